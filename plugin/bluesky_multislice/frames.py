@@ -1,0 +1,185 @@
+"""Measured frames by view: read when asked for, corrected, oriented and checked on the way.
+
+Shapes: stored frames (row, y, x) as the detector wrote them; frames out (view, y, x) float32 with the index growing
+with the coordinate.
+"""
+
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_multislice.errors import FramesError
+
+Orientation = Literal[
+    "as_is",
+    "flip_y",
+    "flip_x",
+    "flip_yx",
+    "transpose",
+    "transpose_flip_y",
+    "transpose_flip_x",
+    "transpose_flip_yx",
+]
+"""What turns a stored frame into one whose index grows with y and x: first transpose, then flip."""
+
+
+class FrameSource(Protocol):
+    """Anything that gives stored frames by row: an h5py dataset, a NumPy array, a Tiled array client."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(row, y, x)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of a stored pixel."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> NDArray:
+        """Stored frames of consecutive rows."""
+        ...
+
+
+def orient(stored: NDArray, orientation: Orientation) -> NDArray:
+    """Return arrays (..., y, x) whose index grows with the coordinate.
+
+    Args:
+        stored: (..., row, column) as the detector wrote it.
+        orientation: one of the eight symmetries of the square.
+    """
+    if orientation not in get_args(Orientation):
+        raise FramesError(
+            "The detector orientation must be one of the eight symmetries of the square.",
+            got=f"{orientation!r}.",
+            remedy=f"use one of {', '.join(get_args(Orientation))}.",
+        )
+    if orientation.startswith("transpose"):
+        stored = np.swapaxes(stored, -1, -2)
+    flips = orientation.rpartition("flip_")[2] if "flip_" in orientation else ""
+    axes = tuple(axis for axis, name in ((-2, "y"), (-1, "x")) if name in flips)
+    return np.flip(stored, axes) if axes else stored
+
+
+class Frames:
+    """Frames of a scan, by view.
+
+    Args:
+        source: stored frames (row, y, x).
+        rows: (view,) row of ``source`` that holds each view; None takes them in order.
+        mask: (y, x) stored orientation, True where the pixel is good; None is all good.
+        dark: (y, x) stored orientation, subtracted; None is no dark.
+        flat: (y, x) stored orientation, divided out after its own dark; None is no flat.
+        orientation: how stored frames turn into oriented ones.
+        saturation: stored value from which a pixel counts as saturated; None takes an integer type's largest value.
+    """
+
+    def __init__(
+        self,
+        source: FrameSource,
+        *,
+        rows: NDArray[np.intp] | None = None,
+        mask: NDArray[np.bool_] | None = None,
+        dark: NDArray | None = None,
+        flat: NDArray | None = None,
+        orientation: Orientation = "as_is",
+        saturation: float | None = None,
+    ) -> None:
+        if len(source.shape) != 3:
+            raise FramesError(
+                "Frames must be an array (view, y, x).", got=f"shape {source.shape}.", remedy="name the right dataset."
+            )
+        self._source = source
+        self._rows = np.arange(source.shape[0]) if rows is None else np.asarray(rows)
+        self._orientation: Orientation = orientation
+        good = np.ones(source.shape[1:], bool) if mask is None else np.asarray(mask, bool)
+        for name, image in (("mask", good), ("dark", dark), ("flat", flat)):
+            if image is not None and image.shape != tuple(source.shape[1:]):
+                raise FramesError(
+                    f"The {name} must have the shape of a frame.",
+                    got=f"{image.shape} for frames of {tuple(source.shape[1:])}.",
+                    remedy=f"record the {name} with the same region of interest and binning as the frames.",
+                )
+        self._good = good
+        self._dark = None if dark is None else np.asarray(dark, np.float32)
+        self._gain = None
+        if flat is not None:
+            beam = np.asarray(flat, np.float32) - (0.0 if self._dark is None else self._dark)
+            self._good = good & (beam > 0)
+            self._gain = np.where(beam > 0, beam, 1.0).astype(np.float32)
+        if saturation is None and np.issubdtype(source.dtype, np.integer):
+            saturation = float(np.iinfo(source.dtype).max)
+        self._saturation = saturation
+        if not self._good.any():
+            raise FramesError(
+                "At least one detector pixel must be good.",
+                got="a mask that excludes every pixel.",
+                remedy="check the mask's sense: in CXI 0 means good.",
+            )
+        #: (y, x) oriented, True where the pixel is good.
+        self.mask: NDArray[np.bool_] = np.ascontiguousarray(orient(self._good, orientation))
+
+    @property
+    def views(self) -> int:
+        """Number of views."""
+        return len(self._rows)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Oriented frame shape (y, x)."""
+        return self.mask.shape  # pyright: ignore[reportReturnType]
+
+    @property
+    def bytes_stored(self) -> int:
+        """Size of all views as stored, uncompressed."""
+        return self.views * int(np.prod(self.shape)) * self._source.dtype.itemsize
+
+    def read(self, views: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return frames (view, y, x), float32, corrected and oriented, zero where the mask excludes a pixel.
+
+        Args:
+            views: (view,) which views, in any order.
+
+        Raises:
+            FramesError: a good pixel is NaN, infinite, negative or saturated, or the file is shorter than the scan.
+        """
+        views = np.asarray(views, np.intp)
+        ny, nx = self._source.shape[1:]
+        stored = np.empty((len(views), ny, nx), np.float32)
+        for at, row in enumerate(self._rows[views]):
+            stored[at] = self._read_row(int(row), int(views[at]))
+        if self._dark is not None:
+            stored = np.maximum(stored - self._dark, 0.0)
+        if self._gain is not None:
+            stored = stored / self._gain
+        stored[:, ~self._good] = 0.0
+        return np.ascontiguousarray(orient(stored, self._orientation), dtype=np.float32)
+
+    def _read_row(self, row: int, view: int) -> NDArray:
+        try:
+            frame = np.asarray(self._source[row : row + 1])
+        except OSError as error:
+            raise FramesError(
+                "Every frame of the scan must be readable.",
+                got=f"view {view} (row {row} of the file): {error}.",
+                remedy="the detector file is truncated or damaged: restore it, or leave those views out.",
+            ) from error
+        if frame.shape[0] != 1:
+            raise FramesError(
+                "Every view needs a frame.",
+                got=f"view {view} points at row {row} of {self._source.shape[0]}.",
+                remedy="the detector wrote fewer frames than the scan has events: check the detector's file.",
+            )
+        good = frame[0][self._good]
+        checks = [("NaN or infinite", ~np.isfinite(good)), ("negative", good < 0)]
+        if self._saturation is not None:
+            checks.append((f"saturated (≥ {self._saturation:g})", good >= self._saturation))
+        for what, bad in checks:
+            if bad.any():
+                raise FramesError(
+                    "Good pixels must hold finite, non-negative, unsaturated values.",
+                    got=f"{int(bad.sum())} {what} pixels in view {view}.",
+                    remedy="exclude those pixels with the detector's mask, or those views from the scan.",
+                )
+        return frame[0]

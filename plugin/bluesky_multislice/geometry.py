@@ -1,0 +1,178 @@
+"""The geometry of a scan: beam, detector, views and the grid of the volume. SI units throughout.
+
+Conventions (frame, signs, origin) stand in ``optics/conventions.py``. One row a view: a view is one frame, that is an
+angle with a position or a distance.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_multislice.errors import ScanError
+
+Technique = Literal["ptychography", "holography"]
+Regime = Literal["far_field", "near_field"]
+
+
+@dataclass(frozen=True)
+class Beam:
+    """The illuminating beam.
+
+    Attributes:
+        wavelength_m: wavelength in vacuum.
+        focus_distance_m: from the focus to z = 0, positive when the focus lies upstream; None is a parallel beam.
+    """
+
+    wavelength_m: float
+    focus_distance_m: float | None = None
+
+
+@dataclass(frozen=True)
+class Detector:
+    """The detector, after its orientation has been undone.
+
+    Attributes:
+        shape: pixels (y, x).
+        pixel_size_m: pitch (y, x).
+        regime: ``far_field`` (diffraction patterns) or ``near_field`` (holograms).
+    """
+
+    shape: tuple[int, int]
+    pixel_size_m: tuple[float, float]
+    regime: Regime
+
+
+@dataclass(frozen=True)
+class VolumeGrid:
+    """A regular grid centred on the rotation axis: voxel i of n sits at (i − (n−1)/2)·pitch.
+
+    Attributes:
+        shape: voxels (z, y, x).
+        voxel_size_m: pitch (z, y, x).
+    """
+
+    shape: tuple[int, int, int]
+    voxel_size_m: tuple[float, float, float]
+
+    @property
+    def thickness_m(self) -> float:
+        """Extent along the beam."""
+        return self.shape[0] * self.voxel_size_m[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain lists and numbers, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "VolumeGrid":
+        """Rebuild a grid from ``as_dict``."""
+        return cls(shape=tuple(values["shape"]), voxel_size_m=tuple(values["voxel_size_m"]))
+
+
+@dataclass(frozen=True, eq=False)
+class ScanGeometry:
+    """Where the beam, the sample and the detector were, for every view.
+
+    Attributes:
+        technique: ``ptychography`` or ``holography``.
+        beam: the beam.
+        detector: the detector.
+        distance_m: (view,) from z = 0 to the detector.
+        angle_rad: (view,) turn of the sample about +y, from z towards x.
+        position_m: (view, 2) probe's centre relative to the rotation axis, (y, x).
+    """
+
+    technique: Technique
+    beam: Beam
+    detector: Detector
+    distance_m: NDArray[np.float64]
+    angle_rad: NDArray[np.float64]
+    position_m: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        """Refuse arrays whose lengths contradict each other and values that no instrument has."""
+        views = len(self.angle_rad)
+        if self.distance_m.shape != (views,) or self.position_m.shape != (views, 2):
+            raise ScanError(
+                "Every view needs one angle, one distance and one position (y, x).",
+                got=f"{views} angles, distances {self.distance_m.shape}, positions {self.position_m.shape}.",
+                remedy="check that the scan recorded all of them for each frame.",
+            )
+        for name, values in (
+            ("wavelength", np.asarray([self.beam.wavelength_m])),
+            ("detector distance", self.distance_m),
+            ("detector pixel size", np.asarray(self.detector.pixel_size_m)),
+        ):
+            if not (np.isfinite(values).all() and (values > 0).all()):
+                raise ScanError(
+                    f"The {name} must be positive and finite.",
+                    got=f"values from {np.min(values)} to {np.max(values)} m.",
+                    remedy="correct it in the scan's metadata, the instrument file or the recipe's [scan] table.",
+                )
+        for name, values in (("angle", self.angle_rad), ("position", self.position_m)):
+            bad = np.flatnonzero(~np.isfinite(values.reshape(views, -1)).all(axis=1))
+            if bad.size:
+                raise ScanError(
+                    f"Every {name} must be a finite number.",
+                    got=f"{bad.size} views without one, the first is view {bad[0]}.",
+                    remedy="repair the scan's motor readings or leave those frames out.",
+                )
+
+    @property
+    def views(self) -> int:
+        """Number of views."""
+        return len(self.angle_rad)
+
+    @property
+    def magnification(self) -> NDArray[np.float64]:
+        """(view,) geometric magnification (z₁+z₂)/z₁ of the cone beam; 1 for a parallel beam."""
+        if self.beam.focus_distance_m is None:
+            return np.ones(self.views)
+        return (self.beam.focus_distance_m + self.distance_m) / self.beam.focus_distance_m
+
+    @property
+    def effective_distance_m(self) -> NDArray[np.float64]:
+        """(view,) propagation distance of the parallel beam that gives the same hologram (Fresnel scaling theorem)."""
+        return self.distance_m / self.magnification
+
+    @property
+    def object_pixel_m(self) -> tuple[float, float]:
+        """Pitch (y, x) at which the detector samples the object.
+
+        Far field: λ·distance / (n·detector pixel). Near field: detector pixel / magnification.
+
+        Raises:
+            ScanError: the views do not share one pitch.
+        """
+        pitch = self.magnification if self.detector.regime == "near_field" else self.distance_m
+        if np.ptp(pitch) > 1e-3 * abs(pitch[0]):
+            raise ScanError(
+                "All views of one reconstruction must sample the object with one pixel size.",
+                got=f"effective pixels that differ by a factor {np.max(pitch) / np.min(pitch):.4g}.",
+                remedy="reconstruct views of one distance at a time.",
+            )
+        (ny, nx), (py, px) = self.detector.shape, self.detector.pixel_size_m
+        if self.detector.regime == "near_field":
+            m = float(self.magnification[0])
+            return py / m, px / m
+        scale = self.beam.wavelength_m * float(self.distance_m[0])
+        return scale / (ny * py), scale / (nx * px)
+
+    def select(self, views: NDArray[np.intp]) -> "ScanGeometry":
+        """Return the geometry of some of the views."""
+        return ScanGeometry(
+            self.technique,
+            self.beam,
+            self.detector,
+            self.distance_m[views],
+            self.angle_rad[views],
+            self.position_m[views],
+        )
+
+
+def depth_of_field_m(resolution_m: float, wavelength_m: float) -> float:
+    """Return the depth of field 5.4·r²/λ of an image with resolution r (Tsai et al., Opt. Express 24, 29177, 2016)."""
+    return 5.4 * resolution_m**2 / wavelength_m

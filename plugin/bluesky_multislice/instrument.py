@@ -1,0 +1,100 @@
+"""Instrument file: where a facility keeps each value of a scan, and in which unit.
+
+Order of search: recipe's ``[scan]`` table, the scan itself, the instrument file. Every value keeps its source.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pint
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bluesky_multislice.errors import ScanError
+
+_UNITS = pint.UnitRegistry()
+
+
+class FieldPlace(BaseModel):
+    """Place of one value: a path in the scan's documents or a fixed value, with its unit.
+
+    ``path`` is ``start:KEY.SUBKEY``, ``baseline:DATA_KEY``, ``primary:DATA_KEY`` or
+    ``configuration:DEVICE.KEY`` for Bluesky runs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str | None = Field(None, description="Place of the value in the run's documents.")
+    value: float | str | None = Field(None, description="The value itself, for what the instrument never records.")
+    unit: str | None = Field(None, description="Unit of the value there, such as keV, mm or degree.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "FieldPlace":
+        if (self.path is None) == (self.value is None):
+            raise ValueError("give either path or value")
+        return self
+
+
+class Instrument(BaseModel):
+    """An instrument file. Field names are those of ``SCAN_FIELDS``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("unnamed", description="Name of the beamline.")
+    fields: Mapping[str, FieldPlace] = Field(default_factory=dict, description="Place of each field of a scan.")
+
+    @model_validator(mode="after")
+    def _known_fields(self) -> "Instrument":
+        unknown = sorted(set(self.fields) - set(SCAN_FIELDS))
+        if unknown:
+            raise ValueError(f"unknown fields {', '.join(unknown)}; known are {', '.join(SCAN_FIELDS)}")
+        return self
+
+
+SCAN_FIELDS: dict[str, str | None] = {
+    "technique": None,
+    "regime": None,
+    "energy": "eV",
+    "distance": "m",
+    "pixel_size": "m",
+    "focus_distance": "m",
+    "orientation": None,
+    "saturation": None,
+    "angle": "radian",
+    "position_x": "m",
+    "position_y": "m",
+    "frames": None,
+}
+"""Field → the unit that the code works in (None: no unit). Positions are the sample's translation, as in CXI."""
+
+
+def read_instrument(path: Path) -> Instrument:
+    """Read an instrument file.
+
+    Raises:
+        ScanError: the file is missing, no TOML, or has unknown fields.
+    """
+    try:
+        return Instrument.model_validate(tomllib.loads(path.read_text()))
+    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ScanError(
+            "An instrument file must be readable TOML with known fields.",
+            got=f"{path}: {error}.",
+            remedy="correct it after the examples in deploy/instruments/.",
+        ) from error
+
+
+def convert(value: float, unit: str, to: str) -> float:
+    """Return ``value`` in another unit.
+
+    Raises:
+        ScanError: the unit is unknown or measures something else.
+    """
+    try:
+        return float(_UNITS.Quantity(value, unit).to(to).magnitude)
+    except (pint.errors.UndefinedUnitError, pint.errors.DimensionalityError) as error:
+        raise ScanError(
+            f"A value must come in a unit that converts to {to}.",
+            got=f"{value!r} {unit}: {error}.",
+            remedy="correct the unit in the instrument file or in the device's describe().",
+        ) from error

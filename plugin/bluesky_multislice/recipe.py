@@ -1,0 +1,119 @@
+"""What a person may choose. One class makes the Prefect form, the TOML file and the command line's options.
+
+Everything left out is derived from the scan by ``planning``.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bluesky_multislice.errors import RecipeError
+
+Propagation = Literal["multislice", "finite-difference", "projection"]
+
+
+class ScanValues(BaseModel):
+    """Values of the scan that overrule what its metadata says (units in the names, as people type them)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    technique: Literal["ptychography", "holography"] | None = Field(None, description="Kind of measurement.")
+    regime: Literal["far_field", "near_field"] | None = Field(
+        None, description="Whether frames are far-field diffraction patterns or near-field holograms."
+    )
+    energy_ev: float | None = Field(None, gt=10, lt=1e6, description="Photon energy, eV.")
+    distance_m: float | None = Field(None, gt=0, description="Rotation axis to detector, m.")
+    pixel_size_um: float | None = Field(None, gt=0, description="Detector pixel pitch, µm.")
+    focus_distance_mm: float | None = Field(
+        None, description="Focus to rotation axis, mm; positive when the focus lies upstream. None: parallel beam."
+    )
+    orientation: (
+        Literal[
+            "as_is",
+            "flip_y",
+            "flip_x",
+            "flip_yx",
+            "transpose",
+            "transpose_flip_y",
+            "transpose_flip_x",
+            "transpose_flip_yx",
+        ]
+        | None
+    ) = Field(None, description="What turns stored frames into frames whose index grows with y and x.")
+    saturation: float | None = Field(None, gt=0, description="Stored value from which a pixel is saturated.")
+    angle_deg: float | None = Field(None, description="Rotation angle of a scan without a rotation stage, degrees.")
+
+
+class Recipe(BaseModel):
+    """How to reconstruct a scan. Every field has a default; None means: derived from the scan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Multislice recipe")
+
+    propagation: Propagation = Field(
+        "multislice", description="Forward model of the beam inside the sample; projection is the thin-sample baseline."
+    )
+    slices: int | None = Field(None, ge=1, le=4096, description="Slices along the beam. None: from the depth of field.")
+    depth_um: float | None = Field(
+        None, gt=0, description="Thickness of the volume along the beam, µm. None: from the field of view."
+    )
+    epochs: int | None = Field(None, ge=1, le=10_000, description="Most passes over all frames. None: planned.")
+    step: float = Field(1.0, gt=0, le=100, description="Factor on the planned step of the optimiser.")
+    refine_probe: bool | None = Field(None, description="Refine the probe. None: yes in ptychography.")
+    probe_modes: int = Field(1, ge=1, le=16, description="Mutually incoherent probe modes.")
+    absorption: bool = Field(True, description="Reconstruct β as well as δ; otherwise β = 0.")
+    positivity: bool | None = Field(None, description="Keep δ and β from going negative. None: yes for several angles.")
+    total_variation: float = Field(0.0, ge=0, le=10, description="Weight of total variation, relative to the fit.")
+    held_back_every: int = Field(20, ge=0, description="Hold back every n-th frame to judge the fit; 0: none.")
+    batch_views: int | None = Field(None, ge=1, description="Views a rank works on at once. None: planned.")
+    ranks: int | None = Field(None, ge=1, le=4096, description="Processes of the job. None: one a GPU or core.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the job computes.")
+    seed: int = Field(0, ge=0, description="Seed of the order of views.")
+    scan: ScanValues = Field(default_factory=ScanValues, description="Values that overrule the scan's metadata.")
+
+    def digest(self) -> str:
+        """Return a short hash of the settings: equal recipes have equal digests."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def make_recipe(values: Mapping[str, Any], *, origin: str) -> Recipe:
+    """Check settings and return them as a recipe.
+
+    Args:
+        values: settings by field name.
+        origin: where they came from, for the error.
+
+    Raises:
+        RecipeError: a field is unknown or a value out of range.
+    """
+    try:
+        return Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']} (came: {fault['input']!r})"
+            for fault in error.errors()
+        )
+        raise RecipeError(
+            "A recipe has known fields with values in range only.",
+            got=f"{faults}, in {origin}.",
+            remedy=f"correct it; the fields are {', '.join(Recipe.model_fields)}.",
+        ) from error
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return the settings in a TOML file, unchecked, so that command-line options can overrule them.
+
+    Raises:
+        RecipeError: the file is missing or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(
+            "A recipe file must be readable TOML.", got=f"{path}: {error}.", remedy="correct the file or its path."
+        ) from error
