@@ -4,6 +4,8 @@ Shapes: stored frames (row, y, x) as the detector wrote them; frames out (view, 
 with the coordinate.
 """
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -68,9 +70,9 @@ class Frames:
     Args:
         source: stored frames (row, y, x).
         rows: (view,) row of ``source`` that holds each view; None takes them in order.
+        dark_rows: rows of ``source`` whose mean is subtracted.
+        flat_rows: rows of ``source`` whose mean, less the dark, is divided out.
         mask: (y, x) stored orientation, True where the pixel is good; None is all good.
-        dark: (y, x) stored orientation, subtracted; None is no dark.
-        flat: (y, x) stored orientation, divided out after its own dark; None is no flat.
         orientation: how stored frames turn into oriented ones.
         saturation: stored value from which a pixel counts as saturated; None takes an integer type's largest value.
     """
@@ -80,9 +82,9 @@ class Frames:
         source: FrameSource,
         *,
         rows: NDArray[np.intp] | None = None,
+        dark_rows: Sequence[int] = (),
+        flat_rows: Sequence[int] = (),
         mask: NDArray[np.bool_] | None = None,
-        dark: NDArray | None = None,
-        flat: NDArray | None = None,
         orientation: Orientation = "as_is",
         saturation: float | None = None,
     ) -> None:
@@ -90,50 +92,63 @@ class Frames:
             raise FramesError(
                 "Frames must be an array (view, y, x).", got=f"shape {source.shape}.", remedy="name the right dataset."
             )
-        self._source = source
-        self._rows = np.arange(source.shape[0]) if rows is None else np.asarray(rows)
-        self._orientation: Orientation = orientation
-        good = np.ones(source.shape[1:], bool) if mask is None else np.asarray(mask, bool)
-        for name, image in (("mask", good), ("dark", dark), ("flat", flat)):
-            if image is not None and image.shape != tuple(source.shape[1:]):
-                raise FramesError(
-                    f"The {name} must have the shape of a frame.",
-                    got=f"{image.shape} for frames of {tuple(source.shape[1:])}.",
-                    remedy=f"record the {name} with the same region of interest and binning as the frames.",
-                )
-        self._good = good
-        self._dark = None if dark is None else np.asarray(dark, np.float32)
-        self._gain = None
-        if flat is not None:
-            beam = np.asarray(flat, np.float32) - (0.0 if self._dark is None else self._dark)
-            self._good = good & (beam > 0)
-            self._gain = np.where(beam > 0, beam, 1.0).astype(np.float32)
+        if mask is not None and mask.shape != tuple(source.shape[1:]):
+            raise FramesError(
+                "The mask must have the shape of a frame.",
+                got=f"{mask.shape} for frames of {tuple(source.shape[1:])}.",
+                remedy="record the mask with the same region of interest and binning as the frames.",
+            )
+        self.source = source
+        self.rows = np.arange(source.shape[0]) if rows is None else np.asarray(rows)
+        self.dark_rows, self.flat_rows = tuple(dark_rows), tuple(flat_rows)
+        self.stored_mask = np.ones(source.shape[1:], bool) if mask is None else np.asarray(mask, bool)
+        self.orientation: Orientation = orientation
         if saturation is None and np.issubdtype(source.dtype, np.integer):
             saturation = float(np.iinfo(source.dtype).max)
-        self._saturation = saturation
-        if not self._good.any():
+        self.saturation = saturation
+
+    @cached_property
+    def _dark(self) -> NDArray[np.float32]:
+        return self._mean(self.dark_rows) if self.dark_rows else np.zeros(self.source.shape[1:], np.float32)
+
+    @cached_property
+    def _gain(self) -> NDArray[np.float32] | None:
+        return self._mean(self.flat_rows) - self._dark if self.flat_rows else None
+
+    @cached_property
+    def _good(self) -> NDArray[np.bool_]:
+        good = self.stored_mask if self._gain is None else self.stored_mask & (self._gain > 0)
+        if not good.any():
             raise FramesError(
                 "At least one detector pixel must be good.",
-                got="a mask that excludes every pixel.",
+                got="a mask, or a flat without light, that excludes every pixel.",
                 remedy="check the mask's sense: in CXI 0 means good.",
             )
-        #: (y, x) oriented, True where the pixel is good.
-        self.mask: NDArray[np.bool_] = np.ascontiguousarray(orient(self._good, orientation))
+        return good
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """(y, x) oriented, True where the pixel is good."""
+        return np.ascontiguousarray(orient(self._good, self.orientation))
+
+    def _mean(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        return np.mean([self.source[row : row + 1][0] for row in rows], axis=0, dtype=np.float64).astype(np.float32)
 
     @property
     def views(self) -> int:
         """Number of views."""
-        return len(self._rows)
+        return len(self.rows)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Oriented frame shape (y, x)."""
-        return self.mask.shape  # pyright: ignore[reportReturnType]
+        ny, nx = self.source.shape[1:]
+        return (nx, ny) if self.orientation.startswith("transpose") else (ny, nx)
 
     @property
     def bytes_stored(self) -> int:
         """Size of all views as stored, uncompressed."""
-        return self.views * int(np.prod(self.shape)) * self._source.dtype.itemsize
+        return self.views * int(np.prod(self.shape)) * self.source.dtype.itemsize
 
     def read(self, views: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return frames (view, y, x), float32, corrected and oriented, zero where the mask excludes a pixel.
@@ -145,20 +160,20 @@ class Frames:
             FramesError: a good pixel is NaN, infinite, negative or saturated, or the file is shorter than the scan.
         """
         views = np.asarray(views, np.intp)
-        ny, nx = self._source.shape[1:]
+        ny, nx = self.source.shape[1:]
         stored = np.empty((len(views), ny, nx), np.float32)
-        for at, row in enumerate(self._rows[views]):
+        for at, row in enumerate(self.rows[views]):
             stored[at] = self._read_row(int(row), int(views[at]))
-        if self._dark is not None:
+        if self.dark_rows:
             stored = np.maximum(stored - self._dark, 0.0)
         if self._gain is not None:
-            stored = stored / self._gain
+            stored = stored / np.where(self._good, self._gain, 1.0)
         stored[:, ~self._good] = 0.0
-        return np.ascontiguousarray(orient(stored, self._orientation), dtype=np.float32)
+        return np.ascontiguousarray(orient(stored, self.orientation), dtype=np.float32)
 
     def _read_row(self, row: int, view: int) -> NDArray:
         try:
-            frame = np.asarray(self._source[row : row + 1])
+            frame = np.asarray(self.source[row : row + 1])
         except OSError as error:
             raise FramesError(
                 "Every frame of the scan must be readable.",
@@ -168,13 +183,13 @@ class Frames:
         if frame.shape[0] != 1:
             raise FramesError(
                 "Every view needs a frame.",
-                got=f"view {view} points at row {row} of {self._source.shape[0]}.",
+                got=f"view {view} points at row {row} of {self.source.shape[0]}.",
                 remedy="the detector wrote fewer frames than the scan has events: check the detector's file.",
             )
         good = frame[0][self._good]
         checks = [("NaN or infinite", ~np.isfinite(good)), ("negative", good < 0)]
-        if self._saturation is not None:
-            checks.append((f"saturated (≥ {self._saturation:g})", good >= self._saturation))
+        if self.saturation is not None:
+            checks.append((f"saturated (≥ {self.saturation:g})", good >= self.saturation))
         for what, bad in checks:
             if bad.any():
                 raise FramesError(
