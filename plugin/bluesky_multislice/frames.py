@@ -132,7 +132,8 @@ class Frames:
         return np.ascontiguousarray(orient(self._good, self.orientation))
 
     def _mean(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        return np.mean([self.source[row : row + 1][0] for row in rows], axis=0, dtype=np.float64).astype(np.float32)
+        stored = np.concatenate([self.source[row : row + 1] for row in rows])
+        return stored.mean(axis=0, dtype=np.float64).astype(np.float32)
 
     @property
     def views(self) -> int:

@@ -24,9 +24,11 @@ class FieldPlace(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str | None = Field(None, description="Place of the value in the run's documents.")
-    value: float | str | None = Field(None, description="The value itself, for what the instrument never records.")
-    unit: str | None = Field(None, description="Unit of the value there, such as keV, mm or degree.")
+    path: str | None = Field(default=None, description="Place of the value in the run's documents.")
+    value: float | str | None = Field(
+        default=None, description="The value itself, for what the instrument never records."
+    )
+    unit: str | None = Field(default=None, description="Unit of the value there, such as keV, mm or degree.")
 
     @model_validator(mode="after")
     def _one_place(self) -> "FieldPlace":
@@ -40,7 +42,7 @@ class Instrument(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field("unnamed", description="Name of the beamline.")
+    name: str = Field(default="unnamed", description="Name of the beamline.")
     fields: Mapping[str, FieldPlace] = Field(default_factory=dict, description="Place of each field of a scan.")
 
     @model_validator(mode="after")

@@ -22,15 +22,16 @@ class ScanValues(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    technique: Literal["ptychography", "holography"] | None = Field(None, description="Kind of measurement.")
+    technique: Literal["ptychography", "holography"] | None = Field(default=None, description="Kind of measurement.")
     regime: Literal["far_field", "near_field"] | None = Field(
-        None, description="Whether frames are far-field diffraction patterns or near-field holograms."
+        default=None, description="Whether frames are far-field diffraction patterns or near-field holograms."
     )
-    energy_ev: float | None = Field(None, gt=10, lt=1e6, description="Photon energy, eV.")
-    distance_m: float | None = Field(None, gt=0, description="Rotation axis to detector, m.")
-    pixel_size_um: float | None = Field(None, gt=0, description="Detector pixel pitch, µm.")
+    energy_ev: float | None = Field(default=None, gt=10, lt=1e6, description="Photon energy, eV.")
+    distance_m: float | None = Field(default=None, gt=0, description="Rotation axis to detector, m.")
+    pixel_size_um: float | None = Field(default=None, gt=0, description="Detector pixel pitch, µm.")
     focus_distance_mm: float | None = Field(
-        None, description="Focus to rotation axis, mm; positive when the focus lies upstream. None: parallel beam."
+        default=None,
+        description="Focus to rotation axis, mm; positive when the focus lies upstream. None: parallel beam.",
     )
     orientation: (
         Literal[
@@ -44,9 +45,11 @@ class ScanValues(BaseModel):
             "transpose_flip_yx",
         ]
         | None
-    ) = Field(None, description="What turns stored frames into frames whose index grows with y and x.")
-    saturation: float | None = Field(None, gt=0, description="Stored value from which a pixel is saturated.")
-    angle_deg: float | None = Field(None, description="Rotation angle of a scan without a rotation stage, degrees.")
+    ) = Field(default=None, description="What turns stored frames into frames whose index grows with y and x.")
+    saturation: float | None = Field(default=None, gt=0, description="Stored value from which a pixel is saturated.")
+    angle_deg: float | None = Field(
+        default=None, description="Rotation angle of a scan without a rotation stage, degrees."
+    )
 
 
 class Recipe(BaseModel):
@@ -55,24 +58,31 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", title="Multislice recipe")
 
     propagation: Propagation = Field(
-        "multislice", description="Forward model of the beam inside the sample; projection is the thin-sample baseline."
+        default="multislice",
+        description="Forward model of the beam inside the sample; projection is the thin-sample baseline.",
     )
-    slices: int | None = Field(None, ge=1, le=4096, description="Slices along the beam. None: from the depth of field.")
+    slices: int | None = Field(
+        default=None, ge=1, le=4096, description="Slices along the beam. None: from the depth of field."
+    )
     depth_um: float | None = Field(
-        None, gt=0, description="Thickness of the volume along the beam, µm. None: from the field of view."
+        default=None, gt=0, description="Thickness of the volume along the beam, µm. None: from the field of view."
     )
-    epochs: int | None = Field(None, ge=1, le=10_000, description="Most passes over all frames. None: planned.")
-    step: float = Field(1.0, gt=0, le=100, description="Factor on the planned step of the optimiser.")
-    refine_probe: bool | None = Field(None, description="Refine the probe. None: yes in ptychography.")
-    probe_modes: int = Field(1, ge=1, le=16, description="Mutually incoherent probe modes.")
-    absorption: bool = Field(True, description="Reconstruct β as well as δ; otherwise β = 0.")
-    positivity: bool | None = Field(None, description="Keep δ and β from going negative. None: yes for several angles.")
-    total_variation: float = Field(0.0, ge=0, le=10, description="Weight of total variation, relative to the fit.")
-    held_back_every: int = Field(20, ge=0, description="Hold back every n-th frame to judge the fit; 0: none.")
-    batch_views: int | None = Field(None, ge=1, description="Views a rank works on at once. None: planned.")
-    ranks: int | None = Field(None, ge=1, le=4096, description="Processes of the job. None: one a GPU or core.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the job computes.")
-    seed: int = Field(0, ge=0, description="Seed of the order of views.")
+    epochs: int | None = Field(default=None, ge=1, le=10_000, description="Most passes over all frames. None: planned.")
+    step: float = Field(default=1.0, gt=0, le=100, description="Factor on the planned step of the optimiser.")
+    refine_probe: bool | None = Field(default=None, description="Refine the probe. None: yes in ptychography.")
+    probe_modes: int = Field(default=1, ge=1, le=16, description="Mutually incoherent probe modes.")
+    absorption: bool = Field(default=True, description="Reconstruct β as well as δ; otherwise β = 0.")
+    positivity: bool | None = Field(
+        default=None, description="Keep δ and β from going negative. None: yes for several angles."
+    )
+    total_variation: float = Field(
+        default=0.0, ge=0, le=10, description="Weight of total variation, relative to the fit."
+    )
+    held_back_every: int = Field(default=20, ge=0, description="Hold back every n-th frame to judge the fit; 0: none.")
+    batch_views: int | None = Field(default=None, ge=1, description="Views a rank works on at once. None: planned.")
+    ranks: int | None = Field(default=None, ge=1, le=4096, description="Processes of the job. None: one a GPU or core.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job computes.")
+    seed: int = Field(default=0, ge=0, description="Seed of the order of views.")
     scan: ScanValues = Field(default_factory=ScanValues, description="Values that overrule the scan's metadata.")
 
     def digest(self) -> str:
