@@ -1,0 +1,71 @@
+import json
+
+import pytest
+
+from bluesky_multislice.errors import FramesError, JobError, PlanError
+from bluesky_multislice.interchange.job_folder import JobFolder, write_json
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return JobFolder(tmp_path / "jobs" / "one").create()
+
+
+def test_folder_is_private_and_can_be_made_again(folder):
+    assert folder.path.stat().st_mode & 0o007 == 0
+    folder.create()
+    assert folder.result.parent.is_dir()
+
+
+def test_job_round_trip(folder):
+    folder.write_job(recipe={"epochs": 3}, plan={"ranks": 2}, origin={"uid": "abc"})
+    assert folder.read_job() == {"version": 1, "recipe": {"epochs": 3}, "plan": {"ranks": 2}, "origin": {"uid": "abc"}}
+
+
+@pytest.mark.parametrize("text", [None, '{"recipe": '])
+def test_unreadable_job_is_refused(folder, text):
+    if text is not None:
+        folder.job.write_text(text)
+    with pytest.raises(JobError, match=r"readable job\.json"):
+        folder.read_job()
+
+
+def test_our_own_error_comes_back_as_it_was(folder):
+    folder.write_error(PlanError("Ranks fit the node.", got="9.", remedy="ask for fewer."))
+    back = folder.read_error()
+    assert type(back) is PlanError
+    assert (back.rule, back.got, back.remedy) == ("Ranks fit the node.", "9.", "ask for fewer.")
+
+
+def test_any_other_error_comes_back_as_a_job_error_that_names_the_log(folder):
+    folder.write_error(ZeroDivisionError("float division"))
+    back = folder.read_error()
+    assert type(back) is JobError
+    assert back.got == "ZeroDivisionError: float division"
+    assert str(folder.log) in back.remedy
+
+
+def test_no_error_is_none(folder):
+    assert folder.read_error() is None
+
+
+def test_error_of_frames_keeps_its_kind(folder):
+    folder.write_error(FramesError("a", got="b", remedy="c"))
+    assert isinstance(folder.read_error(), FramesError)
+
+
+def test_progress_leaves_the_unfinished_line_for_the_next_call(folder):
+    assert folder.read_progress() == []
+    folder.progress.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
+    assert folder.read_progress() == [{"epoch": 1}, {"epoch": 2}]
+    assert folder.read_progress(1) == [{"epoch": 2}]
+    with folder.progress.open("a") as file:
+        file.write('ch": 3}\n')
+    assert folder.read_progress(2) == [{"epoch": 3}]
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(folder):
+    write_json(folder.job, {"version": 1})
+    with pytest.raises(TypeError):
+        write_json(folder.job, {"version": object()})
+    assert json.loads(folder.job.read_text()) == {"version": 1}

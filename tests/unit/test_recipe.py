@@ -1,0 +1,104 @@
+import pytest
+from pydantic import ValidationError
+
+from bluesky_multislice.errors import RecipeError
+from bluesky_multislice.recipe import Recipe, ScanValues, make_recipe, read_recipe
+
+
+def test_every_field_has_a_default_and_a_description():
+    for model in (Recipe, ScanValues):
+        model()
+        assert all(field.description for field in model.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"iterations": 10}, "iterations: Extra inputs"),
+        ({"scan": {"energy_kev": 6.2}}, "scan.energy_kev: Extra inputs"),
+        ({"propagation": "magic"}, "propagation"),
+        ({"slices": 0}, "slices"),
+        ({"slices": 4097}, "slices"),
+        ({"depth_um": 0}, "depth_um"),
+        ({"epochs": 0}, "epochs"),
+        ({"epochs": 10_001}, "epochs"),
+        ({"step": 0}, "step"),
+        ({"step": 101}, "step"),
+        ({"probe_modes": 0}, "probe_modes"),
+        ({"probe_modes": 17}, "probe_modes"),
+        ({"total_variation": -1}, "total_variation"),
+        ({"total_variation": 11}, "total_variation"),
+        ({"held_back_every": -1}, "held_back_every"),
+        ({"batch_views": 0}, "batch_views"),
+        ({"ranks": 0}, "ranks"),
+        ({"device": "tpu"}, "device"),
+        ({"seed": -1}, "seed"),
+        ({"scan": {"technique": "tomography"}}, "scan.technique"),
+        ({"scan": {"regime": "middle_field"}}, "scan.regime"),
+        ({"scan": {"energy_ev": 6.2}}, "scan.energy_ev"),
+        ({"scan": {"distance_m": -1}}, "scan.distance_m"),
+        ({"scan": {"pixel_size_um": 0}}, "scan.pixel_size_um"),
+        ({"scan": {"orientation": "upside_down"}}, "scan.orientation"),
+        ({"scan": {"saturation": 0}}, "scan.saturation"),
+    ],
+)
+def test_wrong_value_is_named_with_its_origin(values, fault):
+    with pytest.raises(RecipeError) as caught:
+        make_recipe(values, origin="recipe.toml")
+    assert fault in caught.value.got
+    assert "in recipe.toml" in caught.value.got
+    assert "held_back_every" in caught.value.remedy
+
+
+def test_all_faults_come_at_once():
+    with pytest.raises(RecipeError) as caught:
+        make_recipe({"epochs": 0, "colour": "red"}, origin="the form")
+    assert "epochs" in caught.value.got
+    assert "colour" in caught.value.got
+
+
+def test_recipe_is_frozen():
+    with pytest.raises(ValidationError):
+        Recipe().epochs = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_equal_recipes_have_equal_digests_and_every_field_counts():
+    other = {
+        "propagation": "projection",
+        "slices": 3,
+        "depth_um": 2.0,
+        "epochs": 3,
+        "step": 2.0,
+        "refine_probe": False,
+        "probe_modes": 2,
+        "absorption": False,
+        "positivity": True,
+        "total_variation": 0.1,
+        "held_back_every": 7,
+        "batch_views": 3,
+        "ranks": 2,
+        "device": "cpu",
+        "seed": 5,
+        "scan": {"energy_ev": 700},
+    }
+    assert set(other) == set(Recipe.model_fields)
+    assert make_recipe({}, origin="here").digest() == Recipe().digest()
+    digests = {make_recipe({name: value}, origin="here").digest() for name, value in other.items()}
+    assert len(digests - {Recipe().digest()}) == len(other)
+
+
+def test_file_is_read_with_its_scan_table(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text('propagation = "projection"\nepochs = 12\n[scan]\nenergy_ev = 700.0\norientation = "flip_y"\n')
+    recipe = make_recipe(read_recipe(path), origin=str(path))
+    assert (recipe.propagation, recipe.epochs) == ("projection", 12)
+    assert (recipe.scan.energy_ev, recipe.scan.orientation) == (700.0, "flip_y")
+
+
+@pytest.mark.parametrize("text", ["epochs = ", None])
+def test_file_that_is_no_toml_or_missing_is_refused(tmp_path, text):
+    path = tmp_path / "recipe.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RecipeError, match=r"readable TOML.*recipe\.toml"):
+        read_recipe(path)
