@@ -1,0 +1,189 @@
+"""Frames of a run: from the detector's own HDF5 files where they can be seen, else over HTTP from Tiled.
+
+Shapes: files hold (frame, y, x) or (frame, 1, y, x); both sources give (row, y, x).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401  (registers the compression filters that detectors use)
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from tiled.client.array import ArrayClient
+from tiled.utils import path_from_uri
+
+from bluesky_multislice.catalog.tiled_rows import fetch_once, fetch_rows
+from bluesky_multislice.errors import FramesError
+from bluesky_multislice.frames import FrameSource
+from bluesky_multislice.interchange.virtual_frames import FrameFile
+
+
+class DetectorFiles:
+    """Frames in the detector's HDF5 files, one file after the other. A file is open only while it is read.
+
+    Args:
+        files: the files, in the order of the scan.
+
+    Raises:
+        FramesError: a file is missing or truncated, or holds fewer frames than the scan has.
+    """
+
+    def __init__(self, files: Sequence[FrameFile]) -> None:
+        self.files = tuple(files)
+        self._starts = np.cumsum([0, *(file.frames for file in self.files)])
+        shapes = []
+        for file in self.files:
+            with _open(file) as opened:
+                dataset = _frames_of(opened, file)
+                shapes.append(dataset.shape[-2:])
+                self.dtype: np.dtype = dataset.dtype
+        if len(set(shapes)) != 1:
+            raise FramesError(
+                "All frames of a scan must have one shape.",
+                got=f"{sorted(set(shapes))}.",
+                remedy="check the detector's files.",
+            )
+        self.shape: tuple[int, ...] = (int(self._starts[-1]), *shapes[0])
+
+    def __getitem__(self, rows: slice, /) -> NDArray:
+        """Return frames (row, y, x) of consecutive rows."""
+        start, stop, _ = rows.indices(self.shape[0])
+        parts = [np.empty((0, *self.shape[1:]), self.dtype)]
+        for file, begin in zip(self.files, self._starts, strict=False):
+            low, high = max(start - begin, 0), min(stop - begin, file.frames)
+            if low < high:
+                with _open(file) as opened:
+                    frames = _frames_of(opened, file)[low:high]
+                parts.append(frames.reshape(-1, *self.shape[1:]))
+        return np.concatenate(parts)
+
+
+class TiledFrames:
+    """Frames of an array in Tiled, for storage that this machine does not see.
+
+    Args:
+        node: the array, declared (row, y, x) or (row, 1, y, x).
+        rows: how many of its rows belong to the scan.
+    """
+
+    def __init__(self, node: ArrayClient, rows: int) -> None:
+        self._node = node
+        self.shape: tuple[int, ...] = (rows, *node.shape[-2:])
+        self.dtype: np.dtype = node.dtype
+
+    def __getitem__(self, rows: slice, /) -> NDArray:
+        """Return frames (row, y, x) of consecutive rows."""
+        start, stop, _ = rows.indices(self.shape[0])
+        try:
+            return fetch_rows(self._node, start, max(start, stop), self.shape[1:])
+        except httpx.HTTPError as error:
+            raise _unreadable(self._node, error) from error
+
+
+def find_frames(node: ArrayClient, events: int) -> tuple[FrameSource, tuple[FrameFile, ...] | None]:
+    """Return where the frames of a run are read, and the detector's files where they can be seen.
+
+    Args:
+        node: the array of the data key with frames.
+        events: number of events of the scan.
+
+    Raises:
+        FramesError: there are fewer frames than events, or they cannot be read.
+    """
+    shape = node.shape
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[1] != 1):
+        raise FramesError(
+            "The frames of a scan must be (event, y, x), one frame an event.",
+            got=f"{node.uri} with shape {shape}.",
+            remedy="name the right data key as detector_image, or take one frame an event.",
+        )
+    if shape[0] < events:
+        raise FramesError(
+            "Every event of a scan needs a frame.",
+            got=f"{shape[0]} frames for {events} events in {node.uri}.",
+            remedy="the detector stopped early: repeat the scan, or leave those events out of an interchange file.",
+        )
+    files = _visible_files(node, events)
+    if files:
+        source = DetectorFiles(files)
+        _read_ends(source)
+        return source, files
+    try:
+        fetch_once(node, 0, 1)
+        fetch_once(node, events - 1, events)
+    except httpx.HTTPError as error:
+        raise _unreadable(node, error) from error
+    return TiledFrames(node, events), None
+
+
+def _visible_files(node: ArrayClient, events: int) -> tuple[FrameFile, ...]:
+    """Return the detector's HDF5 files, empty where they are of another kind or not on this machine's storage."""
+    sources = node.data_sources() or []
+    if len(sources) != 1 or sources[0].mimetype != "application/x-hdf5":
+        return ()
+    parameters: dict[str, Any] = sources[0].parameters
+    if "dataset" not in parameters or parameters.get("slice"):
+        return ()
+    assets = sorted(sources[0].assets, key=lambda asset: asset.num or 0)
+    paths = [path_from_uri(asset.data_uri) for asset in assets]
+    if not paths or not all(Path(path).is_file() for path in paths):
+        return ()
+    files, left = [], events
+    for path in map(Path, paths):
+        file = FrameFile(path, parameters["dataset"], 0)
+        with _open(file) as opened:
+            frames = _frames_of(opened, file).shape[0]
+        last = path == Path(paths[-1])
+        files.append(FrameFile(path, file.dataset, left if last else min(frames, left)))
+        left -= files[-1].frames
+    return tuple(file for file in files if file.frames)
+
+
+def _read_ends(source: DetectorFiles) -> None:
+    """Read the first and the last frame: a file cut short while it was copied opens and then fails."""
+    try:
+        for row in (0, source.shape[0] - 1):
+            source[row : row + 1]
+    except OSError as error:
+        raise FramesError(
+            "The detector's file must hold every frame of the scan.",
+            got=f"{source.files[-1].path}: {error}.",
+            remedy="the file is truncated or damaged: restore it.",
+        ) from error
+
+
+def _open(file: FrameFile) -> h5py.File:
+    try:
+        return h5py.File(file.path, "r")
+    except OSError as error:
+        raise FramesError(
+            "The detector's file must be readable where the catalogue says it lies.",
+            got=f"{file.path}: {error}.",
+            remedy="the file is missing, truncated or damaged: restore it, or mount the storage that holds it.",
+        ) from error
+
+
+def _frames_of(opened: h5py.File, file: FrameFile) -> h5py.Dataset:
+    dataset = opened.get(file.dataset)
+    shape = dataset.shape if isinstance(dataset, h5py.Dataset) else None
+    flat = shape is not None and (len(shape) == 3 or (len(shape) == 4 and shape[1] == 1))
+    if not isinstance(dataset, h5py.Dataset) or shape is None or not flat or shape[0] < file.frames:
+        raise FramesError(
+            "The detector's file must hold every frame of the scan, one frame a view.",
+            got=f"{file.path}, dataset {file.dataset} of shape {shape} for {file.frames} frames.",
+            remedy="the detector stopped early, or another dataset holds the frames: check the file.",
+        )
+    return dataset
+
+
+def _unreadable(node: ArrayClient, error: httpx.HTTPError) -> FramesError:
+    assets = [asset.data_uri for source in node.data_sources() or [] for asset in source.assets]
+    return FramesError(
+        "The Tiled server must be able to read the detector's frames.",
+        got=f"{type(error).__name__} for {node.uri}, stored as {', '.join(assets)}.",
+        remedy="the file is missing, damaged or outside the server's readable storage, or the catalogue declares "
+        "another shape or type than it has: restore it, or mend the entry with client[uid].validate().",
+    )

@@ -1,0 +1,173 @@
+"""One Bluesky run read through plain Tiled containers, whichever of the three layouts in use holds it.
+
+=======================  ======================================================================
+``run/primary``          bluesky-tiled-plugins 2: arrays beside a table ``internal``
+``run/streams/primary``  its first releases: the same one level lower
+``run/primary/data``     databroker on MongoDB: one array a data key, descriptors in the metadata
+=======================  ======================================================================
+
+Special clients (bluesky-tiled-plugins, databroker 2) present these differently by version; containers do not.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import httpx
+from numpy.typing import NDArray
+from tiled.client.array import ArrayClient
+from tiled.client.base import BaseClient
+from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH, Container
+from tiled.client.dataframe import DataFrameClient
+
+from bluesky_multislice.catalog.tiled_rows import fetch_rows
+from bluesky_multislice.errors import CatalogError, ScanError
+
+
+@dataclass(frozen=True)
+class EventStream:
+    """One stream of a run.
+
+    Attributes:
+        node: the container with its arrays and tables.
+        data_keys: data key → description (shape, units, …) from the descriptor.
+        configuration: device → its configuration (data, data_keys) from the descriptor.
+    """
+
+    node: Container
+    data_keys: Mapping[str, Mapping[str, Any]]
+    configuration: Mapping[str, Mapping[str, Any]]
+
+    @cached_property
+    def parts(self) -> dict[str, BaseClient]:
+        """Arrays and tables by name."""
+        return dict(self.node.items())
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray]:
+        columns: dict[str, NDArray] = {}
+        for part in self.parts.values():
+            if isinstance(part, DataFrameClient):
+                events = part.read()
+                if "seq_num" in events:  # A retried append can leave a row twice.
+                    events = events.drop_duplicates("seq_num").sort_values("seq_num")
+                columns |= {name: events[name].to_numpy() for name in events.columns}
+        return columns
+
+    @property
+    def events(self) -> int:
+        """Number of events in the stream's table; 0 where it has none (all its data are external)."""
+        return max((len(column) for column in self._columns.values()), default=0)
+
+    def array(self, key: str) -> ArrayClient | None:
+        """Return the array of a data key, None where it is no array."""
+        part = self.parts.get(key)
+        return part if isinstance(part, ArrayClient) else None
+
+    def read(self, key: str) -> NDArray | None:
+        """Return all values (event, …) of a data key, None where the stream has none."""
+        array = self.array(key)
+        if array is not None:
+            return fetch_rows(array, 0, array.shape[0], tuple(n for n in array.shape[1:] if n != 1))
+        return self._columns.get(key)
+
+
+@dataclass(frozen=True)
+class RunDocuments:
+    """A run: its start and stop documents and its streams.
+
+    Attributes:
+        uid: the run's unique identifier.
+        start: the start document.
+        stop: the stop document, empty while the run goes on.
+        node: the run's container.
+    """
+
+    uid: str
+    start: dict[str, Any]
+    stop: dict[str, Any]
+    node: Container = field(repr=False)
+
+    @cached_property
+    def streams(self) -> dict[str, EventStream]:
+        """The run's streams by name."""
+        return {name: _stream(node) for name, node in _stream_nodes(self.node)}
+
+
+def find_run(client: Container, run_uid: str) -> RunDocuments:
+    """Find a run.
+
+    Args:
+        client: a Tiled container of runs, a catalogue of bluesky-tiled-plugins or databroker 2, or the run itself.
+        run_uid: the run's unique identifier.
+
+    Raises:
+        CatalogError: there is no such run, or the server did not answer.
+    """
+    try:
+        node = client if "start" in client.metadata else plain(client)[run_uid]
+    except (KeyError, httpx.HTTPError) as error:
+        raise CatalogError(
+            "The run must be in the catalogue.",
+            got=f"no run {run_uid} in {client.uri}: {type(error).__name__}.",
+            remedy="check the uid, the catalogue's address and the key's right to read it.",
+        ) from error
+    metadata: dict[str, Any] = dict(node.metadata)
+    start = metadata.get("start")
+    if not isinstance(node, Container) or not start or not str(start["uid"]).startswith(run_uid):
+        raise CatalogError(
+            "The node must be the Bluesky run that was asked for.",
+            got=f"{node.uri} for run {run_uid}.",
+            remedy="give the catalogue that holds the runs, and the run's uid.",
+        )
+    return RunDocuments(start["uid"], dict(start), dict(metadata.get("stop") or {}), plain(node))
+
+
+def require_success(run: RunDocuments) -> None:
+    """Refuse a run that has not ended well.
+
+    Raises:
+        ScanError: the run is unfinished, aborted or failed.
+    """
+    status = run.stop.get("exit_status")
+    if status == "success":
+        return
+    reason = f": {run.stop['reason']}" if run.stop.get("reason") else ""
+    raise ScanError(
+        "Only a run that ended with success is reconstructed.",
+        got=f"run {run.uid} that " + (f"ended with {status}{reason}." if status else "has no stop document yet."),
+        remedy="repeat the scan; a run that still goes on is taken when it stops.",
+    )
+
+
+def plain(node: Container) -> Container:
+    """Return a container without the special clients, so that every version shows the same tree."""
+    return Container(
+        node.context,
+        item=node.item,
+        structure_clients=DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"],
+        include_data_sources=True,
+    )
+
+
+def _stream_nodes(run: Container) -> Iterator[tuple[str, Container]]:
+    for name, node in run.items():
+        if not isinstance(node, Container):
+            continue
+        is_stream = any(spec.name == "BlueskyEventStream" for spec in node.specs)
+        if name == "streams" and not is_stream:
+            yield from _stream_nodes(plain(node))
+        else:
+            yield name, plain(node)
+
+
+def _stream(node: Container) -> EventStream:
+    metadata: dict[str, Any] = dict(node.metadata)
+    descriptor = metadata if "data_keys" in metadata else next(iter(metadata.get("descriptors") or []), {})
+    data = node["data"] if "data_keys" not in metadata and "data" in node else node
+    return EventStream(
+        plain(data) if isinstance(data, Container) else node,
+        descriptor.get("data_keys", {}),
+        descriptor.get("configuration", {}),
+    )

@@ -1,0 +1,209 @@
+"""Values of a scan looked up in a run: recipe, events, start document, instrument file. Each keeps its source."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_multislice.catalog.run_documents import RunDocuments
+from bluesky_multislice.errors import ScanError
+from bluesky_multislice.instrument import SCAN_FIELDS, FieldPlace, Instrument, convert
+from bluesky_multislice.recipe import ScanValues
+
+RECIPE_FIELDS: dict[str, tuple[str, float]] = {
+    "technique": ("technique", 1.0),
+    "regime": ("regime", 1.0),
+    "energy": ("energy_ev", 1.0),
+    "distance": ("distance_m", 1.0),
+    "pixel_size": ("pixel_size_um", 1e-6),
+    "focus_distance": ("focus_distance_mm", 1e-3),
+    "orientation": ("orientation", 1.0),
+    "saturation": ("saturation", 1.0),
+    "angle": ("angle_deg", np.pi / 180),
+}
+"""Field → name in the recipe's ``[scan]`` table and the factor to the unit of ``SCAN_FIELDS``."""
+
+START_FIELDS: dict[str, tuple[str, float]] = {
+    "technique": ("technique", 1.0),
+    "regime": ("detector_regime", 1.0),
+    "energy": ("energy_ev", 1.0),
+    "distance": ("detector_distance_m", 1.0),
+    "pixel_size": ("detector_pixel_size_m", 1.0),
+    "focus_distance": ("focus_distance_m", 1.0),
+    "orientation": ("detector_orientation", 1.0),
+    "saturation": ("detector_saturation", 1.0),
+    "angle": ("rotation_angle_deg", np.pi / 180),
+    "frames": ("detector_image", 1.0),
+}
+"""Field → key of the start document and the factor to the unit of ``SCAN_FIELDS``."""
+
+EVENT_FIELDS: dict[str, tuple[str, str]] = {
+    "angle": ("angle_key", "rotation_angle"),
+    "position_x": ("position_x_key", "sample_x"),
+    "position_y": ("position_y_key", "sample_y"),
+    "distance": ("distance_key", "detector_distance"),
+}
+"""Field → key of the start document that names the data key in the events, and the data key where it does not."""
+
+
+@dataclass
+class RunLookup:
+    """Looks values of one run up.
+
+    Attributes:
+        run: the run.
+        values: the recipe's values.
+        instrument: the instrument file, None where there is none.
+        sources: field → where its value came from; filled by every successful look-up.
+    """
+
+    run: RunDocuments
+    values: ScanValues
+    instrument: Instrument | None
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def find(self, name: str) -> Any | None:
+        """Return a value in the unit of ``SCAN_FIELDS`` (a word, a number or an array), None where no place has it.
+
+        Raises:
+            ScanError: a place holds something that is no such value.
+        """
+        for look in (self._in_recipe, self._in_events, self._in_start, self._in_instrument):
+            source, value, factor = look(name)
+            if value is not None:
+                self.sources[name] = source
+                return value if SCAN_FIELDS[name] is None else self._numbers(name, value) * factor
+        return None
+
+    def require(self, name: str) -> Any:
+        """Like ``find``, but a missing value is an error that names every place looked in."""
+        value = self.find(name)
+        if value is None:
+            raise self.missing(name)
+        return value
+
+    def missing(self, name: str) -> ScanError:
+        """Return the error of a field that no place has."""
+        unit = SCAN_FIELDS[name]
+        return ScanError(
+            f"A scan needs {name.replace('_', ' ')}.",
+            got=f"run {self.run.uid} without it; looked in {', '.join(self.places(name))}.",
+            remedy=self._remedy(name, "" if unit is None else f" ({unit})"),
+        )
+
+    def places(self, name: str) -> list[str]:
+        """Return every place where a field is looked for, in order."""
+        looked = []
+        if name in RECIPE_FIELDS:
+            looked.append(f"recipe scan.{RECIPE_FIELDS[name][0]}")
+        if name in EVENT_FIELDS:
+            looked.append(f"event data key primary:{self._event_key(name)}")
+        if name in START_FIELDS:
+            looked.append(f"start:{START_FIELDS[name][0]}")
+        if self.instrument is None:
+            return [*looked, "instrument file (none given)"]
+        place = self.instrument.fields.get(name)
+        where = f"no field {name}" if place is None else place.path or "value"
+        return [*looked, f"instrument file {self.instrument.name} ({where})"]
+
+    def _remedy(self, name: str, unit: str) -> str:
+        ways = []
+        if name in START_FIELDS:
+            ways.append(f"record {START_FIELDS[name][0]} in the start document")
+        elif name in EVENT_FIELDS:
+            ways.append(f"record {EVENT_FIELDS[name][1]} in the events")
+        if name in RECIPE_FIELDS:
+            ways.append(f"give {RECIPE_FIELDS[name][0]} in the recipe's [scan] table")
+        ways.append(f"give the place or the value of {name}{unit} in an instrument file")
+        return ", or ".join(ways) + "."
+
+    def _event_key(self, name: str) -> str:
+        key, default = EVENT_FIELDS[name]
+        return str(self.run.start.get(key, default))
+
+    def _in_recipe(self, name: str) -> tuple[str, Any, float]:
+        key, factor = RECIPE_FIELDS.get(name, ("", 1.0))
+        return f"recipe scan.{key}", getattr(self.values, key, None), factor
+
+    def _in_events(self, name: str) -> tuple[str, Any, float]:
+        if name not in EVENT_FIELDS or "primary" not in self.run.streams:
+            return "", None, 1.0
+        return self._in_stream("primary", self._event_key(name), name, None)
+
+    def _in_start(self, name: str) -> tuple[str, Any, float]:
+        key, factor = START_FIELDS.get(name, ("", 1.0))
+        return f"start:{key}", self.run.start.get(key), factor
+
+    def _in_instrument(self, name: str) -> tuple[str, Any, float]:
+        place = None if self.instrument is None else self.instrument.fields.get(name)
+        if self.instrument is None or place is None:
+            return "", None, 1.0
+        if place.path is None:
+            source, value, factor = "value", place.value, self._factor(name, place.unit, f"value of {name}")
+        else:
+            source, value, factor = self._at_path(name, place, place.path)
+        return f"instrument file {self.instrument.name}: {source}", value, factor
+
+    def _at_path(self, name: str, place: FieldPlace, path: str) -> tuple[str, Any, float]:
+        room, _, key = path.partition(":")
+        if room == "start":
+            value = _dig(self.run.start, key)
+            return path, value, 1.0 if value is None else self._factor(name, place.unit, path)
+        if room == "configuration":
+            return self._in_configuration(name, place, key)
+        if SCAN_FIELDS[name] is None and name == "frames":
+            return path, key if room == "primary" else None, 1.0
+        return self._in_stream(room, key, name, place.unit)
+
+    def _in_stream(self, stream: str, key: str, name: str, unit: str | None) -> tuple[str, Any, float]:
+        path, found = f"{stream}:{key}", self.run.streams.get(stream)
+        value = None if found is None else found.read(key)
+        if found is None or value is None:
+            return path, None, 1.0
+        declared = found.data_keys.get(key, {}).get("units")
+        return path, value, self._factor(name, unit or declared, path)
+
+    def _in_configuration(self, name: str, place: FieldPlace, key: str) -> tuple[str, Any, float]:
+        device, _, signal = key.partition(".")
+        for stream in self.run.streams.values():
+            held = stream.configuration.get(device, {})
+            for candidate in (signal, f"{device}-{signal}", f"{device}_{signal}"):
+                if candidate in held.get("data", {}):
+                    declared = held.get("data_keys", {}).get(candidate, {}).get("units")
+                    path = f"configuration:{device}.{candidate}"
+                    return path, held["data"][candidate], self._factor(name, place.unit or declared, path)
+        return f"configuration:{key}", None, 1.0
+
+    def _factor(self, name: str, unit: str | None, path: str) -> float:
+        """Return the factor from ``unit`` to the field's unit."""
+        to = SCAN_FIELDS[name]
+        if to is None:
+            return 1.0
+        if not unit:
+            raise ScanError(
+                "A number needs a unit.",
+                got=f"{name.replace('_', ' ')} at {path} without one.",
+                remedy=f"give its unit in the instrument file, such as {to}, or units in the device's describe().",
+            )
+        return convert(1.0, unit, to)
+
+    def _numbers(self, name: str, value: Any) -> NDArray[np.float64]:
+        try:
+            return np.asarray(value, np.float64)
+        except (TypeError, ValueError) as error:
+            raise ScanError(
+                f"The {name.replace('_', ' ')} must be a number.",
+                got=f"{value!r} from {self.sources[name]}.",
+                remedy="correct it there, or give it in the recipe's [scan] table.",
+            ) from error
+
+
+def _dig(document: Mapping[str, Any], path: str) -> Any | None:
+    found: Any = document
+    for key in path.split("."):
+        if not isinstance(found, Mapping) or key not in found:
+            return None
+        found = found[key]
+    return found

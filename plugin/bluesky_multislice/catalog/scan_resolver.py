@@ -1,0 +1,266 @@
+"""From a Bluesky run in Tiled to a scan: geometry and frames, each value with its source.
+
+Metadata contract. The start document may hold
+
+============================  ===============================================================================
+``technique``                 ``ptychography`` or ``holography``
+``energy_ev``                 photon energy, eV
+``detector_distance_m``       rotation axis to detector, m
+``detector_pixel_size_m``     pitch of the stored frames after orientation, m: ``[y, x]`` or one number
+``detector_regime``           ``far_field`` or ``near_field``; absent, holography and a focus imply ``near_field``
+``focus_distance_m``          focus to rotation axis, m; absent is a parallel beam
+``detector_orientation``      one of the eight of ``frames.Orientation``; absent is ``as_is``
+``detector_saturation``       stored value from which a pixel is saturated; absent is the integer type's largest
+``detector_image``            data key of the frames; absent is the only image of the primary stream
+``rotation_angle_deg``        angle of a run that does not turn the sample, degrees
+``angle_key``                 data key of the angle in the events; absent is ``rotation_angle``
+``position_x_key``, ``_y_``   data keys of the **sample's** translation (CXI's sense); absent ``sample_x``, ``sample_y``
+``distance_key``              data key of a distance for each view; absent is ``detector_distance``
+``multislice``                ``{auto: bool, recipe: {…}}``
+============================  ===============================================================================
+
+Events may hold ``image_key`` (NXtomo: 0 frame, 1 flat, 2 dark). A stream ``static`` of one event may hold
+``detector_mask`` (y, x; CXI bits, 0 is good) and ``probe`` (mode, y, x). Units of events come from the descriptor.
+Whatever is missing is looked for in the instrument file; the recipe overrules everything.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tiled.client.container import Container
+
+from bluesky_multislice.catalog.frame_sources import find_frames
+from bluesky_multislice.catalog.run_documents import RunDocuments, find_run, require_success
+from bluesky_multislice.catalog.run_fields import RunLookup
+from bluesky_multislice.errors import ScanError
+from bluesky_multislice.frames import Frames, FrameSource
+from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, Technique
+from bluesky_multislice.instrument import Instrument
+from bluesky_multislice.interchange.virtual_frames import FrameFile
+from bluesky_multislice.recipe import ScanValues
+from bluesky_multislice.scan import Scan
+from bluesky_multislice.units import wavelength_m_from_energy
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedScan:
+    """A run as a scan.
+
+    Attributes:
+        scan: geometry, frames and sources.
+        files: the detector's HDF5 files where this machine sees them, to link instead of copy; else None.
+        run_uid: the run's full unique identifier.
+        start: the run's start document.
+    """
+
+    scan: Scan
+    files: tuple[FrameFile, ...] | None
+    run_uid: str
+    start: dict[str, Any]
+
+
+def resolve_scan(
+    client: Container, run_uid: str, *, values: ScanValues | None = None, instrument: Instrument | None = None
+) -> ResolvedScan:
+    """Return a finished run as a scan.
+
+    Args:
+        client: a Tiled container of runs, a catalogue of bluesky-tiled-plugins or databroker 2, or the run itself.
+        run_uid: the run's unique identifier.
+        values: the recipe's ``[scan]`` table, which overrules the run.
+        instrument: where else to look for values.
+
+    Raises:
+        CatalogError: there is no such run.
+        ScanError: the run did not succeed, or a value is missing or contradicts another.
+        FramesError: frames are missing, fewer than the events, or unreadable.
+    """
+    run = find_run(client, run_uid)
+    require_success(run)
+    lookup = RunLookup(run, values or ScanValues(), instrument)
+    warnings = [str(text) for text in run.start.get("warnings", [])]
+    events = _events(run)
+    key = _image_key(run, events)
+    rows = np.flatnonzero(key == 0)
+    technique: Technique = _word(lookup, "technique", ("ptychography", "holography"))
+    orientation = lookup.find("orientation")
+    if orientation is None:
+        orientation, lookup.sources["orientation"] = "as_is", "absent: as_is by the metadata contract"
+    saturation = lookup.find("saturation")
+    source, files = _frames(run, lookup, events)
+    frames = Frames(
+        source,
+        rows=rows,
+        dark_rows=np.flatnonzero(key == 2).tolist(),
+        flat_rows=np.flatnonzero(key == 1).tolist(),
+        mask=_mask(run, lookup),
+        orientation=orientation,
+        saturation=None if saturation is None else float(saturation),
+    )
+    focus = lookup.find("focus_distance")
+    if focus is None:
+        lookup.sources["focus_distance"] = "absent: parallel beam"
+    geometry = ScanGeometry(
+        technique=technique,
+        beam=Beam(wavelength_m_from_energy(_energy_ev(lookup)), None if focus is None else _one(lookup, focus)),
+        detector=Detector(frames.shape, _pixel_size_m(lookup), _regime(lookup, technique, focus is not None, warnings)),
+        distance_m=_by_view(lookup, "distance", lookup.require("distance"), key),
+        angle_rad=_by_view(lookup, "angle", lookup.require("angle"), key),
+        position_m=_position_m(lookup, technique, key),
+    )
+    scan = Scan(geometry, frames, _probe(run, lookup), lookup.sources, tuple(warnings))
+    return ResolvedScan(scan, files, run.uid, run.start)
+
+
+def _events(run: RunDocuments) -> int:
+    primary = run.streams.get("primary")
+    counted = int((run.stop.get("num_events") or {}).get("primary", 0))
+    events = counted if primary is None else max(primary.events, counted)
+    if primary is None or events == 0:
+        raise ScanError(
+            "A scan needs events in its primary stream.",
+            got=f"run {run.uid} with the streams {sorted(run.streams) or 'none'} and {events} events.",
+            remedy="take the scan with a plan that reads the detector and the motors in the stream primary.",
+        )
+    return events
+
+
+def _image_key(run: RunDocuments, events: int) -> NDArray[np.int_]:
+    found = run.streams["primary"].read("image_key")
+    key = np.zeros(events, int) if found is None else np.asarray(found, int).ravel()
+    if len(key) != events or not (key == 0).any():
+        raise ScanError(
+            "Every event needs an image_key, and at least one must be 0 (a frame).",
+            got=f"{len(key)} of them for {events} events, {int((key == 0).sum())} zero.",
+            remedy="record image_key with every event: 0 frame, 1 flat, 2 dark.",
+        )
+    return key
+
+
+def _frames(run: RunDocuments, lookup: RunLookup, events: int) -> tuple[FrameSource, tuple[FrameFile, ...] | None]:
+    primary = run.streams["primary"]
+    name = lookup.find("frames")
+    if name is None:
+        images = [key for key in primary.parts if (array := primary.array(key)) is not None and array.ndim >= 3]
+        if len(images) != 1:
+            raise ScanError(
+                "A scan needs to know which data key holds its frames.",
+                got=f"{len(images)} images in the primary stream ({', '.join(images) or 'none'}); looked in "
+                f"{', '.join(lookup.places('frames'))}.",
+                remedy="name it as detector_image in the start document, or as frames in the instrument file.",
+            )
+        name, lookup.sources["frames"] = images[0], f"primary:{images[0]}, its only image"
+    node = primary.array(str(name))
+    if node is None:
+        raise ScanError(
+            "The data key of the frames must be an array of the primary stream.",
+            got=f"{name!r} from {lookup.sources['frames']}; the stream holds {', '.join(sorted(primary.parts))}.",
+            remedy="correct detector_image in the start document, or frames in the instrument file.",
+        )
+    return find_frames(node, events)
+
+
+def _static(run: RunDocuments, lookup: RunLookup, key: str) -> NDArray | None:
+    stream = run.streams.get("static")
+    found = None if stream is None else stream.read(key)
+    if found is not None:
+        lookup.sources[key] = f"static:{key}"
+    return found
+
+
+def _mask(run: RunDocuments, lookup: RunLookup) -> NDArray[np.bool_] | None:
+    found = _static(run, lookup, "detector_mask")
+    if found is None:
+        lookup.sources["detector_mask"] = "absent: every pixel good"
+        return None
+    return found.reshape(found.shape[-2:]) == 0
+
+
+def _probe(run: RunDocuments, lookup: RunLookup) -> NDArray[np.complex64] | None:
+    found = _static(run, lookup, "probe")
+    return None if found is None else np.asarray(found, np.complex64).reshape(-1, *found.shape[-2:])
+
+
+def _word(lookup: RunLookup, name: str, allowed: tuple[str, ...]) -> Any:
+    word = lookup.require(name)
+    if word not in allowed:
+        raise ScanError(
+            f"The {name} must be {' or '.join(allowed)}.",
+            got=f"{word!r} from {lookup.sources[name]}.",
+            remedy=f"correct it there, or give {name} in the recipe's [scan] table.",
+        )
+    return word
+
+
+def _regime(lookup: RunLookup, technique: Technique, focused: bool, warnings: list[str]) -> Any:
+    if lookup.find("regime") is None and (technique == "holography" or focused):
+        lookup.sources["regime"] = "implied by " + ("holography" if technique == "holography" else "focus_distance")
+        warnings.append(f"regime is not recorded; taken as near_field, {lookup.sources['regime']}")
+        return "near_field"
+    return _word(lookup, "regime", ("far_field", "near_field"))
+
+
+def _energy_ev(lookup: RunLookup) -> float:
+    energy = lookup.require("energy")
+    value = float(np.mean(energy))
+    if not np.isfinite(value) or value <= 0 or np.ptp(energy) > 1e-3 * value:
+        raise ScanError(
+            "The photon energy must be positive, finite and constant during a scan.",
+            got=f"{np.min(energy)} to {np.max(energy)} eV from {lookup.sources['energy']}.",
+            remedy="correct it there, or give energy_ev in the recipe's [scan] table.",
+        )
+    return value
+
+
+def _pixel_size_m(lookup: RunLookup) -> tuple[float, float]:
+    pitch = np.ravel(lookup.require("pixel_size"))
+    if "primary:" in lookup.sources["pixel_size"] or "baseline:" in lookup.sources["pixel_size"]:
+        pitch = pitch[:1]
+    if len(pitch) not in (1, 2):
+        raise ScanError(
+            "The detector pixel size is one number, or two (y, x).",
+            got=f"{pitch.tolist()} from {lookup.sources['pixel_size']}.",
+            remedy="correct it there, or give pixel_size_um in the recipe's [scan] table.",
+        )
+    return float(pitch[0]), float(pitch[-1])
+
+
+def _one(lookup: RunLookup, found: NDArray[np.float64]) -> float:
+    if np.ptp(found) > 1e-3 * np.abs(found).max():
+        raise ScanError(
+            "The focus distance must not change during a scan.",
+            got=f"{np.min(found)} to {np.max(found)} m from {lookup.sources['focus_distance']}.",
+            remedy="give focus_distance_mm in the recipe's [scan] table.",
+        )
+    return float(np.mean(found))
+
+
+def _position_m(lookup: RunLookup, technique: Technique, key: NDArray[np.int_]) -> NDArray[np.float64]:
+    """Return (view, 2) the probe's position on the sample, (y, x): the negative of the sample's translation."""
+    columns = []
+    for name in ("position_y", "position_x"):
+        found = lookup.find(name)
+        if found is None and technique == "ptychography":
+            raise lookup.missing(name)
+        if found is None:
+            found, lookup.sources[name] = np.zeros(()), "absent: the rotation axis, as usual in holography"
+        columns.append(-_by_view(lookup, name, found, key))
+    return np.stack(columns, axis=1)
+
+
+def _by_view(lookup: RunLookup, name: str, found: NDArray[np.float64], key: NDArray[np.int_]) -> NDArray[np.float64]:
+    """Spread one value over all views, or pick the views' rows from one value an event."""
+    found, source = np.ravel(found), lookup.sources[name]
+    if "baseline:" in source:
+        found = found[:1]
+    if len(found) == 1:
+        return np.full(int((key == 0).sum()), found[0])
+    if len(found) == len(key):
+        return found[key == 0]
+    raise ScanError(
+        f"Every event needs one {name.replace('_', ' ')}.",
+        got=f"{len(found)} values from {source} for {len(key)} events.",
+        remedy="record it with every event, or once for the whole run.",
+    )

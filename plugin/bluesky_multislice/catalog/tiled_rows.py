@@ -1,0 +1,71 @@
+"""Rows of an array read over HTTP, correct whichever shape the catalogue declares for them.
+
+Frames are often declared (row, 1, y, x) while the detector's file holds (row, y, x): slicing the client on more than
+the first axis, or by its chunks, then silently returns something else. Asking for whole rows and shaping the bytes
+is right in both cases.
+"""
+
+from urllib.parse import parse_qs, urlparse
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from tiled.client.array import ArrayClient
+from tiled.client.utils import handle_error, retry_context
+
+from bluesky_multislice.errors import FramesError
+
+_SLAB_BYTES = 64 * 2**20
+
+
+def fetch_rows(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, ...]) -> NDArray:
+    """Return rows ``start`` to ``stop`` of an array.
+
+    Args:
+        node: the array.
+        start: first row.
+        stop: row after the last.
+        row_shape: shape of a row.
+
+    Returns:
+        (row, …) in the declared type.
+
+    Raises:
+        FramesError: the server has fewer rows than it declares.
+        httpx.HTTPError: the server cannot read them.
+    """
+    row_bytes = max(1, int(np.prod(row_shape, dtype=np.int64)) * node.dtype.itemsize)
+    step = max(1, _SLAB_BYTES // row_bytes)
+    slabs = [_fetch_slab(node, at, min(at + step, stop), row_shape) for at in range(start, stop, step)]
+    return np.concatenate(slabs) if slabs else np.empty((0, *row_shape), node.dtype)
+
+
+def _fetch_slab(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, ...]) -> NDArray:
+    content = b""
+    for attempt in retry_context():
+        with attempt:
+            content = fetch_once(node, start, stop).content
+    values = np.frombuffer(content, node.dtype)
+    if values.size != (stop - start) * int(np.prod(row_shape, dtype=np.int64)):
+        raise FramesError(
+            "The server must hold every row that the catalogue declares.",
+            got=f"{values.size} values for rows {start} to {stop} of {row_shape} in {node.uri}.",
+            remedy="the detector's file is shorter than the catalogue says: check it.",
+        )
+    return values.reshape(stop - start, *row_shape)
+
+
+def fetch_once(node: ArrayClient, start: int, stop: int) -> httpx.Response:
+    """Ask once, without retries, for rows of an array.
+
+    Raises:
+        httpx.HTTPError: the server cannot read them.
+    """
+    link = node.item["links"]["full"]
+    response = node.context.http_client.get(
+        link,
+        headers={"Accept": "application/octet-stream"},
+        params={**parse_qs(urlparse(link).query), "slice": f"{start}:{stop}"},
+    )
+    handle_error(response)
+    return response
