@@ -47,15 +47,18 @@ class Detector:
 
 @dataclass(frozen=True)
 class VolumeGrid:
-    """A regular grid centred on the rotation axis: voxel i of n sits at (i − (n−1)/2)·pitch.
+    """A regular grid: voxel i of n sits at center + (i − (n−1)/2)·pitch.
 
     Attributes:
         shape: voxels (z, y, x).
         voxel_size_m: pitch (z, y, x).
+        center_m: the grid's middle relative to the rotation axis, (z, y, x). Off the axis in z or x only where the
+            scan has one angle.
     """
 
     shape: tuple[int, int, int]
     voxel_size_m: tuple[float, float, float]
+    center_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
     def thickness_m(self) -> float:
@@ -69,7 +72,7 @@ class VolumeGrid:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "VolumeGrid":
         """Rebuild a grid from ``as_dict``."""
-        return cls(shape=tuple(values["shape"]), voxel_size_m=tuple(values["voxel_size_m"]))
+        return cls(**{name: tuple(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,140 @@
+"""The forward model that both techniques share: volume and probe in, noiseless expected intensity of views out.
+
+Shapes: volume (z, y, x); transmissions (slice, view, y, x); probe (mode, y, x) on the window; intensity (view, y, x).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.optics import (
+    THROUGH,
+    cut_windows,
+    far_field,
+    near_field,
+    propagator,
+    rotate,
+    shift_transfer,
+    transmission,
+)
+
+
+class ForwardModel(nn.Module):
+    """Expected intensity of the views of a thick sample.
+
+    The probe stands still while the sample moves: a view sees the window of the turned object around its position; the
+    part of the position below one pixel shifts the probe, and for near-field frames the detector with it.
+
+    Args:
+        geometry: the scan.
+        grid: the volume's grid; its lateral pitch is the window's.
+        slices: slices that the volume's planes are binned to along the beam; divides ``grid.shape[0]``.
+        propagation: name of a propagation in ``optics.THROUGH``; projection takes one slice.
+        margin: pixels that the window has around the frame on every side, against wrap-around.
+    """
+
+    def __init__(
+        self,
+        geometry: ScanGeometry,
+        grid: VolumeGrid,
+        *,
+        slices: int,
+        propagation: str = "multislice",
+        margin: int = 0,
+    ) -> None:
+        super().__init__()
+        self.grid, self.margin = grid, margin
+        self.slices = 1 if propagation == "projection" else slices
+        self._through = THROUGH[propagation]
+        self.wavelength_m = geometry.beam.wavelength_m
+        self._far_field = geometry.detector.regime == "far_field"
+        ny, nx = geometry.detector.shape
+        self.window = (ny + 2 * margin, nx + 2 * margin)
+        self._pixel_m = (grid.voxel_size_m[1], grid.voxel_size_m[2])
+        self._angles = geometry.angle_rad
+        self._place_windows(geometry.position_m)
+        back = self._transfer(-grid.thickness_m / 2, "angular_spectrum")
+        self.register_buffer("_to_entrance", back.to(torch.complex64), persistent=False)
+        ways, which = np.unique(geometry.effective_distance_m, return_inverse=True)
+        self._way = which
+        transfers = [self._transfer(way - grid.thickness_m / 2, "fresnel") for way in ways]
+        self.register_buffer("_to_detector", torch.stack(transfers).to(torch.complex64), persistent=False)
+
+    def _transfer(self, distance_m: float, kernel) -> Tensor:
+        return propagator(
+            self.window,
+            pixel_size_m=self._pixel_m,
+            wavelength_m=self.wavelength_m,
+            distance_m=distance_m,
+            kernel=kernel,
+        )
+
+    def _place_windows(self, position_m: np.ndarray) -> None:
+        """Set each window's first pixel in the padded plane, and what is left below one pixel."""
+        extent = np.array(self.grid.shape[1:])
+        offset = position_m - np.array(self.grid.center_m[1:])
+        first = offset / np.array(self._pixel_m) + (extent - np.array(self.window)) / 2
+        starts = np.rint(first).astype(int)
+        before = np.maximum(-starts.min(0), 0)
+        after = np.maximum(starts.max(0) + np.array(self.window) - extent, 0)
+        self._padding = (int(before[1]), int(after[1]), int(before[0]), int(after[0]))
+        self._starts = starts + before
+        fraction = torch.as_tensor(first - starts, dtype=torch.float32)
+        self.register_buffer("_fraction", fraction, persistent=False)
+        self._whole = bool(fraction.abs().max() < 1e-3)
+
+    def forward(self, delta: Tensor, beta: Tensor, probe: Tensor, views: Sequence[int]) -> Tensor:
+        """Return the expected intensity (view, y, x), in the units of |probe|².
+
+        Args:
+            delta: (z, y, x).
+            beta: (z, y, x).
+            probe: complex (mode, y, x) at z = 0, shaped like ``window``.
+            views: which views.
+        """
+        views = np.asarray(views)
+        angles, group_of = np.unique(self._angles[views], return_inverse=True)
+        frames = torch.empty(0)
+        for group, angle in enumerate(angles.tolist()):
+            members = np.flatnonzero(group_of == group)
+            starts = [tuple(start) for start in self._starts[views[members]].tolist()]
+            windows = cut_windows(self._planes(delta, beta, angle), starts, self.window)
+            intensity = self._expect(windows, probe, views[members])
+            if len(angles) == 1:
+                return intensity
+            frames = intensity.new_zeros((len(views), *intensity.shape[1:])) if group == 0 else frames
+            frames = frames.index_copy(0, torch.as_tensor(members, device=intensity.device), intensity)
+        return frames
+
+    def _planes(self, delta: Tensor, beta: Tensor, angle_rad: float) -> Tensor:
+        """Return the transmissions (slice, y, x) of the turned object, vacuum around it."""
+        thickness_m = self.grid.thickness_m / self.slices
+        turned = rotate(torch.cat([delta, beta], 1), angle_rad)
+        binned = turned.unflatten(0, (self.slices, -1)).mean(1)
+        delta, beta = functional.pad(binned.unflatten(1, (2, -1)), self._padding).unbind(1)
+        return transmission(delta, beta, wavelength_m=self.wavelength_m, thickness_m=thickness_m)
+
+    def _expect(self, windows: Tensor, probe: Tensor, views: np.ndarray) -> Tensor:
+        shift = None if self._whole else shift_transfer(self.window, self._fraction[views])
+        spectrum = torch.fft.fft2(probe) * self._to_entrance
+        to_detector = self._to_detector[self._way[views]]
+        if shift is not None:
+            to_detector = to_detector * shift.conj()
+        intensity = None
+        for mode in spectrum.unbind(0):
+            entrance = torch.fft.ifft2(mode[None] if shift is None else mode * shift)
+            wave = self._through(
+                entrance,
+                windows,
+                wavelength_m=self.wavelength_m,
+                pixel_size_m=self._pixel_m,
+                slice_thickness_m=self.grid.thickness_m / self.slices,
+            )
+            seen = far_field(wave) if self._far_field else near_field(wave, to_detector)
+            intensity = seen if intensity is None else intensity + seen
+        m = self.margin
+        return intensity[:, m : self.window[0] - m, m : self.window[1] - m]  # pyright: ignore[reportOptionalSubscript]

@@ -1,0 +1,57 @@
+"""The probe that a reconstruction starts from: the scan's own, or one made from the measured frames."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bluesky_multislice.errors import ScanError
+from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.optics import propagate
+
+
+def embed(probe: NDArray, window: tuple[int, int]) -> Tensor:
+    """Return a probe (mode, y, x) in the middle of a window at least as large, complex64, dark around it.
+
+    Raises:
+        ScanError: the probe is larger than the window.
+    """
+    room = [w - n for w, n in zip(window, probe.shape[-2:], strict=True)]
+    if min(room) < 0:
+        raise ScanError(
+            "The probe must fit into the window of a frame.",
+            got=f"a probe of {probe.shape[-2:]} for a window of {window}.",
+            remedy="cut the probe to the frame's size.",
+        )
+    (top, left) = (part // 2 for part in room)
+    padded = np.pad(probe, ((0, 0), (top, room[0] - top), (left, room[1] - left)))
+    return torch.as_tensor(padded, dtype=torch.complex64)
+
+
+def initial_probe(
+    geometry: ScanGeometry, mean_frame: NDArray, *, window: tuple[int, int], pixel_size_m: tuple[float, float]
+) -> Tensor:
+    """Return a first probe (1, y, x) at z = 0 from the mean frame.
+
+    Holography: a plane wave of the frame border's level. Near-field ptychography: the mean frame's amplitude, brought
+    back to z = 0. Far-field ptychography: the mean pattern's amplitude with flat phase is the wave in the focus; where
+    the focus distance is known, it is brought from there to z = 0.
+
+    Args:
+        geometry: the scan.
+        mean_frame: (y, x) mean over views, zero where masked.
+        window: pixels (y, x) of the probe.
+        pixel_size_m: the object's pitch (y, x).
+    """
+    if geometry.technique == "holography":
+        border = np.concatenate([mean_frame[0], mean_frame[-1], mean_frame[:, 0], mean_frame[:, -1]])
+        level = float(np.sqrt(np.median(border[border > 0]))) if (border > 0).any() else float(np.sqrt(mean_frame.mean()))
+        return torch.full((1, *window), level, dtype=torch.complex64)
+    amplitude = torch.as_tensor(np.sqrt(mean_frame), dtype=torch.complex64)[None]
+    optics = {"wavelength_m": geometry.beam.wavelength_m, "pixel_size_m": pixel_size_m, "kernel": "fresnel"}
+    if geometry.detector.regime == "near_field":
+        way = -float(geometry.effective_distance_m.mean())
+        return propagate(embed(amplitude.numpy(), window), distance_m=way, **optics)
+    focus = torch.fft.ifft2(torch.fft.ifftshift(amplitude, dim=(-2, -1)), norm="ortho")
+    focus = torch.fft.fftshift(focus, dim=(-2, -1))
+    return propagate(focus, distance_m=geometry.beam.focus_distance_m or 0.0, **optics)

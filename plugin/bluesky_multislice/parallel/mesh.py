@@ -1,0 +1,64 @@
+"""The ranks of a job and what they exchange. Nothing else in the package talks to torch.distributed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Ranks that each hold the volume and work on their share of the views.
+
+    Attributes:
+        rank: this process.
+        size: number of processes.
+        device: where this process computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over all ranks."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+
+    def largest(self, number: int) -> int:
+        """Return the largest of the ranks' numbers."""
+        if self.size == 1:
+            return number
+        found = torch.tensor(number, device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
+    def share(self, count: int) -> range:
+        """Return which of ``count`` items are this rank's."""
+        return range(self.rank, count, self.size)
+
+
+@contextmanager
+def join_mesh(device: str = "auto") -> Iterator[Mesh]:
+    """Join the ranks that torchrun started (a single one without it) and leave them at the end.
+
+    Args:
+        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(place)
+    if size > 1:
+        dist.init_process_group("nccl" if cuda else "gloo", device_id=place if cuda else None)
+    try:
+        yield Mesh(rank, size, place)
+    finally:
+        if size > 1:
+            dist.destroy_process_group()

@@ -1,0 +1,232 @@
+"""Recipe and scan → everything the reconstruction needs to know, before anything is allocated."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from bluesky_multislice.errors import PlanError
+from bluesky_multislice.geometry import ScanGeometry, VolumeGrid, depth_of_field_m
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.scan import Scan
+from bluesky_multislice.solvers import FitSettings, split_views
+
+_SLICE_IN_DEPTHS_OF_FIELD = 0.75
+"""Thickest slice, in depths of field at the resolution of one pixel."""
+
+_BYTES_A_VOXEL = 4 * 2 * 9
+"""δ and β: unknowns, gradient, two moments, best copy, turned, binned, transmission and their gradients."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done.
+
+    Attributes:
+        grid: the volume.
+        propagation: name of the propagation.
+        slices: slices along the beam.
+        margin: pixels around each frame against wrap-around.
+        probe_modes: probe modes.
+        held_back_every: every n-th view judges the fit.
+        ranks: processes.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        fit: how to fit.
+        depths_of_field: thickness of the volume in depths of field; above one the thin-sample model is wrong.
+        memory_bytes: expected peak of one rank.
+        notes: what a person should know about these choices.
+    """
+
+    grid: VolumeGrid
+    propagation: str
+    slices: int
+    margin: int
+    probe_modes: int
+    held_back_every: int
+    ranks: int
+    device: str
+    fit: FitSettings
+    depths_of_field: float
+    memory_bytes: int
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain lists and numbers, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Plan":
+        """Rebuild a plan from ``as_dict``."""
+        return cls(
+            **{
+                **values,
+                "grid": VolumeGrid.from_dict(values["grid"]),
+                "fit": FitSettings(**values["fit"]),
+                "notes": tuple(values["notes"]),
+            }
+        )
+
+
+def make_plan(recipe: Recipe, scan: Scan) -> Plan:
+    """Derive a plan.
+
+    Args:
+        recipe: what a person chose.
+        scan: what was measured.
+
+    Raises:
+        PlanError: the recipe does not fit the scan, or the machine has too little memory.
+        ScanError: the views do not share one object pixel.
+    """
+    geometry, notes = scan.geometry, []
+    margin = window_margin(geometry)
+    several_angles = len(np.unique(geometry.angle_rad)) > 1
+    slices = recipe.slices or _slices(recipe, geometry, several_angles)
+    grid = _grid(recipe, geometry, margin, slices, several_angles)
+    if grid.shape[0] % slices:
+        raise PlanError(
+            "The slices must divide the planes of the volume evenly.",
+            got=f"{slices} slices for {grid.shape[0]} planes.",
+            remedy="leave slices out, or choose a divisor.",
+        )
+    depth_of_field = depth_of_field_m(geometry.object_pixel_m[1], geometry.beam.wavelength_m)
+    if not several_angles and recipe.depth_um is None:
+        notes.append("one angle and no depth_um: one slice, of which only δ·thickness and β·thickness are measured")
+    fitted, held = split_views(geometry.views, recipe.held_back_every)
+    if recipe.held_back_every and not len(held):
+        notes.append("too few views to hold any back: the fit is not judged on frames of its own")
+    ranks = recipe.ranks or _ranks(recipe, len(fitted))
+    if ranks > len(fitted):
+        raise PlanError(
+            "Every rank needs a view to fit.",
+            got=f"{ranks} ranks for {len(fitted)} fitted views.",
+            remedy="ask for fewer ranks.",
+        )
+    batch = recipe.batch_views or int(np.clip(len(fitted) // (ranks * 20), 1, 32))
+    refine_probe = geometry.technique == "ptychography" if recipe.refine_probe is None else recipe.refine_probe
+    settings = FitSettings(
+        epochs=recipe.epochs or _epochs(geometry, several_angles),
+        batch_views=batch,
+        object_step_rad=_object_step(geometry, several_angles) * recipe.step,
+        probe_step=0.02 * recipe.step if refine_probe else 0.0,
+        absorption=recipe.absorption,
+        positivity=several_angles if recipe.positivity is None else recipe.positivity,
+        total_variation=recipe.total_variation,
+        seed=recipe.seed,
+    )
+    plan = Plan(
+        grid=grid,
+        propagation=recipe.propagation,
+        slices=1 if recipe.propagation == "projection" else slices,
+        margin=margin,
+        probe_modes=recipe.probe_modes,
+        held_back_every=recipe.held_back_every,
+        ranks=ranks,
+        device=recipe.device,
+        fit=settings,
+        depths_of_field=grid.thickness_m / depth_of_field,
+        memory_bytes=_memory(grid, geometry, slices, margin, batch, ranks, recipe.probe_modes),
+        notes=tuple(notes),
+    )
+    _check_memory(plan)
+    return plan
+
+
+def window_margin(geometry: ScanGeometry) -> int:
+    """Return the pixels around a near-field frame that keep light from wrapping around; 0 in the far field.
+
+    Light of the highest sampled frequency 1/(2·pixel) walks λ·distance/(2·pixel) sideways; half a frame at most.
+    """
+    if geometry.detector.regime == "far_field":
+        return 0
+    pixel = min(geometry.object_pixel_m)
+    walk = geometry.beam.wavelength_m * float(geometry.effective_distance_m.max()) / (2 * pixel) / pixel
+    return min(2 * math.ceil(walk / 2), max(geometry.detector.shape) // 4)
+
+
+def _slices(recipe: Recipe, geometry: ScanGeometry, several_angles: bool) -> int:
+    pixel = geometry.object_pixel_m[1]
+    thickest = _SLICE_IN_DEPTHS_OF_FIELD * depth_of_field_m(pixel, geometry.beam.wavelength_m)
+    if not several_angles:
+        return 1 if recipe.depth_um is None else math.ceil(recipe.depth_um * 1e-6 / thickest)
+    planes = _planes(recipe, geometry)
+    least = min(planes, math.ceil(planes * pixel / thickest))
+    return next(number for number in range(least, planes + 1) if planes % number == 0)
+
+
+def _planes(recipe: Recipe, geometry: ScanGeometry) -> int:
+    if recipe.depth_um is not None:
+        return max(1, round(recipe.depth_um * 1e-6 / geometry.object_pixel_m[1]))
+    return _lateral(geometry, window_margin(geometry), True)[0][1]
+
+
+def _lateral(geometry: ScanGeometry, margin: int, several_angles: bool) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Return the extent (y, x) in pixels that the windows cover, and its middle (y, x) in metres."""
+    low, high = geometry.position_m.min(0), geometry.position_m.max(0)
+    center = (low + high) / 2
+    if several_angles:
+        center[1], high[1] = 0.0, np.abs(geometry.position_m[:, 1]).max()
+        low[1] = -high[1]
+    frame = np.array(geometry.detector.shape) + (2 * margin if geometry.technique == "ptychography" else 0)
+    extent = np.ceil((high - low) / np.array(geometry.object_pixel_m) - 1e-3).astype(int) + frame
+    return (int(extent[0]), int(extent[1])), (float(center[0]), float(center[1]))
+
+
+def _grid(
+    recipe: Recipe, geometry: ScanGeometry, margin: int, slices: int, several_angles: bool
+) -> VolumeGrid:
+    (py, px), ((ny, nx), center) = geometry.object_pixel_m, _lateral(geometry, margin, several_angles)
+    if several_angles:
+        if abs(py / px - 1) > 1e-3:
+            raise PlanError(
+                "A volume from several angles needs square object pixels.",
+                got=f"pixels of {py:g} by {px:g} m.",
+                remedy="bin or crop the frames to square object pixels.",
+            )
+        return VolumeGrid((_planes(recipe, geometry), ny, nx), (px, py, px), (0.0, *center))
+    depth = depth_of_field_m(px, geometry.beam.wavelength_m) if recipe.depth_um is None else recipe.depth_um * 1e-6
+    return VolumeGrid((slices, ny, nx), (depth / slices, py, px), (0.0, *center))
+
+
+def _ranks(recipe: Recipe, fitted: int) -> int:
+    cuda = recipe.device == "cuda" or (recipe.device == "auto" and torch.cuda.is_available())
+    places = torch.cuda.device_count() if cuda else min(os.cpu_count() or 1, 8)
+    return max(1, min(places, fitted // 4))
+
+
+def _epochs(geometry: ScanGeometry, several_angles: bool) -> int:
+    if not several_angles:
+        return 60
+    return 30 if geometry.technique == "holography" else 25
+
+
+def _object_step(geometry: ScanGeometry, several_angles: bool) -> float:
+    if not several_angles:
+        return 0.02
+    return 0.1
+
+
+def _memory(
+    grid: VolumeGrid, geometry: ScanGeometry, slices: int, margin: int, batch: int, ranks: int, modes: int
+) -> int:
+    ny, nx = geometry.detector.shape
+    frames = geometry.views * ny * nx * 4 // ranks
+    waves = 8 * batch * (ny + 2 * margin) * (nx + 2 * margin) * (3 + 4 * slices) * modes
+    return math.prod(grid.shape) * _BYTES_A_VOXEL + frames + waves
+
+
+def _check_memory(plan: Plan) -> None:
+    if plan.device == "cuda" or (plan.device == "auto" and torch.cuda.is_available()):
+        room, here = torch.cuda.get_device_properties(0).total_memory, 1
+    else:
+        room, here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), plan.ranks
+    if plan.memory_bytes * here > room:
+        raise PlanError(
+            "The reconstruction must fit into memory.",
+            got=f"{plan.memory_bytes * here / 2**30:.1f} GiB for {here} ranks on a device with {room / 2**30:.1f} GiB.",
+            remedy="use fewer ranks or smaller batches, a smaller depth_um, or bin the frames.",
+        )

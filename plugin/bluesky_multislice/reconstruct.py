@@ -1,0 +1,98 @@
+"""The reconstruction: scan and plan in, volume out. Every rank calls it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bluesky_multislice.errors import FramesError
+from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.models import ForwardModel, embed, initial_probe
+from bluesky_multislice.parallel import Mesh
+from bluesky_multislice.planning import Plan
+from bluesky_multislice.scan import Scan
+from bluesky_multislice.solvers import Epoch, Solution, fit, load_views, split_views
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """A volume and how it came about.
+
+    Attributes:
+        plan: what was done.
+        geometry: the scan's geometry.
+        solution: the unknowns and the course of the fit.
+    """
+
+    plan: Plan
+    geometry: ScanGeometry
+    solution: Solution
+
+
+def reconstruct(
+    scan: Scan, plan: Plan, mesh: Mesh, report: Callable[[Epoch], None] = lambda epoch: None
+) -> Reconstruction:
+    """Reconstruct the volume of a scan.
+
+    Args:
+        scan: what was measured; each rank reads only its own frames.
+        plan: from ``make_plan``.
+        mesh: the ranks.
+        report: called after every epoch.
+
+    Raises:
+        FramesError: a frame cannot be used, or no frame has any light.
+    """
+    geometry = scan.geometry
+    model = ForwardModel(
+        geometry, plan.grid, slices=plan.slices, propagation=plan.propagation, margin=plan.margin
+    ).to(mesh.device)
+    fitted, held = (views[mesh.share(len(views))] for views in split_views(geometry.views, plan.held_back_every))
+    mean_frame, scale = _mean_frame(scan, fitted, mesh)
+    probe = _first_probe(scan, plan, model, mean_frame) / np.sqrt(scale)
+    solution = fit(
+        model,
+        probe,
+        load_views(scan.frames, fitted, scale=scale, device=mesh.device),
+        load_views(scan.frames, held, scale=scale, device=mesh.device),
+        torch.as_tensor(scan.frames.mask, dtype=torch.float32, device=mesh.device),
+        geometry.angle_rad,
+        plan.fit,
+        mesh,
+        report,
+    )
+    return Reconstruction(plan, geometry, solution.with_probe_in(np.sqrt(scale)))
+
+
+def _mean_frame(scan: Scan, fitted: NDArray[np.intp], mesh: Mesh) -> tuple[NDArray[np.float32], float]:
+    """Return the mean of the fitted frames (y, x) and its mean over good pixels."""
+    total = torch.zeros(scan.frames.shape, dtype=torch.float64, device=mesh.device)
+    count = torch.tensor(len(fitted), dtype=torch.float64, device=mesh.device)
+    for view in fitted:
+        total += torch.from_numpy(scan.frames.read(np.array([view]))[0]).to(mesh.device)
+    mesh.sum(total, count)
+    mean = (total / count).float().cpu().numpy()
+    scale = float(mean[scan.frames.mask].mean())
+    if scale <= 0:
+        raise FramesError(
+            "Frames must have light in them.",
+            got="zero in every good pixel of every frame.",
+            remedy="check the shutter, the mask and the dark frames.",
+        )
+    return mean, scale
+
+
+def _first_probe(scan: Scan, plan: Plan, model: ForwardModel, mean_frame: NDArray[np.float32]) -> torch.Tensor:
+    """Return the probe (mode, y, x) to start from; missing modes start as weak copies with a phase ramp."""
+    if scan.probe is not None:
+        probe = embed(scan.probe, model.window)
+    else:
+        probe = initial_probe(
+            scan.geometry, mean_frame, window=model.window, pixel_size_m=scan.geometry.object_pixel_m
+        )
+    ramp = torch.linspace(-np.pi, np.pi, model.window[1])
+    for number in range(probe.shape[0], plan.probe_modes):
+        probe = torch.cat([probe, 0.1 * probe[:1] * torch.exp(1j * number * ramp)])
+    return probe

@@ -1,0 +1,62 @@
+"""What a fit gives back."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Status = Literal["converged", "epochs_spent", "overfitting_stopped", "diverged"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the frames.
+
+    Attributes:
+        epoch: from 1.
+        loss: mean squared amplitude misfit of the fitted frames, relative to their mean intensity.
+        held_back_loss: the same of the frames held back; None where there are none.
+        seconds: since the fit began.
+    """
+
+    epoch: int
+    loss: float
+    held_back_loss: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The unknowns after a fit, and how it went.
+
+    Attributes:
+        delta: (z, y, x).
+        beta: (z, y, x).
+        probe: complex (mode, y, x) at z = 0, in the square root of the frames' units.
+        status: why the fit ended.
+        advice: what to do about it, empty when nothing.
+        best_epoch: the epoch that these unknowns come from, by the held-back frames.
+        history: one row an epoch.
+        r_factor: Σ|√I−√I_model|/Σ√I of the fitted frames.
+        held_back_r_factor: the same of the frames held back; None where there are none.
+    """
+
+    delta: Tensor
+    beta: Tensor
+    probe: Tensor
+    status: Status
+    advice: str
+    best_epoch: int
+    history: tuple[Epoch, ...]
+    r_factor: float
+    held_back_r_factor: float | None
+
+    def with_probe_in(self, unit: float) -> "Solution":
+        """Return the same with the probe multiplied by ``unit``."""
+        return replace(self, probe=self.probe * unit)
+
+
+def finite(*tensors: Tensor) -> bool:
+    """Return whether every number of every tensor is finite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
