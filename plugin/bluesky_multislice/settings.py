@@ -1,0 +1,58 @@
+"""Where the services are: read once from the environment, so that keys never stand in parameters or files."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bluesky_multislice.errors import MultisliceError
+
+FLOW = "reconstruct-scan"
+DEPLOYMENT = f"{FLOW}/{FLOW}"
+"""Name of the Prefect deployment that reconstructs one scan."""
+
+
+class SettingsError(MultisliceError):
+    """The environment lacks what a service needs."""
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """Addresses and folders that the listener and the flow share.
+
+    The Tiled key is not held here: ``catalog.connect`` reads ``TILED_API_KEY`` itself.
+
+    Attributes:
+        tiled_uri: address of the Tiled server, from ``MULTISLICE_TILED_URI``.
+        jobs_root: folder of the job folders, from ``MULTISLICE_JOBS_ROOT``; Tiled must be allowed to read it.
+        instrument: instrument file, from ``MULTISLICE_INSTRUMENT``; None without.
+    """
+
+    tiled_uri: str
+    jobs_root: Path
+    instrument: Path | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServiceSettings":
+        """Read the settings.
+
+        Raises:
+            SettingsError: a variable is not set.
+        """
+        instrument = environment.get("MULTISLICE_INSTRUMENT")
+        return cls(
+            tiled_uri=_required(environment, "MULTISLICE_TILED_URI"),
+            jobs_root=Path(_required(environment, "MULTISLICE_JOBS_ROOT")),
+            instrument=Path(instrument) if instrument else None,
+        )
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name)
+    if not value:
+        raise SettingsError(
+            f"The environment variable {name} must be set.",
+            got="nothing.",
+            remedy="set it where the worker and the listener are started, as in deploy/systemd.",
+        )
+    return value

@@ -1,0 +1,104 @@
+"""The local scheduler with a real torchrun: states, errors, and above all no rank that outlives its job."""
+
+import json
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from bluesky_multislice.errors import JobError, ScanError
+from bluesky_multislice.interchange.job_folder import JobFolder, write_json
+from bluesky_multislice.schedulers import JobState, LocalScheduler, run_to_end
+
+RANKS = 2
+
+
+@pytest.fixture
+def stage(tmp_path):
+    def make(**order):
+        folder = JobFolder(tmp_path / "job").create()
+        write_json(folder.job, order)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def scheduler(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    return LocalScheduler(module="sleeping_job", grace_s=5)
+
+
+def wait_for_ranks(folder, limit_s=60):
+    end = time.monotonic() + limit_s
+    paths = [folder.path / f"rank-{rank}.json" for rank in range(RANKS)]
+    while not all(path.exists() and path.stat().st_size for path in paths):
+        assert time.monotonic() < end, "the ranks did not start"
+        time.sleep(0.1)
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def assert_gone(ranks):
+    assert not [rank["pid"] for rank in ranks if psutil.pid_exists(rank["pid"])]
+
+
+def test_a_job_runs_to_its_result_and_reports_every_epoch(scheduler, stage):
+    folder, records = stage(result=True), []
+    run_to_end(scheduler, folder, ranks=RANKS, on_progress=records.append, poll_s=0.1)
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+    assert scheduler.status(str(folder.path)) is JobState.COMPLETED
+    assert LocalScheduler(module="sleeping_job").status(str(folder.path)) is JobState.COMPLETED
+    ranks = wait_for_ranks(folder)
+    assert {rank["threads"] for rank in ranks} == {str(max(1, len(os.sched_getaffinity(0)) // RANKS))}
+    assert {rank["world"] for rank in ranks} == {str(RANKS)}
+    assert "rank 0 is here" in scheduler.tail(str(folder.path), 5)
+
+
+def test_a_failed_job_raises_the_error_it_left(scheduler, stage):
+    folder = stage(fail=True)
+    folder.write_error(ScanError("The rule.", got="something else.", remedy="do this."))
+    with pytest.raises(ScanError, match=r"The rule\. Got: something else\. Remedy: do this\."):
+        run_to_end(scheduler, folder, ranks=1, on_progress=lambda record: None)
+
+
+@pytest.mark.parametrize("order", [{"fail": True}, {}])
+def test_a_job_without_result_or_error_shows_its_log(scheduler, stage, order):
+    with pytest.raises(JobError, match="rank 0 is here"):
+        run_to_end(scheduler, stage(**order), ranks=1, on_progress=lambda record: None)
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_cancel_leaves_no_rank(scheduler, stage, deaf):
+    folder = stage(sleep_s=600, deaf=deaf)
+    job_id = scheduler.submit(folder, ranks=RANKS)
+    ranks = wait_for_ranks(folder)
+    assert scheduler.status(job_id) is JobState.RUNNING
+    scheduler.cancel(job_id)
+    assert scheduler.status(job_id) is JobState.CANCELLED
+    assert_gone(ranks)
+
+
+def test_an_exception_in_the_waiting_code_leaves_no_rank(scheduler, stage):
+    folder, seen = stage(sleep_s=600), []
+
+    def interrupt(record):
+        seen.extend(wait_for_ranks(folder))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_to_end(scheduler, folder, ranks=RANKS, on_progress=interrupt)
+    assert_gone(seen)
+
+
+def test_another_process_cancels_ranks_whose_torchrun_was_killed(scheduler, stage):
+    folder = stage(sleep_s=600)
+    job_id = scheduler.submit(folder, ranks=RANKS)
+    ranks = wait_for_ranks(folder)
+    os.kill(psutil.Process(ranks[0]["pid"]).ppid(), signal.SIGKILL)
+    other = LocalScheduler(module="sleeping_job", grace_s=5)
+    assert other.status(job_id) is JobState.RUNNING
+    other.cancel(job_id)
+    assert_gone(ranks)
+    assert scheduler.status(job_id) is not JobState.RUNNING
