@@ -44,7 +44,7 @@ def _fetch_slab(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, 
     content = b""
     for attempt in retry_context():
         with attempt:
-            content = fetch_once(node, start, stop).content
+            content = _get(node, start, stop).content
     values = np.frombuffer(content, node.dtype)
     if values.size != (stop - start) * int(np.prod(row_shape, dtype=np.int64)):
         raise FramesError(
@@ -61,10 +61,15 @@ def fetch_once(node: ArrayClient, start: int, stop: int) -> httpx.Response:
     Raises:
         httpx.HTTPError: the server cannot read them.
     """
+    # A server that fails on the request drops the connection: the next request must not find it in the pool.
+    return _get(node, start, stop, Connection="close")
+
+
+def _get(node: ArrayClient, start: int, stop: int, **headers: str) -> httpx.Response:
     link = node.item["links"]["full"]
     response = node.context.http_client.get(
         link,
-        headers={"Accept": "application/octet-stream"},
+        headers={"Accept": "application/octet-stream", **headers},
         params={**parse_qs(urlparse(link).query), "slice": f"{start}:{stop}"},
     )
     handle_error(response)

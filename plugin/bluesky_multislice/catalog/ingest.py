@@ -1,0 +1,170 @@
+"""An interchange file as an ordinary Bluesky run in Tiled; its frames are registered where they lie, not copied."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import event_model
+import h5py
+import httpx
+import numpy as np
+from bluesky_tiled_plugins.writing.tiled_writer import TiledWriter
+from numpy.typing import NDArray
+from tiled.client.container import Container
+
+from bluesky_multislice.catalog.run_documents import plain
+from bluesky_multislice.catalog.tiled_rows import fetch_once
+from bluesky_multislice.errors import CatalogError, FramesError
+from bluesky_multislice.instrument import Instrument
+from bluesky_multislice.interchange.scan_file import read_scan
+from bluesky_multislice.recipe import ScanValues
+from bluesky_multislice.scan import Scan
+from bluesky_multislice.units import energy_ev_from_wavelength
+
+_IMAGE = "camera"
+
+
+def ingest(
+    client: Container, path: Path, *, values: ScanValues | None = None, instrument: Instrument | None = None
+) -> str:
+    """Write an interchange file into Tiled as a run that resolves to the same scan.
+
+    Args:
+        client: the Tiled container that holds the runs.
+        path: the interchange file, in the server's readable storage.
+        values: values that overrule the file's.
+        instrument: where else to look for values.
+
+    Returns:
+        The run's unique identifier.
+
+    Raises:
+        ScanError: a value is missing or contradicts another; nothing is written then.
+        CatalogError: the server cannot read the file where it lies; the run then ends as failed.
+    """
+    scan = read_scan(path, values=values, instrument=instrument)
+    dataset = scan.frames.source
+    if not isinstance(dataset, h5py.Dataset):
+        raise FramesError(
+            "Frames must lie in an HDF5 dataset to be registered.",
+            got=f"{type(dataset).__name__} for {path}.",
+            remedy="give an interchange file with frames.",
+        )
+    # One batch holds all events, so that the run's table is written at once; the writer keeps nothing for later.
+    writer = TiledWriter(client, batch_size=dataset.shape[0])
+    run = event_model.compose_run(metadata=_start(scan, path))
+    writer("start", run.start_doc)
+    _write_known_arrays(writer, run, scan)
+    _write_events(writer, run, scan, dataset)
+    try:
+        fetch_once(plain(client)[run.start_doc["uid"], "primary", _IMAGE], 0, 1)
+    except (httpx.HTTPError, KeyError) as error:
+        writer("stop", run.compose_stop(exit_status="fail", reason="the server cannot read the frames"))
+        raise CatalogError(
+            "The Tiled server must be able to read the frames where they lie.",
+            got=f"{type(error).__name__} for {path.resolve()}.",
+            remedy="put the file into the server's readable_storage, or add its folder to the server's configuration.",
+        ) from error
+    writer("stop", run.compose_stop())
+    return run.start_doc["uid"]
+
+
+def _start(scan: Scan, path: Path) -> dict[str, Any]:
+    geometry, frames = scan.geometry, scan.frames
+    document: dict[str, Any] = {
+        "plan_name": "ingest",
+        "technique": geometry.technique,
+        "energy_ev": energy_ev_from_wavelength(geometry.beam.wavelength_m),
+        "detector_distance_m": float(geometry.distance_m[0]),
+        "detector_pixel_size_m": [float(pitch) for pitch in geometry.detector.pixel_size_m],
+        "detector_orientation": frames.orientation,
+        "detector_image": _IMAGE,
+        "interchange_file": str(path.resolve()),
+        "sources": scan.sources,
+        "warnings": list(scan.warnings),
+    }
+    # A default of the file format is no measurement: without it, the flow asks the recipe or the instrument file.
+    if not scan.sources["regime"].startswith("absent"):
+        document["detector_regime"] = geometry.detector.regime
+    if geometry.beam.focus_distance_m is not None:
+        document["focus_distance_m"] = geometry.beam.focus_distance_m
+    if frames.saturation is not None:
+        document["detector_saturation"] = frames.saturation
+    return document
+
+
+def _write_known_arrays(writer: Callable[[str, Any], None], run: Any, scan: Scan) -> None:
+    arrays: dict[str, NDArray] = {}
+    if not scan.frames.stored_mask.all():
+        arrays["detector_mask"] = np.where(scan.frames.stored_mask, 0, 1).astype(np.uint32)
+    if scan.probe is not None:
+        arrays["probe"] = scan.probe
+    if not arrays:
+        return
+    keys = {
+        name: {"source": "file", "dtype": "array", "shape": list(array.shape), "dtype_numpy": array.dtype.str}
+        for name, array in arrays.items()
+    }
+    descriptor = run.compose_descriptor(name="static", data_keys=keys)
+    writer("descriptor", descriptor.descriptor_doc)
+    now = time.time()
+    writer("event", descriptor.compose_event(data=arrays, timestamps=dict.fromkeys(arrays, now)))
+
+
+def _write_events(writer: Callable[[str, Any], None], run: Any, scan: Scan, dataset: h5py.Dataset) -> None:
+    rows, *shape = dataset.shape
+    columns = _columns(scan, rows)
+    keys: dict[str, Any] = {
+        name: {"source": "file", "dtype": "number", "shape": [], "units": unit} for name, (unit, _) in columns.items()
+    }
+    keys[_IMAGE] = {
+        "source": "file",
+        "dtype": "array",
+        "shape": shape,
+        "dtype_numpy": dataset.dtype.str,
+        "external": "STREAM:",
+    }
+    descriptor = run.compose_descriptor(name="primary", data_keys=keys)
+    writer("descriptor", descriptor.descriptor_doc)
+    resource = run.compose_stream_resource(
+        mimetype="application/x-hdf5",
+        uri=Path(dataset.file.filename).resolve().as_uri().replace("file://", "file://localhost"),
+        data_key=_IMAGE,
+        parameters={"dataset": dataset.name, "chunk_shape": dataset.chunks or dataset.shape, "swmr": False},
+    )
+    writer("stream_resource", resource.stream_resource_doc)
+    # The writer registers frames when a second document completes its batch: a first frame, then the others.
+    for start, stop in ((0, 1), (1, rows)):
+        if start < stop:
+            indices = {"start": start, "stop": stop}
+            seq_nums = {"start": start + 1, "stop": stop + 1}
+            datum = resource.compose_stream_datum(indices, seq_nums, descriptor.descriptor_doc)
+            writer("stream_datum", datum)
+    now = time.time()
+    for row in range(rows):
+        data = {name: values[row].item() for name, (_, values) in columns.items()}
+        writer("event", descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, now)))
+
+
+def _columns(scan: Scan, rows: int) -> dict[str, tuple[str, NDArray]]:
+    """Return event data key → (unit, value a stored frame); NaN where a dark or a flat has none."""
+    geometry, frames = scan.geometry, scan.frames
+
+    def spread(values: NDArray) -> NDArray:
+        column = np.full(rows, np.nan)
+        column[frames.rows] = values
+        return column
+
+    columns = {"rotation_angle": ("deg", spread(np.degrees(geometry.angle_rad)))}
+    if not scan.sources["positions"].startswith("absent"):
+        columns["sample_y"] = ("m", spread(-geometry.position_m[:, 0]))
+        columns["sample_x"] = ("m", spread(-geometry.position_m[:, 1]))
+    if np.ptp(geometry.distance_m) > 0:
+        columns["detector_distance"] = ("m", spread(geometry.distance_m))
+    if frames.views < rows:
+        image_key = np.full(rows, 3)  # NXtomo: 3 is an invalid image
+        for key, of in ((0, frames.rows), (1, frames.flat_rows), (2, frames.dark_rows)):
+            image_key[np.asarray(of, np.intp)] = key
+        columns["image_key"] = ("", image_key)
+    return columns

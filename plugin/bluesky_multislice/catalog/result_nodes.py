@@ -1,0 +1,113 @@
+"""Arrays of a result file as nodes in Tiled: registered where they lie, or uploaded where the server cannot see them.
+
+Shapes: δ and β (z, y, x), probe (mode, y, x), positions (view, 2).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from tiled.client.array import ArrayClient
+from tiled.client.container import Container
+from tiled.structures.array import ArrayStructure, BuiltinDtype
+from tiled.structures.core import StructureFamily
+from tiled.structures.data_source import Asset, DataSource, Management
+
+from bluesky_multislice.catalog.tiled_rows import fetch_once
+from bluesky_multislice.errors import CatalogError
+
+DIMENSIONS: dict[str, tuple[str, ...]] = {
+    "delta": ("z", "y", "x"),
+    "beta": ("z", "y", "x"),
+    "probe": ("mode", "y", "x"),
+    "positions": ("view", "axis"),
+}
+"""Array of the result file → names of its axes."""
+
+_SLAB_BYTES = 32 * 2**20
+
+
+def register_array(parent: Container, file: h5py.File, name: str, metadata: dict[str, Any]) -> ArrayClient:
+    """Register one array of a result file where it lies.
+
+    Args:
+        parent: the container of the result.
+        file: the open result file.
+        name: name of the array, in the file and in Tiled.
+        metadata: metadata of the new node.
+    """
+    dataset = _dataset(file, name)
+    source = DataSource(
+        structure_family=StructureFamily.array,
+        structure=_structure(dataset, name, dataset.chunks or dataset.shape),
+        mimetype="application/x-hdf5",
+        parameters={"dataset": f"/{name}"},
+        assets=[
+            Asset(data_uri=Path(file.filename).resolve().as_uri(), is_directory=False, parameter="data_uris", num=0)
+        ],
+        management=Management.external,
+    )
+    return parent.new(StructureFamily.array, [source], key=name, metadata=metadata)
+
+
+def upload_array(parent: Container, file: h5py.File, name: str, metadata: dict[str, Any]) -> ArrayClient:
+    """Copy one array of a result file to the server, a slab along its first axis at a time."""
+    dataset = _dataset(file, name)
+    row_bytes = max(1, dataset.nbytes // max(1, dataset.shape[0]))
+    rows = int(min(dataset.shape[0], max(1, _SLAB_BYTES // row_bytes)))
+    structure = _structure(dataset, name, (rows, *dataset.shape[1:]))
+    source = DataSource(structure_family=StructureFamily.array, structure=structure)
+    node = parent.new(StructureFamily.array, [source], key=name, metadata=metadata)
+    for block, start in enumerate(range(0, dataset.shape[0], rows)):
+        node.write_block(dataset[start : start + rows], (block, *(0 for _ in dataset.shape[1:])))
+    return node
+
+
+def can_read(node: ArrayClient, file: h5py.File, name: str) -> bool:
+    """Say whether the server reads what it was told to register: compare the first row with the file's."""
+    try:
+        content = fetch_once(node, 0, 1).content
+    except (httpx.HTTPError, KeyError):
+        return False
+    return content == np.ascontiguousarray(_dataset(file, name)[:1]).tobytes()
+
+
+def preview(delta: h5py.Dataset) -> NDArray[np.uint8]:
+    """Return the central slices (y, x), (z, x) and (z, y) of δ one above the other, 8 bits, at most 512 pixels wide."""
+    nz, ny, nx = delta.shape
+    step = -(-max(nz, ny, nx) // 512)
+    slices = [delta[nz // 2, ::step, ::step], delta[::step, ny // 2, ::step], delta[::step, ::step, nx // 2]]
+    width = max(plane.shape[1] for plane in slices)
+    low, high = (float(bound(plane)) for bound, plane in ((np.nanmin, slices[0]), (np.nanmax, slices[0])))
+    planes = []
+    for plane in slices:
+        grey = np.clip((np.nan_to_num(plane, nan=low) - low) / ((high - low) or 1.0), 0, 1) * 255
+        planes.append(np.pad(grey.astype(np.uint8), ((0, 2), (0, width - plane.shape[1]))))
+    return np.concatenate(planes)
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset):
+        raise CatalogError(
+            "A result file holds delta, beta, probe and positions.",
+            got=f"{file.filename} without /{name}.",
+            remedy="publish the volume.h5 that the job wrote.",
+        )
+    return dataset
+
+
+def _structure(dataset: h5py.Dataset, name: str, chunk: tuple[int, ...]) -> ArrayStructure:
+    chunks = tuple(
+        tuple(min(length, size - start) for start in range(0, size, length))
+        for size, length in zip(dataset.shape, chunk, strict=True)
+    )
+    return ArrayStructure(
+        data_type=BuiltinDtype.from_numpy_dtype(dataset.dtype),
+        shape=dataset.shape,
+        chunks=chunks,
+        dims=DIMENSIONS[name],
+    )
