@@ -207,7 +207,7 @@ def _epochs(geometry: ScanGeometry, several_angles: bool) -> int:
 def _object_step(geometry: ScanGeometry, several_angles: bool) -> float:
     if not several_angles:
         return 0.02
-    return 0.1
+    return 0.05
 
 
 def _memory(

@@ -35,6 +35,7 @@ class ForwardModel(nn.Module):
         slices: slices that the volume's planes are binned to along the beam; divides ``grid.shape[0]``.
         propagation: name of a propagation in ``optics.THROUGH``; projection takes one slice.
         margin: pixels that the window has around the frame on every side, against wrap-around.
+        precision: of the real numbers that it computes with.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class ForwardModel(nn.Module):
         slices: int,
         propagation: str = "multislice",
         margin: int = 0,
+        precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        self._precision = precision
         self.grid, self.margin = grid, margin
         self.slices = 1 if propagation == "projection" else slices
         self._through = THROUGH[propagation]
@@ -58,11 +61,11 @@ class ForwardModel(nn.Module):
         self._angles = geometry.angle_rad
         self._place_windows(geometry.position_m)
         back = self._transfer(-grid.thickness_m / 2, "angular_spectrum")
-        self.register_buffer("_to_entrance", back.to(torch.complex64), persistent=False)
+        self.register_buffer("_to_entrance", back.to(precision.to_complex()), persistent=False)
         ways, which = np.unique(geometry.effective_distance_m, return_inverse=True)
         self._way = which
         transfers = [self._transfer(way - grid.thickness_m / 2, "fresnel") for way in ways]
-        self.register_buffer("_to_detector", torch.stack(transfers).to(torch.complex64), persistent=False)
+        self.register_buffer("_to_detector", torch.stack(transfers).to(precision.to_complex()), persistent=False)
 
     def _transfer(self, distance_m: float, kernel) -> Tensor:
         return propagator(
@@ -83,7 +86,7 @@ class ForwardModel(nn.Module):
         after = np.maximum(starts.max(0) + np.array(self.window) - extent, 0)
         self._padding = (int(before[1]), int(after[1]), int(before[0]), int(after[0]))
         self._starts = starts + before
-        fraction = torch.as_tensor(first - starts, dtype=torch.float32)
+        fraction = torch.as_tensor(first - starts, dtype=self._precision)
         self.register_buffer("_fraction", fraction, persistent=False)
         self._whole = bool(fraction.abs().max() < 1e-3)
 

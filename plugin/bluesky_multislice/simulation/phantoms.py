@@ -1,0 +1,126 @@
+"""Samples many depths of field thick, with the scans that the demo takes of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from bluesky_multislice.frames import Frames
+from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, Technique
+from bluesky_multislice.predict import add_photon_noise, predict_frames
+from bluesky_multislice.scan import Scan
+
+_VOXEL_M = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A known sample and the scan that will be taken of it.
+
+    Attributes:
+        delta: (z, y, x) truth.
+        beta: (z, y, x) truth.
+        voxel_size_m: cubic pitch.
+        geometry: the scan.
+        probe: (mode, y, x) at z = 0; None is a plane wave.
+        photons: mean photons a frame (far field) or a pixel (hologram).
+    """
+
+    delta: NDArray[np.float32]
+    beta: NDArray[np.float32]
+    voxel_size_m: float
+    geometry: ScanGeometry
+    probe: NDArray[np.complex64] | None
+    photons: float
+
+    def frames(self, seed: int = 0) -> NDArray[np.uint32]:
+        """Return photon counts (view, y, x), simulated with every plane of the volume as a slice."""
+        shape = (self.geometry.views, *self.geometry.detector.shape)
+        scan = Scan(self.geometry, Frames(np.broadcast_to(np.zeros(1, np.float32), shape)), self.probe)
+        expected = np.array(list(predict_frames(scan, self.delta, self.beta, voxel_size_m=(self.voxel_size_m,) * 3)))
+        holography = self.geometry.technique == "holography"
+        return add_photon_noise(expected, photons=self.photons, seed=seed, a_pixel=holography).astype(np.uint32)
+
+
+def spheres_and_shells(n: int, *, delta: float, count: int, seed: int) -> NDArray[np.float32]:
+    """Return δ (z, y, x) of balls and hollow shells of several materials inside a cylinder along y.
+
+    Args:
+        n: voxels a side.
+        delta: largest δ.
+        count: number of balls.
+        seed: of their places.
+    """
+    random = np.random.default_rng(seed)
+    z, y, x = np.meshgrid(*(np.arange(n) - (n - 1) / 2,) * 3, indexing="ij")
+    volume = np.zeros((n, n, n), np.float32)
+    for number in range(count):
+        radius = random.uniform(0.05, 0.11) * n
+        reach, turn = (0.40 * n - radius) * np.sqrt(random.uniform()), random.uniform(0, 2 * np.pi)
+        height = random.uniform(-1, 1) * (0.42 * n - radius)
+        distance = np.sqrt(
+            (z - reach * np.sin(turn)) ** 2 + (y - height) ** 2 + (x - reach * np.cos(turn)) ** 2
+        )
+        body = distance < radius if number % 2 else (distance < radius) & (distance > 0.55 * radius)
+        volume[body] = delta * random.uniform(0.4, 1.0)
+    return gaussian_filter(volume, 0.6)
+
+
+def demo_sample(technique: Technique) -> Sample:
+    """Return the demo's sample for a technique: 64³ voxels of 1 nm, ten or more depths of field thick."""
+    return _hologram_sample() if technique == "holography" else _ptychography_sample()
+
+
+def _hologram_sample() -> Sample:
+    n, angles = 64, 48
+    delta = spheres_and_shells(n, delta=8e-3, count=60, seed=1)
+    geometry = ScanGeometry(
+        technique="holography",
+        beam=Beam(1.0e-9),
+        detector=Detector((n, n), (_VOXEL_M, _VOXEL_M), "near_field"),
+        distance_m=np.full(angles, 100e-9),
+        angle_rad=np.arange(angles) * np.pi / angles,
+        position_m=np.zeros((angles, 2)),
+    )
+    return Sample(delta, delta * 0.05, _VOXEL_M, geometry, None, photons=1e5)
+
+
+def _ptychography_sample() -> Sample:
+    n, window, angles = 64, 32, 24
+    wavelength, pixel, distance = 0.8e-9, 55e-6, 0.0
+    distance = _VOXEL_M * window * pixel / wavelength
+    steps = np.linspace(-16, 16, 9) * _VOXEL_M
+    y, x = (axis.ravel() for axis in np.meshgrid(steps, steps, indexing="ij"))
+    positions = np.stack([y, x], -1)
+    geometry = ScanGeometry(
+        technique="ptychography",
+        beam=Beam(wavelength, focus_distance_m=60e-9),
+        detector=Detector((window, window), (pixel, pixel), "far_field"),
+        distance_m=np.full(angles * len(positions), distance),
+        angle_rad=np.repeat(np.arange(angles) * np.pi / angles, len(positions)),
+        position_m=np.tile(positions, (angles, 1)),
+    )
+    delta = spheres_and_shells(n, delta=8e-3, count=60, seed=2)
+    probe = convergent_probe(window, _VOXEL_M, wavelength, focus_distance_m=60e-9, aperture=0.28)
+    return Sample(delta, delta * 0.05, _VOXEL_M, geometry, probe, photons=1e6)
+
+
+def convergent_probe(
+    n: int, pixel_m: float, wavelength_m: float, *, focus_distance_m: float, aperture: float
+) -> NDArray[np.complex64]:
+    """Return the wave (1, n, n) behind a focus of a round soft-edged lens, of unit mean intensity.
+
+    Args:
+        n: pixels a side.
+        pixel_m: pitch.
+        wavelength_m: wavelength.
+        focus_distance_m: from the focus to z = 0.
+        aperture: radius of the lens's pupil in cycles a pixel.
+    """
+    f = np.fft.fftfreq(n)
+    radius = np.hypot(f[:, None], f[None, :])
+    pupil = 1 / (1 + np.exp((radius - aperture) / (0.05 * aperture)))
+    phase = -np.pi * wavelength_m * focus_distance_m * (radius / pixel_m) ** 2
+    wave = np.fft.fftshift(np.fft.ifft2(pupil * np.exp(1j * phase)))
+    return (wave / np.sqrt(np.mean(np.abs(wave) ** 2)))[None].astype(np.complex64)
