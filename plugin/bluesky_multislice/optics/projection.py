@@ -4,7 +4,7 @@ from torch import Tensor
 
 from bluesky_multislice.optics.multislice import multislice, multislice_through
 from bluesky_multislice.optics.propagation import Kernel
-from bluesky_multislice.optics.sampling import Pixel
+from bluesky_multislice.optics.sampling import Pixel, check_wave_and_object
 
 
 def projection(
@@ -21,6 +21,7 @@ def projection(
 
     Arguments, result and errors as in ``multislice``.
     """
+    check_wave_and_object(wave, delta, beta)
     return multislice(
         wave,
         delta.mean(0, keepdim=True),

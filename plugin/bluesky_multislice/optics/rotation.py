@@ -24,13 +24,8 @@ def rotate(volume: Tensor, angle_rad: float) -> Tensor:
     z, x = torch.meshgrid(z, x, indexing="ij")
     cosine, sine = math.cos(angle_rad), math.sin(angle_rad)
     sample_x, sample_z = x * cosine - z * sine, x * sine + z * cosine
-    where = torch.stack([_unit(sample_x, nx), _unit(sample_z, nz)], -1).to(volume.dtype)
+    where = torch.stack([sample_x * (2 / nx), sample_z * (2 / nz)], -1).to(volume.dtype)
     turned = functional.grid_sample(
-        volume.movedim(1, 0)[None], where[None], mode="bilinear", padding_mode="zeros", align_corners=True
+        volume.movedim(1, 0)[None], where[None], mode="bilinear", padding_mode="zeros", align_corners=False
     )
     return turned[0].movedim(0, 1)
-
-
-def _unit(position: Tensor, n: int) -> Tensor:
-    """Scale voxel offsets from the centre to grid_sample's [−1, 1]; a single voxel has its centre at 0."""
-    return position * (2 / (n - 1)) if n > 1 else position

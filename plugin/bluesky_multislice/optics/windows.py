@@ -32,4 +32,4 @@ def cut_windows(planes: Tensor, starts: list[tuple[int, int]], shape: tuple[int,
         starts: first pixel (y, x) of each view's window, inside the planes.
         shape: pixels (y, x) of a window.
     """
-    return _Windows.apply(planes, starts, shape)  # pyright: ignore[reportReturnType]
+    return _Windows.apply(planes, starts, shape)

@@ -1,0 +1,133 @@
+"""Every linear operator passes the dot test, every gradient equals differences of the function itself."""
+
+import numpy as np
+import pytest
+import torch
+
+from bluesky_multislice import optics
+
+LIGHT = {"wavelength_m": 1.0, "pixel_size_m": (1.5, 2.0)}
+THICK = {"slice_thickness_m": 3.0, **LIGHT}
+MODELS = {
+    "multislice": optics.multislice,
+    "finite-difference": optics.finite_difference,
+    "projection": optics.projection,
+}
+
+
+def random(*shape, seed, dtype=torch.complex128):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def small_object(*shape, seed):
+    return 0.02 * torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def through(name, wave):
+    slices = optics.transmission(
+        small_object(4, 8, 9, seed=5), small_object(4, 8, 9, seed=6), wavelength_m=1.0, thickness_m=3.0
+    )
+    return optics.THROUGH[name](wave, slices[:, None], **THICK)
+
+
+LINEAR = {
+    "angular spectrum": lambda wave: optics.propagate(wave, distance_m=7.0, **LIGHT),
+    "fresnel": lambda wave: optics.propagate(wave, distance_m=7.0, kernel="fresnel", **LIGHT),
+    "evanescent": lambda wave: optics.propagate(wave, distance_m=1.0, wavelength_m=1.0, pixel_size_m=(0.3, 0.3)),
+    "multislice of the wave": lambda wave: through("multislice", wave),
+    "finite difference of the wave": lambda wave: through("finite-difference", wave),
+    "projection of the wave": lambda wave: through("projection", wave),
+    "shift": lambda wave: optics.apply_transfer(
+        wave, optics.shift_transfer((8, 9), torch.tensor([[0.3, -1.7], [2.2, 0.1]], dtype=torch.float64)).to(wave.dtype)
+    ),
+    "windows": lambda wave: optics.cut_windows(wave, [(0, 0), (3, 4), (2, 4)], (5, 4)),
+    "rotation": lambda wave: torch.complex(optics.rotate(wave.real, 0.4), optics.rotate(wave.imag, 0.4)),
+}
+
+
+@pytest.mark.parametrize("operator", LINEAR.values(), ids=LINEAR.keys())
+def test_dot_product(operator):
+    """⟨Ax, y⟩ = ⟨x, Aᴴy⟩ with Aᴴ from automatic differentiation."""
+    x = random(2, 8, 9, seed=1).requires_grad_()
+    image = operator(x)
+    y = random(*image.shape, seed=2)
+    (adjoint,) = torch.autograd.grad(image, x, y)
+    left, right = torch.vdot(y.flatten(), image.detach().flatten()), torch.vdot(adjoint.flatten(), x.detach().flatten())
+    assert abs(left - right) < 1e-12 * abs(left)
+
+
+@pytest.mark.parametrize("operator", LINEAR.values(), ids=LINEAR.keys())
+def test_linear(operator):
+    x, y = random(2, 8, 9, seed=1), random(2, 8, 9, seed=2)
+    together, apart = operator((2 - 1j) * x + y), (2 - 1j) * operator(x) + operator(y)
+    assert (together - apart).abs().max() < 1e-12 * together.abs().max()
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+@pytest.mark.parametrize("own_object", [False, True])
+def test_gradients_in_wave_delta_and_beta_equal_differences(model, own_object):
+    shape = (3, 2, 4, 5) if own_object else (3, 4, 5)
+    inputs = [random(2, 4, 5, seed=1), small_object(*shape, seed=2), small_object(*shape, seed=3)]
+    for tensor in inputs:
+        tensor.requires_grad_()
+    assert torch.autograd.gradcheck(lambda wave, delta, beta: model(wave, delta, beta, **THICK), inputs)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_taylor_remainder_of_the_misfit_falls_at_second_order(model):
+    wave, delta, beta = random(2, 12, 10, seed=1), small_object(6, 12, 10, seed=2), small_object(6, 12, 10, seed=3)
+    transfer = optics.propagator((12, 10), distance_m=20.0, **LIGHT)
+
+    def misfit(delta):
+        intensity = optics.near_field(model(wave, delta, beta, **THICK), transfer)
+        return (intensity.sqrt() - 1).square().sum()
+
+    delta.requires_grad_()
+    value = misfit(delta)
+    (gradient,) = torch.autograd.grad(value, delta)
+    direction = random(6, 12, 10, seed=4, dtype=torch.float64) * 1e-3
+    value, slope = value.detach(), (gradient * direction).sum()
+    remainders = [
+        float(abs(misfit(delta.detach() + step * direction) - value - step * slope)) for step in (1.0, 0.5, 0.25)
+    ]
+    assert remainders[0] / remainders[1] == pytest.approx(4, rel=0.1)
+    assert remainders[1] / remainders[2] == pytest.approx(4, rel=0.1)
+
+
+def test_gradients_reach_positions_and_detector_intensities():
+    wave = random(2, 8, 9, seed=1)
+    shift = torch.tensor([[0.3, -0.7], [1.2, 0.1]], dtype=torch.float64, requires_grad=True)
+
+    def intensity(shift):
+        return optics.far_field(wave * optics.apply_transfer(wave, optics.shift_transfer((8, 9), shift)))
+
+    assert torch.autograd.gradcheck(intensity, [shift])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_overlapping_windows_add_up_as_slicing_does(dtype):
+    planes = random(2, 8, 9, seed=1, dtype=dtype).requires_grad_()
+    starts, shape = [(0, 0), (3, 4), (2, 4), (2, 4)], (5, 4)
+    cut = optics.cut_windows(planes, starts, shape)
+    sliced = torch.stack([planes[:, y : y + shape[0], x : x + shape[1]] for y, x in starts], 1)
+    assert torch.equal(cut, sliced)
+    weights = random(*cut.shape, seed=2, dtype=dtype)
+    ours, theirs = (torch.autograd.grad(windows, planes, weights)[0] for windows in (cut, sliced))
+    assert torch.allclose(ours, theirs, rtol=1e-13)
+
+
+def matrix(n_z, n_x, angle):
+    """Matrix of a rotation of one (z, x) plane, from unit vectors, and of its gradient."""
+    units = torch.eye(n_z * n_x, dtype=torch.float64).reshape(n_z * n_x, n_z, n_x).movedim(0, 1)
+    volume = units.clone().requires_grad_()
+    turned = optics.rotate(volume, angle)
+    (pulled,) = torch.autograd.grad(turned, volume, units)
+    forward, back = (part.detach().movedim(1, 0).reshape(n_z * n_x, n_z * n_x) for part in (turned, pulled))
+    return forward.T.numpy(), back.T.numpy()
+
+
+@pytest.mark.parametrize(("n_z", "n_x"), [(6, 6), (5, 7), (8, 5)])
+@pytest.mark.parametrize("angle", [0.3, -1.1, np.pi / 2, 2.5])
+def test_gradient_of_rotation_is_its_exact_transpose(n_z, n_x, angle):
+    forward, back = matrix(n_z, n_x, angle)
+    assert np.allclose(back, forward.T, atol=1e-14)
