@@ -59,9 +59,19 @@ def orient(stored: NDArray, orientation: Orientation) -> NDArray:
         )
     if orientation.startswith("transpose"):
         stored = np.swapaxes(stored, -1, -2)
+    return _flip(stored, orientation)
+
+
+def unorient(frames: NDArray, orientation: Orientation) -> NDArray:
+    """Return oriented arrays (..., y, x) as a detector of this orientation stores them; undoes ``orient``."""
+    flipped = _flip(frames, orientation)
+    return np.swapaxes(flipped, -1, -2) if orientation.startswith("transpose") else flipped
+
+
+def _flip(frames: NDArray, orientation: Orientation) -> NDArray:
     flips = orientation.rpartition("flip_")[2] if "flip_" in orientation else ""
     axes = tuple(axis for axis, name in ((-2, "y"), (-1, "x")) if name in flips)
-    return np.flip(stored, axes) if axes else stored
+    return np.flip(frames, axes) if axes else frames
 
 
 class Frames:
@@ -117,7 +127,9 @@ class Frames:
 
     @cached_property
     def _good(self) -> NDArray[np.bool_]:
-        good = self.stored_mask if self._gain is None else self.stored_mask & (self._gain > 0)
+        good = self.stored_mask & np.isfinite(self._dark)
+        if self._gain is not None:
+            good &= self._gain > 0
         if not good.any():
             raise FramesError(
                 "At least one detector pixel must be good.",

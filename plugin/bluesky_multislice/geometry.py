@@ -97,13 +97,27 @@ class ScanGeometry:
 
     def __post_init__(self) -> None:
         """Refuse arrays whose lengths contradict each other and values that no instrument has."""
+        self._check_lengths()
+        self._check_values()
+        self._check_focus()
+
+    def _check_lengths(self) -> None:
         views = len(self.angle_rad)
-        if self.distance_m.shape != (views,) or self.position_m.shape != (views, 2):
+        if views == 0:
+            raise ScanError(
+                "A scan needs at least one view.",
+                got="none.",
+                remedy="check that the scan took frames and was not aborted before the first.",
+            )
+        shapes = self.angle_rad.shape, self.distance_m.shape, self.position_m.shape
+        if shapes != ((views,), (views,), (views, 2)):
             raise ScanError(
                 "Every view needs one angle, one distance and one position (y, x).",
-                got=f"{views} angles, distances {self.distance_m.shape}, positions {self.position_m.shape}.",
+                got="angles {}, distances {}, positions {}.".format(*shapes),
                 remedy="check that the scan recorded all of them for each frame.",
             )
+
+    def _check_values(self) -> None:
         for name, values in (
             ("wavelength", np.asarray([self.beam.wavelength_m])),
             ("detector distance", self.distance_m),
@@ -116,13 +130,23 @@ class ScanGeometry:
                     remedy="correct it in the scan's metadata, the instrument file or the recipe's [scan] table.",
                 )
         for name, values in (("angle", self.angle_rad), ("position", self.position_m)):
-            bad = np.flatnonzero(~np.isfinite(values.reshape(views, -1)).all(axis=1))
+            bad = np.flatnonzero(~np.isfinite(values.reshape(self.views, -1)).all(axis=1))
             if bad.size:
                 raise ScanError(
                     f"Every {name} must be a finite number.",
                     got=f"{bad.size} views without one, the first is view {bad[0]}.",
                     remedy="repair the scan's motor readings or leave those frames out.",
                 )
+
+    def _check_focus(self) -> None:
+        focus = self.beam.focus_distance_m
+        if focus is None or (np.isfinite(focus) and focus != 0 and (self.magnification > 0).all()):
+            return
+        raise ScanError(
+            "The focus must lie at a finite distance from the rotation axis, and not between it and the detector.",
+            got=f"a focus distance of {focus} m with the detector at {np.max(self.distance_m)} m.",
+            remedy="correct focus_distance: positive when the focus lies upstream; leave it out for a parallel beam.",
+        )
 
     @property
     def views(self) -> int:

@@ -6,9 +6,10 @@ Order of search: recipe's ``[scan]`` table, the scan itself, the instrument file
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 
 import pint
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bluesky_multislice.errors import ScanError
 
@@ -22,7 +23,7 @@ class FieldPlace(BaseModel):
     ``configuration:DEVICE.KEY`` for Bluesky runs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     path: str | None = Field(default=None, description="Place of the value in the run's documents.")
     value: float | str | None = Field(
@@ -40,7 +41,7 @@ class FieldPlace(BaseModel):
 class Instrument(BaseModel):
     """An instrument file. Field names are those of ``SCAN_FIELDS``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(default="unnamed", description="Name of the beamline.")
     fields: Mapping[str, FieldPlace] = Field(default_factory=dict, description="Place of each field of a scan.")
@@ -78,7 +79,7 @@ def read_instrument(path: Path) -> Instrument:
     """
     try:
         return Instrument.model_validate(tomllib.loads(path.read_text()))
-    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise ScanError(
             "An instrument file must be readable TOML with known fields.",
             got=f"{path}: {error}.",
@@ -94,7 +95,8 @@ def convert(value: float, unit: str, to: str) -> float:
     """
     try:
         return float(_UNITS.Quantity(value, unit).to(to).magnitude)
-    except (pint.errors.UndefinedUnitError, pint.errors.DimensionalityError) as error:
+    except (pint.errors.PintError, TokenError, AssertionError, ValueError, TypeError) as error:
+        # pint has no single error for what it cannot parse: "m/" is an AssertionError, "2 mm" a ValueError.
         raise ScanError(
             f"A value must come in a unit that converts to {to}.",
             got=f"{value!r} {unit}: {error}.",

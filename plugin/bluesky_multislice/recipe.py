@@ -20,7 +20,7 @@ Propagation = Literal["multislice", "finite-difference", "projection"]
 class ScanValues(BaseModel):
     """Values of the scan that overrule what its metadata says (units in the names, as people type them)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     technique: Literal["ptychography", "holography"] | None = Field(default=None, description="Kind of measurement.")
     regime: Literal["far_field", "near_field"] | None = Field(
@@ -55,7 +55,7 @@ class ScanValues(BaseModel):
 class Recipe(BaseModel):
     """How to reconstruct a scan. Every field has a default; None means: derived from the scan."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", title="Multislice recipe")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, title="Multislice recipe")
 
     propagation: Propagation = Field(
         default="multislice",
@@ -123,7 +123,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(
             "A recipe file must be readable TOML.", got=f"{path}: {error}.", remedy="correct the file or its path."
         ) from error

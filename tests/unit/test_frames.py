@@ -67,6 +67,13 @@ def test_flat_less_dark_is_divided_out_and_pixels_without_light_are_excluded():
     assert frames.mask.tolist() == [[True, True, False]]
 
 
+def test_pixels_that_the_dark_does_not_know_are_excluded():
+    stored = np.array([[[5.0, 9.0]], [[np.nan, 1.0]]])
+    frames = Frames(stored, rows=np.array([0]), dark_rows=(1,))
+    assert frames.read(np.array([0])).tolist() == [[[0.0, 8.0]]]
+    assert frames.mask.tolist() == [[False, True]]
+
+
 @pytest.mark.parametrize(
     ("value", "what"),
     [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (-1.0, "negative"), (100.0, "saturated")],

@@ -64,11 +64,32 @@ def test_select_keeps_each_view_whole():
 
 
 @pytest.mark.parametrize(
-    "changed", [{"distance_m": np.ones(2)}, {"position_m": np.zeros((2, 2))}, {"position_m": np.zeros((3, 3))}]
+    "changed",
+    [
+        {"distance_m": np.ones(2)},
+        {"angle_rad": np.zeros((3, 1))},
+        {"position_m": np.zeros((2, 2))},
+        {"position_m": np.zeros((3, 3))},
+    ],
 )
 def test_arrays_of_other_lengths_are_refused(changed):
     with pytest.raises(ScanError, match="one angle, one distance and one position"):
         scan_geometry(**changed)
+
+
+def test_scan_without_views_is_refused():
+    with pytest.raises(ScanError, match="at least one view"):
+        scan_geometry(0)
+
+
+@pytest.mark.parametrize("focus_m", [0.0, -0.3, -0.1, np.nan, np.inf])
+def test_focus_on_the_sample_or_between_it_and_the_detector_is_refused(focus_m):
+    with pytest.raises(ScanError, match="The focus must lie"):
+        scan_geometry(focus_m=focus_m)
+
+
+def test_focus_behind_the_detector_makes_the_image_smaller():
+    assert scan_geometry(focus_m=-0.5).magnification == pytest.approx([0.4, 0.4, 0.4])
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])

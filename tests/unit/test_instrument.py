@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from bluesky_multislice.errors import ScanError
@@ -29,9 +31,11 @@ def test_units_convert(value, unit, to, expected):
     assert convert(value, unit, to) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize(("unit", "to"), [("mm", "eV"), ("furlongz", "m"), ("degree", "m")])
+@pytest.mark.parametrize(
+    ("unit", "to"), [("mm", "eV"), ("furlongz", "m"), ("degree", "m"), ("m/", "m"), ("2 mm", "m"), ("m(", "m")]
+)
 def test_other_units_are_refused(unit, to):
-    with pytest.raises(ScanError, match=f"converts to {to}.*{unit}"):
+    with pytest.raises(ScanError, match=f"converts to {to}.*{re.escape(unit)}"):
         convert(1.0, unit, to)
 
 
@@ -68,6 +72,13 @@ def test_wrong_file_is_refused(tmp_path, text, fault):
         read_instrument(path)
     assert fault in caught.value.got
     assert str(path) in caught.value.got
+
+
+def test_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "hall.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ScanError, match="readable TOML"):
+        read_instrument(path)
 
 
 def test_missing_file_is_refused(tmp_path):

@@ -33,6 +33,10 @@ def test_every_field_has_a_default_and_a_description():
         ({"ranks": 0}, "ranks"),
         ({"device": "tpu"}, "device"),
         ({"seed": -1}, "seed"),
+        ({"depth_um": float("inf")}, "depth_um"),
+        ({"step": float("nan")}, "step"),
+        ({"scan": {"angle_deg": float("nan")}}, "scan.angle_deg"),
+        ({"scan": {"distance_m": float("inf")}}, "scan.distance_m"),
         ({"scan": {"technique": "tomography"}}, "scan.technique"),
         ({"scan": {"regime": "middle_field"}}, "scan.regime"),
         ({"scan": {"energy_ev": 6.2}}, "scan.energy_ev"),
@@ -95,10 +99,10 @@ def test_file_is_read_with_its_scan_table(tmp_path):
     assert (recipe.scan.energy_ev, recipe.scan.orientation) == (700.0, "flip_y")
 
 
-@pytest.mark.parametrize("text", ["epochs = ", None])
+@pytest.mark.parametrize("text", [b"epochs = ", b"\xff\xfe", None])
 def test_file_that_is_no_toml_or_missing_is_refused(tmp_path, text):
     path = tmp_path / "recipe.toml"
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text)
     with pytest.raises(RecipeError, match=r"readable TOML.*recipe\.toml"):
         read_recipe(path)
