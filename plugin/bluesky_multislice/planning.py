@@ -176,9 +176,7 @@ def _lateral(geometry: ScanGeometry, margin: int, several_angles: bool) -> tuple
     return (int(extent[0]), int(extent[1])), (float(center[0]), float(center[1]))
 
 
-def _grid(
-    recipe: Recipe, geometry: ScanGeometry, margin: int, slices: int, several_angles: bool
-) -> VolumeGrid:
+def _grid(recipe: Recipe, geometry: ScanGeometry, margin: int, slices: int, several_angles: bool) -> VolumeGrid:
     (py, px), ((ny, nx), center) = geometry.object_pixel_m, _lateral(geometry, margin, several_angles)
     if several_angles:
         if abs(py / px - 1) > 1e-3:

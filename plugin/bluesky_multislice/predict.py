@@ -56,24 +56,14 @@ def predict_frames(
             yield from model(volume[0], volume[1], probe, range(start, stop)).numpy()
 
 
-def add_photon_noise(
-    frames: NDArray[np.floating], *, photons: float, seed: int, a_pixel: bool = False
-) -> NDArray[np.float64]:
-    """Return Poisson counts, float64.
-
-    Args:
-        frames: (view, y, x) expected intensities.
-        photons: mean number of photons a frame, or a pixel.
-        seed: of the random numbers.
-        a_pixel: whether ``photons`` counts those of a pixel of intensity one.
-    """
-    scale = photons if a_pixel else photons * len(frames) / frames.sum()
+def add_photon_noise(frames: NDArray[np.floating], *, scale: float, seed: int) -> NDArray[np.float64]:
+    """Return Poisson counts (view, y, x) of the expected intensities times ``scale``, float64."""
     return np.random.default_rng(seed).poisson(frames * scale).astype(np.float64)
 
 
 def _runs(angles: NDArray[np.float64], longest: int) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) of consecutive views at one angle."""
-    breaks = np.flatnonzero(np.diff(angles)) + 1
+    breaks = (np.flatnonzero(np.diff(angles)) + 1).tolist()
     for start, stop in zip([0, *breaks], [*breaks, len(angles)], strict=True):
         for at in range(start, stop, longest):
             yield at, min(at + longest, stop)

@@ -46,9 +46,9 @@ def reconstruct(
         FramesError: a frame cannot be used, or no frame has any light.
     """
     geometry = scan.geometry
-    model = ForwardModel(
-        geometry, plan.grid, slices=plan.slices, propagation=plan.propagation, margin=plan.margin
-    ).to(mesh.device)
+    model = ForwardModel(geometry, plan.grid, slices=plan.slices, propagation=plan.propagation, margin=plan.margin).to(
+        mesh.device
+    )
     fitted, held = (views[mesh.share(len(views))] for views in split_views(geometry.views, plan.held_back_every))
     mean_frame, scale = _mean_frame(scan, fitted, mesh)
     probe = _first_probe(scan, plan, model, mean_frame) / np.sqrt(scale)
@@ -89,9 +89,7 @@ def _first_probe(scan: Scan, plan: Plan, model: ForwardModel, mean_frame: NDArra
     if scan.probe is not None:
         probe = embed(scan.probe, model.window)
     else:
-        probe = initial_probe(
-            scan.geometry, mean_frame, window=model.window, pixel_size_m=scan.geometry.object_pixel_m
-        )
+        probe = initial_probe(scan.geometry, mean_frame, window=model.window, pixel_size_m=scan.geometry.object_pixel_m)
     ramp = torch.linspace(-np.pi, np.pi, model.window[1])
     for number in range(probe.shape[0], plan.probe_modes):
         probe = torch.cat([probe, 0.1 * probe[:1] * torch.exp(1j * number * ramp)])

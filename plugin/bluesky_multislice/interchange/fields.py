@@ -12,6 +12,7 @@ from bluesky_multislice.recipe import ScanValues
 
 ENTRY = "entry_1"
 DETECTOR = f"{ENTRY}/instrument_1/detector_1"
+DATA = f"{DETECTOR}/data"
 SOURCE = f"{ENTRY}/instrument_1/source_1"
 SAMPLE = f"{ENTRY}/sample_1"
 

@@ -83,7 +83,9 @@ class JobFolder:
             ) from error
 
     def write_error(self, error: BaseException) -> None:
-        """Leave the error that ended the job for whoever waits for it."""
+        """Leave the error that ended the job for whoever waits for it; the first rank's stands."""
+        if self.error.exists():
+            return
         if isinstance(error, MultisliceError):
             record = {"kind": type(error).__name__, "rule": error.rule, "got": error.got, "remedy": error.remedy}
         else:

@@ -3,6 +3,8 @@
 The file holds frames as the detector stored them; ``basis_vectors`` say how they are turned.
 """
 
+import os
+import shutil
 from pathlib import Path
 
 import h5py
@@ -14,7 +16,7 @@ from bluesky_multislice.errors import FramesError, ScanError
 from bluesky_multislice.frames import Frames, Orientation
 from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, Technique
 from bluesky_multislice.instrument import Instrument
-from bluesky_multislice.interchange.fields import DETECTOR, ENTRY, SAMPLE, SOURCE, FieldLookup
+from bluesky_multislice.interchange.fields import DATA, DETECTOR, ENTRY, SAMPLE, SOURCE, FieldLookup
 from bluesky_multislice.interchange.virtual_frames import FrameFile, check_virtual_sources, write_virtual
 from bluesky_multislice.recipe import ScanValues
 from bluesky_multislice.scan import Scan
@@ -25,7 +27,6 @@ from bluesky_multislice.units import (
     wavelength_m_from_energy,
 )
 
-_DATA = f"{DETECTOR}/data"
 _BASIS: dict[Orientation, tuple[tuple[int, int], tuple[int, int]]] = {
     "as_is": ((1, 0), (0, 1)),
     "flip_y": ((-1, 0), (0, 1)),
@@ -52,11 +53,11 @@ def read_scan(path: Path, *, values: ScanValues | None = None, instrument: Instr
         FramesError: frames are missing or fewer than the scan's views.
     """
     lookup = FieldLookup(_open(path), values or ScanValues(), instrument)  # pyright: ignore[reportCallIssue]
-    data = lookup.file.get(_DATA)
+    data = lookup.file.get(DATA)
     if not isinstance(data, h5py.Dataset):
         raise FramesError(
             "A scan to reconstruct needs frames.",
-            got=f"{path} without /{_DATA}.",
+            got=f"{path} without /{DATA}.",
             remedy="write the frames there, or make them with `multislice simulate`.",
         )
     check_virtual_sources(data)
@@ -121,8 +122,31 @@ def write_scan(path: Path, scan: Scan, *, files: list[FrameFile] | tuple[FrameFi
         if files is None:
             _copy_frames(file, frames, order)
         else:
-            write_virtual(file, _DATA, files, order)
-        file[f"{ENTRY}/data_1/data"] = h5py.SoftLink(f"/{_DATA}")
+            write_virtual(file, DATA, files, order)
+        file[f"{ENTRY}/data_1/data"] = h5py.SoftLink(f"/{DATA}")
+
+
+def write_predicted(path: Path, described: Path, frames: NDArray[np.float64], *, intensity_scale: float) -> None:
+    """Write what ``described`` holds with frames added; the probe follows the frames' units.
+
+    Args:
+        path: the file to write; it appears only when it is complete.
+        described: an interchange file without frames.
+        frames: (view, y, x) as ``described`` says that they are stored.
+        intensity_scale: what the frames of ``described``'s own probe were multiplied by.
+    """
+    part = path.with_name(path.name + ".part")
+    shutil.copyfile(described, part)
+    with h5py.File(part, "r+") as file:
+        for name in (DATA, f"{ENTRY}/data_1/data"):
+            if name in file:
+                del file[name]
+        file.create_dataset(DATA, data=frames, chunks=(1, *frames.shape[1:]))
+        file[f"{ENTRY}/data_1/data"] = h5py.SoftLink(f"/{DATA}")
+        probe = file.get(f"{SOURCE}/probe")
+        if isinstance(probe, h5py.Dataset):
+            probe[...] = probe[()] * np.sqrt(intensity_scale)
+    os.replace(part, path)
 
 
 def _open(path: Path) -> h5py.File:
@@ -298,6 +322,6 @@ def _basis_vectors(orientation: Orientation, pixel_size_m: tuple[float, float]) 
 
 def _copy_frames(file: h5py.File, frames: Frames, order: NDArray[np.intp]) -> None:
     shape = frames.source.shape[1:]
-    data = file.create_dataset(_DATA, (len(order), *shape), frames.source.dtype, chunks=(1, *shape))
+    data = file.create_dataset(DATA, (len(order), *shape), frames.source.dtype, chunks=(1, *shape))
     for at, row in enumerate(order):
         data[at] = frames.source[int(row) : int(row) + 1][0]

@@ -86,3 +86,13 @@ def _shape(entry: FrameFile) -> tuple[int, ...]:
             remedy="the detector stopped early or averages differently: check its file.",
         )
     return shape
+
+
+def frame_files(path: Path) -> list[Path]:
+    """Return the files whose bytes are an interchange file's frames: those it links to, or itself."""
+    with h5py.File(path) as file:
+        data = file["entry_1/instrument_1/detector_1/data"]
+        if not isinstance(data, h5py.Dataset) or not data.is_virtual:
+            return [path]
+        names = dict.fromkeys(source.file_name for source in data.virtual_sources())
+    return [path if name == "." else (path.parent / name).resolve() for name in names]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,6 +38,10 @@ class ForwardModel(nn.Module):
         margin: pixels that the window has around the frame on every side, against wrap-around.
         precision: of the real numbers that it computes with.
     """
+
+    _to_entrance: Tensor
+    _to_detector: Tensor
+    _fraction: Tensor
 
     def __init__(
         self,
@@ -90,7 +95,7 @@ class ForwardModel(nn.Module):
         self.register_buffer("_fraction", fraction, persistent=False)
         self._whole = bool(fraction.abs().max() < 1e-3)
 
-    def forward(self, delta: Tensor, beta: Tensor, probe: Tensor, views: Sequence[int]) -> Tensor:
+    def forward(self, delta: Tensor, beta: Tensor, probe: Tensor, views: Sequence[int] | NDArray[np.intp]) -> Tensor:
         """Return the expected intensity (view, y, x), in the units of |probe|².
 
         Args:
@@ -99,17 +104,17 @@ class ForwardModel(nn.Module):
             probe: complex (mode, y, x) at z = 0, shaped like ``window``.
             views: which views.
         """
-        views = np.asarray(views)
-        angles, group_of = np.unique(self._angles[views], return_inverse=True)
+        index = np.asarray(views)
+        angles, group_of = np.unique(self._angles[index], return_inverse=True)
         frames = torch.empty(0)
         for group, angle in enumerate(angles.tolist()):
             members = np.flatnonzero(group_of == group)
-            starts = [tuple(start) for start in self._starts[views[members]].tolist()]
+            starts = [tuple(start) for start in self._starts[index[members]].tolist()]
             windows = cut_windows(self._planes(delta, beta, angle), starts, self.window)
-            intensity = self._expect(windows, probe, views[members])
+            intensity = self._expect(windows, probe, index[members])
             if len(angles) == 1:
                 return intensity
-            frames = intensity.new_zeros((len(views), *intensity.shape[1:])) if group == 0 else frames
+            frames = intensity.new_zeros((len(index), *intensity.shape[1:])) if group == 0 else frames
             frames = frames.index_copy(0, torch.as_tensor(members, device=intensity.device), intensity)
         return frames
 

@@ -45,7 +45,9 @@ def initial_probe(
     """
     if geometry.technique == "holography":
         border = np.concatenate([mean_frame[0], mean_frame[-1], mean_frame[:, 0], mean_frame[:, -1]])
-        level = float(np.sqrt(np.median(border[border > 0]))) if (border > 0).any() else float(np.sqrt(mean_frame.mean()))
+        level = (
+            float(np.sqrt(np.median(border[border > 0]))) if (border > 0).any() else float(np.sqrt(mean_frame.mean()))
+        )
         return torch.full((1, *window), level, dtype=torch.complex64)
     amplitude = torch.as_tensor(np.sqrt(mean_frame), dtype=torch.complex64)[None]
     optics = {"wavelength_m": geometry.beam.wavelength_m, "pixel_size_m": pixel_size_m, "kernel": "fresnel"}

@@ -38,9 +38,11 @@ class Sample:
         """Return photon counts (view, y, x), simulated with every plane of the volume as a slice."""
         shape = (self.geometry.views, *self.geometry.detector.shape)
         scan = Scan(self.geometry, Frames(np.broadcast_to(np.zeros(1, np.float32), shape)), self.probe)
-        expected = np.array(list(predict_frames(scan, self.delta, self.beta, voxel_size_m=(self.voxel_size_m,) * 3)))
-        holography = self.geometry.technique == "holography"
-        return add_photon_noise(expected, photons=self.photons, seed=seed, a_pixel=holography).astype(np.uint32)
+        pitch = (self.voxel_size_m, self.voxel_size_m, self.voxel_size_m)
+        expected = np.array(list(predict_frames(scan, self.delta, self.beta, voxel_size_m=pitch)))
+        a_pixel = self.geometry.technique == "holography"
+        scale = self.photons if a_pixel else self.photons * len(expected) / expected.sum()
+        return add_photon_noise(expected, scale=scale, seed=seed).astype(np.uint32)
 
 
 def spheres_and_shells(n: int, *, delta: float, count: int, seed: int) -> NDArray[np.float32]:
@@ -59,12 +61,10 @@ def spheres_and_shells(n: int, *, delta: float, count: int, seed: int) -> NDArra
         radius = random.uniform(0.05, 0.11) * n
         reach, turn = (0.40 * n - radius) * np.sqrt(random.uniform()), random.uniform(0, 2 * np.pi)
         height = random.uniform(-1, 1) * (0.42 * n - radius)
-        distance = np.sqrt(
-            (z - reach * np.sin(turn)) ** 2 + (y - height) ** 2 + (x - reach * np.cos(turn)) ** 2
-        )
+        distance = np.sqrt((z - reach * np.sin(turn)) ** 2 + (y - height) ** 2 + (x - reach * np.cos(turn)) ** 2)
         body = distance < radius if number % 2 else (distance < radius) & (distance > 0.55 * radius)
         volume[body] = delta * random.uniform(0.4, 1.0)
-    return gaussian_filter(volume, 0.6)
+    return np.asarray(gaussian_filter(volume, 0.6), np.float32)
 
 
 def demo_sample(technique: Technique) -> Sample:

@@ -1,0 +1,172 @@
+"""Commands. Heavy packages are imported by the command that needs them, so that ``--help`` answers at once."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options
+from bluesky_multislice.errors import MultisliceError, PlanError
+
+_CONSOLE = Console()
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_instrument = click.option("--instrument", "instrument_file", type=_FILE, help="Instrument file (TOML).")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="bluesky-multislice")
+def multislice() -> None:
+    """Three-dimensional reconstruction of samples thicker than the depth of field."""
+
+
+def main() -> None:
+    """Run the command line; an error of ours is printed without a traceback and gives exit status 1."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        multislice()
+    except MultisliceError as error:
+        _CONSOLE.print(f"[red]{type(error).__name__}[/red]", highlight=False)
+        for part in ("rule", "got", "remedy"):
+            _CONSOLE.print(f"  {part}: {getattr(error, part)}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@multislice.command()
+@click.argument("scan", type=_FILE)
+@click.option("-o", "--output", type=_FILE, required=True, help="Result file (HDF5).")
+@_instrument
+@recipe_options
+def reconstruct(
+    scan: Path, output: Path, instrument_file: Path | None, recipe_file: Path | None, **options: Any
+) -> None:
+    """Reconstruct the interchange file SCAN; no service is needed."""
+    from bluesky_multislice.cli.reconstruct_file import reconstruct_file
+
+    recipe = collect_recipe(recipe_file, options)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn())
+    with Progress(*columns, console=_CONSOLE) as progress:
+        task = progress.add_task("starting", total=None, loss="")
+
+        def on_plan(plan, warnings) -> None:
+            progress.update(task, total=plan.fit.epochs, description=plan.propagation)
+            progress.console.print(
+                f"volume {plan.grid.shape} voxels (z, y, x) of {plan.grid.voxel_size_m[2] * 1e9:.4g} nm, "
+                f"{plan.depths_of_field:.2g} depths of field; {plan.slices} slices, {plan.ranks} ranks"
+            )
+            for warning in warnings:
+                progress.console.print(f"[yellow]note[/yellow] {warning}")
+
+        def on_progress(epoch: dict[str, Any]) -> None:
+            held = epoch["held_back_loss"]
+            loss = f"loss {epoch['loss']:.3e}" + ("" if held is None else f"  held back {held:.3e}")
+            progress.update(task, completed=epoch["epoch"], loss=loss)
+
+        provenance = reconstruct_file(
+            scan, output, recipe, instrument=_read_instrument(instrument_file), on_plan=on_plan, on_progress=on_progress
+        )
+    figures = provenance["figures"]
+    held = figures["held_back_r_factor"]
+    _CONSOLE.print(
+        f"{output}: {figures['status']}, best epoch {figures['best_epoch']} of {figures['epochs']}; R-factor "
+        f"{figures['r_factor']:.4f}" + ("" if held is None else f", held back {held:.4f}")
+    )
+
+
+@multislice.command()
+@click.argument("volume", type=_FILE)
+@click.argument("scan", type=_FILE)
+@click.option("-o", "--output", type=_FILE, required=True, help="Interchange file with frames.")
+@click.option(
+    "--propagation",
+    type=click.Choice(["multislice", "finite-difference", "projection"]),
+    default="multislice",
+    show_default=True,
+    help="Forward model of the beam inside the sample.",
+)
+@click.option("--slices", type=int, help="Slices along the beam; without it, every plane of the volume.")
+@click.option(
+    "--photons", type=float, help="Photon noise: mean photons a frame (ptychography) or a pixel (holography)."
+)
+@click.option("--seed", type=int, help="Seed of the photon noise.")
+def simulate(
+    volume: Path,
+    scan: Path,
+    output: Path,
+    propagation: Any,
+    slices: int | None,
+    photons: float | None,
+    seed: int | None,
+) -> None:
+    """Simulate the frames of VOLUME for SCAN, an interchange file without frames."""
+    from bluesky_multislice.cli.simulate_file import simulate_file
+
+    if seed is not None and photons is None:
+        raise PlanError("A seed needs photons.", got="--seed without --photons.", remedy="give --photons too.")
+    with Progress(console=_CONSOLE) as progress:
+        task = progress.add_task("views", total=None)
+        simulate_file(
+            volume,
+            scan,
+            output,
+            propagation=propagation,
+            slices=slices,
+            photons=photons,
+            seed=seed or 0,
+            on_view=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    _CONSOLE.print(f"{output}: frames written")
+
+
+@multislice.command()
+@click.argument("scan", type=_FILE)
+@click.option("--tiled", "tiled_uri", envvar="MULTISLICE_TILED_URI", required=True, help="Address of the Tiled server.")
+@click.option("--auto/--no-auto", default=True, show_default=True, help="Ask for an automatic reconstruction.")
+@_instrument
+@recipe_options
+def ingest(
+    scan: Path, tiled_uri: str, auto: bool, instrument_file: Path | None, recipe_file: Path | None, **options: Any
+) -> None:
+    """Turn the interchange file SCAN into a Bluesky run in Tiled; its frames stay where they lie."""
+    from bluesky_multislice import catalog
+
+    recipe = collect_recipe(recipe_file, options)
+    run_uid = catalog.ingest(
+        catalog.connect(tiled_uri),
+        scan,
+        values=recipe.scan,
+        instrument=_read_instrument(instrument_file),
+        multislice={"auto": auto, "recipe": recipe.model_dump(mode="json", exclude_defaults=True)},
+    )
+    _CONSOLE.print(run_uid)
+
+
+@multislice.command()
+@click.option("--state", type=_FILE, help="File that remembers what was done; without it, one in the jobs root.")
+@click.option("--sweep-s", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds a sweep.")
+def listen(state: Path | None, sweep_s: float) -> None:
+    """Start a flow run for every finished scan that asks for one; runs until it is stopped."""
+    from bluesky_multislice.listener import listen as listen_for_scans
+    from bluesky_multislice.settings import ServiceSettings
+
+    listen_for_scans(ServiceSettings.from_environment(), state=state, sweep_s=sweep_s)
+
+
+@multislice.command()
+@click.option("--technique", type=click.Choice(["ptychography", "holography", "both"]), default="both")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo-out"), show_default=True)
+@click.option("--keep-serving", is_flag=True, help="Keep the web pages up until Ctrl-C.")
+def demo(technique: Any, out: Path, keep_serving: bool) -> None:
+    """Run the main job on a simulated beamline with real servers."""
+    from bluesky_multislice.demo import run_demo
+
+    sys.exit(run_demo(technique, out, keep_serving=keep_serving))
+
+
+def _read_instrument(path: Path | None):
+    from bluesky_multislice.instrument import read_instrument
+
+    return None if path is None else read_instrument(path)

@@ -1,0 +1,51 @@
+"""The recipe's fields as command-line options: one class makes the form, the file and these."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from bluesky_multislice.recipe import Recipe, ScanValues, make_recipe, read_recipe
+
+
+def recipe_options(command: Callable) -> Callable:
+    """Add ``--recipe FILE`` and an option for every field of the recipe to a click command."""
+    fields = [*Recipe.model_fields.items(), *ScanValues.model_fields.items()]
+    for name, field in reversed(fields):
+        if name != "scan":
+            command = _option(name, field)(command)
+    return click.option(
+        "--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file with any of these settings."
+    )(command)
+
+
+def collect_recipe(recipe_file: Path | None, options: dict[str, Any]) -> Recipe:
+    """Return the recipe of a file, overruled by the options that were given.
+
+    Args:
+        recipe_file: TOML file, None without.
+        options: option → value; None where it was not given.
+
+    Raises:
+        RecipeError: a field is unknown or a value out of range.
+    """
+    values = read_recipe(recipe_file) if recipe_file else {}
+    given = {name: value for name, value in options.items() if value is not None}
+    scan = dict(values.get("scan", {})) | {name: given.pop(name) for name in ScanValues.model_fields if name in given}
+    return make_recipe({**values, **given, "scan": scan}, origin=str(recipe_file or "the command line"))
+
+
+def _option(name: str, field: FieldInfo) -> Callable:
+    flag = "--" + name.replace("_", "-")
+    kind = next(part for part in _parts(field.annotation) if part is not type(None))
+    if kind is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=field.description)
+    choice = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
+    return click.option(flag, name, type=choice, help=field.description)
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)

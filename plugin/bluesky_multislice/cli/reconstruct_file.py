@@ -1,0 +1,60 @@
+"""A reconstruction from file to file with no service running: the same job folder and job as the flow's."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bluesky_multislice.errors import ScanError
+from bluesky_multislice.instrument import Instrument
+from bluesky_multislice.interchange import FrameFile, JobFolder, read_provenance, read_scan, write_scan
+from bluesky_multislice.interchange.fields import DATA
+from bluesky_multislice.planning import Plan, make_plan
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.schedulers import LocalScheduler, run_to_end
+
+
+def reconstruct_file(
+    scan_file: Path,
+    output: Path,
+    recipe: Recipe,
+    *,
+    instrument: Instrument | None,
+    on_plan: Callable[[Plan, tuple[str, ...]], None],
+    on_progress: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Reconstruct an interchange file into a result file.
+
+    Args:
+        scan_file: the scan.
+        output: the result file; written only when complete.
+        recipe: how to reconstruct.
+        instrument: where else to look for the scan's values.
+        on_plan: called with the plan and with what a person should know about the scan.
+        on_progress: called with each epoch's record.
+
+    Returns:
+        the provenance.
+
+    Raises:
+        MultisliceError: the scan or the recipe cannot be used, or the job failed.
+    """
+    if not output.parent.is_dir():
+        raise ScanError(
+            "The result needs an existing folder.", got=f"{output.parent}.", remedy="create it or correct the path."
+        )
+    scan = read_scan(scan_file, values=recipe.scan, instrument=instrument)
+    plan = make_plan(recipe, scan)
+    on_plan(plan, scan.warnings + plan.notes)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as room:
+        folder = JobFolder(Path(room)).create()
+        write_scan(folder.frames, scan, files=[FrameFile(scan_file, DATA, scan.frames.source.shape[0])])
+        folder.write_job(
+            recipe=recipe.model_dump(mode="json"),
+            plan=plan.as_dict(),
+            origin={"file": str(scan_file.resolve()), "sources": scan.sources, "warnings": list(scan.warnings)},
+        )
+        run_to_end(LocalScheduler(), folder, ranks=plan.ranks, on_progress=on_progress)
+        shutil.move(folder.result, output)
+    return read_provenance(output)

@@ -1,0 +1,86 @@
+"""What torchrun starts on the allocation: a job folder in, the result and its progress out.
+
+torchrun --nproc-per-node N -m bluesky_multislice.job FOLDER
+"""
+
+import json
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bluesky_multislice.errors import JobError
+from bluesky_multislice.interchange import JobFolder, read_scan, write_result
+from bluesky_multislice.parallel import Mesh, join_mesh
+from bluesky_multislice.planning import Plan
+from bluesky_multislice.provenance import describe
+from bluesky_multislice.reconstruct import Reconstruction, reconstruct
+from bluesky_multislice.solvers import Epoch
+from bluesky_multislice.units import energy_ev_from_wavelength
+
+
+def run(folder: JobFolder) -> None:
+    """Reconstruct the scan in a job folder; every rank calls it.
+
+    Raises:
+        MultisliceError: the scan or the plan cannot be used, or the fit diverged.
+    """
+    began = time.monotonic()
+    job = folder.read_job()
+    plan = Plan.from_dict(job["plan"])
+    scan = read_scan(folder.frames)
+    with join_mesh(plan.device) as mesh, folder.progress.open("a") as progress:
+
+        def report(epoch: Epoch) -> None:
+            if mesh.rank == 0:
+                record = asdict(epoch) | {"epochs": plan.fit.epochs}
+                progress.write(json.dumps(record) + "\n")
+                progress.flush()
+
+        result = reconstruct(scan, plan, mesh, report)
+        if result.solution.status == "diverged":
+            raise JobError(
+                "A fit must not diverge.",
+                got=f"numbers that are not finite after {len(result.solution.history)} epochs.",
+                remedy=result.solution.advice,
+            )
+        if mesh.rank == 0:
+            _write(folder, job, result, mesh, time.monotonic() - began)
+
+
+def _write(folder: JobFolder, job: dict, result: Reconstruction, mesh: Mesh, seconds: float) -> None:
+    solution, geometry = result.solution, result.geometry
+    columns = [asdict(epoch) for epoch in solution.history]
+    history = {name: np.array([row[name] for row in columns], float) for name in columns[0]}
+    write_result(
+        folder.result,
+        delta=solution.delta.detach().cpu().numpy(),
+        beta=solution.beta.detach().cpu().numpy(),
+        probe=solution.probe.cpu().numpy(),
+        positions=geometry.position_m,
+        history=history,
+        grid=result.plan.grid,
+        energy_ev=energy_ev_from_wavelength(geometry.beam.wavelength_m),
+        provenance=describe(job, result, frames=folder.frames, ranks=mesh.size, device=mesh.device, seconds=seconds),
+    )
+
+
+def main() -> int:
+    """Run the job folder named on the command line; its error is left in the folder."""
+    folder = JobFolder(Path(sys.argv[1]))
+    torch.manual_seed(0)
+    try:
+        run(folder)
+    except Exception as error:
+        traceback.print_exc()
+        folder.write_error(error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""What made a volume, from which bytes."""
+
+import hashlib
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bluesky_multislice.interchange import frame_files
+from bluesky_multislice.reconstruct import Reconstruction
+
+_LARGEST_HASHED = 4 * 2**30
+
+
+def describe(
+    job: Mapping[str, Any], result: Reconstruction, *, frames: Path, ranks: int, device: torch.device, seconds: float
+) -> dict[str, Any]:
+    """Return the provenance of a reconstruction, ready for JSON.
+
+    Args:
+        job: ``job.json``: recipe, plan and the scan's origin.
+        result: the reconstruction.
+        frames: the interchange file that it read.
+        ranks: processes that took part.
+        device: where rank 0 computed.
+        seconds: duration of the job's work.
+    """
+    solution = result.solution
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "origin": job["origin"],
+        "recipe": job["recipe"],
+        "plan": job["plan"],
+        "inputs": [_file_record(path) for path in frame_files(frames)],
+        "software": {name: version(name) for name in ("bluesky-multislice", "torch", "numpy", "h5py")}
+        | {"python": platform.python_version()},
+        "machine": {
+            "host": socket.gethostname(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "ranks": ranks,
+            "threads": torch.get_num_threads(),
+            "restarts": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+        },
+        "figures": {
+            "model": result.plan.propagation,
+            "status": solution.status,
+            "advice": solution.advice,
+            "epochs": len(solution.history),
+            "best_epoch": solution.best_epoch,
+            "r_factor": solution.r_factor,
+            "held_back_r_factor": solution.held_back_r_factor,
+            "depths_of_field": result.plan.depths_of_field,
+            "seconds": seconds,
+        },
+    }
+
+
+def _file_record(path: Path) -> dict[str, Any]:
+    """Return name, size, time and, up to 4 GiB, the SHA-256 of a file."""
+    about = path.stat()
+    digest = None
+    if about.st_size <= _LARGEST_HASHED:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    modified = datetime.fromtimestamp(about.st_mtime, UTC).isoformat(timespec="seconds")
+    return {"path": str(path), "bytes": about.st_size, "modified": modified, "sha256": digest}
