@@ -1,0 +1,168 @@
+"""The forward model against the plain chain of optics functions, and its bookkeeping of views."""
+
+import numpy as np
+import pytest
+import torch
+
+from bluesky_multislice import optics
+from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
+from bluesky_multislice.models import ForwardModel
+
+WAVELENGTH_M, PIXEL_M, N, PLANES = 1.0, 2.0, 32, 6
+LIGHT = {"wavelength_m": WAVELENGTH_M, "pixel_size_m": (PIXEL_M, PIXEL_M)}
+DISTANCE_M = 40.0
+models = pytest.mark.parametrize("propagation", ["multislice", "finite-difference", "projection"])
+regimes = pytest.mark.parametrize("regime", ["near_field", "far_field"])
+
+
+def geometry(positions=((0.0, 0.0),), angles=None, regime="near_field", n=N):
+    """A scan whose object pixel is PIXEL_M in either regime; positions in pixels (y, x)."""
+    views = len(positions)
+    pitch = PIXEL_M if regime == "near_field" else WAVELENGTH_M * DISTANCE_M / (n * PIXEL_M)
+    return ScanGeometry(
+        "ptychography",
+        Beam(WAVELENGTH_M),
+        Detector((n, n), (pitch, pitch), regime),
+        np.full(views, DISTANCE_M),
+        np.zeros(views) if angles is None else np.asarray(angles),
+        np.asarray(positions, float) * PIXEL_M,
+    )
+
+
+def grid(n=N, planes=PLANES):
+    return VolumeGrid((planes, n, n), (PIXEL_M, PIXEL_M, PIXEL_M))
+
+
+def model_of(scan, volume_grid=None, *, propagation="multislice", slices=None, margin=0):
+    volume_grid = volume_grid or grid()
+    return ForwardModel(
+        scan,
+        volume_grid,
+        slices=slices or volume_grid.shape[0],
+        propagation=propagation,
+        margin=margin,
+        precision=torch.float64,
+    )
+
+
+def blobs(shift=(0.0, 0.0), n=N, planes=PLANES):
+    """Smooth δ and β (z, y, x) that vanish at the edges, moved by ``shift`` pixels (y, x)."""
+    at = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+    z = torch.arange(planes, dtype=torch.float64)[:, None, None]
+    y, x = at[:, None] - shift[0], at - shift[1]
+    delta = 0.02 * torch.exp(-((y - 1 - 0.5 * z) ** 2 + (x + 2 - z) ** 2) / 14)
+    return delta, 0.2 * delta * (1 + 0.1 * z)
+
+
+def probe(modes=1, n=N):
+    at = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+    round_spot = torch.exp(-(at[:, None] ** 2 + at**2) / 50) * torch.exp(0.02j * (at[:, None] ** 2 + 0.5 * at))
+    return torch.stack([round_spot * torch.exp(0.3j * mode * at) / (mode + 1) for mode in range(modes)])
+
+
+def by_hand(delta, beta, wave, propagation, regime):
+    """Expected intensity of one view from the public optics functions."""
+    kernel = {
+        "multislice": optics.multislice,
+        "finite-difference": optics.finite_difference,
+        "projection": optics.projection,
+    }[propagation]
+    thickness = PLANES * PIXEL_M
+    entrance = optics.propagate(wave, distance_m=-thickness / 2, **LIGHT)
+    exit_wave = kernel(entrance, delta, beta, slice_thickness_m=PIXEL_M, **LIGHT)
+    if regime == "far_field":
+        return optics.far_field(exit_wave)[0]
+    way = DISTANCE_M - thickness / 2
+    return optics.propagate(exit_wave, distance_m=way, kernel="fresnel", **LIGHT).abs().square()[0]
+
+
+def relative(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+@models
+@regimes
+def test_a_view_on_the_axis_is_the_chain_of_optics(propagation, regime):
+    delta, beta = blobs()
+    seen = model_of(geometry(regime=regime), propagation=propagation)(delta, beta, probe(), [0])[0]
+    assert relative(seen, by_hand(delta, beta, probe(), propagation, regime)) < 1e-12
+
+
+@models
+@regimes
+@pytest.mark.parametrize("position", [(3.0, -2.0), (0.0, 0.4), (-1.3, 2.75)])
+def test_probe_at_a_position_is_the_sample_moved_the_other_way(propagation, regime, position):
+    scan = geometry([position], regime=regime)
+    seen = model_of(scan, propagation=propagation)(*blobs(), probe(), [0])[0]
+    moved = by_hand(*blobs(shift=(-position[0], -position[1])), probe(), propagation, regime)
+    assert relative(seen, moved) < 2e-3
+    unmoved = by_hand(*blobs(), probe(), propagation, regime)
+    assert relative(seen, unmoved) > 10 * relative(seen, moved)
+
+
+@regimes
+def test_probe_modes_add_as_intensities(regime):
+    model, modes = model_of(geometry(regime=regime)), probe(modes=3)
+    together = model(*blobs(), modes, [0])
+    assert relative(together, sum(model(*blobs(), mode[None], [0]) for mode in modes)) < 1e-12
+
+
+@regimes
+def test_views_in_any_batch_equal_views_alone(regime):
+    positions = [(0.0, 0.0), (2.0, -3.0), (-1.5, 0.5), (4.0, 4.0), (0.3, 1.0)]
+    scan = geometry(positions, angles=[0.0, 0.4, 0.0, 0.4, -1.0], regime=regime)
+    cube = grid(planes=N)
+    model = model_of(scan, cube, slices=8)
+    volume = blobs(planes=N)
+    order = [3, 0, 4, 2, 1]
+    together = model(*volume, probe(), order)
+    for row, view in enumerate(order):
+        assert relative(together[row], model(*volume, probe(), [view])[0]) < 1e-12
+
+
+def test_turned_sample_is_the_rotated_volume():
+    volume, cube = blobs(planes=N), grid(planes=N)
+    turned = [optics.rotate(part, 0.7) for part in volume]
+    seen = model_of(geometry(angles=[0.7]), cube)(*volume, probe(), [0])
+    assert relative(seen, model_of(geometry(), cube)(*turned, probe(), [0])) < 1e-12
+
+
+def test_slices_are_the_mean_of_their_planes():
+    delta, beta = blobs()
+    binned = [part.unflatten(0, (3, 2)).mean(1).repeat_interleave(2, 0) for part in (delta, beta)]
+    model = model_of(geometry(), slices=3)
+    assert relative(model(delta, beta, probe(), [0]), model(*binned, probe(), [0])) < 1e-12
+
+
+def test_a_margin_keeps_the_detector_in_the_middle_of_a_larger_window():
+    wide, margin = N + 16, 8
+    delta, beta = blobs(n=wide)
+    whole = model_of(geometry(n=wide), grid(wide))(delta, beta, probe(n=wide), [0])
+    inner = model_of(geometry(), grid(wide), margin=margin)(delta, beta, probe(n=wide), [0])
+    assert relative(inner, whole[:, margin:-margin, margin:-margin]) < 1e-12
+
+
+def test_a_window_beyond_the_volume_sees_vacuum():
+    model = model_of(geometry([(0.0, 0.0), (100.0, 0.0)]))
+    vacuum = torch.zeros(PLANES, N, N, dtype=torch.float64)
+    assert relative(model(*blobs(), probe(), [1]), model(vacuum, vacuum, probe(), [0])) < 1e-12
+
+
+def test_a_volume_off_the_axis_is_seen_from_positions_off_the_axis():
+    centre = (0.0, 3 * PIXEL_M, -2 * PIXEL_M)
+    aside = VolumeGrid((PLANES, N, N), (PIXEL_M, PIXEL_M, PIXEL_M), centre)
+    seen = model_of(geometry([(3.0, -2.0)]), aside)(*blobs(), probe(), [0])
+    assert relative(seen, model_of(geometry())(*blobs(), probe(), [0])) < 1e-12
+
+
+@models
+@regimes
+def test_gradients_in_delta_beta_and_probe_equal_differences(propagation, regime):
+    n, planes = 4, 2
+    scan = geometry([(0.0, 0.0), (1.0, -0.4), (0.3, 1.0)], angles=[0.0, 0.5, 0.0], regime=regime, n=n)
+    model = model_of(scan, grid(n, planes), propagation=propagation)
+    generator = torch.Generator().manual_seed(1)
+    delta, beta = (0.02 * torch.rand(planes, n, n, dtype=torch.float64, generator=generator) for _ in range(2))
+    wave = torch.randn(2, n, n, dtype=torch.complex128, generator=generator)
+    inputs = [tensor.requires_grad_() for tensor in (delta, beta, wave)]
+    assert torch.autograd.gradcheck(lambda *unknowns: model(*unknowns, [0, 1, 2]), inputs)
