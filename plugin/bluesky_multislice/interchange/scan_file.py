@@ -52,7 +52,7 @@ def read_scan(path: Path, *, values: ScanValues | None = None, instrument: Instr
         ScanError: a value is missing or contradicts another.
         FramesError: frames are missing or fewer than the scan's views.
     """
-    lookup = FieldLookup(_open(path), values or ScanValues(), instrument)  # pyright: ignore[reportCallIssue]
+    lookup = FieldLookup(_open(path), values or ScanValues(), instrument)
     data = lookup.file.get(DATA)
     if not isinstance(data, h5py.Dataset):
         raise FramesError(
@@ -70,7 +70,7 @@ def read_geometry(path: Path, *, values: ScanValues | None = None) -> Scan:
     Raises:
         ScanError: a value is missing, or the file has no mask to give the frames' shape.
     """
-    lookup = FieldLookup(_open(path), values or ScanValues(), None)  # pyright: ignore[reportCallIssue]
+    lookup = FieldLookup(_open(path), values or ScanValues(), None)
     mask = lookup.file.get(f"{DETECTOR}/mask")
     if not isinstance(mask, h5py.Dataset):
         raise lookup.missing("mask", f"{DETECTOR}/mask")
@@ -159,63 +159,88 @@ def _open(path: Path) -> h5py.File:
 
 
 def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
-    values = lookup.values
-    warnings: list[str] = []
-    key = lookup.number("image_key", f"{DETECTOR}/image_key")
-    key = np.zeros(data.shape[0], int) if key is None else key.astype(int)
-    rows = np.flatnonzero(key == 0)
-    translation = _by_view(lookup, "positions", lookup.number("positions", f"{SAMPLE}/geometry_1/translation"), key)
-    technique = _technique(lookup, translation, warnings)
-    if translation is None:
-        if technique == "ptychography":
-            raise lookup.missing("positions", f"{SAMPLE}/geometry_1/translation")
-        translation, lookup.sources["positions"] = np.zeros((len(rows), 3)), "absent: the rotation axis"
-    angle = lookup.number("angle", f"{SAMPLE}/rotation_angle", override=values.angle_deg, override_name="angle_deg")
-    if angle is None:
-        angle, lookup.sources["angle"] = np.zeros(()), "absent: 0 by the interchange format"
-    pixel = None if values.pixel_size_um is None else values.pixel_size_um * 1e-6
-    pitch = tuple(
-        float(lookup.required("pixel_size", place, override=pixel, override_name="pixel_size_um"))
-        for place in (f"{DETECTOR}/y_pixel_size", f"{DETECTOR}/x_pixel_size")
-    )
-    focus_mm = values.focus_distance_mm
-    focus = lookup.number(
-        "focus_distance",
-        f"{SOURCE}/focus_distance",
-        override=None if focus_mm is None else focus_mm * 1e-3,
-        override_name="focus_distance_mm",
-    )
-    distance = lookup.required(
-        "distance", f"{DETECTOR}/distance", override=values.distance_m, override_name="distance_m"
-    )
+    values, warnings = lookup.values, list[str]()
+    found = lookup.number("image_key", f"{DETECTOR}/image_key")
+    key = np.zeros(data.shape[0], int) if found is None else found.astype(int)
+    position_m, technique = _positions_and_technique(lookup, key, warnings)
+    focus_distance_m = _focus_distance_m(lookup)
     frames = Frames(
         data,
-        rows=rows,
+        rows=np.flatnonzero(key == 0),
         dark_rows=np.flatnonzero(key == 2).tolist(),
         flat_rows=np.flatnonzero(key == 1).tolist(),
         mask=_good(lookup.file),
         orientation=_orientation(lookup),
-        saturation=_optional(lookup.number("saturation", f"{DETECTOR}/saturation_value", override=values.saturation)),
+        saturation=_optional(
+            lookup.number(
+                "saturation", f"{DETECTOR}/saturation_value", override=values.saturation, override_name="saturation"
+            )
+        ),
     )
+    distance = lookup.required(
+        "distance", f"{DETECTOR}/distance", override=values.distance_m, override_name="distance_m"
+    )
+    regime = _regime(lookup, technique, focus_distance_m is not None, warnings)
     geometry = ScanGeometry(
         technique=technique,
-        beam=Beam(wavelength_m_from_energy(_energy_ev(lookup)), _optional(focus)),
-        detector=Detector(frames.shape, pitch, _regime(lookup, technique, focus is not None, warnings)),  # pyright: ignore[reportArgumentType]
+        beam=Beam(wavelength_m_from_energy(_energy_ev(lookup)), focus_distance_m),
+        detector=Detector(frames.shape, _pixel_size_m(lookup), regime),
         distance_m=_by_view(lookup, "distance", distance, key),
-        angle_rad=np.radians(_by_view(lookup, "angle", angle, key)),
-        position_m=-translation[:, [1, 0]],
+        angle_rad=_angle_rad(lookup, key),
+        position_m=position_m,
     )
     return Scan(geometry, frames, _probe(lookup), lookup.sources, tuple(warnings))
+
+
+def _positions_and_technique(
+    lookup: FieldLookup, key: NDArray, warnings: list[str]
+) -> tuple[NDArray[np.float64], Technique]:
+    """Return the probe's positions (view, 2), (y, x), the negative of the sample's translation (x, y, z)."""
+    place = f"{SAMPLE}/geometry_1/translation"
+    found = lookup.number("positions", place)
+    translation = None if found is None else _by_view(lookup, "positions", found, key)
+    technique = _technique(lookup, translation, warnings)
+    if translation is not None:
+        return -translation[:, [1, 0]], technique
+    if technique == "ptychography":
+        raise lookup.missing("positions", place)
+    lookup.sources["positions"] = "absent: the rotation axis"
+    return np.zeros((int((key == 0).sum()), 2)), technique
+
+
+def _angle_rad(lookup: FieldLookup, key: NDArray) -> NDArray[np.float64]:
+    place = f"{SAMPLE}/rotation_angle"
+    angle = lookup.number("angle", place, override=lookup.values.angle_deg, override_name="angle_deg")
+    if angle is None:
+        angle, lookup.sources["angle"] = np.zeros(()), "absent: 0 by the interchange format"
+    return np.radians(_by_view(lookup, "angle", angle, key))
+
+
+def _pixel_size_m(lookup: FieldLookup) -> tuple[float, float]:
+    pixel = None if lookup.values.pixel_size_um is None else lookup.values.pixel_size_um * 1e-6
+    y, x = (
+        float(
+            lookup.required(
+                "pixel_size", f"{DETECTOR}/{axis}_pixel_size", override=pixel, override_name="pixel_size_um"
+            )
+        )
+        for axis in "yx"
+    )
+    return y, x
+
+
+def _focus_distance_m(lookup: FieldLookup) -> float | None:
+    override = None if lookup.values.focus_distance_mm is None else lookup.values.focus_distance_mm * 1e-3
+    place = f"{SOURCE}/focus_distance"
+    return _optional(lookup.number("focus_distance", place, override=override, override_name="focus_distance_mm"))
 
 
 def _optional(value: NDArray | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _by_view(lookup: FieldLookup, name: str, found: NDArray | None, key: NDArray) -> NDArray | None:
+def _by_view(lookup: FieldLookup, name: str, found: NDArray[np.float64], key: NDArray) -> NDArray[np.float64]:
     """Spread one value over all views, or pick the views' rows from one value a stored frame."""
-    if found is None:
-        return None
     views = int((key == 0).sum())
     if found.ndim == 0:
         return np.full(views, float(found))

@@ -46,8 +46,9 @@ def write_virtual(file: h5py.File, name: str, files: Sequence[FrameFile], order:
     which = np.searchsorted(starts, order, side="right") - 1
     breaks = np.flatnonzero((np.diff(order) != 1) | (np.diff(which) != 0)) + 1
     for run in np.split(np.arange(len(order)), breaks):
-        entry, shape = files[which[run[0]]], shapes[which[run[0]]]
-        start = int(order[run[0]] - starts[which[run[0]]])
+        which_file = int(which[run[0]])
+        entry, shape = files[which_file], shapes[which_file]
+        start = int(order[run[0]] - starts[which_file])
         source = h5py.VirtualSource(str(entry.path.resolve()), entry.dataset, shape)
         rows = source[start : start + len(run)] if len(shape) == 3 else source[start : start + len(run), 0]
         layout[int(run[0]) : int(run[-1]) + 1] = rows
