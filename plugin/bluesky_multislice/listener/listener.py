@@ -74,6 +74,7 @@ class _Listener:
                 self._attempt()
         finally:
             stream.stop()
+            self._disconnect()
 
     def _connect(self) -> Container:
         return connect(self._settings.tiled_uri)
@@ -85,7 +86,7 @@ class _Listener:
             return
         except Exception as error:  # the listener outlives its services; what failed is found again by the sweep
             _log.warning("%s: %s; next attempt in %g s", type(error).__name__, error, self._pause_s)
-        self._client = None
+        self._disconnect()
         self._next_sweep = time.monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S, self._sweep_s)
 
@@ -111,6 +112,11 @@ class _Listener:
         if self._client is None:
             self._client = self._connect()
         return self._client
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            self._client.context.close()
+        self._client = None
 
     def _consider(self, uid: str) -> None:
         run = wanted_run(uid, self._catalogue()[uid].metadata)

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 from tiled.client.container import Container
@@ -71,12 +72,14 @@ class RunStream(threading.Thread):
             self.join(timeout=30)
 
     def _follow(self) -> None:
-        subscription = self._connect().subscribe()
-        subscription.child_created.add_callback(self._receive)
-        subscription.child_metadata_updated.add_callback(self._receive)
-        self._subscription = subscription
-        start = None if self._sequence is None else self._sequence + 1
-        subscription.start(start, max_size=_LARGEST_MESSAGE)  # blocks until the connection ends
+        client = self._connect()
+        with closing(client.context):
+            subscription = client.subscribe()
+            subscription.child_created.add_callback(self._receive)
+            subscription.child_metadata_updated.add_callback(self._receive)
+            self._subscription = subscription
+            start = None if self._sequence is None else self._sequence + 1
+            subscription.start(start, max_size=_LARGEST_MESSAGE)  # blocks until the connection ends
 
     def _receive(self, update: LiveChildCreated | LiveChildMetadataUpdated) -> None:
         self._sequence = update.sequence

@@ -1,0 +1,16 @@
+"""Services that several test folders share: each is the real one."""
+
+import os
+
+# Read when Prefect's server starts: it would report to its makers.
+os.environ |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+
+
+@pytest.fixture(scope="session")
+def prefect_server():
+    """A Prefect server of its own for the whole test session."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

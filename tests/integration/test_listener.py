@@ -1,0 +1,232 @@
+"""The listener against a real Tiled server with streaming, a real RunEngine and a real Prefect server."""
+
+import contextvars
+import json
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from bluesky import RunEngine
+from bluesky import plan_stubs as bps
+from bluesky.preprocessors import run_decorator
+from bluesky_tiled_plugins import TiledWriter
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
+from prefect.flows import EntrypointType
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from tiled.client import from_uri
+from tiled.server import SimpleTiledServer
+
+from bluesky_multislice.listener import automatic_key, finished_runs, listen
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.settings import FLOW, ServiceSettings, SettingsError
+from flows.reconstruct_scan import reconstruct_scan
+
+KEY = "secretofthistest"
+LIMIT_S = 40
+
+
+@pytest.fixture(scope="module")
+def deployment(prefect_server):
+    return reconstruct_scan.to_deployment(FLOW, entrypoint_type=EntrypointType.MODULE_PATH).apply()
+
+
+@pytest.fixture
+def tiled(tmp_path, monkeypatch):
+    monkeypatch.setenv("TILED_API_KEY", KEY)
+    with SimpleTiledServer(tmp_path / "tiled", api_key=KEY) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(tiled, tmp_path):
+    return ServiceSettings(tiled.uri.split("?")[0], tmp_path)
+
+
+@contextmanager
+def catalogue(uri):
+    client = from_uri(uri, api_key=KEY)
+    try:
+        yield client
+    finally:
+        client.context.close()
+
+
+def take(uri, *, fail=False, technique="holography", **options):
+    """Take a run without any detector and return its uid."""
+    with catalogue(uri) as client:
+        return scan(client, fail, {"technique": technique, "multislice": options})
+
+
+def scan(client, fail, metadata):
+    engine = RunEngine(context_managers=[])
+    engine.subscribe(TiledWriter(client, batch_size=1))
+    uids = []
+    engine.subscribe(lambda name, start: uids.append(start["uid"]), "start")
+
+    @run_decorator(md=metadata)
+    def plan():
+        yield from bps.null()
+        if fail:
+            raise RuntimeError("the shutter stuck")
+
+    if fail:
+        with pytest.raises(RuntimeError, match="shutter"):
+            engine(plan())
+    else:
+        engine(plan())
+    return uids[0]
+
+
+@contextmanager
+def listening(settings, *, sweep_s=60.0):
+    stop = threading.Event()
+    context = contextvars.copy_context()  # carries the settings of the test's Prefect server
+    thread = threading.Thread(target=lambda: context.run(listen, settings, sweep_s=sweep_s, stop=stop), name="listener")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(LIMIT_S)
+        assert not thread.is_alive()
+
+
+def flow_runs(uid, recipe=None):
+    keys = [automatic_key(uid, (recipe or Recipe()).digest())]
+    with get_client(sync_client=True) as client:
+        return client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys))
+        )
+
+
+def eventually(condition):
+    end = time.monotonic() + LIMIT_S
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.1)
+    return value
+
+
+def remembered(settings):
+    try:
+        return json.loads((settings.jobs_root / "listener.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {"sequence": None, "handed_over": {}}
+
+
+def test_a_finished_run_starts_its_flow_with_its_recipe(deployment, settings):
+    with listening(settings):
+        eventually(lambda: remembered(settings) or True)
+        uid = take(settings.tiled_uri, auto=True, recipe={"epochs": 7})
+        (flow_run,) = eventually(lambda: flow_runs(uid, Recipe(epochs=7)))
+    assert flow_run.parameters["run_uid"] == uid
+    assert Recipe.model_validate(flow_run.parameters["recipe"]) == Recipe(epochs=7)
+    assert flow_run.state.is_scheduled()
+    assert flow_run.tags == ["automatic"]
+
+
+def test_runs_that_do_not_ask_or_did_not_end_well_are_left_alone(deployment, settings):
+    quiet = [
+        take(settings.tiled_uri, auto=False),
+        take(settings.tiled_uri),
+        take(settings.tiled_uri, auto=True, technique="spectroscopy"),
+        take(settings.tiled_uri, auto=True, fail=True),
+    ]
+    asks = take(settings.tiled_uri, auto=True)
+    with catalogue(settings.tiled_uri) as client:
+        assert list(finished_runs(client)) == [asks]
+    with listening(settings):
+        quiet.append(take(settings.tiled_uri, auto=False))
+        late = take(settings.tiled_uri, auto=True)
+        eventually(lambda: set(remembered(settings)["handed_over"]) == {asks, late})
+    assert not [flow_run for uid in quiet for flow_run in flow_runs(uid)]
+
+
+def test_a_restarted_listener_replays_what_it_missed_and_starts_nothing_twice(deployment, settings):
+    with listening(settings):
+        first = take(settings.tiled_uri, auto=True)
+        eventually(lambda: flow_runs(first))
+        before = eventually(lambda: remembered(settings)["sequence"])
+    missed = take(settings.tiled_uri, auto=True)
+    with listening(settings):
+        eventually(lambda: flow_runs(missed))
+        eventually(lambda: remembered(settings)["sequence"] > before)
+    assert len(flow_runs(first)) == len(flow_runs(missed)) == 1
+
+
+def test_losing_the_state_starts_nothing_twice(deployment, settings):
+    uid = take(settings.tiled_uri, auto=True)
+    for _ in range(2):
+        with listening(settings):
+            eventually(lambda: uid in remembered(settings)["handed_over"])
+        (settings.jobs_root / "listener.json").write_text("{ half a fi")
+    assert len(flow_runs(uid)) == 1
+
+
+def test_edited_metadata_repeats_nothing_but_a_new_recipe_counts(deployment, settings):
+    with listening(settings):
+        uid = take(settings.tiled_uri, auto=True)
+        eventually(lambda: flow_runs(uid))
+        before = remembered(settings)["sequence"]
+        with catalogue(settings.tiled_uri) as client:
+            run = client[uid]
+            run.update_metadata({"comment": "looks good"})
+            eventually(lambda: remembered(settings)["sequence"] > before)
+            assert len(flow_runs(uid)) == 1
+            run.update_metadata({"start": {"multislice": {"auto": True, "recipe": {"epochs": 3}}}})
+        eventually(lambda: flow_runs(uid, Recipe(epochs=3)))
+
+
+@pytest.mark.parametrize("recipe", [{"epochs": -1}, {"no_such_field": 1}, "thirty epochs"])
+def test_a_wrong_recipe_is_a_failed_flow_run_and_the_listener_goes_on(deployment, settings, recipe):
+    with listening(settings):
+        wrong = take(settings.tiled_uri, auto=True, recipe=recipe)
+        digest = eventually(lambda: remembered(settings)["handed_over"].get(wrong))
+        right = take(settings.tiled_uri, auto=True)
+        eventually(lambda: flow_runs(right))
+    with get_client(sync_client=True) as client:
+        keys = FlowRunFilterIdempotencyKey(any_=[automatic_key(wrong, digest)])
+        (flow_run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=keys))
+    assert flow_run.state.is_failed()
+    assert "RecipeError" in flow_run.state.message
+    assert wrong in flow_run.state.message
+    assert "Remedy: correct it" in flow_run.state.message
+
+
+def test_the_sweep_finds_what_could_not_be_handed_over(prefect_server, settings):
+    """Without a deployment nothing can start; once it is there the sweep brings the run."""
+    with get_client(sync_client=True) as client:
+        found = reconstruct_scan.to_deployment(FLOW, entrypoint_type=EntrypointType.MODULE_PATH).apply()
+        client.delete_deployment(found)
+    with listening(settings, sweep_s=2):
+        uid = take(settings.tiled_uri, auto=True)
+        eventually(lambda: remembered(settings)["sequence"])
+        time.sleep(1)
+        assert not flow_runs(uid)
+        reconstruct_scan.to_deployment(FLOW, entrypoint_type=EntrypointType.MODULE_PATH).apply()
+        eventually(lambda: flow_runs(uid))
+
+
+def test_the_listener_outlives_a_restart_of_tiled(deployment, tmp_path, monkeypatch):
+    monkeypatch.setenv("TILED_API_KEY", KEY)
+    with SimpleTiledServer(tmp_path / "tiled", api_key=KEY) as server:
+        port = int(server.uri.split("?")[0].rsplit(":", 1)[1].split("/")[0])
+        settings = ServiceSettings(server.uri.split("?")[0], tmp_path)
+        with ExitStack() as stack:
+            listener = stack.enter_context(ExitStack())
+            listener.enter_context(listening(settings, sweep_s=5))
+            first = take(settings.tiled_uri, auto=True)
+            eventually(lambda: flow_runs(first))
+            server.close()
+            stack.enter_context(SimpleTiledServer(tmp_path / "tiled", api_key=KEY, port=port))
+            second = take(settings.tiled_uri, auto=True)
+            eventually(lambda: flow_runs(second))
+            listener.close()
+    assert len(flow_runs(first)) == 1
+
+
+def test_without_a_prefect_server_it_says_so(settings, monkeypatch):
+    with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(SettingsError, match="PREFECT_API_URL"):
+        listen(settings)
