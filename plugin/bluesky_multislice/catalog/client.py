@@ -3,8 +3,9 @@
 import os
 
 import httpx
-from tiled.client import from_uri
+from tiled.client import from_context
 from tiled.client.container import Container
+from tiled.client.context import Context
 
 from bluesky_multislice.errors import CatalogError
 
@@ -20,15 +21,25 @@ def connect(uri: str, api_key: str | None = None) -> Container:
         CatalogError: the server does not answer, or refuses the key.
     """
     try:
-        client = from_uri(uri, api_key=api_key or os.environ.get("TILED_API_KEY"))
-    except (httpx.HTTPError, OSError, KeyError, ValueError) as error:
-        raise CatalogError(
-            "The Tiled server must answer and accept the API key.",
-            got=f"{type(error).__name__} from {httpx.URL(uri).copy_with(query=None)}.",
-            remedy="check that the server runs, its address, and the key in TILED_API_KEY.",
-        ) from error
+        context, parts = Context.from_any_uri(uri, api_key=api_key or os.environ.get("TILED_API_KEY"))
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        raise _refused(uri, error) from error
+    try:
+        client = from_context(context, node_path_parts=parts)
+    except (httpx.HTTPError, KeyError, RuntimeError) as error:  # RuntimeError: it wants a key and none was given
+        context.close()
+        raise _refused(uri, error) from error
     if not isinstance(client, Container):
         raise CatalogError(
             "The address must be a catalogue of runs.", got=f"a {type(client).__name__}.", remedy="correct the address."
         )
     return client
+
+
+def _refused(uri: str, error: Exception) -> CatalogError:
+    # The error's own text can hold the address with the key in its query.
+    return CatalogError(
+        "The Tiled server must answer and accept the API key.",
+        got=f"{type(error).__name__} from {uri.partition('?')[0]}.",
+        remedy="check that the server runs, its address, and the key in TILED_API_KEY.",
+    )

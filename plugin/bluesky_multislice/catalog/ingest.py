@@ -1,7 +1,7 @@
 """An interchange file as an ordinary Bluesky run in Tiled; its frames are registered where they lie, not copied."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,12 @@ _IMAGE = "camera"
 
 
 def ingest(
-    client: Container, path: Path, *, values: ScanValues | None = None, instrument: Instrument | None = None
+    client: Container,
+    path: Path,
+    *,
+    values: ScanValues | None = None,
+    instrument: Instrument | None = None,
+    multislice: Mapping[str, Any] | None = None,
 ) -> str:
     """Write an interchange file into Tiled as a run that resolves to the same scan.
 
@@ -35,6 +40,7 @@ def ingest(
         path: the interchange file, in the server's readable storage.
         values: values that overrule the file's.
         instrument: where else to look for values.
+        multislice: what the run asks for, ``{auto: bool, recipe: {…}}``; None asks for nothing.
 
     Returns:
         The run's unique identifier.
@@ -53,7 +59,7 @@ def ingest(
         )
     # One batch holds all events, so that the run's table is written at once; the writer keeps nothing for later.
     writer = TiledWriter(client, batch_size=dataset.shape[0])
-    run = event_model.compose_run(metadata=_start(scan, path))
+    run = event_model.compose_run(metadata=_start(scan, path, multislice))
     writer("start", run.start_doc)
     _write_known_arrays(writer, run, scan)
     _write_events(writer, run, scan, dataset)
@@ -70,7 +76,7 @@ def ingest(
     return run.start_doc["uid"]
 
 
-def _start(scan: Scan, path: Path) -> dict[str, Any]:
+def _start(scan: Scan, path: Path, multislice: Mapping[str, Any] | None) -> dict[str, Any]:
     geometry, frames = scan.geometry, scan.frames
     document: dict[str, Any] = {
         "plan_name": "ingest",
@@ -89,6 +95,8 @@ def _start(scan: Scan, path: Path) -> dict[str, Any]:
         document["detector_regime"] = geometry.detector.regime
     if geometry.beam.focus_distance_m is not None:
         document["focus_distance_m"] = geometry.beam.focus_distance_m
+    if multislice is not None:
+        document["multislice"] = dict(multislice)
     if frames.saturation is not None:
         document["detector_saturation"] = frames.saturation
     return document

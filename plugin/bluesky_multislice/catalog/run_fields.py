@@ -73,7 +73,7 @@ class RunLookup:
         for look in (self._in_recipe, self._in_events, self._in_start, self._in_instrument):
             source, value, factor = look(name)
             if value is not None:
-                self.sources[name] = source
+                self.sources[name] = source + self._origin(name, source)
                 return value if SCAN_FIELDS[name] is None else self._numbers(name, value) * factor
         return None
 
@@ -107,6 +107,12 @@ class RunLookup:
         place = self.instrument.fields.get(name)
         where = f"no field {name}" if place is None else place.path or "value"
         return [*looked, f"instrument file {self.instrument.name} ({where})"]
+
+    def _origin(self, name: str, source: str) -> str:
+        """Return where a run made from a file says that the file had the value."""
+        origins = self.run.start.get("sources", {})
+        origin = origins.get("positions" if name.startswith("position") else name)
+        return f", from {origin}" if origin and source.startswith(("start:", "primary:")) else ""
 
     def _remedy(self, name: str, unit: str) -> str:
         ways = []

@@ -25,7 +25,7 @@ Whatever is missing is looked for in the instrument file; the recipe overrules e
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ from bluesky_multislice.catalog.frame_sources import find_frames
 from bluesky_multislice.catalog.run_documents import RunDocuments, find_run, require_success
 from bluesky_multislice.catalog.run_fields import RunLookup
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.frames import Frames, FrameSource
+from bluesky_multislice.frames import Frames, FrameSource, Orientation
 from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, Technique
 from bluesky_multislice.instrument import Instrument
 from bluesky_multislice.interchange.virtual_frames import FrameFile
@@ -85,9 +85,7 @@ def resolve_scan(
     key = _image_key(run, events)
     rows = np.flatnonzero(key == 0)
     technique: Technique = _word(lookup, "technique", ("ptychography", "holography"))
-    orientation = lookup.find("orientation")
-    if orientation is None:
-        orientation, lookup.sources["orientation"] = "as_is", "absent: as_is by the metadata contract"
+    orientation = _orientation(lookup)
     saturation = lookup.find("saturation")
     source, files = _frames(run, lookup, events)
     frames = Frames(
@@ -192,6 +190,13 @@ def _word(lookup: RunLookup, name: str, allowed: tuple[str, ...]) -> Any:
             remedy=f"correct it there, or give {name} in the recipe's [scan] table.",
         )
     return word
+
+
+def _orientation(lookup: RunLookup) -> Orientation:
+    if lookup.find("orientation") is None:
+        lookup.sources["orientation"] = "absent: as_is by the metadata contract"
+        return "as_is"
+    return _word(lookup, "orientation", get_args(Orientation))
 
 
 def _regime(lookup: RunLookup, technique: Technique, focused: bool, warnings: list[str]) -> Any:

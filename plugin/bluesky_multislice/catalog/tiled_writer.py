@@ -21,6 +21,7 @@ from bluesky_multislice.catalog.run_documents import plain
 from bluesky_multislice.errors import CatalogError
 
 ROOT = "reconstructions"
+HISTORY = ("epoch", "loss", "held_back_loss", "seconds")
 _START_KEYS = ("scan_id", "plan_name", "sample", "sample_name", "proposal_id", "time")
 
 
@@ -55,7 +56,7 @@ def publish(
         result: the result file; it is registered where it lies if the server can read it there, else uploaded.
         run_uid: the run's unique identifier.
         recipe_digest: digest of the recipe.
-        provenance: what made the volume; its ``model`` and ``figures`` are shown beside it.
+        provenance: what made the volume; its ``figures`` (with ``model``) are shown beside it.
         start: the run's start document.
 
     Returns:
@@ -64,13 +65,12 @@ def publish(
     Raises:
         CatalogError: the server refused, or the result file is incomplete; nothing looks complete then.
     """
-    former = [
-        found.path for found in find_reconstructions(client, run_uid, recipe_digest) if found.status == "complete"
-    ]
     key = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{recipe_digest}"
     try:
         with h5py.File(result, "r") as file:
             metadata = _metadata(file, run_uid, recipe_digest, provenance, start)
+            found = find_reconstructions(client, run_uid, recipe_digest)
+            former = [each.path for each in found if each.status == "complete"]
             metadata |= {"reran": former[-1]} if former else {}
             tags = _access_tags(client, run_uid)
             home = _container(_container(plain(client), ROOT, tags), run_uid, tags)
@@ -136,8 +136,7 @@ def _fill(node: Container, file: h5py.File) -> None:
     # The web UI shows no complex array: δ's slices and the probe's amplitude are there to be seen.
     node.write_array(preview(file["delta"]), key="preview", dims=("row", "column"))  # pyright: ignore[reportArgumentType]
     node.write_array(np.abs(np.asarray(file["probe"])), key="probe_amplitude", dims=DIMENSIONS["probe"])
-    history = file["history"]
-    node.write_table({name: values[()] for name, values in history.items()}, key="history")  # pyright: ignore[reportAttributeAccessIssue]
+    node.write_table({name: np.asarray(file[f"history/{name}"]) for name in HISTORY}, key="history")
 
 
 def _metadata(
@@ -150,7 +149,7 @@ def _metadata(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "voxel_size_m": np.asarray(attributes["voxel_size_m"]).tolist(),
         "energy_ev": float(attributes["energy_ev"]),  # pyright: ignore[reportArgumentType]
-        "model": provenance.get("model"),
+        "model": provenance.get("figures", {}).get("model"),
         "figures": provenance.get("figures", {}),
         "run": {key: start[key] for key in _START_KEYS if key in start},
         "provenance": provenance,

@@ -1,0 +1,109 @@
+"""Reconstructions in Tiled: whole or not at all, never changed."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from bluesky_multislice.catalog import find_reconstructions, publish
+from bluesky_multislice.errors import CatalogError
+
+PROVENANCE = {"figures": {"model": "multislice", "r_factor": 0.09}, "package": {"version": "0.1.0"}}
+
+
+def write_result(path, *, without=()):
+    rng = np.random.default_rng(3)
+    with h5py.File(path, "w") as file:
+        for name in ("delta", "beta"):
+            file.create_dataset(name, data=rng.random((6, 20, 30)).astype(np.float32), chunks=(2, 20, 30))
+            file[name].attrs.update({"voxel_size_m": [4e-7, 1e-7, 1e-7], "energy_ev": 12400.0, "axes": ["z", "y", "x"]})
+        file["probe"] = (rng.random((2, 8, 8)) + 1j).astype(np.complex64)
+        file["positions"] = rng.random((5, 2))
+        for name in ("epoch", "loss", "held_back_loss", "seconds"):
+            file[f"history/{name}"] = np.arange(4.0)
+        file["provenance"] = json.dumps(PROVENANCE)
+        for name in without:
+            del file[name]
+    return path
+
+
+def publish_result(client, result, run_uid, digest="d1"):
+    start = {"uid": run_uid, "scan_id": 7, "technique": "holography"}
+    return publish(client, result, run_uid=run_uid, recipe_digest=digest, provenance=PROVENANCE, start=start)
+
+
+def check_content(node, result):
+    with h5py.File(result) as file:
+        for name in ("delta", "beta", "probe", "positions"):
+            assert_array_equal(node[name][:], file[name][()])
+            assert node[name].dtype == file[name].dtype
+        assert_array_equal(node["probe_amplitude"][:], np.abs(file["probe"][()]))
+    assert node["delta"].dims == ("z", "y", "x")
+    assert node["history"].read()["held_back_loss"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert (node["preview"].dtype, node["preview"].ndim) == (np.uint8, 2)
+
+
+def test_a_result_is_registered_where_it_lies(tiled_client, folder):
+    result = write_result(folder / "volume.h5")
+    path = publish_result(tiled_client, result, "run-a")
+    node = tiled_client[path]
+    check_content(node, result)
+    assert node["delta"].data_sources()[0].assets[0].data_uri.endswith(str(result))
+    assert node.metadata["status"] == "complete"
+    assert node.metadata["voxel_size_m"] == [4e-7, 1e-7, 1e-7]
+    assert node.metadata["energy_ev"] == 12400.0
+    assert node.metadata["model"] == "multislice"
+    assert node.metadata["figures"]["r_factor"] == 0.09
+    assert node.metadata["run"]["scan_id"] == 7
+    assert node.metadata["provenance"]["package"]["version"] == "0.1.0"
+    assert node["delta"].metadata["axes"] == ["z", "y", "x"]
+
+
+def test_a_result_elsewhere_is_uploaded(tiled_client, tmp_path):
+    result = write_result(tmp_path / "volume.h5")
+    path = publish_result(tiled_client, result, "run-b")
+    result.rename(tmp_path / "moved.h5")
+    check_content(tiled_client[path], tmp_path / "moved.h5")
+    assert tiled_client[path].metadata["status"] == "complete"
+
+
+def test_a_rerun_is_a_new_node_that_names_the_former(tiled_client, folder):
+    result = write_result(folder / "volume.h5")
+    first = publish_result(tiled_client, result, "run-c")
+    before = dict(tiled_client[first].metadata)
+    second = publish_result(tiled_client, result, "run-c")
+    other = publish_result(tiled_client, result, "run-c", digest="d2")
+    assert dict(tiled_client[first].metadata) == before
+    assert tiled_client[second].metadata["reran"] == first
+    assert "reran" not in tiled_client[other].metadata
+    found = find_reconstructions(tiled_client, "run-c")
+    assert [(each.path, each.status, each.recipe_digest) for each in found] == [
+        (first, "complete", "d1"),
+        (second, "complete", "d1"),
+        (other, "complete", "d2"),
+    ]
+    assert [each.path for each in find_reconstructions(tiled_client, "run-c", "d2")] == [other]
+    assert find_reconstructions(tiled_client, "never-reconstructed") == []
+
+
+@pytest.mark.parametrize("without", ["beta", "history", "history/epoch"])
+def test_an_interrupted_publication_does_not_look_complete(tiled_client, folder, without):
+    run_uid = f"run-without-{without.replace('/', '-')}"
+    result = write_result(folder / "volume.h5", without=[without])
+    with pytest.raises(CatalogError, match="published whole"):
+        publish_result(tiled_client, result, run_uid)
+    assert [each.status for each in find_reconstructions(tiled_client, run_uid)] == ["failed"]
+    again = publish_result(tiled_client, write_result(folder / "whole.h5"), run_uid)
+    assert "reran" not in tiled_client[again].metadata
+
+
+def test_a_missing_or_damaged_result_leaves_nothing(tiled_client, folder):
+    result = folder / "volume.h5"
+    with pytest.raises(CatalogError, match="published whole"):
+        publish_result(tiled_client, result, "run-e")
+    result.write_bytes(b"no HDF5")
+    with pytest.raises(CatalogError, match="published whole"):
+        publish_result(tiled_client, result, "run-e")
+    assert find_reconstructions(tiled_client, "run-e") == []

@@ -1,0 +1,88 @@
+"""Runs written document by document through TiledWriter: the ones that no good beamline would write."""
+
+import time
+
+import event_model
+import h5py
+import numpy as np
+from bluesky_tiled_plugins.writing.tiled_writer import TiledWriter
+
+START = {
+    "technique": "ptychography",
+    "energy_ev": 12400.0,
+    "detector_distance_m": 2.0,
+    "detector_pixel_size_m": 75e-6,
+    "detector_regime": "far_field",
+}
+POSITIONS = {
+    "rotation_angle": ("deg", [0.0, 0.0, 0.0]),
+    "sample_x": ("um", [1.0, 2.0, 3.0]),
+    "sample_y": ("um", [4.0, 5.0, 6.0]),
+}
+FRAMES = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
+
+
+def write_frames(folder, frames=FRAMES):
+    path = folder / "frames.h5"
+    with h5py.File(path, "w") as file:
+        file["data"] = frames
+    return path
+
+
+def write_run(
+    client,
+    path,
+    *,
+    start=(),
+    columns=None,
+    declared=3,
+    exit_status="success",
+    configuration=None,
+    baseline=None,
+):
+    """Write a run of three events; ``declared`` frames of ``path`` are registered. Returns its uid."""
+    writer = TiledWriter(client, batch_size=1)
+    run = event_model.compose_run(
+        metadata={key: value for key, value in (START | dict(start)).items() if value is not None}
+    )
+    writer("start", run.start_doc)
+    if baseline:
+        _write_events(writer, run, "baseline", baseline)
+    columns = POSITIONS if columns is None else columns
+    keys = _keys(columns) | {
+        "image": {"source": "t", "dtype": "array", "shape": [1, 4, 5], "dtype_numpy": "<u2", "external": "STREAM:"}
+    }
+    descriptor = run.compose_descriptor(name="primary", data_keys=keys, configuration=configuration or {})
+    writer("descriptor", descriptor.descriptor_doc)
+    resource = run.compose_stream_resource(
+        mimetype="application/x-hdf5",
+        uri=path.as_uri(),
+        data_key="image",
+        parameters={"dataset": "data", "chunk_shape": (1, 4, 5), "swmr": False},
+    )
+    writer("stream_resource", resource.stream_resource_doc)
+    indices, seq_nums = {"start": 0, "stop": declared}, {"start": 1, "stop": declared + 1}
+    writer("stream_datum", resource.compose_stream_datum(indices, seq_nums, descriptor.descriptor_doc))
+    for row in range(3):
+        data = {name: values[row] for name, (_, values) in columns.items()} | {"tick": row}
+        writer("event", descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, time.time())))
+    if exit_status is not None:
+        writer(
+            "stop", run.compose_stop(exit_status=exit_status, reason="" if exit_status == "success" else "beam lost")
+        )
+    return run.start_doc["uid"]
+
+
+def _keys(columns):
+    keys = {"tick": {"source": "t", "dtype": "integer", "shape": []}}
+    for name, (units, _) in columns.items():
+        keys[name] = {"source": "t", "dtype": "number", "shape": []} | ({"units": units} if units else {})
+    return keys
+
+
+def _write_events(writer, run, name, columns):
+    descriptor = run.compose_descriptor(name=name, data_keys=_keys(columns))
+    writer("descriptor", descriptor.descriptor_doc)
+    for row in range(2):
+        data = {key: values[row] for key, (_, values) in columns.items()} | {"tick": row}
+        writer("event", descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, time.time())))
