@@ -1,0 +1,181 @@
+"""The main job on a simulated beamline, with every real component between the scan and the volume in Tiled."""
+
+import logging
+import signal
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from numpy.typing import NDArray
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+from tiled.client.container import Container
+
+from bluesky_multislice.catalog import connect
+from bluesky_multislice.demo.flow_runs import FollowedRun, rerun
+from bluesky_multislice.demo.report import Outcome, make_tables, read_outcome, save_picture
+from bluesky_multislice.demo.services import Services, serve
+from bluesky_multislice.errors import JobError
+from bluesky_multislice.geometry import Technique
+from bluesky_multislice.interchange.job_folder import write_json
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.simulation.beamline import run_scan
+from bluesky_multislice.simulation.phantoms import Sample, demo_sample
+
+MULTISLICE = Recipe(ranks=2)
+PROJECTION = Recipe(ranks=2, propagation="projection")
+_SERVICES = 4
+_EVENTS_AT_ONCE = 20
+_LISTENER_LIMIT_S = 90.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    technique: Technique
+    sample: Sample
+    frames: NDArray
+
+
+def run_demo(technique: Literal["ptychography", "holography", "both"], out: Path, *, keep_serving: bool) -> int:
+    """Scan, reconstruct, compare; nobody calls the flow.
+
+    Args:
+        technique: which scans.
+        out: folder for everything that the demo leaves: ``report.json``, pictures, catalogue, logs.
+        keep_serving: keep the web pages up until Ctrl-C.
+
+    Returns:
+        Exit status.
+
+    Raises:
+        ServiceError: a service did not start or ended by itself.
+        JobError: a flow run failed, or the listener did not start it.
+    """
+    logging.getLogger().setLevel(logging.WARNING)  # the progress bars say it better than every HTTP request
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the services on its way out
+    out = out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    console, began = Console(), time.monotonic()
+    cases: list[_Case] = []
+    techniques: tuple[Technique, ...] = ("holography", "ptychography") if technique == "both" else (technique,)
+    with Progress(*_columns(), console=console) as progress:
+        task = progress.add_task("starting services", total=_SERVICES, state="")
+        with serve(
+            out,
+            meanwhile=lambda: cases.extend(_simulate(name, progress) for name in techniques),
+            on_ready=lambda name: progress.update(task, advance=1, state=f"{name} is up"),
+        ) as services:
+            client = connect(services.tiled_uri, services.api_key)
+            with closing(client.context), get_client(sync_client=True) as prefect:
+                runs = [_scan(client, services, case, progress) for case in cases]
+                runs = _follow(prefect, services, runs, progress)
+                samples = {case.technique: case.sample for case in cases}
+                outcomes = [read_outcome(client, run, samples[run.technique]) for run in runs]
+            progress.stop()
+            _report(console, out, services, cases, outcomes, time.monotonic() - began)
+            if keep_serving:
+                _keep_serving(console, services)
+    return 0
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
+        TextColumn("{task.description:36}"),
+        BarColumn(),
+        TextColumn("{task.fields[state]:24}"),
+        TimeElapsedColumn(),
+    )
+
+
+def _simulate(technique: Technique, progress: Progress) -> _Case:
+    task = progress.add_task(f"simulating the {technique} frames", total=None, state="")
+    sample = demo_sample(technique)
+    case = _Case(technique, sample, sample.frames())
+    progress.update(task, total=1, completed=1, state=f"{len(case.frames)} frames")
+    return case
+
+
+def _scan(client: Container, services: Services, case: _Case, progress: Progress) -> FollowedRun:
+    """Run the scan on the simulated beamline; its start document asks for the reconstruction."""
+    task = progress.add_task(f"{case.technique} scan", total=len(case.frames), state="RunEngine")
+    run_uid = run_scan(
+        client,
+        case.frames,
+        case.sample.geometry,
+        folder=services.detector,
+        metadata={"multislice": {"auto": True, "recipe": MULTISLICE.model_dump(mode="json", exclude_defaults=True)}},
+        known={} if case.sample.probe is None else {"probe": case.sample.probe},
+        progress=lambda frames: progress.update(task, completed=frames),
+        batch_size=_EVENTS_AT_ONCE,
+    )
+    progress.update(task, state=f"run {run_uid:.8}")
+    return FollowedRun(case.technique, run_uid, MULTISLICE)
+
+
+def _follow(
+    prefect: SyncPrefectClient, services: Services, runs: list[FollowedRun], progress: Progress
+) -> list[FollowedRun]:
+    """Wait for the flow runs; each multislice result is followed by a rerun with the projection model."""
+    waiting, done, began = list(runs), [], time.monotonic()
+    tasks: dict[int, TaskID] = {}
+    while waiting:
+        services.check()
+        for run in tuple(waiting):
+            if id(run) not in tasks:
+                tasks[id(run)] = progress.add_task(f"{run.technique}, {run.recipe.propagation}", total=None, state="")
+            run.update(prefect)
+            epoch, epochs = run.epochs(services.jobs_root)
+            progress.update(tasks[id(run)], completed=epoch, total=epochs, state=run.state)
+            if run.ended:
+                waiting.remove(run)
+                done.append(run)
+                if run.recipe == MULTISLICE:
+                    waiting.append(rerun(prefect, run.technique, run.run_uid, PROJECTION))
+        if time.monotonic() - began > _LISTENER_LIMIT_S and any(run.flow_run is None for run in waiting):
+            raise JobError(
+                "The listener must start a flow run for each scan.",
+                got=f"none after {_LISTENER_LIMIT_S:g} s.",
+                remedy="read logs/listener.log in the demo's folder.",
+            )
+        time.sleep(0.5)
+    return done
+
+
+def _report(
+    console: Console, out: Path, services: Services, cases: list[_Case], outcomes: list[Outcome], seconds: float
+) -> None:
+    console.print(*make_tables(outcomes), sep="\n")
+    pictures = {}
+    for case in cases:
+        pictures[case.technique] = out / f"{case.technique}.png"
+        own = [outcome for outcome in outcomes if outcome.run.technique == case.technique]
+        save_picture(pictures[case.technique], case.sample, own)
+        console.print(f"Picture: {pictures[case.technique]}", soft_wrap=True)
+    for outcome in outcomes:
+        console.print(f"Tiled path: {outcome.path}", soft_wrap=True)
+    console.print(f"Tiled: {services.tiled_uri}\nPrefect: {services.prefect_uri}", soft_wrap=True)
+    record = {
+        "seconds": round(seconds, 1),
+        "tiled": services.tiled_uri,
+        "prefect": services.prefect_uri,
+        "pictures": {technique: str(path) for technique, path in pictures.items()},
+        "reconstructions": [outcome.as_dict() for outcome in outcomes],
+    }
+    write_json(out / "report.json", record)
+    console.print(f"Report: {out / 'report.json'} after {seconds:.0f} s", soft_wrap=True)
+
+
+def _keep_serving(console: Console, services: Services) -> None:
+    console.print(f"Prefect: {services.prefect_uri} (no login)", soft_wrap=True)
+    console.print(f"Tiled, with login: {services.tiled_page}", soft_wrap=True)
+    console.print("Ctrl-C ends the services.")
+    try:
+        while True:
+            services.check()
+            time.sleep(1)
+    except KeyboardInterrupt:
+        console.print("Ending the services.")

@@ -1,0 +1,178 @@
+"""The demo's services, each a real process: Tiled, Prefect server, process worker, listener."""
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.flows import load_flow_from_entrypoint
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.types.entrypoint import EntrypointType
+
+from bluesky_multislice.demo.processes import Service, free_port
+from bluesky_multislice.settings import FLOW
+
+_HOST = "127.0.0.1"
+_POOL = "multislice"
+_ENTRYPOINT = "flows.reconstruct_scan:reconstruct_scan"
+_FLOWS_AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class Services:
+    """Where the demo's services are.
+
+    Attributes:
+        tiled_uri: Tiled server.
+        api_key: key for it, made anew for each demo.
+        prefect_uri: Prefect server with its UI.
+        detector: folder that the detector writes to.
+        jobs_root: folder of the job folders.
+        running: the processes.
+    """
+
+    tiled_uri: str
+    api_key: str
+    prefect_uri: str
+    detector: Path
+    jobs_root: Path
+    running: tuple[Service, ...]
+
+    @property
+    def tiled_page(self) -> str:
+        """Address of Tiled's web page that logs a person in."""
+        return f"{self.tiled_uri}/ui/?api_key={self.api_key}"
+
+    def check(self) -> None:
+        """Raise ServiceError if a service has ended by itself."""
+        for service in self.running:
+            service.check()
+
+
+@contextmanager
+def serve(out: Path, *, meanwhile: Callable[[], None], on_ready: Callable[[str], None]) -> Iterator[Services]:
+    """Start the services, and end them in reverse order whatever happens.
+
+    Args:
+        out: folder for catalogue, databases, frames, jobs and logs.
+        meanwhile: called while the servers come up.
+        on_ready: called with the name of each service that has come up.
+
+    Raises:
+        ServiceError: a service does not start.
+    """
+    folders = {name: out / name for name in ("tiled", "prefect", "logs", "detector", "jobs")}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    api_key = secrets.token_hex(16)
+    tiled_uri, prefect_uri = (f"http://{_HOST}:{free_port(port)}" for port in (8000, 4200))
+    environment = _environment(api_key, tiled_uri, prefect_uri, folders)
+    running: list[Service] = []
+    with ExitStack() as stack:
+
+        def start(name: str, *command: str) -> Service:
+            service = Service.start(name, command, environment, folders["logs"])
+            stack.callback(service.stop)
+            running.append(service)
+            return service
+
+        stack.enter_context(_prefect_at(prefect_uri, folders["prefect"]))
+        prefect = start("prefect-server", *_prefect("server", "start", *_address(prefect_uri)))
+        tiled = start("tiled-server", *_tiled("serve", "config", str(_tiled_config(folders)), *_address(tiled_uri)))
+        meanwhile()
+        tiled.wait_until(lambda: _answers(f"{tiled_uri}/healthz"))
+        on_ready("Tiled")
+        prefect.wait_until(lambda: _answers(f"{prefect_uri}/api/health"))
+        on_ready("Prefect server")
+        limit = str(_FLOWS_AT_ONCE)
+        make_pool()
+        start("worker", *_prefect("worker", "start", "--pool", _POOL, "--type", "process", "--limit", limit))
+        listener = start("listener", str(Path(sys.executable).with_name("multislice")), "listen")
+        deploy()
+        on_ready("deployment")
+        listener.wait_until(lambda: "Listening" in listener.log.read_text(errors="replace"))
+        on_ready("listener")
+        yield Services(tiled_uri, api_key, prefect_uri, folders["detector"], folders["jobs"], tuple(running))
+
+
+def make_pool() -> None:
+    """Make the work pool on the Prefect server of the present settings."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name=_POOL, type="process"))
+        except ObjectAlreadyExists:
+            return  # a former demo in the same folder made it
+
+
+def deploy() -> None:
+    """Make the deployment on the Prefect server of the present settings."""
+    flow = load_flow_from_entrypoint(_ENTRYPOINT)
+    deployment = flow.to_deployment(FLOW, work_pool_name=_POOL, entrypoint_type=EntrypointType.MODULE_PATH)
+    deployment.apply()  # pyright: ignore[reportAttributeAccessIssue]  (a coroutine in async code only)
+
+
+@contextmanager
+def _prefect_at(uri: str, home: Path) -> Iterator[None]:
+    with temporary_settings(updates={PREFECT_API_URL: f"{uri}/api", PREFECT_HOME: home}):
+        yield
+
+
+def _environment(api_key: str, tiled_uri: str, prefect_uri: str, folders: dict[str, Path]) -> dict[str, str]:
+    """Nothing of a Prefect or Tiled that the person uses otherwise may leak into the demo."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TILED_"))}
+    return inherited | {
+        "DO_NOT_TRACK": "1",
+        "MULTISLICE_JOBS_ROOT": str(folders["jobs"]),
+        "MULTISLICE_TILED_URI": tiled_uri,
+        "PREFECT_API_URL": f"{prefect_uri}/api",
+        "PREFECT_HOME": str(folders["prefect"]),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PYTHONUNBUFFERED": "1",
+        "TILED_API_KEY": api_key,
+        "TILED_SINGLE_USER_API_KEY": api_key,
+    }
+
+
+def _tiled_config(folders: dict[str, Path]) -> Path:
+    path = folders["tiled"] / "config.yml"
+    storage = [f"file://localhost{folders['tiled']}/data", f"duckdb:///{folders['tiled']}/tables.duckdb"]
+    catalogue = {
+        "uri": f"sqlite:///{folders['tiled']}/catalog.db",
+        "init_if_not_exists": True,
+        "writable_storage": storage,
+        "readable_storage": [str(folders["detector"]), str(folders["jobs"])],
+    }
+    config = {
+        "trees": [{"path": "/", "tree": "catalog", "args": catalogue}],
+        "streaming_cache": {"uri": "memory"},
+    }
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def _prefect(*words: str) -> list[str]:
+    return [sys.executable, "-m", "prefect", *words]
+
+
+def _tiled(*words: str) -> list[str]:
+    return [sys.executable, "-m", "tiled", *words]
+
+
+def _address(uri: str) -> list[str]:
+    return ["--host", _HOST, "--port", uri.rpartition(":")[2]]
+
+
+def _answers(uri: str) -> bool:
+    try:
+        return httpx.get(uri, timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
