@@ -31,11 +31,14 @@ def shared_storage(tmp_path_factory):
     return tmp_path_factory.mktemp("storage")
 
 
-# One server for all tests: a second one in this process would change the first one's API key.
+# All Tiled servers of one process answer to the API key of the youngest: tests with their own server take this key too.
+TILED_KEY = "secretofthistest"
+
+
 @pytest.fixture(scope="session")
 def tiled_server(tmp_path_factory, shared_storage):
     with SimpleTiledServer(
-        tmp_path_factory.mktemp("tiled"), readable_storage=[shared_storage, REAL_SCAN.parent]
+        tmp_path_factory.mktemp("tiled"), api_key=TILED_KEY, readable_storage=[shared_storage, REAL_SCAN.parent]
     ) as server:
         yield server
 

@@ -80,11 +80,12 @@ def preview(delta: h5py.Dataset) -> NDArray[np.uint8]:
     nz, ny, nx = delta.shape
     step = -(-max(nz, ny, nx) // 512)
     slices = [delta[nz // 2, ::step, ::step], delta[::step, ny // 2, ::step], delta[::step, ::step, nx // 2]]
+    slices = [np.nan_to_num(plane) for plane in slices]
     width = max(plane.shape[1] for plane in slices)
-    low, high = (float(bound(plane)) for bound, plane in ((np.nanmin, slices[0]), (np.nanmax, slices[0])))
+    low, high = float(slices[0].min()), float(slices[0].max())
     planes = []
     for plane in slices:
-        grey = np.clip((np.nan_to_num(plane, nan=low) - low) / ((high - low) or 1.0), 0, 1) * 255
+        grey = np.clip((plane - low) / ((high - low) or 1.0), 0, 1) * 255
         planes.append(np.pad(grey.astype(np.uint8), ((0, 2), (0, width - plane.shape[1]))))
     return np.concatenate(planes)
 

@@ -5,6 +5,7 @@ A node is written once and never changed. Its metadata's ``status`` is ``writing
 ``writing`` where the server is gone.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,11 +115,9 @@ def _fill_or_fail(node: Container, file: h5py.File) -> None:
         _fill(node, file)
         node.update_metadata({"status": "complete"}, drop_revision=True)
     except BaseException:
-        try:
+        # Where the server is gone the node stays at "writing", which is no result either; the first error counts.
+        with suppress(httpx.HTTPError, OSError):
             node.update_metadata({"status": "failed"}, drop_revision=True)
-        except (httpx.HTTPError, OSError) as lost:
-            # The server is gone: the node stays at "writing", which is no result either, and the first error counts.
-            del lost
         raise
 
 

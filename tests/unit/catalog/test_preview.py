@@ -1,0 +1,26 @@
+"""The small grey picture beside a volume."""
+
+import h5py
+import numpy as np
+
+from bluesky_multislice.catalog.result_nodes import preview
+
+
+def preview_of(tmp_path, volume):
+    with h5py.File(tmp_path / "volume.h5", "w") as file:
+        return preview(file.create_dataset("delta", data=volume))
+
+
+def test_it_shows_the_three_central_slices_from_black_to_white(tmp_path):
+    volume = np.zeros((4, 6, 8), np.float32)
+    volume[2, 3, 4] = 1e-5
+    grey = preview_of(tmp_path, volume)
+    assert grey.shape == ((6 + 2) + (4 + 2) + (4 + 2), 8)
+    assert (grey.dtype, grey[3, 4], grey[0, 0]) == (np.uint8, 255, 0)
+    assert [grey[8 + 2, 4], grey[14 + 2, 3]] == [255, 255]
+
+
+def test_a_large_volume_is_thinned_out_and_a_flat_one_is_black(tmp_path):
+    grey = preview_of(tmp_path, np.full((2, 3, 1500), np.nan, np.float32))
+    assert grey.shape[1] == 500
+    assert grey.max() == 0
