@@ -113,6 +113,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         batch_views=batch,
         object_step_rad=_object_step(geometry, several_angles) * recipe.step,
         probe_step=0.02 * recipe.step if refine_probe else 0.0,
+        gradient_floor=0.02 if geometry.technique == "ptychography" else 0.0,
         absorption=recipe.absorption,
         positivity=several_angles if recipe.positivity is None else recipe.positivity,
         total_variation=recipe.total_variation,
@@ -199,7 +200,7 @@ def _ranks(recipe: Recipe, fitted: int) -> int:
 def _epochs(geometry: ScanGeometry, several_angles: bool) -> int:
     if not several_angles:
         return 60
-    return 30 if geometry.technique == "holography" else 25
+    return 30 if geometry.technique == "holography" else 15
 
 
 def _object_step(geometry: ScanGeometry, several_angles: bool) -> float:

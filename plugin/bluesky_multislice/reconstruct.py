@@ -13,7 +13,7 @@ from bluesky_multislice.models import ForwardModel, embed, initial_probe
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import Epoch, Solution, fit, load_views, split_views
+from bluesky_multislice.solvers import Epoch, Solution, Unknowns, fit, load_views, split_views
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +53,9 @@ def reconstruct(
     mean_frame, scale = _mean_frame(scan, fitted, mesh)
     probe = _first_probe(scan, plan, model, mean_frame) / np.sqrt(scale)
     solution = fit(
-        model,
-        probe,
-        load_views(scan.frames, fitted, scale=scale, device=mesh.device),
-        load_views(scan.frames, held, scale=scale, device=mesh.device),
-        torch.as_tensor(scan.frames.mask, dtype=torch.float32, device=mesh.device),
-        geometry.angle_rad,
+        Unknowns(model, probe, plan.fit, mesh.device),
+        load_views(scan, fitted, scale=scale, device=mesh.device),
+        load_views(scan, held, scale=scale, device=mesh.device),
         plan.fit,
         mesh,
         report,
@@ -85,9 +82,15 @@ def _mean_frame(scan: Scan, fitted: NDArray[np.intp], mesh: Mesh) -> tuple[NDArr
 
 
 def _first_probe(scan: Scan, plan: Plan, model: ForwardModel, mean_frame: NDArray[np.float32]) -> torch.Tensor:
-    """Return the probe (mode, y, x) to start from; missing modes start as weak copies with a phase ramp."""
+    """Return the probe (mode, y, x) to start from, in the root of the frames' units.
+
+    A given probe that may be refined is brought to the frames' mean energy. Missing modes start as weak copies with a
+    phase ramp.
+    """
     if scan.probe is not None:
         probe = embed(scan.probe, model.window)
+        if plan.fit.probe_step > 0:
+            probe = probe * np.sqrt(mean_frame.sum() / float(probe.abs().square().sum()))
     else:
         probe = initial_probe(scan.geometry, mean_frame, window=model.window, pixel_size_m=scan.geometry.object_pixel_m)
     ramp = torch.linspace(-np.pi, np.pi, model.window[1])

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 Status = Literal["converged", "epochs_spent", "overfitting_stopped", "diverged"]
@@ -38,7 +37,7 @@ class Solution:
         advice: what to do about it, empty when nothing.
         best_epoch: the epoch that these unknowns come from, by the held-back frames.
         history: one row an epoch.
-        r_factor: Σ|√I−√I_model|/Σ√I of the fitted frames.
+        r_factor: Σ|√I−√I_model|/Σ√I of the fitted frames; None where the model of a diverged fit has no number.
         held_back_r_factor: the same of the frames held back; None where there are none.
     """
 
@@ -49,14 +48,9 @@ class Solution:
     advice: str
     best_epoch: int
     history: tuple[Epoch, ...]
-    r_factor: float
+    r_factor: float | None
     held_back_r_factor: float | None
 
     def with_probe_in(self, unit: float) -> "Solution":
         """Return the same with the probe multiplied by ``unit``."""
         return replace(self, probe=self.probe * unit)
-
-
-def finite(*tensors: Tensor) -> bool:
-    """Return whether every number of every tensor is finite."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

@@ -1,7 +1,6 @@
 """The views that a rank works on: its frames in memory, and their order in each epoch."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bluesky_multislice.frames import Frames
+from bluesky_multislice.scan import Scan
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,52 +17,54 @@ class ViewSet:
 
     Attributes:
         views: (n,) which views of the scan.
-        amplitude: (n, y, x) square root of the frames over ``scale``.
+        angles: (n,) rotation angle of each.
+        amplitude: (n, y, x) square root of the frames over their scale.
+        mask: (y, x) 1 where a pixel is good, else 0.
     """
 
     views: NDArray[np.intp]
+    angles: NDArray[np.float64]
     amplitude: Tensor
+    mask: Tensor
 
-    def batches(self, angles: NDArray, size: int, order: np.random.Generator | None) -> list[NDArray[np.intp]]:
-        """Return batches of indices into ``views``; a batch mixes angles only where an angle has few views.
+    def batches(self, size: int, shuffle: np.random.Generator | None) -> list[NDArray[np.intp]]:
+        """Return batches of indices into ``views``; a batch mixes angles only where every angle has few views.
 
         Args:
-            angles: (view,) of the whole scan.
-            size: views a batch.
-            order: shuffles views and batches; None keeps them in order.
+            size: most views a batch.
+            shuffle: orders views and batches at random; None keeps them in order.
         """
         index = np.arange(len(self.views))
-        if order is not None:
-            index = order.permutation(index)
-        groups = [index[angles[self.views[index]] == angle] for angle in dict.fromkeys(angles[self.views[index]])]
+        if shuffle is not None:
+            index = shuffle.permutation(index)
+        groups = [index[self.angles[index] == angle] for angle in np.unique(self.angles)]
         if groups and max(len(group) for group in groups) < size:
-            groups = [np.concatenate(groups)]
+            groups = [index]
         batches = [batch for group in groups for batch in np.array_split(group, math.ceil(len(group) / size))]
-        return batches if order is None else [batches[at] for at in order.permutation(len(batches))]
+        return batches if shuffle is None else [batches[at] for at in shuffle.permutation(len(batches))]
 
 
 def split_views(views: int, held_back_every: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return which views are fitted and which are held back: every n-th, none for 0 or where none would be left."""
+    """Return which views are fitted and which are held back: every n-th; none for 0 or for no more than n views."""
     everything = np.arange(views)
-    held = everything % held_back_every == 0 if held_back_every and views > held_back_every else everything < 0
+    if held_back_every == 0 or views <= held_back_every:
+        return everything, everything[:0]
+    held = everything % held_back_every == 0
     return everything[~held], everything[held]
 
 
-def load_views(frames: Frames, views: NDArray[np.intp], *, scale: float, device: torch.device) -> ViewSet:
+def load_views(scan: Scan, views: NDArray[np.intp], *, scale: float, device: torch.device) -> ViewSet:
     """Read frames into memory as amplitudes.
 
     Args:
-        frames: the scan's frames.
+        scan: what was measured.
         views: which to read.
         scale: intensity that becomes one.
         device: where they are kept.
+
+    Raises:
+        FramesError: a frame cannot be used.
     """
-    amplitude = torch.from_numpy(frames.read(views)).div_(scale).sqrt_()
-    return ViewSet(views, amplitude.to(device))
-
-
-def endless_empty(batches: list[NDArray[np.intp]], steps: int) -> Iterator[NDArray[np.intp] | None]:
-    """Yield the batches, then None until ``steps`` are reached: every rank takes part in every step's exchange."""
-    yield from batches
-    for _ in range(steps - len(batches)):
-        yield None
+    amplitude = torch.from_numpy(scan.frames.read(views)).div_(scale).sqrt_()
+    mask = torch.as_tensor(scan.frames.mask, dtype=torch.float32, device=device)
+    return ViewSet(views, scan.geometry.angle_rad[views], amplitude.to(device), mask)

@@ -1,0 +1,137 @@
+"""The tensors that are fitted, in units of their effect, and the optimiser that moves them.
+
+δ and β are kept in radians through the whole volume, the probe in its own root mean square, so that one step serves
+every sample, energy and voxel. The optimiser is Adam (Kingma & Ba 2015) with a cosine decay; the floor under its second
+moment keeps still what the beam hardly reaches, where it would otherwise amplify noise.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.optics.conventions import wavenumber
+
+_LAST_STEP = 0.02
+"""Step of the last epoch, relative to the first's."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to fit.
+
+    Attributes:
+        epochs: most passes over the frames.
+        batch_views: views that a rank works on at once.
+        object_step_rad: step of δ and β in radians of phase through the whole volume.
+        probe_step: step of the probe relative to its root mean square; 0 keeps it as it is.
+        gradient_floor: part of the first step's largest gradient below which voxels move less.
+        absorption: fit β; otherwise it stays 0.
+        positivity: keep δ and β from going negative.
+        total_variation: weight of total variation.
+        seed: of the order of views.
+    """
+
+    epochs: int
+    batch_views: int
+    object_step_rad: float
+    probe_step: float
+    gradient_floor: float
+    absorption: bool
+    positivity: bool
+    total_variation: float
+    seed: int
+
+
+class Unknowns:
+    """δ, β and probe during a fit.
+
+    Args:
+        model: the forward model.
+        probe: complex (mode, y, x) to start from.
+        settings: how to fit.
+        device: where they are kept.
+    """
+
+    def __init__(self, model: ForwardModel, probe: Tensor, settings: FitSettings, device: torch.device) -> None:
+        self._model, self._settings = model, settings
+        self._unit = 1 / (wavenumber(model.wavelength_m) * model.grid.thickness_m)
+        self._probe_unit = float(probe.abs().square().mean().sqrt())
+        #: (2, z, y, x) δ and β in radians through the volume.
+        self.object = torch.zeros((2, *model.grid.shape), device=device, requires_grad=True)
+        parts = torch.view_as_real(probe.to(device) / self._probe_unit).contiguous()
+        self._probe_parts = parts.requires_grad_(settings.probe_step > 0)
+        groups = [{"params": [self.object], "lr": settings.object_step_rad}]
+        if settings.probe_step > 0:
+            groups.append({"params": [self._probe_parts], "lr": settings.probe_step})
+        self._adam = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
+        self._decay = torch.optim.lr_scheduler.LambdaLR(self._adam, self._relative_step)
+        self._first = True
+
+    @property
+    def delta(self) -> Tensor:
+        """(z, y, x)."""
+        return self.object[0] * self._unit
+
+    @property
+    def beta(self) -> Tensor:
+        """(z, y, x)."""
+        return self.object[1] * self._unit
+
+    @property
+    def probe(self) -> Tensor:
+        """Complex (mode, y, x)."""
+        return torch.view_as_complex(self._probe_parts) * self._probe_unit
+
+    def expect(self, views: NDArray[np.intp]) -> Tensor:
+        """Return the expected intensity (view, y, x)."""
+        return self._model(self.delta, self.beta, self.probe, views)
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradient of each tensor that is fitted, zero before the first backward pass."""
+        fitted = [self.object, self._probe_parts] if self._probe_parts.requires_grad else [self.object]
+        for tensor in fitted:
+            if tensor.grad is None:
+                tensor.grad = torch.zeros_like(tensor)
+        return [tensor.grad for tensor in fitted if tensor.grad is not None]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move against the gradients, and set them to zero."""
+        gradient = self.gradients()[0]
+        if not self._settings.absorption:
+            gradient[1] = 0
+        if self._first:
+            floor = self._settings.gradient_floor * float(gradient.abs().max())
+            self._adam.param_groups[0]["eps"] = max(floor, 1e-12)
+            self._first = False
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=False)
+        if self._settings.positivity:
+            self.object.clamp_(min=0)
+
+    def end_epoch(self) -> None:
+        """Shorten the step."""
+        self._decay.step()
+
+    def finite(self) -> bool:
+        """Return whether every number is finite."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in (self.object, self._probe_parts))
+
+    def copy(self) -> tuple[Tensor, Tensor]:
+        """Return what ``restore`` takes."""
+        return self.object.detach().clone(), self._probe_parts.detach().clone()
+
+    @torch.no_grad()
+    def restore(self, saved: tuple[Tensor, Tensor]) -> None:
+        """Go back to a copy."""
+        self.object.copy_(saved[0])
+        self._probe_parts.copy_(saved[1])
+
+    def _relative_step(self, epoch: int) -> float:
+        done = min(epoch / self._settings.epochs, 1)
+        return _LAST_STEP + (1 - _LAST_STEP) * 0.5 * (1 + math.cos(math.pi * done))
