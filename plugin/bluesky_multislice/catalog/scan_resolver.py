@@ -29,14 +29,15 @@ from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from tiled.client.array import ArrayClient
 from tiled.client.container import Container
 
 from bluesky_multislice.catalog.frame_sources import find_frames
 from bluesky_multislice.catalog.run_documents import RunDocuments, find_run, require_success
 from bluesky_multislice.catalog.run_fields import RunLookup
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.frames import Frames, FrameSource, Orientation
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, Technique
+from bluesky_multislice.frames import Frames, Orientation
+from bluesky_multislice.geometry import Beam, Detector, Regime, ScanGeometry, Technique
 from bluesky_multislice.instrument import Instrument
 from bluesky_multislice.interchange.virtual_frames import FrameFile
 from bluesky_multislice.recipe import ScanValues
@@ -80,36 +81,45 @@ def resolve_scan(
     run = find_run(client, run_uid)
     require_success(run)
     lookup = RunLookup(run, values or ScanValues(), instrument)
-    warnings = [str(text) for text in run.start.get("warnings", [])]
     events = _events(run)
     key = _image_key(run, events)
-    rows = np.flatnonzero(key == 0)
-    technique: Technique = _word(lookup, "technique", ("ptychography", "holography"))
+    warnings = [str(text) for text in run.start.get("warnings", [])]
+    frames, files = _frames(run, lookup, key)
+    geometry = _geometry(lookup, frames, key, warnings)
+    scan = Scan(geometry, frames, _probe(run, lookup), lookup.sources, tuple(warnings))
+    return ResolvedScan(scan, files, run.uid, run.start)
+
+
+def _geometry(lookup: RunLookup, frames: Frames, key: NDArray[np.int_], warnings: list[str]) -> ScanGeometry:
+    technique: Technique = _word(lookup, "technique", get_args(Technique))
+    focus = lookup.find("focus_distance")
+    if focus is None:
+        lookup.sources["focus_distance"] = "absent: parallel beam"
+    regime = _regime(lookup, technique, focus is not None, warnings)
+    return ScanGeometry(
+        technique=technique,
+        beam=Beam(wavelength_m_from_energy(_energy_ev(lookup)), None if focus is None else _one(lookup, focus)),
+        detector=Detector(frames.shape, _pixel_size_m(lookup), regime),
+        distance_m=_by_view(lookup, "distance", lookup.require("distance"), key),
+        angle_rad=_by_view(lookup, "angle", lookup.require("angle"), key),
+        position_m=_position_m(lookup, technique, key),
+    )
+
+
+def _frames(run: RunDocuments, lookup: RunLookup, key: NDArray[np.int_]) -> tuple[Frames, tuple[FrameFile, ...] | None]:
     orientation = _orientation(lookup)
     saturation = lookup.find("saturation")
-    source, files = _frames(run, lookup, events)
+    source, files = find_frames(_frames_array(run, lookup), len(key))
     frames = Frames(
         source,
-        rows=rows,
+        rows=np.flatnonzero(key == 0),
         dark_rows=np.flatnonzero(key == 2).tolist(),
         flat_rows=np.flatnonzero(key == 1).tolist(),
         mask=_mask(run, lookup),
         orientation=orientation,
         saturation=None if saturation is None else float(saturation),
     )
-    focus = lookup.find("focus_distance")
-    if focus is None:
-        lookup.sources["focus_distance"] = "absent: parallel beam"
-    geometry = ScanGeometry(
-        technique=technique,
-        beam=Beam(wavelength_m_from_energy(_energy_ev(lookup)), None if focus is None else _one(lookup, focus)),
-        detector=Detector(frames.shape, _pixel_size_m(lookup), _regime(lookup, technique, focus is not None, warnings)),
-        distance_m=_by_view(lookup, "distance", lookup.require("distance"), key),
-        angle_rad=_by_view(lookup, "angle", lookup.require("angle"), key),
-        position_m=_position_m(lookup, technique, key),
-    )
-    scan = Scan(geometry, frames, _probe(run, lookup), lookup.sources, tuple(warnings))
-    return ResolvedScan(scan, files, run.uid, run.start)
+    return frames, files
 
 
 def _events(run: RunDocuments) -> int:
@@ -137,7 +147,7 @@ def _image_key(run: RunDocuments, events: int) -> NDArray[np.int_]:
     return key
 
 
-def _frames(run: RunDocuments, lookup: RunLookup, events: int) -> tuple[FrameSource, tuple[FrameFile, ...] | None]:
+def _frames_array(run: RunDocuments, lookup: RunLookup) -> ArrayClient:
     primary = run.streams["primary"]
     name = lookup.find("frames")
     if name is None:
@@ -157,7 +167,7 @@ def _frames(run: RunDocuments, lookup: RunLookup, events: int) -> tuple[FrameSou
             got=f"{name!r} from {lookup.sources['frames']}; the stream holds {', '.join(sorted(primary.parts))}.",
             remedy="correct detector_image in the start document, or frames in the instrument file.",
         )
-    return find_frames(node, events)
+    return node
 
 
 def _static(run: RunDocuments, lookup: RunLookup, key: str) -> NDArray | None:
@@ -204,7 +214,7 @@ def _regime(lookup: RunLookup, technique: Technique, focused: bool, warnings: li
         lookup.sources["regime"] = "implied by " + ("holography" if technique == "holography" else "focus_distance")
         warnings.append(f"regime is not recorded; taken as near_field, {lookup.sources['regime']}")
         return "near_field"
-    return _word(lookup, "regime", ("far_field", "near_field"))
+    return _word(lookup, "regime", get_args(Regime))
 
 
 def _energy_ev(lookup: RunLookup) -> float:
