@@ -7,6 +7,8 @@ import json
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,7 +35,7 @@ def run(folder: JobFolder) -> None:
     job = folder.read_job()
     plan = Plan.from_dict(job["plan"])
     scan = read_scan(folder.frames)
-    with join_mesh(plan.device) as mesh, folder.progress.open("a") as progress:
+    with join_mesh(plan.device) as mesh, _error_left_in(folder), folder.progress.open("a") as progress:
 
         def report(epoch: Epoch) -> None:
             if mesh.rank == 0:
@@ -50,6 +52,16 @@ def run(folder: JobFolder) -> None:
             )
         if mesh.rank == 0:
             _write(folder, job, result, mesh, time.monotonic() - began)
+
+
+@contextmanager
+def _error_left_in(folder: JobFolder) -> Iterator[None]:
+    """Leave an error in the folder before the mesh closes: the other ranks then only see their peer disappear."""
+    try:
+        yield
+    except Exception as error:
+        folder.write_error(error)
+        raise
 
 
 def _write(folder: JobFolder, job: dict, result: Reconstruction, mesh: Mesh, seconds: float) -> None:
@@ -74,10 +86,10 @@ def main() -> int:
     folder = JobFolder(Path(sys.argv[1]))
     torch.manual_seed(0)
     try:
-        run(folder)
-    except Exception as error:
+        with _error_left_in(folder):
+            run(folder)
+    except Exception:
         traceback.print_exc()
-        folder.write_error(error)
         return 1
     return 0
 

@@ -69,3 +69,10 @@ def test_json_that_cannot_be_written_leaves_the_old_file(folder):
     with pytest.raises(TypeError):
         write_json(folder.job, {"version": object()})
     assert json.loads(folder.job.read_text()) == {"version": 1}
+
+
+def test_a_peer_that_only_saw_the_end_does_not_hide_the_error_of_ours(folder):
+    folder.write_error(RuntimeError("Connection closed by peer"))
+    folder.write_error(FramesError("a", got="b", remedy="c"))
+    folder.write_error(RuntimeError("Connection closed by peer"))
+    assert isinstance(folder.read_error(), FramesError)

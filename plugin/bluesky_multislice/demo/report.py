@@ -101,7 +101,7 @@ def _on_truth_grid(node: Any, sample: Sample) -> NDArray[np.float32]:
 def make_tables(outcomes: list[Outcome]) -> tuple[Table, Table]:
     """Return the tables that the demo prints: figures, and seconds by stage."""
     figures = Table(title="Reconstructed by themselves (multislice), and again as if thin (projection)")
-    for name in ("scan", "flow run", "model", "error of δ", "correlation", "held-back R"):
+    for name in ("scan", "flow run", "model", "error δ", "correlation", "held-back R"):
         figures.add_column(name)
     stages = list(dict.fromkeys(stage for outcome in outcomes for stage in outcome.run.seconds))
     seconds = Table("flow run", *stages, title="Seconds by stage")
@@ -109,7 +109,7 @@ def make_tables(outcomes: list[Outcome]) -> tuple[Table, Table]:
         run, name = outcome.run, outcome.run.flow_run.name if outcome.run.flow_run else ""
         held_back = outcome.figures["held_back_r_factor"]
         figures.add_row(
-            f"{run.technique} {run.run_uid:.8}",
+            run.technique,
             name,
             run.recipe.propagation,
             f"{outcome.relative_error:.3f}",

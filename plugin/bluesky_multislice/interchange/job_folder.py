@@ -115,6 +115,6 @@ class JobFolder:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a JSON file that readers see whole or not at all."""
-    part = path.with_suffix(path.suffix + ".part")
+    part = path.with_suffix(f"{path.suffix}.{os.getpid()}.part")
     part.write_text(json.dumps(record, indent=1))
     os.replace(part, path)
