@@ -1,0 +1,141 @@
+"""What is derived from a scan, and what is refused before anything is allocated."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_scan import blank, hologram_geometry
+
+from bluesky_multislice.errors import PlanError
+from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, depth_of_field_m
+from bluesky_multislice.planning import Plan, make_plan, window_margin
+from bluesky_multislice.recipe import Recipe
+
+
+def pattern_geometry(angles=4, regime="far_field", offset_m=(0.0, 0.0)):
+    """81 positions over 32 pixels of 1 nm with windows of 32, at several angles."""
+    steps = np.linspace(-16, 16, 9) * 1e-9
+    y, x = (axis.ravel() for axis in np.meshgrid(steps, steps, indexing="ij"))
+    positions = np.tile(np.stack([y, x], -1), (angles, 1)) + np.array(offset_m)
+    pixel = 55e-6 if regime == "far_field" else 1e-9
+    return ScanGeometry(
+        technique="ptychography",
+        beam=Beam(0.8e-9),
+        detector=Detector((32, 32), (pixel, pixel), regime),
+        distance_m=np.full(len(positions), 1e-9 * 32 * 55e-6 / 0.8e-9 if regime == "far_field" else 20e-9),
+        angle_rad=np.repeat(np.arange(angles) * np.pi / angles, 81),
+        position_m=positions,
+    )
+
+
+def plan_of(geometry, **recipe):
+    return make_plan(Recipe(**recipe), blank(geometry))
+
+
+def test_volume_covers_the_field_that_the_windows_cover():
+    assert plan_of(pattern_geometry()).grid.shape == (64, 64, 64)
+    assert plan_of(hologram_geometry(n=48)).grid.shape == (48, 48, 48)
+
+
+def test_several_angles_keep_the_rotation_axis_in_the_middle():
+    grid = plan_of(pattern_geometry(offset_m=(5e-9, 3e-9))).grid
+    assert grid.shape == (70, 64, 70)
+    assert grid.center_m == pytest.approx((0.0, 5e-9, 0.0))
+
+
+def test_one_angle_is_centred_on_its_positions_and_has_one_slice():
+    plan = plan_of(pattern_geometry(angles=1, offset_m=(5e-6, 3e-6)))
+    assert plan.grid.shape == (1, 64, 64)
+    assert plan.grid.center_m == pytest.approx((0.0, 5e-6, 3e-6))
+    assert plan.grid.voxel_size_m[0] == pytest.approx(depth_of_field_m(1e-9, 0.8e-9))
+    assert any("one slice" in note for note in plan.notes)
+
+
+def test_one_angle_with_a_depth_gets_slices_thinner_than_the_depth_of_field():
+    plan = plan_of(pattern_geometry(angles=1), depth_um=0.05)
+    assert plan.grid.thickness_m == pytest.approx(50e-9)
+    assert plan.grid.voxel_size_m[0] < depth_of_field_m(1e-9, 0.8e-9)
+    assert plan.slices == plan.grid.shape[0]
+
+
+def test_slices_follow_the_depth_of_field_and_divide_the_planes():
+    plan = plan_of(hologram_geometry(n=64))
+    assert plan.grid.shape[0] % plan.slices == 0
+    assert plan.grid.thickness_m / plan.slices <= 0.75 * depth_of_field_m(1e-9, 0.5e-9)
+    assert plan.depths_of_field == pytest.approx(64e-9 / depth_of_field_m(1e-9, 0.5e-9))
+
+
+def test_depth_of_the_recipe_is_the_depth_of_the_volume():
+    assert plan_of(hologram_geometry(n=64), depth_um=0.032).grid.shape == (32, 64, 64)
+
+
+def test_projection_has_one_slice():
+    assert plan_of(hologram_geometry(), propagation="projection").slices == 1
+
+
+def test_margin_is_how_far_light_walks_and_never_in_the_far_field():
+    assert window_margin(pattern_geometry()) == 0
+    near, far = (window_margin(hologram_geometry(n=64, distance_m=distance)) for distance in (20e-9, 40e-9))
+    assert (near, far) == (6, 10)
+    assert window_margin(hologram_geometry(n=64, distance_m=1e-6)) == 16
+
+
+def test_near_field_ptychography_has_the_margin_in_its_volume():
+    geometry = pattern_geometry(angles=1, regime="near_field")
+    assert plan_of(geometry).grid.shape[1] == 64 + 2 * window_margin(geometry)
+
+
+@pytest.mark.parametrize(
+    ("choice", "found"),
+    [
+        ({"epochs": 7}, lambda plan: plan.fit.epochs == 7),
+        ({"batch_views": 3}, lambda plan: plan.fit.batch_views == 3),
+        ({"ranks": 3}, lambda plan: plan.ranks == 3),
+        ({"slices": 32}, lambda plan: plan.slices == 32),
+        ({"refine_probe": False}, lambda plan: plan.fit.probe_step == 0),
+        ({"positivity": False}, lambda plan: not plan.fit.positivity),
+        ({"absorption": False}, lambda plan: not plan.fit.absorption),
+        ({"total_variation": 0.1}, lambda plan: plan.fit.total_variation == 0.1),
+        ({"seed": 5}, lambda plan: plan.fit.seed == 5),
+        ({"probe_modes": 2}, lambda plan: plan.probe_modes == 2),
+        ({"held_back_every": 7}, lambda plan: plan.held_back_every == 7),
+        ({"device": "cpu"}, lambda plan: plan.device == "cpu"),
+        ({"propagation": "finite-difference"}, lambda plan: plan.propagation == "finite-difference"),
+    ],
+)
+def test_every_choice_of_the_recipe_reaches_the_plan(choice, found):
+    assert found(plan_of(pattern_geometry(), **choice))
+    assert not found(plan_of(pattern_geometry()))
+
+
+def test_step_scales_the_steps_of_object_and_probe():
+    once, twice = plan_of(pattern_geometry()).fit, plan_of(pattern_geometry(), step=2).fit
+    assert (twice.object_step_rad, twice.probe_step) == (2 * once.object_step_rad, 2 * once.probe_step)
+
+
+def test_a_plan_survives_json():
+    plan = plan_of(pattern_geometry(angles=1))
+    assert Plan.from_dict(plan.as_dict()) == plan
+
+
+def test_too_few_views_to_hold_any_back_is_said():
+    assert any("hold any back" in note for note in plan_of(hologram_geometry(angles=8)).notes)
+    assert not plan_of(hologram_geometry(angles=40)).notes
+
+
+@pytest.mark.parametrize(
+    ("geometry", "recipe", "words"),
+    [
+        (hologram_geometry(n=64), {"slices": 7}, "divide the planes"),
+        (hologram_geometry(angles=8), {"ranks": 9}, "9 ranks for 8"),
+        (
+            replace(hologram_geometry(), detector=Detector((16, 16), (1e-9, 2e-9), "near_field")),
+            {},
+            "square object pixels",
+        ),
+        (hologram_geometry(n=4096), {"device": "cpu"}, "fit into memory"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(geometry, recipe, words):
+    with pytest.raises(PlanError, match=words):
+        plan_of(geometry, **recipe)
