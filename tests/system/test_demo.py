@@ -1,32 +1,17 @@
 """The whole demo from the command line: every service a real process, nobody calls the flow."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
-import psutil
 import pytest
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
-MULTISLICE = Path(sys.executable).with_name("multislice")
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    out = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(
-        [MULTISLICE, "demo", "--technique", "holography", "--out", out], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out, json.loads((out / "report.json").read_text()), done.stdout
 
 
 def test_multislice_beats_the_projection_model_on_the_same_frames(demo):
-    _, report, _ = demo
-    models = {outcome["model"]: outcome for outcome in report["reconstructions"]}
+    models = {outcome["model"]: outcome for outcome in demo.report["reconstructions"]}
     assert set(models) == {"multislice", "projection"}
     multislice, projection = models["multislice"], models["projection"]
     assert multislice["run_uid"] == projection["run_uid"]
@@ -37,11 +22,10 @@ def test_multislice_beats_the_projection_model_on_the_same_frames(demo):
 
 
 def test_every_stage_is_timed_and_everything_is_printed(demo):
-    _, report, printed = demo
-    flat = "".join(printed.split())
+    report, printed = demo.report, demo.printed()
     for outcome in report["reconstructions"]:
         assert set(outcome["seconds"]) == {"start", "resolve", "plan", "stage", "reconstruct", "publish"}
-        assert outcome["tiled_path"] in flat
+        assert outcome["tiled_path"] in printed
         assert outcome["flow_run"]["name"].startswith(outcome["run_uid"][:8])
     assert report["tiled"] in printed
     assert report["prefect"] in printed
@@ -50,33 +34,25 @@ def test_every_stage_is_timed_and_everything_is_printed(demo):
     assert str(picture) in printed
 
 
-def test_the_volumes_lie_where_tiled_reads_them_and_the_frames_are_stacks(demo):
-    out, report, _ = demo
-    volumes = sorted((out / "jobs").glob("*/*/result/volume.h5"))
+def test_the_volumes_lie_where_tiled_reads_them(demo):
+    volumes = sorted((demo.out / "jobs").glob("*/*/result/volume.h5"))
     assert len(volumes) == 2
     for path in volumes:
         with h5py.File(path) as file:
             assert file["delta"].shape == (64, 64, 64)
             assert np.isfinite(file["delta"][()]).all()
-            assert json.loads(file["provenance"][()])["origin"]["run_uid"] == report["reconstructions"][0]["run_uid"]
-    assert list((out / "detector").glob("*.h5"))
-    assert (out / "tiled" / "catalog.db").exists()
+            assert (
+                json.loads(file["provenance"][()])["origin"]["run_uid"] == demo.report["reconstructions"][0]["run_uid"]
+            )
+    assert list((demo.out / "detector").glob("*.h5"))
+    assert (demo.out / "tiled" / "catalog.db").exists()
 
 
 def test_the_listener_started_it(demo):
-    out, report, _ = demo
-    log = (out / "logs" / "listener.log").read_text()
-    first = report["reconstructions"][0]
+    log = (demo.out / "logs" / "listener.log").read_text()
+    first = demo.report["reconstructions"][0]
     assert f"Run {first['run_uid']} is flow run {first['flow_run']['id']}" in log
 
 
-def test_no_process_is_left(demo):
-    out, _, _ = demo
-    left = []
-    for process in psutil.process_iter():
-        try:
-            if str(out) in " ".join([*process.cmdline(), *process.environ().values()]):
-                left.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    assert not left
+def test_taken_ports_are_left_to_their_owner(demo):
+    assert demo.taken_port not in {int(demo.report[name].rpartition(":")[2]) for name in ("tiled", "prefect")}

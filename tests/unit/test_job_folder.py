@@ -71,8 +71,7 @@ def test_json_that_cannot_be_written_leaves_the_old_file(folder):
     assert json.loads(folder.job.read_text()) == {"version": 1}
 
 
-def test_a_peer_that_only_saw_the_end_does_not_hide_the_error_of_ours(folder):
-    folder.write_error(RuntimeError("Connection closed by peer"))
+def test_a_peer_that_only_saw_the_end_does_not_hide_the_first_error(folder):
     folder.write_error(FramesError("a", got="b", remedy="c"))
     folder.write_error(RuntimeError("Connection closed by peer"))
     assert isinstance(folder.read_error(), FramesError)
