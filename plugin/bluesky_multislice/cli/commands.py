@@ -25,7 +25,7 @@ def multislice() -> None:
 
 def main() -> None:
     """Run the command line; an error of ours is printed without a traceback and gives exit status 1."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     try:
         multislice()
     except MultisliceError as error:
@@ -152,6 +152,7 @@ def listen(state: Path | None, sweep_s: float) -> None:
     from bluesky_multislice.listener import listen as listen_for_scans
     from bluesky_multislice.settings import ServiceSettings
 
+    logging.getLogger("bluesky_multislice").setLevel(logging.INFO)
     listen_for_scans(ServiceSettings.from_environment(), state=state, sweep_s=sweep_s)
 
 
@@ -164,6 +165,21 @@ def demo(technique: Any, out: Path, keep_serving: bool) -> None:
     from bluesky_multislice.demo import run_demo
 
     sys.exit(run_demo(technique, out, keep_serving=keep_serving))
+
+
+@multislice.command()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("serve-out"), show_default=True)
+@click.option(
+    "--readable",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    multiple=True,
+    help="Folder of scans that Tiled may read where they lie; may be given several times.",
+)
+def serve(out: Path, readable: tuple[Path, ...]) -> None:
+    """Run Tiled, Prefect, a worker and the listener on this machine, to try them with scans of your own."""
+    from bluesky_multislice.demo import serve_until_interrupted
+
+    serve_until_interrupted(out, readable)
 
 
 def _read_instrument(path: Path | None):

@@ -19,6 +19,7 @@ from bluesky_multislice.catalog import connect
 from bluesky_multislice.demo.flow_runs import FollowedRun, rerun
 from bluesky_multislice.demo.report import Outcome, make_tables, read_outcome, save_picture
 from bluesky_multislice.demo.services import Services, serve
+from bluesky_multislice.demo.serving import keep_serving_until_interrupted
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.geometry import Technique
 from bluesky_multislice.interchange.job_folder import write_json
@@ -78,7 +79,7 @@ def run_demo(technique: Literal["ptychography", "holography", "both"], out: Path
             progress.stop()
             _report(console, out, services, cases, outcomes, time.monotonic() - began)
             if keep_serving:
-                _keep_serving(console, services)
+                keep_serving_until_interrupted(console, services)
     return 0
 
 
@@ -167,15 +168,3 @@ def _report(
     }
     write_json(out / "report.json", record)
     console.print(f"Report: {out / 'report.json'} after {seconds:.0f} s", soft_wrap=True)
-
-
-def _keep_serving(console: Console, services: Services) -> None:
-    console.print(f"Prefect: {services.prefect_uri} (no login)", soft_wrap=True)
-    console.print(f"Tiled, with login: {services.tiled_page}", soft_wrap=True)
-    console.print("Ctrl-C ends the services.")
-    try:
-        while True:
-            services.check()
-            time.sleep(1)
-    except KeyboardInterrupt:
-        console.print("Ending the services.")

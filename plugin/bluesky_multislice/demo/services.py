@@ -1,9 +1,9 @@
-"""The demo's services, each a real process: Tiled, Prefect server, process worker, listener."""
+"""Services on one machine, each a real process: Tiled, Prefect server, process worker, listener."""
 
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,13 +58,20 @@ class Services:
 
 
 @contextmanager
-def serve(out: Path, *, meanwhile: Callable[[], None], on_ready: Callable[[str], None]) -> Iterator[Services]:
+def serve(
+    out: Path,
+    *,
+    on_ready: Callable[[str], None],
+    meanwhile: Callable[[], None] = lambda: None,
+    readable: Sequence[Path] = (),
+) -> Iterator[Services]:
     """Start the services, and end them in reverse order whatever happens.
 
     Args:
         out: folder for catalogue, databases, frames, jobs and logs.
-        meanwhile: called while the servers come up.
         on_ready: called with the name of each service that has come up.
+        meanwhile: called while the servers come up.
+        readable: folders beside the detector's whose files Tiled may read where they lie.
 
     Raises:
         ServiceError: a service does not start.
@@ -86,7 +93,9 @@ def serve(out: Path, *, meanwhile: Callable[[], None], on_ready: Callable[[str],
 
         stack.enter_context(_prefect_at(prefect_uri, folders["prefect"]))
         prefect = start("prefect-server", *_prefect("server", "start", *_address(prefect_uri)))
-        tiled = start("tiled-server", *_tiled("serve", "config", str(_tiled_config(folders)), *_address(tiled_uri)))
+        tiled = start(
+            "tiled-server", *_tiled("serve", "config", str(_tiled_config(folders, readable)), *_address(tiled_uri))
+        )
         meanwhile()
         tiled.wait_until(lambda: _answers(f"{tiled_uri}/healthz"))
         on_ready("Tiled")
@@ -142,14 +151,14 @@ def _environment(api_key: str, tiled_uri: str, prefect_uri: str, folders: dict[s
     }
 
 
-def _tiled_config(folders: dict[str, Path]) -> Path:
+def _tiled_config(folders: dict[str, Path], readable: Sequence[Path]) -> Path:
     path = folders["tiled"] / "config.yml"
     storage = [f"file://localhost{folders['tiled']}/data", f"duckdb:///{folders['tiled']}/tables.duckdb"]
     catalogue = {
         "uri": f"sqlite:///{folders['tiled']}/catalog.db",
         "init_if_not_exists": True,
         "writable_storage": storage,
-        "readable_storage": [str(folders["detector"]), str(folders["jobs"])],
+        "readable_storage": [str(folder) for folder in (folders["detector"], folders["jobs"], *readable)],
     }
     config = {
         "trees": [{"path": "/", "tree": "catalog", "args": catalogue}],

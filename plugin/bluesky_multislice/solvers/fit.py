@@ -48,7 +48,7 @@ def fit(
     """
     shuffle = np.random.default_rng([settings.seed, mesh.rank])
     steps = mesh.largest(len(fitted.batches(settings.batch_views, None)))
-    patience = max(8, settings.epochs // 4)
+    patience = max(10, settings.epochs // 2)
     history: list[Epoch] = []
     best, best_epoch, best_loss = unknowns.copy(), 0, math.inf
     status: Status = "epochs_spent"
