@@ -4,6 +4,7 @@ torchrun --nproc-per-node N -m bluesky_multislice.job FOLDER
 """
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -34,8 +35,9 @@ def run(folder: JobFolder) -> None:
     began = time.monotonic()
     job = folder.read_job()
     plan = Plan.from_dict(job["plan"])
-    scan = read_scan(folder.frames)
+    # Joined before the scan is read: no rank can leave an error before rank 0 has cleared those of an earlier run.
     with join_mesh(plan.device) as mesh, _error_left_in(folder), folder.progress.open("a") as progress:
+        scan = read_scan(folder.frames)
 
         def report(epoch: Epoch) -> None:
             if mesh.rank == 0:
@@ -47,7 +49,7 @@ def run(folder: JobFolder) -> None:
         if result.solution.status == "diverged":
             raise JobError(
                 "A fit must not diverge.",
-                got=f"numbers that are not finite after {len(result.solution.history)} epochs.",
+                got=f"a misfit of {result.solution.history[-1].loss:.3g} after {len(result.solution.history)} epochs.",
                 remedy=result.solution.advice,
             )
         if mesh.rank == 0:
@@ -85,6 +87,8 @@ def main() -> int:
     """Run the job folder named on the command line; its error is left in the folder."""
     folder = JobFolder(Path(sys.argv[1]))
     torch.manual_seed(0)
+    if os.environ.get("RANK", "0") == "0":
+        folder.forget_last_run()
     try:
         with _error_left_in(folder):
             run(folder)

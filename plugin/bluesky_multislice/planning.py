@@ -99,6 +99,13 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
     fitted, held = split_views(geometry.views, recipe.held_back_every)
     if recipe.held_back_every and not len(held):
         notes.append("too few views to hold any back: the fit is not judged on frames of its own")
+    if not len(fitted):
+        raise PlanError(
+            "Some frames must be left to fit.",
+            got=f"held_back_every {recipe.held_back_every}, which holds back all {geometry.views}.",
+            remedy="hold back every second frame at most, or none with 0.",
+        )
+    _check_device(recipe.device)
     ranks = recipe.ranks or _ranks(recipe, len(fitted))
     if ranks > len(fitted):
         raise PlanError(
@@ -216,6 +223,15 @@ def _memory(
     frames = geometry.views * ny * nx * 4 // ranks
     waves = 8 * batch * (ny + 2 * margin) * (nx + 2 * margin) * (3 + 4 * slices) * modes
     return math.prod(grid.shape) * _BYTES_A_VOXEL + frames + waves
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise PlanError(
+            "The device cuda needs a GPU that PyTorch can use.",
+            got="none on this machine.",
+            remedy="use device auto or cpu, or install PyTorch's CUDA build and the driver.",
+        )
 
 
 def _check_memory(plan: Plan) -> None:

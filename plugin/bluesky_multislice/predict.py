@@ -57,7 +57,17 @@ def predict_frames(
 
 
 def add_photon_noise(frames: NDArray[np.floating], *, scale: float, seed: int) -> NDArray[np.float64]:
-    """Return Poisson counts (view, y, x) of the expected intensities times ``scale``, float64."""
+    """Return Poisson counts (view, y, x) of the expected intensities times ``scale``, float64.
+
+    Raises:
+        PlanError: the scale is not positive and finite, or the seed is negative.
+    """
+    if not (0 < scale < np.inf and seed >= 0):
+        raise PlanError(
+            "Photon noise needs a positive, finite number of photons and a seed that is not negative.",
+            got=f"frames times {scale:g}, seed {seed}.",
+            remedy="correct the photons or the seed; ptychography frames without light cannot be scaled.",
+        )
     return np.random.default_rng(seed).poisson(frames * scale).astype(np.float64)
 
 
@@ -76,6 +86,10 @@ def _check(scan: Scan, delta: NDArray, beta: NDArray, voxel_size_m: tuple[float,
             got=f"{delta.shape} and {beta.shape}.",
             remedy="write /delta and /beta alike.",
         )
+    if not (np.isfinite(delta).all() and np.isfinite(beta).all()):
+        raise PlanError(
+            "A volume's δ and β must be finite numbers.", got="NaN or infinite voxels.", remedy="repair the volume."
+        )
     pitch = scan.geometry.object_pixel_m
     if not np.allclose(voxel_size_m[1:], pitch, rtol=1e-3, atol=0):
         raise PlanError(
@@ -84,13 +98,15 @@ def _check(scan: Scan, delta: NDArray, beta: NDArray, voxel_size_m: tuple[float,
             f"{pitch[0]:.4g} × {pitch[1]:.4g} m.",
             remedy="resample the volume, or correct the distance or the pixel size.",
         )
-    if len(np.unique(scan.geometry.angle_rad)) > 1 and not np.isclose(voxel_size_m[0], voxel_size_m[2], rtol=1e-3):
+    if len(np.unique(scan.geometry.angle_rad)) > 1 and not np.isclose(
+        voxel_size_m[0], voxel_size_m[2], rtol=1e-3, atol=0
+    ):
         raise PlanError(
             "A volume that is turned needs voxels as deep as wide.",
             got=f"{voxel_size_m[0]:.4g} m along z, {voxel_size_m[2]:.4g} m along x.",
             remedy="resample the volume.",
         )
-    if slices is not None and delta.shape[0] % slices:
+    if slices is not None and (slices < 1 or delta.shape[0] % slices):
         raise PlanError(
             "The slices must divide the planes of the volume evenly.",
             got=f"{slices} slices for {delta.shape[0]} planes.",

@@ -1,6 +1,7 @@
 """Commands. Heavy packages are imported by the command that needs them, so that ``--help`` answers at once."""
 
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options
 from bluesky_multislice.errors import MultisliceError, PlanError
 
-_CONSOLE = Console()
+_CONSOLE, _ERRORS = Console(), Console(stderr=True)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _instrument = click.option("--instrument", "instrument_file", type=_FILE, help="Instrument file (TOML).")
 
@@ -29,9 +30,9 @@ def main() -> None:
     try:
         multislice()
     except MultisliceError as error:
-        _CONSOLE.print(f"[red]{type(error).__name__}[/red]", highlight=False)
+        _ERRORS.print(f"[red]{type(error).__name__}[/red]", highlight=False)
         for part in ("rule", "got", "remedy"):
-            _CONSOLE.print(f"  {part}: {getattr(error, part)}", markup=False, highlight=False, soft_wrap=True)
+            _ERRORS.print(f"  {part}: {getattr(error, part)}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -46,6 +47,7 @@ def reconstruct(
     """Reconstruct the interchange file SCAN; no service is needed."""
     from bluesky_multislice.cli.reconstruct_file import reconstruct_file
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the job's ranks on its way out
     recipe = collect_recipe(recipe_file, options)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn())
     with Progress(*columns, console=_CONSOLE) as progress:

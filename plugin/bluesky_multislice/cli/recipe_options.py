@@ -34,8 +34,11 @@ def collect_recipe(recipe_file: Path | None, options: dict[str, Any]) -> Recipe:
     """
     values = read_recipe(recipe_file) if recipe_file else {}
     given = {name: value for name, value in options.items() if value is not None}
-    scan = dict(values.get("scan", {})) | {name: given.pop(name) for name in ScanValues.model_fields if name in given}
-    return make_recipe({**values, **given, "scan": scan}, origin=str(recipe_file or "the command line"))
+    scan = {name: given.pop(name) for name in ScanValues.model_fields if name in given}
+    if scan and isinstance(values.get("scan", {}), dict):
+        given["scan"] = values.get("scan", {}) | scan
+    origin = "the command line" if recipe_file is None else f"{recipe_file} and the command line"
+    return make_recipe({**values, **given}, origin=origin)
 
 
 def _option(name: str, field: FieldInfo) -> Callable:

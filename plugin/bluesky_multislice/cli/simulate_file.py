@@ -38,6 +38,10 @@ def simulate_file(
     Raises:
         MultisliceError: volume and scan do not fit each other.
     """
+    if not output.parent.is_dir():
+        raise PlanError(
+            "The frames need an existing folder.", got=f"{output.parent}.", remedy="create it or correct the path."
+        )
     volume, scan = read_volume(volume_file), read_geometry(scan_file)
     views = scan.geometry.views
     if scan.frames.source.shape[0] != views:

@@ -82,6 +82,11 @@ class JobFolder:
                 remedy="stage the scan again with the flow or `multislice reconstruct`.",
             ) from error
 
+    def forget_last_run(self) -> None:
+        """Remove the error and the progress that an earlier run left, so that they are not taken for this one's."""
+        self.error.unlink(missing_ok=True)
+        self.progress.unlink(missing_ok=True)
+
     def write_error(self, error: BaseException) -> None:
         """Leave the error that ended the job for whoever waits for it; the first rank's stands."""
         if self.error.exists():

@@ -14,8 +14,14 @@ def embed(probe: NDArray, window: tuple[int, int]) -> Tensor:
     """Return a probe (mode, y, x) in the middle of a window at least as large, complex64, dark around it.
 
     Raises:
-        ScanError: the probe is larger than the window.
+        ScanError: the probe is larger than the window, dark, or not finite.
     """
+    if not (np.isfinite(probe).all() and probe.any()):
+        raise ScanError(
+            "A probe must be finite and have light in it.",
+            got="NaN, infinite or only zero values.",
+            remedy="correct the scan's probe, or leave it out: then it is made from the frames.",
+        )
     room = [w - n for w, n in zip(window, probe.shape[-2:], strict=True)]
     if min(room) < 0:
         raise ScanError(

@@ -66,6 +66,7 @@ def run_to_end(
     Raises:
         MultisliceError: the error that the job left, or JobError where it left none.
     """
+    folder.forget_last_run()
     job_id = scheduler.submit(folder, ranks=ranks)
     try:
         state = _wait(scheduler, job_id, folder, on_progress, poll_s)

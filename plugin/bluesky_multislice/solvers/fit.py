@@ -23,6 +23,9 @@ _ADVICE: dict[Status, str] = {
     "diverged": "try a smaller step; check energy, distance, the positions' sign and unit, and the probe.",
 }
 
+_FAR_OFF = 0.1
+"""Misfit, relative to the mean intensity, above which a fit that never improved on its start counts as diverged."""
+
 
 def fit(
     unknowns: Unknowns,
@@ -44,13 +47,17 @@ def fit(
 
     Returns:
         the unknowns of the epoch that explained the held-back frames best (the fitted ones where none are held back),
-        with the status; a fit that diverges returns the last good unknowns and says so.
+        those from before the first epoch where none improved on them, with the status; a fit that diverges returns the
+        last good unknowns and says so.
     """
     shuffle = np.random.default_rng([settings.seed, mesh.rank])
     steps = mesh.largest(len(fitted.batches(settings.batch_views, None)))
     patience = max(10, settings.epochs // 2)
     history: list[Epoch] = []
-    best, best_epoch, best_loss = unknowns.copy(), 0, math.inf
+    start, start_loss = unknowns.copy(), _judge(unknowns, held_back, settings, mesh)[0]
+    if start_loss is None:
+        start_loss = _judge(unknowns, fitted, settings, mesh)[0]
+    best, best_epoch, best_loss = start, 0, math.inf
     status: Status = "epochs_spent"
     began = time.monotonic()
     for number in range(1, settings.epochs + 1):
@@ -68,6 +75,9 @@ def fit(
             status = "converged" if judged is None else "overfitting_stopped"
             break
         unknowns.end_epoch()
+    if start_loss is not None and best_loss >= start_loss:
+        best, best_epoch = start, 0
+        status = "diverged" if best_loss > _FAR_OFF else status
     unknowns.restore(best)
     return Solution(
         delta=unknowns.delta.detach(),
