@@ -18,7 +18,7 @@ import torch
 
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.interchange import JobFolder, read_scan, write_result
-from bluesky_multislice.parallel import Mesh, join_mesh
+from bluesky_multislice.parallel import Mesh, end_process, join_mesh
 from bluesky_multislice.planning import Plan
 from bluesky_multislice.provenance import describe
 from bluesky_multislice.reconstruct import Reconstruction, reconstruct
@@ -99,4 +99,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -8,7 +8,7 @@ import torch
 from bluesky_multislice.frames import Frames
 from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import ForwardModel
-from bluesky_multislice.parallel import join_mesh
+from bluesky_multislice.parallel import end_process, join_mesh
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import FitSettings, Unknowns, fit, load_views
 
@@ -55,3 +55,4 @@ def main(path):
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    end_process(0)

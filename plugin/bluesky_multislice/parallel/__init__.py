@@ -1,5 +1,5 @@
 """The only room that says torch.distributed."""
 
-from bluesky_multislice.parallel.mesh import Mesh, join_mesh
+from bluesky_multislice.parallel.mesh import Mesh, end_process, join_mesh
 
-__all__ = ["Mesh", "join_mesh"]
+__all__ = ["Mesh", "end_process", "join_mesh"]
