@@ -9,7 +9,7 @@ from bluesky_multislice.catalog import ingest, resolve_scan
 from bluesky_multislice.errors import CatalogError, ScanError
 from bluesky_multislice.frames import Frames
 from bluesky_multislice.instrument import FieldPlace, Instrument
-from bluesky_multislice.interchange.scan_file import read_scan, write_scan
+from bluesky_multislice.interchange import read_scan, write_scan
 from bluesky_multislice.recipe import ScanValues
 from bluesky_multislice.scan import Scan
 

@@ -1,7 +1,8 @@
 """Files: the interchange file, the result file and the job folder."""
 
 from bluesky_multislice.interchange.job_folder import JobFolder, write_json
-from bluesky_multislice.interchange.scan_file import read_geometry, read_scan, write_predicted, write_scan
+from bluesky_multislice.interchange.scan_reader import read_geometry, read_scan
+from bluesky_multislice.interchange.scan_writer import write_predicted, write_scan
 from bluesky_multislice.interchange.virtual_frames import FrameFile, frame_files
 from bluesky_multislice.interchange.volume_file import VolumeFile, read_provenance, read_volume, write_result
 
