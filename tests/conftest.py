@@ -4,6 +4,8 @@ import os
 
 # Read when Prefect's server starts: it would report to its makers.
 os.environ |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+# Read when torch is imported: several threads on the little tensors of a test mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from prefect.testing.utilities import prefect_test_harness

@@ -23,7 +23,9 @@ _ADVICE: dict[Status, str] = {
     "diverged": "try a smaller step; check energy, distance, the positions' sign and unit, and the probe.",
 }
 
-_FAR_OFF = 0.1
+_NEVER_BETTER = "no epoch explained the frames better than an empty volume: check that there is a sample."
+
+_FAR_OFF = 0.05
 """Misfit, relative to the mean intensity, above which a fit that never improved on its start counts as diverged."""
 
 
@@ -84,7 +86,7 @@ def fit(
         beta=unknowns.beta.detach(),
         probe=unknowns.probe.detach(),
         status=status,
-        advice=_ADVICE[status],
+        advice=_ADVICE[status] if best_epoch or status == "diverged" else _NEVER_BETTER,
         best_epoch=best_epoch,
         history=tuple(history),
         r_factor=_judge(unknowns, fitted, settings, mesh)[1],

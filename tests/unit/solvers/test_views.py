@@ -1,0 +1,80 @@
+"""Batches cover everything once; every n-th view is held back."""
+
+import numpy as np
+import pytest
+import torch
+from small_scan import hologram_geometry
+
+from bluesky_multislice.errors import FramesError
+from bluesky_multislice.frames import Frames
+from bluesky_multislice.scan import Scan
+from bluesky_multislice.solvers import load_views, split_views
+from bluesky_multislice.solvers.views import ViewSet
+
+
+def view_set(angles):
+    angles = np.asarray(angles, float)
+    return ViewSet(np.arange(len(angles)), angles, torch.zeros(len(angles), 1, 1), torch.ones(1, 1))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 100])
+@pytest.mark.parametrize("seed", [None, 0])
+def test_batches_cover_every_view_once(size, seed):
+    views = view_set(np.repeat([0.0, 1.0, 2.0], [7, 5, 2]))
+    shuffle = None if seed is None else np.random.default_rng(seed)
+    batches = views.batches(size, shuffle)
+    assert max(len(batch) for batch in batches) <= size
+    np.testing.assert_array_equal(np.sort(np.concatenate(batches)), np.arange(14))
+
+
+def test_a_batch_mixes_angles_only_where_every_angle_has_few_views():
+    many = view_set(np.repeat([0.0, 1.0], 6))
+    assert all(len(np.unique(many.angles[batch])) == 1 for batch in many.batches(4, np.random.default_rng(0)))
+    assert [len(batch) for batch in view_set([0.0, 1.0, 2.0, 3.0]).batches(4, None)] == [4]
+
+
+def test_batches_without_shuffling_are_in_order():
+    np.testing.assert_array_equal(np.concatenate(view_set(np.zeros(9)).batches(2, None)), np.arange(9))
+
+
+def test_shuffling_follows_the_seed():
+    orders = [
+        np.concatenate(view_set(np.zeros(30)).batches(4, np.random.default_rng(seed))).tolist() for seed in (1, 1, 2)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0] != list(range(30))
+
+
+def test_no_views_have_no_batches():
+    assert view_set([]).batches(4, np.random.default_rng(0)) == []
+
+
+def test_every_nth_view_is_held_back():
+    fitted, held = split_views(50, 20)
+    np.testing.assert_array_equal(held, [0, 20, 40])
+    np.testing.assert_array_equal(np.sort(np.concatenate([fitted, held])), np.arange(50))
+
+
+@pytest.mark.parametrize(("views", "every"), [(50, 0), (20, 20), (5, 20)])
+def test_no_view_is_held_back_where_there_are_too_few_or_none_is_wanted(views, every):
+    fitted, held = split_views(views, every)
+    assert len(held) == 0
+    np.testing.assert_array_equal(fitted, np.arange(views))
+
+
+def test_views_are_loaded_as_amplitudes_of_the_scale():
+    frames = np.arange(8 * 16, dtype=np.float32).reshape(8, 4, 4)
+    mask = np.ones((4, 4), bool)
+    mask[0, 1] = False
+    scan = Scan(hologram_geometry(n=4), Frames(frames, mask=mask))
+    views = load_views(scan, np.array([5, 2]), scale=4.0, device=torch.device("cpu"))
+    np.testing.assert_allclose(views.amplitude, np.sqrt(frames[[5, 2]] * mask) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(views.mask, mask)
+    np.testing.assert_array_equal(views.angles, scan.geometry.angle_rad[[5, 2]])
+
+
+def test_views_with_a_bad_frame_are_refused():
+    frames = np.ones((8, 4, 4))
+    frames[3, 1, 1] = np.nan
+    with pytest.raises(FramesError, match="view 3"):
+        load_views(Scan(hologram_geometry(n=4), Frames(frames)), np.arange(8), scale=1.0, device=torch.device("cpu"))
