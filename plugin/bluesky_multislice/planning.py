@@ -18,6 +18,9 @@ from bluesky_multislice.solvers import FitSettings, split_views
 _SLICE_IN_DEPTHS_OF_FIELD = 0.75
 """Thickest slice, in depths of field at the resolution of one pixel."""
 
+_STEPS_AN_EPOCH = 20
+"""Least steps of the optimiser an epoch, as long as a rank has that many views."""
+
 _BYTES_A_VOXEL = 4 * 2 * 9
 """δ and β: unknowns, gradient, two moments, best copy, turned, binned, transmission and their gradients."""
 
@@ -113,19 +116,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
             got=f"{ranks} ranks for {len(fitted)} fitted views.",
             remedy="ask for fewer ranks.",
         )
-    batch = recipe.batch_views or int(np.clip(len(fitted) // (ranks * 20), 1, 32))
-    refine_probe = geometry.technique == "ptychography" if recipe.refine_probe is None else recipe.refine_probe
-    settings = FitSettings(
-        epochs=recipe.epochs or _epochs(geometry, several_angles),
-        batch_views=batch,
-        object_step_rad=_object_step(geometry, several_angles) * recipe.step,
-        probe_step=0.02 * recipe.step if refine_probe else 0.0,
-        gradient_floor=0.02 if geometry.technique == "ptychography" else 0.0,
-        absorption=recipe.absorption,
-        positivity=several_angles if recipe.positivity is None else recipe.positivity,
-        total_variation=recipe.total_variation,
-        seed=recipe.seed,
-    )
+    settings = _fit_settings(recipe, geometry, several_angles, len(fitted) // ranks)
     plan = Plan(
         grid=grid,
         propagation=recipe.propagation,
@@ -137,11 +128,33 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         device=recipe.device,
         fit=settings,
         depths_of_field=grid.thickness_m / depth_of_field,
-        memory_bytes=_memory(grid, geometry, slices, margin, batch, ranks, recipe.probe_modes),
+        memory_bytes=_memory(grid, geometry, slices, margin, settings.batch_views, ranks, recipe.probe_modes),
         notes=tuple(notes),
     )
     _check_memory(plan)
     return plan
+
+
+def _fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, views_a_rank: int) -> FitSettings:
+    ptychography = geometry.technique == "ptychography"
+    refine_probe = ptychography if recipe.refine_probe is None else recipe.refine_probe
+    return FitSettings(
+        epochs=recipe.epochs or _epochs(geometry, several_angles),
+        batch_views=recipe.batch_views or int(np.clip(views_a_rank // _STEPS_AN_EPOCH, 1, 32)),
+        object_step_rad=(0.05 if several_angles else 0.02) * recipe.step,
+        probe_step=0.02 * recipe.step if refine_probe else 0.0,
+        gradient_floor=0.02 if ptychography else 0.0,
+        absorption=recipe.absorption,
+        positivity=several_angles if recipe.positivity is None else recipe.positivity,
+        total_variation=recipe.total_variation,
+        seed=recipe.seed,
+    )
+
+
+def _epochs(geometry: ScanGeometry, several_angles: bool) -> int:
+    if not several_angles:
+        return 60
+    return 30 if geometry.technique == "holography" else 15
 
 
 def window_margin(geometry: ScanGeometry) -> int:
@@ -202,18 +215,6 @@ def _ranks(recipe: Recipe, fitted: int) -> int:
     cuda = recipe.device == "cuda" or (recipe.device == "auto" and torch.cuda.is_available())
     places = torch.cuda.device_count() if cuda else min(os.cpu_count() or 1, 8)
     return max(1, min(places, fitted // 4))
-
-
-def _epochs(geometry: ScanGeometry, several_angles: bool) -> int:
-    if not several_angles:
-        return 60
-    return 30 if geometry.technique == "holography" else 15
-
-
-def _object_step(geometry: ScanGeometry, several_angles: bool) -> float:
-    if not several_angles:
-        return 0.02
-    return 0.05
 
 
 def _memory(

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bluesky_multislice.errors import RecipeError
+from bluesky_multislice.frames import Orientation
+from bluesky_multislice.geometry import Regime, Technique
 
 Propagation = Literal["multislice", "finite-difference", "projection"]
 
@@ -22,8 +24,8 @@ class ScanValues(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    technique: Literal["ptychography", "holography"] | None = Field(default=None, description="Kind of measurement.")
-    regime: Literal["far_field", "near_field"] | None = Field(
+    technique: Technique | None = Field(default=None, description="Kind of measurement.")
+    regime: Regime | None = Field(
         default=None, description="Whether frames are far-field diffraction patterns or near-field holograms."
     )
     energy_ev: float | None = Field(default=None, gt=10, lt=1e6, description="Photon energy, eV.")
@@ -33,19 +35,9 @@ class ScanValues(BaseModel):
         default=None,
         description="Focus to rotation axis, mm; positive when the focus lies upstream. None: parallel beam.",
     )
-    orientation: (
-        Literal[
-            "as_is",
-            "flip_y",
-            "flip_x",
-            "flip_yx",
-            "transpose",
-            "transpose_flip_y",
-            "transpose_flip_x",
-            "transpose_flip_yx",
-        ]
-        | None
-    ) = Field(default=None, description="What turns stored frames into frames whose index grows with y and x.")
+    orientation: Orientation | None = Field(
+        default=None, description="What turns stored frames into frames whose index grows with y and x."
+    )
     saturation: float | None = Field(default=None, gt=0, description="Stored value from which a pixel is saturated.")
     angle_deg: float | None = Field(
         default=None, description="Rotation angle of a scan without a rotation stage, degrees."
