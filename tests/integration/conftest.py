@@ -9,10 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flow_runs import ROOT, service
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+from small_scan import hologram_scan
 from tiled.client import from_uri
 from tiled.server import SimpleTiledServer
 
 from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
+from bluesky_multislice.settings import DEPLOYMENT
+from bluesky_multislice.simulation.beamline import run_scan
 
 REAL_SCAN = Path(__file__).resolve().parents[3] / "shared" / "data" / "PETRAIII_P25_Near_Field_Ptycho.cxi"
 
@@ -75,3 +82,43 @@ def geometry():
 @pytest.fixture
 def frames():
     return np.random.default_rng(8).uniform(0, 100, (4, 6, 8)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def hologram():
+    """A scan of a thick little sample."""
+    return hologram_scan()
+
+
+@pytest.fixture
+def take(tiled_client, folder, hologram):
+    """Takes that scan on the simulated beamline, with other frames or metadata where a test wants them."""
+
+    def take(frames=None, *, progress=None, **metadata):
+        stored = hologram.frames.source if frames is None else frames
+        return run_scan(tiled_client, stored, hologram.geometry, folder=folder, metadata=metadata, progress=progress)
+
+    return take
+
+
+@pytest.fixture
+def services(prefect_server, tiled_server, shared_storage, monkeypatch):
+    """The environment that tells the flow, the worker and the listener where the services are."""
+    monkeypatch.setenv("MULTISLICE_TILED_URI", tiled_server.uri.partition("?")[0])
+    monkeypatch.setenv("TILED_API_KEY", TILED_KEY)
+    monkeypatch.setenv("MULTISLICE_JOBS_ROOT", str(shared_storage / "jobs"))
+
+
+@pytest.fixture(scope="module")
+def deployment(prefect_server):
+    """The deployment as a facility makes it, from deploy/prefect.yaml."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name="multislice", type="process"))
+        except ObjectAlreadyExists:
+            pass
+    words = ("--no-prompt", "deploy", "--prefect-file", str(ROOT / "deploy" / "prefect.yaml"), "--all")
+    with service("prefect", *words) as command:
+        assert command.wait(120) == 0
+    with get_client(sync_client=True) as client:
+        return client.read_deployment_by_name(DEPLOYMENT)

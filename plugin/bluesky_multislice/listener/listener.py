@@ -35,7 +35,7 @@ def listen(
     sweep_s: float = 60.0,
     stop: threading.Event | None = None,
 ) -> None:
-    """Hand every finished run that asks for it to Prefect, until told to stop.
+    """Hand every run that has ended and asks for it to Prefect, until told to stop.
 
     Args:
         settings: where the services are; the Tiled key comes from ``TILED_API_KEY``.

@@ -1,7 +1,8 @@
 """Which runs are reconstructed by themselves, and with which recipe.
 
 A run asks for it in its start document: ``technique: ptychography | holography`` and
-``multislice: {auto: true, recipe: {…}}``.
+``multislice: {auto: true, recipe: {…}}``. Whether it ended well is not asked here: the flow of an aborted run fails with
+the error that says so, where whoever waits for the volume looks for it.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from tiled.client.container import Container
-from tiled.queries import In, Key
+from tiled.queries import In, Key, KeyPresent
 
 from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.geometry import Technique
@@ -20,7 +21,7 @@ from bluesky_multislice.recipe import Recipe, make_recipe
 
 @dataclass(frozen=True)
 class WantedRun:
-    """A finished run that asks to be reconstructed.
+    """A run that has ended and asks to be reconstructed.
 
     Attributes:
         uid: the run.
@@ -44,15 +45,15 @@ def automatic_key(run_uid: str, digest: str) -> str:
 
 
 def wanted_run(uid: str, metadata: Mapping[str, Any]) -> WantedRun | None:
-    """Return what a run asks for; None where it has not ended well or does not ask.
+    """Return what a run asks for; None where it has not ended or does not ask.
 
     Args:
         uid: the run.
         metadata: its ``start`` and ``stop`` documents.
     """
-    start, stop = metadata.get("start") or {}, metadata.get("stop") or {}
+    start = metadata.get("start") or {}
     options = start.get("multislice")
-    if start.get("technique") not in get_args(Technique) or stop.get("exit_status") != "success":
+    if start.get("technique") not in get_args(Technique) or not metadata.get("stop"):
         return None
     if not isinstance(options, Mapping) or options.get("auto") is not True:
         return None
@@ -77,7 +78,7 @@ def _checked(values: Any, uid: str) -> Recipe:
 
 
 def finished_runs(client: Container) -> Iterator[str]:
-    """Yield the uids of all runs in the catalogue that ask to be reconstructed; the search runs on the server."""
-    found = client.search(Key("stop.exit_status") == "success")
+    """Yield the uids of all runs that have ended and ask to be reconstructed; the search runs on the server."""
+    found = client.search(KeyPresent("stop.exit_status"))
     found = found.search(Key("start.multislice.auto") == True)  # noqa: E712  (a query, not a comparison)
     yield from found.search(In("start.technique", list(get_args(Technique))))
