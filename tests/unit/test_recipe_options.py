@@ -1,0 +1,91 @@
+"""Every field of the recipe is an option of the command line; options overrule the file."""
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options
+from bluesky_multislice.errors import RecipeError
+from bluesky_multislice.recipe import Recipe, ScanValues
+
+VALUES = {
+    "propagation": "projection",
+    "slices": 3,
+    "depth_um": 2.0,
+    "epochs": 3,
+    "step": 2.0,
+    "refine_probe": False,
+    "probe_modes": 2,
+    "absorption": False,
+    "positivity": True,
+    "total_variation": 0.1,
+    "held_back_every": 7,
+    "batch_views": 3,
+    "ranks": 2,
+    "device": "cpu",
+    "seed": 5,
+    "technique": "holography",
+    "regime": "near_field",
+    "energy_ev": 700.0,
+    "distance_m": 2.0,
+    "pixel_size_um": 55.0,
+    "focus_distance_mm": -3.65,
+    "orientation": "transpose_flip_y",
+    "saturation": 1000.0,
+    "angle_deg": -90.0,
+}
+
+
+@click.command()
+@recipe_options
+def show(recipe_file, **options):
+    print(collect_recipe(recipe_file, options).model_dump_json())
+
+
+def chosen(*arguments):
+    """The recipe that a command line gives."""
+    done = CliRunner().invoke(show, [str(argument) for argument in arguments])
+    if done.exception:
+        raise done.exception
+    return Recipe.model_validate_json(done.output)
+
+
+def flag(name, value):
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    return [f"--{option}", value]
+
+
+@pytest.mark.parametrize("name", [*Recipe.model_fields, *ScanValues.model_fields])
+def test_every_field_is_an_option(name):
+    if name == "scan":
+        return
+    recipe = chosen(*flag(name, VALUES[name]))
+    assert getattr(recipe.scan if name in ScanValues.model_fields else recipe, name) == VALUES[name]
+    assert recipe != Recipe()
+
+
+def test_no_options_are_the_defaults():
+    assert chosen() == Recipe()
+
+
+def test_options_overrule_the_file_and_leave_the_rest(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text("epochs = 12\nseed = 3\n[scan]\nenergy_ev = 700.0\ndistance_m = 2.0\n")
+    recipe = chosen("--recipe", path, "--epochs", 5, "--energy-ev", 800)
+    assert (recipe.epochs, recipe.seed) == (5, 3)
+    assert (recipe.scan.energy_ev, recipe.scan.distance_m) == (800, 2.0)
+
+
+@pytest.mark.parametrize("text", ["scan = 5", "colour = 'red'", "epochs = 0", "[scan]\ncolour = 'red'"])
+def test_a_file_with_a_wrong_field_is_refused_with_its_name(tmp_path, text):
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"recipe\.toml"):
+        chosen("--recipe", path, "--distance-m", 2)
+
+
+def test_an_option_out_of_range_is_refused():
+    with pytest.raises(RecipeError, match=r"epochs.*command line"):
+        chosen("--epochs", 0)
