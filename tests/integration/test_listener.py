@@ -2,15 +2,20 @@
 
 import contextvars
 import json
+import os
+import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
 
+import event_model
+import httpx
 import pytest
 from bluesky import RunEngine
 from bluesky import plan_stubs as bps
 from bluesky.preprocessors import run_decorator
 from bluesky_tiled_plugins import TiledWriter
+from flow_runs import log_of
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.flows import EntrypointType
@@ -18,6 +23,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tiled.client import from_uri
 from tiled.server import SimpleTiledServer
 
+from bluesky_multislice.demo.processes import Service, free_port
 from bluesky_multislice.listener import automatic_key, finished_runs, listen
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.settings import FLOW, ServiceSettings, SettingsError
@@ -127,12 +133,12 @@ def test_a_finished_run_starts_its_flow_with_its_recipe(deployment, settings):
     assert flow_run.tags == ["automatic"]
 
 
-def test_runs_that_do_not_ask_or_did_not_end_well_are_left_alone(deployment, settings):
+def test_runs_that_do_not_ask_are_left_alone(deployment, settings):
     quiet = [
         take(settings.tiled_uri, auto=False),
         take(settings.tiled_uri),
         take(settings.tiled_uri, auto=True, technique="spectroscopy"),
-        take(settings.tiled_uri, auto=True, fail=True),
+        take(settings.tiled_uri, auto=False, fail=True),
     ]
     asks = take(settings.tiled_uri, auto=True)
     with catalogue(settings.tiled_uri) as client:
@@ -142,6 +148,29 @@ def test_runs_that_do_not_ask_or_did_not_end_well_are_left_alone(deployment, set
         late = take(settings.tiled_uri, auto=True)
         eventually(lambda: set(remembered(settings)["handed_over"]) == {asks, late})
     assert not [flow_run for uid in quiet for flow_run in flow_runs(uid)]
+
+
+def test_a_run_that_failed_is_handed_over_for_its_error(deployment, settings):
+    missed = take(settings.tiled_uri, auto=True, fail=True)
+    with catalogue(settings.tiled_uri) as client:
+        assert list(finished_runs(client)) == [missed]
+    with listening(settings):
+        eventually(lambda: flow_runs(missed))
+        seen = take(settings.tiled_uri, auto=True, fail=True)
+        eventually(lambda: flow_runs(seen))
+
+
+def test_a_run_without_its_stop_document_waits(deployment, settings):
+    with catalogue(settings.tiled_uri) as client:
+        write = TiledWriter(client, batch_size=1)
+        run = event_model.compose_run(metadata={"technique": "holography", "multislice": {"auto": True}})
+        write("start", run.start_doc)
+        uid = run.start_doc["uid"]
+        with listening(settings, sweep_s=1):
+            time.sleep(3)
+            assert not flow_runs(uid)
+            write("stop", run.compose_stop())
+            eventually(lambda: flow_runs(uid))
 
 
 def test_a_restarted_listener_replays_what_it_missed_and_starts_nothing_twice(deployment, settings):
@@ -193,6 +222,7 @@ def test_a_wrong_recipe_is_a_failed_flow_run_and_the_listener_goes_on(deployment
     assert "RecipeError" in flow_run.state.message
     assert wrong in flow_run.state.message
     assert "Remedy: correct it" in flow_run.state.message
+    assert f"RecipeError: {log_of(flow_run.id)}" == flow_run.state.message
 
 
 def test_the_sweep_finds_what_could_not_be_handed_over(prefect_server, settings):
@@ -225,6 +255,42 @@ def test_the_listener_outlives_a_restart_of_tiled(deployment, tmp_path, monkeypa
             eventually(lambda: flow_runs(second))
             listener.close()
     assert len(flow_runs(first)) == 1
+
+
+@contextmanager
+def served(port, home):
+    """A Prefect server of the test's own, ended as a whole."""
+    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
+    server = Service.start("prefect", command, os.environ | {"PREFECT_HOME": str(home)}, home)
+    try:
+        server.wait_until(lambda: answers(f"http://127.0.0.1:{port}/api/health"))
+        yield
+    finally:
+        server.stop()
+
+
+def answers(address):
+    try:
+        return httpx.get(address).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def test_the_listener_outlives_a_restart_of_prefect(settings, tmp_path):
+    port = free_port(0)
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+        with ExitStack() as listener:
+            with served(port, tmp_path):
+                reconstruct_scan.to_deployment(FLOW, entrypoint_type=EntrypointType.MODULE_PATH).apply()
+                listener.enter_context(listening(settings, sweep_s=2))
+                first = take(settings.tiled_uri, auto=True)
+                eventually(lambda: flow_runs(first))
+            between = take(settings.tiled_uri, auto=True)
+            time.sleep(5)
+            assert between not in remembered(settings)["handed_over"]
+            with served(port, tmp_path):
+                eventually(lambda: flow_runs(between))
+                assert len(flow_runs(first)) == 1
 
 
 def test_without_a_prefect_server_it_says_so(settings, monkeypatch):
