@@ -1,0 +1,101 @@
+"""The job on a folder made by hand, under torchrun alone: no scheduler, no Tiled, no Prefect."""
+
+import json
+import os
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from small_scan import hologram_scan
+
+from bluesky_multislice.errors import FramesError, JobError
+from bluesky_multislice.interchange import JobFolder, read_provenance, write_scan
+from bluesky_multislice.planning import make_plan
+from bluesky_multislice.recipe import Recipe
+
+DATA = "entry_1/instrument_1/detector_1/data"
+SERVICES = ("prefect", "tiled", "bluesky", "databroker", "bluesky_tiled_plugins", "ophyd_async", "matplotlib")
+
+
+def stage(path, **recipe):
+    """A job folder of the little ball, as the flow would stage it."""
+    folder, scan = JobFolder(path).create(), hologram_scan()
+    settings = Recipe(**({"ranks": 2, "epochs": 3, "held_back_every": 4} | recipe))
+    write_scan(folder.frames, scan)
+    plan = make_plan(settings, scan).as_dict()
+    folder.write_job(recipe=settings.model_dump(mode="json"), plan=plan, origin={"run_uid": "by hand"})
+    return folder
+
+
+def torchrun(folder, ranks=2, **environment):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return subprocess.run(
+        [*command, "-m", "bluesky_multislice.job", str(folder.path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished job whose processes could not have imported a service."""
+    room = tmp_path_factory.mktemp("job")
+    for name in SERVICES:
+        (room / "blocked" / name).mkdir(parents=True)
+        (room / "blocked" / name / "__init__.py").write_text("raise ImportError('the job needs no service')\n")
+    folder = stage(room / "folder")
+    process = torchrun(folder, PYTHONPATH=str(room / "blocked"))
+    assert process.returncode == 0, process.stdout
+    return folder
+
+
+def test_a_job_needs_neither_prefect_nor_tiled(done):
+    assert read_provenance(done.result)["origin"] == {"run_uid": "by hand"}
+    assert read_provenance(done.result)["machine"]["ranks"] == 2
+    assert done.read_error() is None
+
+
+def test_progress_has_a_line_an_epoch_from_one_rank(done):
+    lines = [json.loads(line) for line in done.progress.read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert {line["epochs"] for line in lines} == {3}
+    assert all(line["loss"] > 0 and line["held_back_loss"] > 0 and line["seconds"] > 0 for line in lines)
+    with h5py.File(done.result) as file:
+        np.testing.assert_allclose(file["history/loss"], [line["loss"] for line in lines])
+
+
+def test_an_error_is_left_in_the_folder_and_a_restart_forgets_it(tmp_path):
+    folder = stage(tmp_path / "folder")
+    with h5py.File(folder.frames, "r+") as file:
+        clean = file[DATA][5]
+        file[DATA][5] = np.full_like(clean, np.nan)
+    folder.progress.write_text('{"epoch": 1}\n' * 7)
+    assert torchrun(folder).returncode == 1
+    error = folder.read_error()
+    assert isinstance(error, FramesError)
+    assert "view 5" in error.got
+    assert folder.read_progress() == []
+    assert not folder.result.exists()
+    with h5py.File(folder.frames, "r+") as file:
+        file[DATA][5] = clean
+    process = torchrun(folder)
+    assert process.returncode == 0, process.stdout
+    assert folder.read_error() is None
+    assert [record["epoch"] for record in folder.read_progress()] == [1, 2, 3]
+    assert folder.result.exists()
+
+
+def test_a_second_error_replaces_the_first(tmp_path):
+    folder = stage(tmp_path / "folder", ranks=1)
+    folder.write_error(FramesError("an older rule", got="an older fault", remedy="none"))
+    folder.job.write_text("{")
+    assert torchrun(folder, ranks=1).returncode == 1
+    error = folder.read_error()
+    assert isinstance(error, JobError)
+    assert "job.json" in error.rule
