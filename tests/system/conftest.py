@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 MULTISLICE = Path(sys.executable).with_name("multislice")
-TILED_PORT = 8000
+PREFERRED_PORTS = (8000, 4200)
 LIMIT_S = 600
 
 
@@ -22,7 +23,7 @@ LIMIT_S = 600
 class Demo:
     out: Path
     report: dict[str, Any]
-    taken_port: int
+    taken_ports: tuple[int, ...]
 
     def printed(self):
         return (self.out / "printed.txt").read_text()
@@ -31,24 +32,29 @@ class Demo:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
-    with socket.socket() as owner:
-        owner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            owner.bind(("127.0.0.1", TILED_PORT))
-            owner.listen()
-        except OSError:
-            pass  # another server has it already, which serves the test as well
+    with ExitStack() as owners:
+        for port in PREFERRED_PORTS:
+            take_port(owners.enter_context(socket.socket()), port)
         command = [MULTISLICE, "demo", "--technique", "holography", "--out", out, "--keep-serving"]
         with (out / "printed.txt").open("w") as printed:
             process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)
         try:
             wait_until_served(process, out)
-            yield Demo(out, json.loads((out / "report.json").read_text()), TILED_PORT)
+            yield Demo(out, json.loads((out / "report.json").read_text()), PREFERRED_PORTS)
         finally:
             process.send_signal(signal.SIGINT)
             status = process.wait(120)
     assert status == 0
     assert not processes_of(out)
+
+
+def take_port(owner, port):
+    owner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        owner.bind(("127.0.0.1", port))
+        owner.listen()
+    except OSError:
+        pass  # another server has it already, which serves the test as well
 
 
 def wait_until_served(process, out):
