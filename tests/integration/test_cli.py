@@ -246,6 +246,8 @@ def test_files_and_folders_that_are_not_there_are_named(small_file, tmp_path):
     assert refused(multislice("reconstruct", tmp_path / "none.cxi", "-o", tmp_path / "result.h5"), "none.cxi")
     missing = tmp_path / "none" / "result.h5"
     assert refused(multislice("reconstruct", small_file, "-o", missing), "existing folder", str(missing.parent))
+    assert refused(multislice("reconstruct", small_file, "-o", small_file), "must not replace the scan")
+    assert len(read_frames(small_file)) == 8
     write_scan(tmp_path / "dark.cxi", blank(hologram_geometry()))
     done = multislice("reconstruct", tmp_path / "dark.cxi", "-o", tmp_path / "result.h5", "--ranks", 2)
     assert refused(done, "FramesError", "light")

@@ -45,6 +45,10 @@ def reconstruct_file(
             "The result needs an existing folder.", got=f"{output.parent}.", remedy="create it or correct the path."
         )
     scan = read_scan(scan_file, values=recipe.scan, instrument=instrument)
+    if output.exists() and output.samefile(scan_file):
+        raise ScanError(
+            "A result must not replace the scan that it comes from.", got=f"{output}.", remedy="choose another name."
+        )
     plan = make_plan(recipe, scan)
     on_plan(plan, scan.warnings + plan.notes)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as room:

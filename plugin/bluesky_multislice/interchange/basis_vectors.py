@@ -28,11 +28,12 @@ def orientation_of(vectors: NDArray[np.float64]) -> Orientation:
     Raises:
         ScanError: the detector's axes are not along x and y.
     """
-    rows = vectors.T if vectors.shape == (3, 2) else vectors.reshape(2, 3)
-    directions = tuple(tuple(int(part) for part in np.rint(row[[1, 0]] / np.linalg.norm(row))) for row in rows)
-    for orientation, basis in _BASIS.items():
-        if basis == directions:
-            return orientation
+    rows = vectors.T if vectors.shape == (3, 2) else vectors
+    if rows.shape == (2, 3) and np.linalg.norm(rows, axis=1).all() and np.isfinite(rows).all():
+        directions = tuple(tuple(int(part) for part in np.rint(row[[1, 0]] / np.linalg.norm(row))) for row in rows)
+        for orientation, basis in _BASIS.items():
+            if basis == directions:
+                return orientation
     raise ScanError(
         "The detector must stand across the beam with its axes along x and y.",
         got=f"basis vectors {vectors.tolist()}.",

@@ -43,16 +43,44 @@ class FieldLookup:
     def number(
         self, name: str, *places: str, override: float | None = None, override_name: str = ""
     ) -> NDArray[np.float64] | None:
-        """Return a number or one number a row, in the file's SI unit, None where no place has it.
+        """Return a number () or one number a row, in the file's SI unit, None where no place has it.
 
         Args:
             name: name of the field.
             places: paths in the file.
             override: the recipe's value, already in that unit.
             override_name: name of the recipe's field.
+
+        Raises:
+            ScanError: what stands there is no number.
         """
         found = self._first(name, places, override, f"recipe scan.{override_name}")
-        return None if found is None else np.asarray(found[()] if isinstance(found, h5py.Dataset) else found, float)
+        if found is None:
+            return None
+        value = found[()] if isinstance(found, h5py.Dataset) else found
+        try:
+            numbers = np.asarray(value, float)
+        except (TypeError, ValueError) as error:
+            raise ScanError(
+                f"The field {name} must hold numbers.",
+                got=f"{value!r} from {self.sources[name]}.",
+                remedy="correct it, or give it in the recipe's [scan] table.",
+            ) from error
+        return numbers.reshape(()) if numbers.shape == (1,) else numbers
+
+    def single(self, name: str, found: NDArray[np.float64]) -> float:
+        """Return a found value that must be one number.
+
+        Raises:
+            ScanError: it is several.
+        """
+        if found.ndim:
+            raise ScanError(
+                f"A scan has one {name}.",
+                got=f"an array {found.shape} from {self.sources[name]}.",
+                remedy="write one number, or give it in the recipe's [scan] table.",
+            )
+        return float(found)
 
     def required(
         self, name: str, *places: str, override: float | None = None, override_name: str = ""

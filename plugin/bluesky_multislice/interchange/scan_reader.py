@@ -39,7 +39,7 @@ def read_scan(path: Path, *, values: ScanValues | None = None, instrument: Instr
     """
     lookup = FieldLookup(_open(path), values or ScanValues(), instrument)
     data = lookup.file.get(DATA)
-    if not isinstance(data, h5py.Dataset):
+    if not isinstance(data, h5py.Dataset) or not data.shape:
         raise FramesError(
             "A scan to reconstruct needs frames.",
             got=f"{path} without /{DATA}.",
@@ -75,9 +75,9 @@ def _open(path: Path) -> h5py.File:
 
 
 def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
-    values, warnings = lookup.values, list[str]()
+    warnings = list[str]()
     found = lookup.number("image_key", f"{DETECTOR}/image_key")
-    key = np.zeros(data.shape[0], int) if found is None else found.astype(int)
+    key = np.zeros(data.shape[0], int) if found is None else np.atleast_1d(found).astype(int)
     position_m, technique = _positions_and_technique(lookup, key, warnings)
     focus_distance_m = _focus_distance_m(lookup)
     frames = Frames(
@@ -87,14 +87,10 @@ def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
         flat_rows=np.flatnonzero(key == 1).tolist(),
         mask=_good(lookup.file),
         orientation=_orientation(lookup),
-        saturation=_optional(
-            lookup.number(
-                "saturation", f"{DETECTOR}/saturation_value", override=values.saturation, override_name="saturation"
-            )
-        ),
+        saturation=_saturation(lookup),
     )
     distance = lookup.required(
-        "distance", f"{DETECTOR}/distance", override=values.distance_m, override_name="distance_m"
+        "distance", f"{DETECTOR}/distance", override=lookup.values.distance_m, override_name="distance_m"
     )
     regime = _regime(lookup, technique, focus_distance_m is not None, warnings)
     geometry = ScanGeometry(
@@ -115,6 +111,12 @@ def _positions_and_technique(
     place = f"{SAMPLE}/geometry_1/translation"
     found = lookup.number("positions", place)
     translation = None if found is None else _by_view(lookup, "positions", found, key)
+    if translation is not None and (translation.ndim != 2 or translation.shape[1] not in (2, 3)):
+        raise ScanError(
+            "The sample's translation must be (view, 3): x, y and z in metres.",
+            got=f"one of {translation.shape} in {lookup.file.filename}.",
+            remedy=f"correct /{place}.",
+        )
     technique = _technique(lookup, translation, warnings)
     if translation is not None:
         return -translation[:, [1, 0]], technique
@@ -135,24 +137,23 @@ def _angle_rad(lookup: FieldLookup, key: NDArray) -> NDArray[np.float64]:
 def _pixel_size_m(lookup: FieldLookup) -> tuple[float, float]:
     pixel = None if lookup.values.pixel_size_um is None else lookup.values.pixel_size_um * 1e-6
     y, x = (
-        float(
-            lookup.required(
-                "pixel_size", f"{DETECTOR}/{axis}_pixel_size", override=pixel, override_name="pixel_size_um"
-            )
-        )
+        lookup.required("pixel_size", f"{DETECTOR}/{axis}_pixel_size", override=pixel, override_name="pixel_size_um")
         for axis in "yx"
     )
-    return y, x
+    return lookup.single("pixel_size", y), lookup.single("pixel_size", x)
 
 
 def _focus_distance_m(lookup: FieldLookup) -> float | None:
     override = None if lookup.values.focus_distance_mm is None else lookup.values.focus_distance_mm * 1e-3
     place = f"{SOURCE}/focus_distance"
-    return _optional(lookup.number("focus_distance", place, override=override, override_name="focus_distance_mm"))
+    found = lookup.number("focus_distance", place, override=override, override_name="focus_distance_mm")
+    return None if found is None else lookup.single("focus_distance", found)
 
 
-def _optional(value: NDArray | None) -> float | None:
-    return None if value is None else float(value)
+def _saturation(lookup: FieldLookup) -> float | None:
+    place = f"{DETECTOR}/saturation_value"
+    found = lookup.number("saturation", place, override=lookup.values.saturation, override_name="saturation")
+    return None if found is None else lookup.single("saturation", found)
 
 
 def _by_view(lookup: FieldLookup, name: str, found: NDArray[np.float64], key: NDArray) -> NDArray[np.float64]:
@@ -204,17 +205,28 @@ def _regime(lookup: FieldLookup, technique: Technique, focus: bool, warnings: li
 
 
 def _energy_ev(lookup: FieldLookup) -> float:
-    if lookup.values.energy_ev is None and f"{SOURCE}/energy" in lookup.file:
-        return energy_ev_from_joule(float(lookup.required("energy", f"{SOURCE}/energy")))
-    return float(
-        lookup.required("energy", f"{SOURCE}/energy", override=lookup.values.energy_ev, override_name="energy_ev")
-    )
+    place = f"{SOURCE}/energy"
+    found = lookup.required("energy", place, override=lookup.values.energy_ev, override_name="energy_ev")
+    energy = lookup.single("energy", found)
+    if not (np.isfinite(energy) and energy > 0):
+        raise ScanError(
+            "The energy must be positive and finite.",
+            got=f"{energy:g} from {lookup.sources['energy']}.",
+            remedy="correct it in the file (joule), the instrument file or the recipe's [scan] table.",
+        )
+    return energy_ev_from_joule(energy) if lookup.sources["energy"] == f"/{place}" else energy
 
 
 def _probe(lookup: FieldLookup) -> NDArray[np.complex64] | None:
     probe = lookup.file.get(f"{SOURCE}/probe")
     if not isinstance(probe, h5py.Dataset):
         return None
+    if probe.ndim not in (2, 3):
+        raise ScanError(
+            "A probe must be (mode, y, x) or (y, x).",
+            got=f"an array {probe.shape} in {lookup.file.filename}.",
+            remedy=f"correct /{SOURCE}/probe, or leave it out: then it is made from the frames.",
+        )
     lookup.sources["probe"] = f"/{SOURCE}/probe"
     return np.asarray(probe[()], np.complex64).reshape(-1, *probe.shape[-2:])
 
