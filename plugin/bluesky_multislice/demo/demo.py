@@ -109,7 +109,6 @@ def _scan(client: Container, services: Services, case: _Case, progress: Progress
         case.sample.geometry,
         folder=services.detector,
         metadata={"multislice": {"auto": True, "recipe": MULTISLICE.model_dump(mode="json", exclude_defaults=True)}},
-        known={} if case.sample.probe is None else {"probe": case.sample.probe},
         progress=lambda frames: progress.update(task, completed=frames),
         batch_size=_EVENTS_AT_ONCE,
     )
