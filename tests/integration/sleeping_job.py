@@ -20,6 +20,8 @@ if rank == 0:
         for epoch in range(3):
             progress.write(json.dumps({"epoch": epoch}) + "\n")
 print(f"rank {rank} is here", flush=True)
+if "error" in order:
+    (folder / "error.json").write_text(json.dumps(order["error"]))
 if order.get("fail"):
     sys.exit("the order was to fail")
 time.sleep(order.get("sleep_s", 0))

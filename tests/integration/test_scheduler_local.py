@@ -57,10 +57,19 @@ def test_a_job_runs_to_its_result_and_reports_every_epoch(scheduler, stage):
 
 
 def test_a_failed_job_raises_the_error_it_left(scheduler, stage):
-    folder = stage(fail=True)
-    folder.write_error(ScanError("The rule.", got="something else.", remedy="do this."))
+    error = {"kind": "ScanError", "rule": "The rule.", "got": "something else.", "remedy": "do this."}
+    folder = stage(fail=True, error=error)
     with pytest.raises(ScanError, match=r"The rule\. Got: something else\. Remedy: do this\."):
         run_to_end(scheduler, folder, ranks=1, on_progress=lambda record: None)
+
+
+def test_what_an_earlier_run_left_is_not_taken_for_this_one(scheduler, stage):
+    folder, seen = stage(fail=True), []
+    folder.write_error(ScanError("An older rule.", got="an older fault.", remedy="none."))
+    folder.progress.write_text('{"epoch": 99}\n')
+    with pytest.raises(JobError, match="must end with a result"):
+        run_to_end(scheduler, folder, ranks=1, on_progress=seen.append)
+    assert [record["epoch"] for record in seen] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("order", [{"fail": True}, {}])
