@@ -1,6 +1,6 @@
 """Draw a one-angle result: phase of the object, amplitude of the probe, course of the fit.
 
-    python docs/pictures/p25_figure.py star.h5 docs/pictures/p25-siemens-star.png
+``python docs/pictures/p25_figure.py star.h5 star.png``
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Which runs are reconstructed by themselves, and with which recipe.
 
 A run asks for it in its start document: ``technique: ptychography | holography`` and
-``multislice: {auto: true, recipe: {…}}``. Whether it ended well is not asked here: the flow of an aborted run fails with
-the error that says so, where whoever waits for the volume looks for it.
+``multislice: {auto: true, recipe: {…}}``. Whether it ended well is not asked here: the flow of an aborted run fails
+with the error that says so, where whoever waits for the volume looks for it.
 """
 
 import hashlib

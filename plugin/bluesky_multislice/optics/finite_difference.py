@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.optics.conventions import wavenumber
-from bluesky_multislice.optics.sampling import Pixel, check_wave_and_object, pixel_pair
-from bluesky_multislice.optics.transmission import transmission
+from bluesky_multislice.optics.sampling import Pixel, pixel_pair
+from bluesky_multislice.optics.transmission import object_slices
 
 
 def finite_difference(
@@ -32,11 +32,9 @@ def finite_difference(
     Source: Ali et al., Opt. Express 28, 29590 (2020) for the equation; Lele, J. Comput. Phys. 103, 16 (1992) for the
     compact stencil.
     """
-    check_wave_and_object(wave, delta, beta)
-    slices = transmission(delta, beta, wavelength_m=wavelength_m, thickness_m=slice_thickness_m)
     return finite_difference_through(
         wave,
-        slices if slices.ndim == 4 else slices[:, None],
+        object_slices(wave, delta, beta, wavelength_m=wavelength_m, thickness_m=slice_thickness_m),
         wavelength_m=wavelength_m,
         pixel_size_m=pixel_pair(pixel_size_m),
         slice_thickness_m=slice_thickness_m,

@@ -6,8 +6,8 @@ Neighbouring half steps merge, so nz slices cost nz + 1 propagations and the err
 from torch import Tensor
 
 from bluesky_multislice.optics.propagation import Kernel, propagate
-from bluesky_multislice.optics.sampling import Pixel, check_wave_and_object, pixel_pair
-from bluesky_multislice.optics.transmission import transmission
+from bluesky_multislice.optics.sampling import Pixel, pixel_pair
+from bluesky_multislice.optics.transmission import object_slices
 
 
 def multislice(
@@ -39,11 +39,9 @@ def multislice(
 
     Source: Cowley & Moodie, Acta Cryst. 10, 609 (1957); conventions in ``optics/conventions.py``.
     """
-    check_wave_and_object(wave, delta, beta)
-    slices = transmission(delta, beta, wavelength_m=wavelength_m, thickness_m=slice_thickness_m)
     return multislice_through(
         wave,
-        slices if slices.ndim == 4 else slices[:, None],
+        object_slices(wave, delta, beta, wavelength_m=wavelength_m, thickness_m=slice_thickness_m),
         wavelength_m=wavelength_m,
         pixel_size_m=pixel_pair(pixel_size_m),
         slice_thickness_m=slice_thickness_m,
