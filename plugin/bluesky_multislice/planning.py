@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid, depth_of_field_m
@@ -157,16 +158,24 @@ def _epochs(geometry: ScanGeometry, several_angles: bool) -> int:
     return 30 if geometry.technique == "holography" else 15
 
 
-def window_margin(geometry: ScanGeometry) -> int:
+def window_margin(geometry: ScanGeometry, *, most: float = 0.25) -> int:
     """Return the pixels around a near-field frame that keep light from wrapping around; 0 in the far field.
 
-    Light of the highest sampled frequency 1/(2·pixel) walks λ·distance/(2·pixel) sideways; half a frame at most.
+    Light of the highest sampled frequency 1/(2·pixel) walks λ·distance/(2·pixel) sideways. The window's size is made
+    one that the FFT is fast for.
+
+    Args:
+        geometry: the scan.
+        most: largest margin on each side, in frames. A quarter serves a fit, where little light goes that far out.
     """
     if geometry.detector.regime == "far_field":
         return 0
-    pixel = min(geometry.object_pixel_m)
+    pixel, frame = min(geometry.object_pixel_m), max(geometry.detector.shape)
     walk = geometry.beam.wavelength_m * float(geometry.effective_distance_m.max()) / (2 * pixel) / pixel
-    return min(2 * math.ceil(walk / 2), max(geometry.detector.shape) // 4)
+    margin = math.ceil(min(walk, most * frame))
+    while any(next_fast_len(n + 2 * margin) != n + 2 * margin for n in geometry.detector.shape):
+        margin += 1
+    return margin
 
 
 def _slices(recipe: Recipe, geometry: ScanGeometry, several_angles: bool) -> int:

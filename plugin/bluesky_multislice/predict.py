@@ -42,7 +42,7 @@ def predict_frames(
         VolumeGrid((delta.shape[0], delta.shape[1], delta.shape[2]), voxel_size_m),
         slices=slices or delta.shape[0],
         propagation=propagation,
-        margin=window_margin(scan.geometry),
+        margin=window_margin(scan.geometry, most=1.0),
         precision=torch.float64,
     )
     if scan.probe is None:

@@ -75,9 +75,10 @@ def test_projection_has_one_slice():
 
 def test_margin_is_how_far_light_walks_and_never_in_the_far_field():
     assert window_margin(pattern_geometry()) == 0
-    near, far = (window_margin(hologram_geometry(n=64, distance_m=distance)) for distance in (20e-9, 40e-9))
-    assert (near, far) == (6, 10)
+    near, far, farther = (window_margin(hologram_geometry(n=64, distance_m=distance)) for distance in (12e-9, 40e-9, 42e-9))
+    assert (near, far, farther) == (3, 10, 12)
     assert window_margin(hologram_geometry(n=64, distance_m=1e-6)) == 16
+    assert window_margin(hologram_geometry(n=64, distance_m=1e-6), most=1.0) == 64
 
 
 def test_near_field_ptychography_has_the_margin_in_its_volume():
