@@ -75,7 +75,8 @@ def test_projection_has_one_slice():
 
 def test_margin_is_how_far_light_walks_and_never_in_the_far_field():
     assert window_margin(pattern_geometry()) == 0
-    near, far, farther = (window_margin(hologram_geometry(n=64, distance_m=distance)) for distance in (12e-9, 40e-9, 42e-9))
+    distances = (12e-9, 40e-9, 42e-9)
+    near, far, farther = (window_margin(hologram_geometry(n=64, distance_m=distance)) for distance in distances)
     assert (near, far, farther) == (3, 10, 12)
     assert window_margin(hologram_geometry(n=64, distance_m=1e-6)) == 16
     assert window_margin(hologram_geometry(n=64, distance_m=1e-6), most=1.0) == 64
