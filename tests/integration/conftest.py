@@ -21,7 +21,8 @@ from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
 from bluesky_multislice.settings import DEPLOYMENT
 from bluesky_multislice.simulation.beamline import run_scan
 
-REAL_SCAN = Path(__file__).resolve().parents[3] / "shared" / "data" / "PETRAIII_P25_Near_Field_Ptycho.cxi"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+REAL_SCAN = SHARED.resolve() / "data" / "PETRAIII_P25_Near_Field_Ptycho.cxi"
 
 
 @pytest.fixture(scope="session")
