@@ -1,13 +1,10 @@
 """The flow that Prefect runs for each scan: resolve → plan → stage → reconstruct → publish."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
-import h5py
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, State
@@ -18,7 +15,7 @@ from tiled.client.container import Container
 
 from bluesky_multislice import catalog
 from bluesky_multislice.instrument import read_instrument
-from bluesky_multislice.interchange import write_scan
+from bluesky_multislice.interchange import read_provenance, write_scan
 from bluesky_multislice.interchange.job_folder import JobFolder
 from bluesky_multislice.listener import automatic_key
 from bluesky_multislice.planning import Plan, make_plan
@@ -69,7 +66,7 @@ def _reconstruct_and_publish(client: Container, run_uid: str, recipe: Recipe, se
         folder = stage(_folder(settings, run_uid, flow_run), recipe, plan, resolved)
     with _timed(seconds, "reconstruct"):
         reconstruct(folder, plan, resolved.run_uid)
-    provenance = _provenance(folder.result) | {
+    provenance = read_provenance(folder.result) | {
         "model": recipe.propagation,
         "flow_run": {"id": str(flow_run.id), "name": flow_run.name},
         "job_folder": str(folder.path),
@@ -175,11 +172,6 @@ def _made_before(client: Container, run_uid: str, recipe: Recipe) -> str | None:
         return None
     found = catalog.find_reconstructions(client, run_uid, recipe.digest())
     return next((former.path for former in reversed(found) if former.status == "complete"), None)
-
-
-def _provenance(result: Path) -> dict[str, Any]:
-    with h5py.File(result, "r") as file:
-        return json.loads(file["provenance"][()])  # pyright: ignore[reportIndexIssue, reportArgumentType]
 
 
 @contextmanager
