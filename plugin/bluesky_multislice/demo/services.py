@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import yaml
@@ -81,9 +82,11 @@ def serve(
         folder.mkdir(parents=True, exist_ok=True)
     api_key = secrets.token_hex(16)
     tiled_uri, prefect_uri = (f"http://{_HOST}:{free_port(port)}" for port in (8000, 4200))
-    environment = _environment(api_key, tiled_uri, prefect_uri, folders)
     running: list[Service] = []
     with ExitStack() as stack:
+        # Prefect's runner keeps flow code under one fixed name there: another user's would be in the way.
+        temporary = stack.enter_context(TemporaryDirectory(prefix="multislice-", ignore_cleanup_errors=True))
+        environment = _environment(api_key, tiled_uri, prefect_uri, folders) | {"TMPDIR": temporary}
 
         def start(name: str, *command: str) -> Service:
             service = Service.start(name, command, environment, folders["logs"])
