@@ -24,10 +24,7 @@ def small_object(*shape, seed):
 
 
 def through(name, wave):
-    slices = optics.transmission(
-        small_object(4, 8, 9, seed=5), small_object(4, 8, 9, seed=6), wavelength_m=1.0, thickness_m=3.0
-    )
-    return optics.THROUGH[name](wave, slices[:, None], **THICK)
+    return optics.PROPAGATIONS[name](wave, small_object(4, 8, 9, seed=5), small_object(4, 8, 9, seed=6), **THICK)
 
 
 LINEAR = {

@@ -102,17 +102,6 @@ def test_each_view_may_have_its_own_object(model):
 
 
 @every_model
-def test_transmissions_computed_before_give_the_same_wave(model):
-    wave, delta = random_wave(2, 12, 14), random_object(4, 12, 14)
-    name = next(key for key, value in MODELS.items() if value is model)
-    slices = optics.transmission(delta, 0.1 * delta, wavelength_m=1e-10, thickness_m=1e-5)[:, None]
-    through = optics.THROUGH[name](
-        wave, slices, wavelength_m=1e-10, pixel_size_m=(50e-9, 50e-9), slice_thickness_m=1e-5
-    )
-    assert relative(through, model(wave, delta, 0.1 * delta, slice_thickness_m=1e-5, **LIGHT)) < 1e-12
-
-
-@every_model
 def test_pixels_may_differ_in_y_and_x(model):
     wave, delta = random_wave(1, 12, 12), random_object(3, 12, 12)
     light = {"wavelength_m": 1e-10, "slice_thickness_m": 1e-5}

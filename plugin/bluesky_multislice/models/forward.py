@@ -1,6 +1,6 @@
 """The forward model that both techniques share: volume and probe in, noiseless expected intensity of views out.
 
-Shapes: volume (z, y, x); transmissions (slice, view, y, x); probe (mode, y, x) on the window; intensity (view, y, x).
+Shapes: volume (z, y, x); probe (mode, y, x) on the window; intensity (view, y, x).
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
-from bluesky_multislice.optics import (
-    THROUGH,
-    cut_windows,
-    far_field,
-    near_field,
-    propagator,
-    rotate,
-    shift_transfer,
-    transmission,
-)
+from bluesky_multislice.optics import PROPAGATIONS, far_field, near_field, propagator, rotate, shift_transfer
 
 
 class ForwardModel(nn.Module):
@@ -34,7 +25,7 @@ class ForwardModel(nn.Module):
         geometry: the scan.
         grid: the volume's grid; its lateral pitch is the window's.
         slices: slices that the volume's planes are binned to along the beam; divides ``grid.shape[0]``.
-        propagation: name of a propagation in ``optics.THROUGH``; projection takes one slice.
+        propagation: name of a propagation in ``optics.PROPAGATIONS``; projection takes one slice.
         margin: pixels that the window has around the frame on every side, against wrap-around.
         precision: of the real numbers that it computes with.
     """
@@ -57,7 +48,7 @@ class ForwardModel(nn.Module):
         self._precision = precision
         self.grid, self.margin = grid, margin
         self.slices = 1 if propagation == "projection" else slices
-        self._through = THROUGH[propagation]
+        self._propagate = PROPAGATIONS[propagation]
         self.wavelength_m = geometry.beam.wavelength_m
         self._far_field = geometry.detector.regime == "far_field"
         ny, nx = geometry.detector.shape
@@ -110,39 +101,39 @@ class ForwardModel(nn.Module):
         for group, angle in enumerate(angles.tolist()):
             members = np.flatnonzero(group_of == group)
             starts = [tuple(start) for start in self._starts[index[members]].tolist()]
-            windows = cut_windows(self._planes(delta, beta, angle), starts, self.window)
-            intensity = self._expect(windows, probe, index[members])
+            intensity = self._expect(*self._planes(delta, beta, angle), starts, probe, index[members])
             if len(angles) == 1:
                 return intensity
             frames = intensity.new_zeros((len(index), *intensity.shape[1:])) if group == 0 else frames
             frames = frames.index_copy(0, torch.as_tensor(members, device=intensity.device), intensity)
         return frames
 
-    def _planes(self, delta: Tensor, beta: Tensor, angle_rad: float) -> Tensor:
-        """Return the transmissions (slice, y, x) of the turned object, vacuum around it."""
-        thickness_m = self.grid.thickness_m / self.slices
+    def _planes(self, delta: Tensor, beta: Tensor, angle_rad: float) -> tuple[Tensor, Tensor]:
+        """Return δ and β (slice, y, x) of the turned object, vacuum around it."""
         turned = rotate(torch.cat([delta, beta], 1), angle_rad)
         binned = turned.unflatten(0, (self.slices, -1)).mean(1)
         delta, beta = functional.pad(binned.unflatten(1, (2, -1)), self._padding).unbind(1)
-        return transmission(delta, beta, wavelength_m=self.wavelength_m, thickness_m=thickness_m)
+        return delta, beta
 
-    def _expect(self, windows: Tensor, probe: Tensor, views: np.ndarray) -> Tensor:
+    def _expect(
+        self, delta: Tensor, beta: Tensor, starts: list[tuple[int, int]], probe: Tensor, views: np.ndarray
+    ) -> Tensor:
         shift = None if self._whole else shift_transfer(self.window, self._fraction[views])
         spectrum = torch.fft.fft2(probe) * self._to_entrance
         to_detector = self._to_detector[self._way[views]]
         if shift is not None:
             to_detector = to_detector * shift.conj()
-        intensity = None
-        for mode in spectrum.unbind(0):
-            entrance = torch.fft.ifft2(mode[None] if shift is None else mode * shift)
-            wave = self._through(
-                entrance,
-                windows,
-                wavelength_m=self.wavelength_m,
-                pixel_size_m=self._pixel_m,
-                slice_thickness_m=self.grid.thickness_m / self.slices,
-            )
-            seen = far_field(wave) if self._far_field else near_field(wave, to_detector)
-            intensity = seen if intensity is None else intensity + seen
+        modes = spectrum[:, None] if shift is None else spectrum[:, None] * shift
+        entrance = torch.fft.ifft2(modes).expand(-1, len(views), -1, -1)
+        wave = self._propagate(
+            entrance.flatten(0, 1),
+            delta,
+            beta,
+            wavelength_m=self.wavelength_m,
+            pixel_size_m=self._pixel_m,
+            slice_thickness_m=self.grid.thickness_m / self.slices,
+            windows=starts * len(modes),
+        ).unflatten(0, (len(modes), -1))
+        intensity = (far_field(wave) if self._far_field else near_field(wave, to_detector)).sum(0)
         m = self.margin
-        return intensity[:, m : self.window[0] - m, m : self.window[1] - m]  # pyright: ignore[reportOptionalSubscript]
+        return intensity[:, m : self.window[0] - m, m : self.window[1] - m]

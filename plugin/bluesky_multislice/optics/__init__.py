@@ -1,34 +1,31 @@
 """Wave optics as pure functions of tensors; signs and units in ``conventions``."""
 
 from bluesky_multislice.optics.detection import far_field, near_field, shift_transfer
-from bluesky_multislice.optics.finite_difference import finite_difference, finite_difference_through
-from bluesky_multislice.optics.multislice import multislice, multislice_through
-from bluesky_multislice.optics.projection import projection, projection_through
+from bluesky_multislice.optics.finite_difference import finite_difference
+from bluesky_multislice.optics.multislice import multislice
+from bluesky_multislice.optics.projection import projection
 from bluesky_multislice.optics.propagation import Kernel, apply_transfer, propagate, propagator
 from bluesky_multislice.optics.rotation import rotate
 from bluesky_multislice.optics.transmission import transmission
 from bluesky_multislice.optics.windows import cut_windows
 
-THROUGH = {
-    "multislice": multislice_through,
-    "finite-difference": finite_difference_through,
-    "projection": projection_through,
+PROPAGATIONS = {
+    "multislice": multislice,
+    "finite-difference": finite_difference,
+    "projection": projection,
 }
-"""Name of a propagation → its function of (wave, transmissions (z, view, y, x)): the names that a recipe knows."""
+"""Name of a propagation, as a recipe knows it → its function of (wave, δ, β); all take the same keywords."""
 
 __all__ = [
-    "THROUGH",
+    "PROPAGATIONS",
     "Kernel",
     "apply_transfer",
     "cut_windows",
     "far_field",
     "finite_difference",
-    "finite_difference_through",
     "multislice",
-    "multislice_through",
     "near_field",
     "projection",
-    "projection_through",
     "propagate",
     "propagator",
     "rotate",

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.optics.conventions import wavenumber
-from bluesky_multislice.optics.sampling import Pixel, pixel_pair
-from bluesky_multislice.optics.transmission import object_slices
+from bluesky_multislice.optics.sampling import Pixel, Thickness, Windows, pixel_pair
+from bluesky_multislice.optics.split_step import Gradient, split_step
 
 
 def finite_difference(
@@ -23,7 +23,10 @@ def finite_difference(
     *,
     wavelength_m: float,
     pixel_size_m: Pixel,
-    slice_thickness_m: float,
+    slice_thickness_m: Thickness,
+    windows: Windows | None = None,
+    absorber: Tensor | None = None,
+    gradient: Gradient = "auto",
 ) -> Tensor:
     """Return the wave at the exit plane of a thick object.
 
@@ -32,36 +35,39 @@ def finite_difference(
     Source: Ali et al., Opt. Express 28, 29590 (2020) for the equation; Lele, J. Comput. Phys. 103, 16 (1992) for the
     compact stencil.
     """
-    return finite_difference_through(
+    ny, nx = wave.shape[-2:]
+    py, px = pixel_pair(pixel_size_m)
+
+    def make_step(distance_m: float) -> _Sweeps:
+        kind = (distance_m, wavelength_m, wave.dtype, wave.device)
+        return _Sweeps(_line_step(ny, py, *kind), _line_step(nx, px, *kind))
+
+    return split_step(
         wave,
-        object_slices(wave, delta, beta, wavelength_m=wavelength_m, thickness_m=slice_thickness_m),
+        delta,
+        beta,
+        make_step,
         wavelength_m=wavelength_m,
-        pixel_size_m=pixel_pair(pixel_size_m),
         slice_thickness_m=slice_thickness_m,
+        windows=windows,
+        absorber=absorber,
+        gradient=gradient,
     )
 
 
-def finite_difference_through(
-    wave: Tensor,
-    slices: Tensor,
-    *,
-    wavelength_m: float,
-    pixel_size_m: tuple[float, float],
-    slice_thickness_m: float,
-) -> Tensor:
-    """Return the exit wave for transmissions (z, view, y, x) that have been computed already."""
-    distance = slice_thickness_m / 2
-    for slice_transmission in slices.unbind(0):
-        wave = _step(wave, distance, wavelength_m, pixel_size_m) * slice_transmission
-        distance = slice_thickness_m
-    return _step(wave, slice_thickness_m / 2, wavelength_m, pixel_size_m)
+class _Sweeps:
+    unitary = True
 
+    def __init__(self, along_y: Tensor, along_x: Tensor) -> None:
+        self._y, self._x = along_y, along_x
 
-def _step(wave: Tensor, distance_m: float, wavelength_m: float, pixel_size_m: tuple[float, float]) -> Tensor:
-    ny, nx = wave.shape[-2:]
-    kind = (distance_m, wavelength_m, wave.dtype, wave.device)
-    along_y, along_x = _line_step(ny, pixel_size_m[0], *kind), _line_step(nx, pixel_size_m[1], *kind)
-    return along_y @ wave @ along_x.mT
+    def apply(self, wave: Tensor, out: Tensor) -> Tensor:
+        return out.copy_(self._y @ wave @ self._x.mT)
+
+    transpose = apply
+
+    def slope(self, wave: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 @functools.lru_cache(maxsize=32)

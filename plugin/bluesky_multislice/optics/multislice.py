@@ -1,13 +1,15 @@
-"""Multislice propagation: half a step, then transmit and step in turn, and half a step (Strang splitting).
+"""Multislice propagation: free propagation by FFT from slice to slice."""
 
-Neighbouring half steps merge, so nz slices cost nz + 1 propagations and the error is second order in the thickness.
-"""
+import functools
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from bluesky_multislice.optics.propagation import Kernel, propagate
-from bluesky_multislice.optics.sampling import Pixel, pixel_pair
-from bluesky_multislice.optics.transmission import object_slices
+from bluesky_multislice.optics.conventions import squared_frequency, wavenumber
+from bluesky_multislice.optics.propagation import Kernel, propagator
+from bluesky_multislice.optics.sampling import Pixel, Thickness, Windows, pixel_pair
+from bluesky_multislice.optics.split_step import Gradient, split_step
 
 
 def multislice(
@@ -17,51 +19,94 @@ def multislice(
     *,
     wavelength_m: float,
     pixel_size_m: Pixel,
-    slice_thickness_m: float,
+    slice_thickness_m: Thickness,
+    windows: Windows | None = None,
+    absorber: Tensor | None = None,
+    gradient: Gradient = "auto",
     kernel: Kernel = "angular_spectrum",
 ) -> Tensor:
     """Return the wave at the exit plane of a thick object.
 
     Args:
         wave: complex (view, y, x) at the entrance plane.
-        delta: δ (z, y, x), shared by all views, or (z, view, y, x).
+        delta: δ (z, y, x), shared by all views, or (z, view, y, x); with ``windows`` planes (z, Y, X) larger than the wave.
         beta: β, the same shape as δ.
         wavelength_m: wavelength.
         pixel_size_m: lateral pitch, one number or (y, x).
-        slice_thickness_m: thickness of a slice.
+        slice_thickness_m: thickness of a slice, or one for each (z,).
+        windows: first pixel (y, x) of each view's window in the planes.
+        absorber: real (y, x) factor on the wave behind every slice, against wrap-around (``absorbing_margin``).
+        gradient: which waves the gradient keeps, see ``split_step``.
         kernel: angular spectrum or Fresnel.
 
     Returns:
-        complex (view, y, x). Differentiable in wave, δ and β.
+        complex (view, y, x). Differentiable in wave, δ, β and thickness.
 
     Raises:
         ScanError: shapes contradict each other.
 
     Source: Cowley & Moodie, Acta Cryst. 10, 609 (1957); conventions in ``optics/conventions.py``.
     """
-    return multislice_through(
+    shape, pixel = (wave.shape[-2], wave.shape[-1]), pixel_pair(pixel_size_m)
+
+    def make_step(distance_m: float) -> FreeStep:
+        return _free_step(shape, pixel, wavelength_m, distance_m, kernel, wave.dtype, wave.device)
+
+    return split_step(
         wave,
-        object_slices(wave, delta, beta, wavelength_m=wavelength_m, thickness_m=slice_thickness_m),
+        delta,
+        beta,
+        make_step,
         wavelength_m=wavelength_m,
-        pixel_size_m=pixel_pair(pixel_size_m),
         slice_thickness_m=slice_thickness_m,
-        kernel=kernel,
+        windows=windows,
+        absorber=absorber,
+        gradient=gradient,
     )
 
 
-def multislice_through(
-    wave: Tensor,
-    slices: Tensor,
-    *,
-    wavelength_m: float,
+class FreeStep:
+    """Free propagation over a distance; H(f) = H(−f), so a step is its own transpose.
+
+    Args:
+        transfer: H (y, x) in FFT order.
+        rate: returns ∂ ln H/∂distance (y, x), 1/m.
+    """
+
+    def __init__(self, transfer: Tensor, rate: Callable[[], Tensor]) -> None:
+        self._transfer, self._rate = transfer, rate
+        self.unitary = bool((transfer.abs() - 1).abs().max() < 1e-5)
+
+    def apply(self, wave: Tensor, out: Tensor) -> Tensor:
+        """Return F⁻¹[H·F[ψ]] in ``out``."""
+        torch.fft.fft2(wave, out=out)
+        out.mul_(self._transfer)
+        return torch.fft.ifft2(out, out=out)
+
+    transpose = apply
+
+    def slope(self, wave: Tensor) -> Tensor:
+        """Return the derivative of the propagated wave in the distance, per metre."""
+        return torch.fft.ifft2(torch.fft.fft2(wave) * self._transfer * self._rate())
+
+
+@functools.lru_cache(maxsize=64)
+def _free_step(
+    shape: tuple[int, int],
     pixel_size_m: tuple[float, float],
-    slice_thickness_m: float,
-    kernel: Kernel = "angular_spectrum",
-) -> Tensor:
-    """Return the exit wave for transmissions (z, view, y, x) that have been computed already."""
-    optics = {"wavelength_m": wavelength_m, "pixel_size_m": pixel_size_m, "kernel": kernel}
-    step = slice_thickness_m / 2
-    for slice_transmission in slices.unbind(0):
-        wave = propagate(wave, distance_m=step, **optics) * slice_transmission
-        step = slice_thickness_m
-    return propagate(wave, distance_m=slice_thickness_m / 2, **optics)
+    wavelength_m: float,
+    distance_m: float,
+    kernel: Kernel,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> FreeStep:
+    optics = {"pixel_size_m": pixel_size_m, "wavelength_m": wavelength_m, "kernel": kernel}
+    transfer = propagator(shape, distance_m=distance_m, **optics).to(device=device, dtype=dtype)
+    return FreeStep(transfer, lambda: phase_rate(shape, **optics).to(device=device, dtype=dtype))
+
+
+def phase_rate(shape, *, pixel_size_m, wavelength_m, kernel):
+    f2 = squared_frequency(shape, pixel_size_m)
+    if kernel == "fresnel":
+        return -1j * torch.pi * wavelength_m * f2
+    return 1j * wavenumber(wavelength_m) * ((1 - wavelength_m**2 * f2 + 0j).sqrt() - 1)

@@ -1,0 +1,299 @@
+"""The chain that every propagation through an object is: step, transmit, step, transmit, …, step; and its adjoint.
+
+A slice acts at its own mid-plane and neighbouring half steps merge (Strang splitting), so nz slices cost nz + 1 steps.
+The gradient is written by hand. With h = conj(∂L/∂ψ*) behind a slice and q = h·ψ there,
+
+    ∂L/∂δ = kΔz·Im q,   ∂L/∂β = −kΔz·Re q,   before the slice h ← T·h,   before the step h ← Pᵀ·h.
+
+It needs the waves behind all slices in reverse order. They are kept (``stored``), or every √nz-th is kept and the rest
+computed again (``checkpointed``), or all are undone one by one from the last (``recomputed``): a unitary step has the
+inverse conj(Pᵀ conj ψ), a transmission the inverse 1/T. Counted in steps a slice: 3 stored, 4 otherwise, forward included.
+
+Views go through each slice in groups that stay in the processor's cache.
+"""
+
+import math
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, Protocol
+
+import psutil
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from bluesky_multislice.optics.conventions import wavenumber
+from bluesky_multislice.optics.sampling import Windows, check_wave_and_object, thickness_of_slices
+from bluesky_multislice.optics.transmission import transmission
+
+Gradient = Literal["auto", "stored", "recomputed", "checkpointed"]
+
+_GROUP_BYTES = 2**18
+"""Bytes of a wave that one thread works on at a time: a quarter of the second-level cache of a present processor."""
+
+_SHARE_OF_MEMORY = 0.25
+"""Part of the free memory that stored waves may take."""
+
+_LARGEST_ERROR = 1e-5
+"""Relative error that undoing the object's absorption may bring; beyond it checkpoints are used."""
+
+
+class Step(Protocol):
+    """A linear step P of the wave between two transmissions.
+
+    Attributes:
+        unitary: whether P⁻¹ = Pᴴ, so that waves can be computed in reverse.
+    """
+
+    unitary: bool
+
+    def apply(self, wave: Tensor, out: Tensor) -> Tensor:
+        """Return P·ψ of waves (view, y, x), written to ``out``, which may be ``wave``."""
+        ...
+
+    def transpose(self, wave: Tensor, out: Tensor) -> Tensor:
+        """Return Pᵀ·ψ (no conjugation), written to ``out``, which may be ``wave``."""
+        ...
+
+    def slope(self, wave: Tensor) -> Tensor:
+        """Return (∂P/∂distance)·ψ, a new tensor."""
+        ...
+
+
+def split_step(
+    wave: Tensor,
+    delta: Tensor,
+    beta: Tensor,
+    make_step: Callable[[float], Step],
+    *,
+    wavelength_m: float,
+    slice_thickness_m: float | Sequence[float] | Tensor,
+    windows: Windows | None = None,
+    absorber: Tensor | None = None,
+    gradient: Gradient = "auto",
+) -> Tensor:
+    """Return the wave at the exit plane of a thick object.
+
+    Args:
+        wave: complex (view, y, x) at the entrance plane.
+        delta: δ (z, y, x), shared by all views, or (z, view, y, x); with ``windows`` planes (z, Y, X) larger than the wave.
+        beta: β, the same shape as δ.
+        make_step: distance in metres → the step over it.
+        wavelength_m: wavelength.
+        slice_thickness_m: thickness of a slice, or one for each.
+        windows: first pixel (y, x) of each view's window in the planes.
+        absorber: real (y, x) factor on the wave behind every slice.
+        gradient: which waves the gradient keeps. ``auto`` stores them where memory allows, else recomputes; where
+            absorption, evanescent waves or the absorber forbid that, recomputing falls back on checkpoints.
+
+    Returns:
+        complex (view, y, x). Differentiable in wave, δ, β and thickness.
+
+    Raises:
+        ScanError: shapes contradict each other.
+    """
+    check_wave_and_object(wave, delta, beta, windows)
+    thickness = thickness_of_slices(slice_thickness_m, len(delta))
+    own = delta.ndim == 4
+    return _SplitStep.apply(
+        wave,
+        delta if own else delta[:, None],
+        beta if own else beta[:, None],
+        thickness,
+        _Chain(make_step, wavenumber(wavelength_m), windows, absorber, gradient),
+    )  # pyright: ignore[reportReturnType]
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """What of a chain is not differentiated."""
+
+    make_step: Callable[[float], Step]
+    wavenumber: float
+    windows: Windows | None
+    absorber: Tensor | None
+    gradient: Gradient
+
+
+class _SplitStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, wave: Tensor, delta: Tensor, beta: Tensor, thickness: Tensor, chain: _Chain) -> Tensor:
+        run = _Run(chain, wave, delta, beta, thickness)
+        ctx.chain, ctx.way = chain, run.choose() if any(ctx.needs_input_grad) else None
+        exit_wave, ctx.behind, ctx.transmissions = run.forward(ctx.way)
+        ctx.save_for_backward(wave, delta, beta, thickness)
+        return exit_wave
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor):
+        run = _Run(ctx.chain, *ctx.saved_tensors)
+        slices = run.reverse(ctx.way, ctx.behind, ctx.transmissions)
+        return *run.backward(gradients[0], slices, spacing=ctx.needs_input_grad[3]), None
+
+
+class _Run:
+    """One pass through the object: z-first δ and β (z, 1 or view, Y, X) and what is made from them."""
+
+    def __init__(self, chain: _Chain, wave: Tensor, delta: Tensor, beta: Tensor, thickness: Tensor) -> None:
+        self.chain, self.wave, self.delta, self.beta = chain, wave, delta, beta
+        self.thickness = thickness.tolist()
+        ends = [0.0, *self.thickness, 0.0]
+        self.steps = [chain.make_step((before + behind) / 2) for before, behind in pairwise(ends)]
+        self.groups = _groups(wave)
+
+    def choose(self) -> str:
+        """Return which waves to keep."""
+        way = self.chain.gradient
+        if way == "auto":
+            waves = self.wave.numel() + self.delta[0].numel()
+            needed = waves * len(self.delta) * self.wave.element_size()
+            way = "stored" if needed < _SHARE_OF_MEMORY * _free_memory(self.wave.device) else "recomputed"
+        if way == "recomputed" and not self._can_be_undone():
+            way = "checkpointed"
+        return way
+
+    def _can_be_undone(self) -> bool:
+        if self.chain.absorber is not None or not all(step.unitary for step in self.steps):
+            return False
+        depth = sum(t * beta.clamp(min=0) for t, beta in zip(self.thickness, self.beta, strict=True))
+        growth = math.exp(min(self.chain.wavenumber * float(torch.as_tensor(depth).max()), 700))
+        return growth * torch.finfo(self.wave.dtype).eps < _LARGEST_ERROR
+
+    def forward(self, way: str | None) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
+        """Return the exit wave, the waves behind slices that are to be kept, and the transmissions of those slices."""
+        nz = len(self.delta)
+        keep = {None: (), "stored": range(nz), "recomputed": (nz - 1,)}.get(way)
+        if keep is None:
+            every = math.isqrt(nz - 1) + 1
+            keep = range(every - 1, nz, every)
+        wave, behind, transmissions = self._through(range(nz), self.wave, keep)
+        out = torch.empty_like(wave) if nz - 1 in keep else wave
+        for group in self.groups:
+            self.steps[nz].apply(wave[group], out[group])
+        return out, behind, transmissions if way == "stored" else {}
+
+    def _through(
+        self, slices: range, wave: Tensor, keep: Container[int]
+    ) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
+        """Step to each slice and transmit; return the last wave, the kept ones and the kept transmissions."""
+        behind, transmissions, spare = {}, {}, None
+        for z in slices:
+            transmitted = self._transmission(z)
+            out = torch.empty_like(wave) if spare is None else spare
+            for group in self.groups:
+                self.steps[z].apply(wave[group], out[group])
+                self._transmit(out, transmitted, group)
+            wave, spare = out, out
+            if z in keep:
+                behind[z], transmissions[z], spare = out, transmitted, None
+        return wave, behind, transmissions
+
+    def _transmission(self, z: int) -> Tensor:
+        k = self.chain.wavenumber
+        return transmission(self.delta[z], self.beta[z], wavelength_m=2 * math.pi / k, thickness_m=self.thickness[z])
+
+    def _transmit(self, wave: Tensor, transmitted: Tensor, group: slice) -> None:
+        for views, part in self._parts(transmitted, group):
+            wave[views].mul_(part)
+        if self.chain.absorber is not None:
+            wave[group].mul_(self.chain.absorber)
+
+    def _parts(self, plane: Tensor, group: slice) -> list[tuple[slice, Tensor]]:
+        """Return the parts of (1 or view, Y, X) that the views of a group see."""
+        if self.chain.windows is not None:
+            ny, nx = self.wave.shape[-2:]
+            starts = enumerate(self.chain.windows[group], group.start)
+            return [(slice(v, v + 1), plane[:, y : y + ny, x : x + nx]) for v, (y, x) in starts]
+        return [(group, plane[group] if len(plane) > 1 else plane)]
+
+    def reverse(
+        self, way: str, behind: dict[int, Tensor], transmissions: dict[int, Tensor]
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield (z, transmission, wave behind the slice) from the last slice to the first."""
+        if way == "recomputed":
+            yield from self._undo(behind)
+            return
+        last = len(self.delta)
+        if way == "stored":
+            yield from ((z, transmissions[z], behind[z]) for z in reversed(range(last)))
+            return
+        for start in reversed((-1, *behind)):
+            slices = range(start + 1, last)
+            _, waves, parts = self._through(slices, self.wave if start < 0 else behind[start], slices)
+            yield from ((z, parts[z], waves[z]) for z in reversed(slices))
+            last = start + 1
+
+    def _undo(self, behind: dict[int, Tensor]) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Recompute the waves from the last one, conjugated: then the inverse of a step is its transpose."""
+        (z,) = behind
+        wave = behind[z].conj_physical()
+        while True:
+            transmitted = self._transmission(z)
+            yield z, transmitted, wave.conj_physical()
+            if z == 0:
+                return
+            growth = torch.exp(2 * self.chain.wavenumber * self.thickness[z] * self.beta[z])
+            inverse = transmitted * growth
+            for group in self.groups:
+                self._transmit(wave, inverse, group)
+                self.steps[z].transpose(wave[group], wave[group])
+            z -= 1
+
+    def backward(
+        self, gradient: Tensor, slices: Iterator[tuple[int, Tensor, Tensor]], *, spacing: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return the gradients in wave, δ, β and thickness."""
+        h = gradient.conj().resolve_conj().clone(memory_format=torch.contiguous_format)
+        in_delta, in_beta = torch.empty_like(self.delta), torch.empty_like(self.beta)
+        in_distance = [0.0] * len(self.steps)
+        in_thickness = [0.0] * len(self.thickness)
+        for z, transmitted, wave in slices:
+            product = torch.zeros_like(transmitted)
+            for group in self.groups:
+                in_distance[z + 1] += self._step_back(z + 1, h[group], wave[group], spacing)
+                self._collect(h, wave, product, group)
+                self._transmit(h, transmitted, group)
+            strength = self.chain.wavenumber * self.thickness[z]
+            torch.mul(product.imag, strength, out=in_delta[z])
+            torch.mul(product.real, -strength, out=in_beta[z])
+            if spacing:
+                both = in_delta[z] * self.delta[z] + in_beta[z] * self.beta[z]
+                in_thickness[z] = float(both.sum(dtype=torch.float64)) / self.thickness[z]
+        for group in self.groups:
+            in_distance[0] += self._step_back(0, h[group], self.wave[group], spacing)
+        if not spacing:
+            return h.conj_physical_(), in_delta, in_beta, None
+        halves = [(before + behind) / 2 for before, behind in pairwise(in_distance)]
+        in_spacing = torch.tensor([a + b for a, b in zip(in_thickness, halves, strict=True)], dtype=torch.float64)
+        return h.conj_physical_(), in_delta, in_beta, in_spacing
+
+    def _step_back(self, number: int, h: Tensor, before: Tensor, spacing: bool) -> float:
+        """Bring h before a step; return the gradient in the step's distance."""
+        step = self.steps[number]
+        slope = float((h * step.slope(before)).real.sum(dtype=torch.float64)) if spacing else 0.0
+        step.transpose(h, h)
+        return slope
+
+    def _collect(self, h: Tensor, wave: Tensor, product: Tensor, group: slice) -> None:
+        """Add h·ψ of a group of views to the planes (1 or view, Y, X) that they see."""
+        for views, part in self._parts(product, group):
+            if len(product) > 1:
+                torch.mul(h[views], wave[views], out=part)
+            else:
+                part.add_((h[views] * wave[views]).sum(0, keepdim=True))
+
+
+def _groups(wave: Tensor) -> list[slice]:
+    views = len(wave)
+    if wave.device.type != "cpu":
+        return [slice(0, views)]
+    at_once = max(1, _GROUP_BYTES * torch.get_num_threads() // (wave[0].numel() * wave.element_size()))
+    return [slice(first, min(first + at_once, views)) for first in range(0, views, at_once)]
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
