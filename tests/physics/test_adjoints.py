@@ -27,6 +27,10 @@ def through(name, wave):
     return optics.PROPAGATIONS[name](wave, small_object(4, 8, 9, seed=5), small_object(4, 8, 9, seed=6), **THICK)
 
 
+def rotated(wave, **options):
+    return torch.complex(optics.rotate(wave.real, 0.4, **options), optics.rotate(wave.imag, 0.4, **options))
+
+
 LINEAR = {
     "angular spectrum": lambda wave: optics.propagate(wave, distance_m=7.0, **LIGHT),
     "fresnel": lambda wave: optics.propagate(wave, distance_m=7.0, kernel="fresnel", **LIGHT),
@@ -38,7 +42,11 @@ LINEAR = {
         wave, optics.shift_transfer((8, 9), torch.tensor([[0.3, -1.7], [2.2, 0.1]], dtype=torch.float64)).to(wave.dtype)
     ),
     "windows": lambda wave: optics.cut_windows(wave, [(0, 0), (3, 4), (2, 4)], (5, 4)),
-    "rotation": lambda wave: torch.complex(optics.rotate(wave.real, 0.4), optics.rotate(wave.imag, 0.4)),
+    "rotation": lambda wave: rotated(wave),
+    "rotation into slices": lambda wave: rotated(wave, slices=1),
+    "rotation by shears": lambda wave: rotated(wave, interpolation="fourier"),
+    "rotation by shears, tilted": lambda wave: rotated(wave, tilt_rad=(0.2, -0.3), interpolation="fourier"),
+    "rotation, tilted": lambda wave: rotated(wave, tilt_rad=(0.2, -0.3)),
 }
 
 
@@ -113,11 +121,11 @@ def test_overlapping_windows_add_up_as_slicing_does(dtype):
     assert torch.allclose(ours, theirs, rtol=1e-13)
 
 
-def matrix(n_z, n_x, angle):
+def matrix(n_z, n_x, angle, interpolation):
     """Matrix of a rotation of one (z, x) plane, from unit vectors, and of its gradient."""
     units = torch.eye(n_z * n_x, dtype=torch.float64).reshape(n_z * n_x, n_z, n_x).movedim(0, 1)
     volume = units.clone().requires_grad_()
-    turned = optics.rotate(volume, angle)
+    turned = optics.rotate(volume, angle, interpolation=interpolation)
     (pulled,) = torch.autograd.grad(turned, volume, units)
     forward, back = (part.detach().movedim(1, 0).reshape(n_z * n_x, n_z * n_x) for part in (turned, pulled))
     return forward.T.numpy(), back.T.numpy()
@@ -125,6 +133,29 @@ def matrix(n_z, n_x, angle):
 
 @pytest.mark.parametrize(("n_z", "n_x"), [(6, 6), (5, 7), (8, 5)])
 @pytest.mark.parametrize("angle", [0.3, -1.1, np.pi / 2, 2.5])
-def test_gradient_of_rotation_is_its_exact_transpose(n_z, n_x, angle):
-    forward, back = matrix(n_z, n_x, angle)
+@pytest.mark.parametrize("interpolation", ["linear", "fourier"])
+def test_gradient_of_rotation_is_its_exact_transpose(n_z, n_x, angle, interpolation):
+    forward, back = matrix(n_z, n_x, angle, interpolation)
     assert np.allclose(back, forward.T, atol=1e-14)
+
+
+def smooth_volume(*shape):
+    at = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in shape), indexing="ij")
+    return torch.exp(-((at[0] - 0.7) ** 2 + (at[1] + 0.4) ** 2 + (at[2] - 1.1) ** 2) / 8)
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "fourier"])
+@pytest.mark.parametrize("angle", [0.3, 1.9])
+@pytest.mark.parametrize("slices", [None, 3])
+def test_gradients_reach_volume_angle_and_tilt(interpolation, angle, slices):
+    """An exact derivative of the interpolation as it is, so for linear too, away from its kinks."""
+    angle = torch.tensor(angle, dtype=torch.float64, requires_grad=True)
+    tilt = torch.tensor([0.11, -0.07], dtype=torch.float64, requires_grad=True)
+    options = {"interpolation": interpolation, "slices": slices}
+    volume = smooth_volume(7, 5, 8).requires_grad_()
+    assert torch.autograd.gradcheck(lambda *inputs: optics.rotate(*inputs, **options), [volume, angle], atol=1e-6)
+    assert torch.autograd.gradcheck(
+        lambda volume, angle, tilt: optics.rotate(volume, angle, tilt_rad=tilt, **options),
+        [volume, angle, tilt],
+        atol=1e-6,
+    )

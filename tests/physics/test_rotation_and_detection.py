@@ -6,6 +6,8 @@ import torch
 from known_answers import centred
 
 from bluesky_multislice import optics
+from bluesky_multislice.errors import ScanError
+from bluesky_multislice.optics.rotation import planes_of_slices
 
 
 @pytest.mark.parametrize("n", [8, 9])
@@ -60,6 +62,176 @@ def test_single_layer_is_thin_from_the_side_too():
 def test_no_turn_changes_nothing():
     volume = torch.rand(4, 3, 5)
     assert torch.equal(optics.rotate(volume, 0.0), volume)
+
+
+def seen_point(x, y, z, theta, about_x=0.0, about_z=0.0):
+    """Sample point that a lab point sees: the turns undone one by one, by their right-handed matrices."""
+    cos, sin = np.cos, np.sin
+    y, z = y * cos(about_x) + z * sin(about_x), z * cos(about_x) - y * sin(about_x)
+    x, y = x * cos(about_z) + y * sin(about_z), y * cos(about_z) - x * sin(about_z)
+    return x * cos(theta) - z * sin(theta), y, x * sin(theta) + z * cos(theta)
+
+
+def detail(theta, period, n=96):
+    """A wave of some period in a round envelope, (z, 1, x), turned by theta; no frequency above Nyquist."""
+    x, _, z = seen_point(centred(n, 1.0), 0.0, centred(n, 1.0)[:, None], theta)
+    wave = np.cos(2 * np.pi / period * (0.6 * x + 0.8 * z))
+    return torch.as_tensor(np.exp(-(x**2 + z**2) / (2 * 11.0**2)) * wave)[:, None]
+
+
+def soft_disc(theta, n=96):
+    """A disc off the axis whose edge is one pixel wide, (z, 1, x), turned by theta."""
+    x, _, z = seen_point(centred(n, 1.0), 0.0, centred(n, 1.0)[:, None], theta)
+    return torch.as_tensor(np.clip(20.5 - np.hypot(x - 5, z + 3), 0, 1))[:, None]
+
+
+def distance(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+def error_of_a_turn(thing, interpolation, *args):
+    angles = (0.1, 0.35, -0.7, 2.0)
+    turned = [optics.rotate(thing(0.0, *args), angle, interpolation=interpolation) for angle in angles]
+    return max(distance(found, thing(angle, *args)) for found, angle in zip(turned, angles, strict=True))
+
+
+def error_of_a_full_turn(thing, interpolation, *args):
+    start = turned = thing(0.0, *args)
+    for _ in range(12):
+        turned = optics.rotate(turned, np.pi / 6, interpolation=interpolation)
+    return distance(turned, start)
+
+
+@pytest.mark.parametrize(("period", "linear"), [(16, 0.016), (8, 0.056), (4, 0.21), (2.5, 0.46)])
+def test_error_of_the_interpolations_for_details(period, linear):
+    """What the docstring of rotate says; the little that is left to shears is the envelope cut by the volume."""
+    assert 0.9 * linear < error_of_a_turn(detail, "linear", period) < linear
+    assert error_of_a_turn(detail, "fourier", period) < min(5e-5, linear / 300)
+    assert error_of_a_full_turn(detail, "fourier", period) < min(
+        1e-4, error_of_a_full_turn(detail, "linear", period) / 1e3
+    )
+
+
+def test_error_of_the_interpolations_for_a_sharp_disc():
+    assert 0.035 < error_of_a_turn(soft_disc, "linear") < 0.045
+    assert error_of_a_turn(soft_disc, "fourier") < 0.045
+    linear, fourier = (error_of_a_full_turn(soft_disc, way) for way in ("linear", "fourier"))
+    assert linear == pytest.approx(0.145, abs=0.01)
+    assert fourier < linear / 5
+    ripple = optics.rotate(soft_disc(0.0), 0.35, interpolation="fourier")
+    assert 0.1 < max(float(ripple.max()) - 1, -float(ripple.min())) < 0.15
+    within = optics.rotate(soft_disc(0.0), 0.35)
+    assert 0 <= float(within.min()) <= float(within.max()) <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("shape", [(40, 57), (57, 40), (32, 32), (33, 33)])
+@pytest.mark.parametrize("angle", [0.1, 0.78, -1.2, 2.0, np.pi / 2, np.pi, 7.0])
+def test_shears_turn_about_the_middle_of_even_odd_and_oblong_volumes(shape, angle):
+    z, x = centred(shape[0], 1.0)[:, None], centred(shape[1], 1.0)
+
+    def blob(theta):
+        there_x, _, there_z = seen_point(x, 0.0, z, theta)
+        return torch.as_tensor(np.exp(-((there_x - 2) ** 2 + (there_z + 1.5) ** 2) / (2 * 1.6**2)))[:, None]
+
+    assert distance(optics.rotate(blob(0.0), angle, interpolation="fourier"), blob(angle)) < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (32, 32)])
+@pytest.mark.parametrize("angle", [0.5, -0.75, 1.0, 2.4])
+def test_shears_bring_nothing_around_from_a_full_volume(shape, angle):
+    """A blob in a corner either is seen where it belongs or not at all."""
+    z, x = centred(shape[0], 1.0)[:, None], centred(shape[1], 1.0)
+    corner_z, corner_x = shape[0] / 2 - 8, shape[1] / 2 - 8
+
+    def blob(theta):
+        there_x, _, there_z = seen_point(x, 0.0, z, theta)
+        return torch.as_tensor(np.exp(-((there_x - corner_x) ** 2 + (there_z - corner_z) ** 2) / (2 * 1.6**2)))[:, None]
+
+    turned = optics.rotate(blob(0.0), angle, interpolation="fourier")
+    assert float((turned - blob(angle)).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("slices", [1, 3, 5, 12, 13])
+@pytest.mark.parametrize("angle", [0.0, 0.4, np.pi / 2])
+@pytest.mark.parametrize("options", [{}, {"interpolation": "fourier"}, {"tilt_rad": (0.1, -0.2)}])
+def test_turning_into_slices_is_turning_and_averaging(slices, angle, options):
+    volume = torch.rand(13, 4, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    volume.requires_grad_()
+    counts = planes_of_slices(13, slices)
+    assert sum(counts) == 13
+    assert max(counts) - min(counts) <= 1
+    parts = optics.rotate(volume, angle, **options).split(counts)
+    apart = torch.stack([part.mean(0) for part in parts])
+    together = optics.rotate(volume, angle, slices=slices, **options)
+    assert torch.allclose(together, apart, atol=1e-14)
+    weights = torch.rand_like(apart)
+    ours, theirs = (torch.autograd.grad(planes, volume, weights)[0] for planes in (together, apart))
+    assert torch.allclose(ours, theirs, atol=1e-14)
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "fourier"])
+def test_layout_in_memory_and_many_rows_change_nothing(interpolation):
+    """More rows than are turned together, and y last in memory as a transposed view has it."""
+    volume = torch.rand(9, 70, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    whole = optics.rotate(volume, 0.4, interpolation=interpolation)
+    y_last = optics.rotate(volume.mT.contiguous().mT, 0.4, interpolation=interpolation)
+    rows = [optics.rotate(volume[:, y : y + 1], 0.4, interpolation=interpolation) for y in range(70)]
+    assert torch.equal(whole, y_last)
+    assert torch.allclose(whole, torch.cat(rows, 1), atol=1e-14)
+
+
+@pytest.mark.parametrize("options", [{}, {"interpolation": "fourier"}, {"tilt_rad": (0.1, -0.2)}])
+def test_single_precision_is_enough_for_a_turn(options):
+    volume = torch.rand(24, 5, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    single = optics.rotate(volume.float(), 0.7, **options)
+    assert single.dtype == torch.float32
+    assert distance(single, optics.rotate(volume, 0.7, **options)) < 3e-6
+
+
+@pytest.mark.parametrize(("interpolation", "bound"), [("linear", 3 / (8 * 2.5**2)), ("fourier", 3e-4)])
+@pytest.mark.parametrize("tilt", [(0.3, 0.0), (0.0, 0.3), (-0.2, 0.25)])
+def test_blob_off_the_tilted_axis_lands_where_the_convention_says(interpolation, bound, tilt):
+    """Linear interpolation errs by up to an eighth of the curvature in each of three directions."""
+    z, y, x = (centred(n, 1.0) for n in (36, 44, 40))
+    z, y = z[:, None, None], y[:, None]
+
+    def blob(theta, about_x, about_z):
+        there = seen_point(x, y, z, theta, about_x, about_z)
+        square = sum((at - middle) ** 2 for at, middle in zip(there, (5.0, -7.0, 3.0), strict=True))
+        return torch.as_tensor(np.exp(-square / (2 * 2.5**2)))
+
+    turned = optics.rotate(blob(0.0, 0.0, 0.0), 0.5, tilt_rad=tilt, interpolation=interpolation)
+    assert float((turned - blob(0.5, *tilt)).abs().max()) < bound
+    assert float((turned - blob(0.5, 0.0, 0.0)).abs().max()) > 0.3
+
+
+def test_top_of_the_tilted_axis_leans_downstream_and_to_minus_x():
+    top = torch.zeros(21, 21, 21, dtype=torch.float64)
+    top[10, 18, 10] = 1.0
+    for tilt, place in (((0.5, 0.0), (14, 17, 10)), ((0.0, 0.5), (10, 17, 6))):
+        turned = optics.rotate(top, 0.0, tilt_rad=tilt)
+        assert np.unravel_index(int(turned.argmax()), turned.shape) == place
+
+
+def test_no_tilt_is_the_turn_about_y():
+    volume = torch.rand(12, 7, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    plain = optics.rotate(volume, 0.4)
+    assert torch.allclose(optics.rotate(volume, 0.4, tilt_rad=(0.0, 0.0)), plain, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("volume", "options", "rule"),
+    [
+        (torch.ones(4, 4), {}, "real volume"),
+        (torch.ones(4, 4, 4) + 0j, {}, "real volume"),
+        (torch.ones(4, 4, 4), {"interpolation": "nearest"}, "interpolation"),
+        (torch.ones(4, 4, 4), {"slices": 5}, "at least one plane"),
+        (torch.ones(4, 4, 4), {"slices": 0}, "at least one plane"),
+    ],
+)
+def test_turns_that_make_no_sense_are_refused(volume, options, rule):
+    with pytest.raises(ScanError, match=rule):
+        optics.rotate(volume, 0.3, **options)
 
 
 @pytest.mark.parametrize("shape", [(8, 10), (9, 7)])

@@ -1,31 +1,135 @@
-"""Rotation about y. It happens in planes perpendicular to y, so a slab of y needs no other."""
+"""The sample turned about y, in planes perpendicular to it: a slab of y needs no other. Or about a tilted axis."""
 
-import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bluesky_multislice.errors import ScanError
+from bluesky_multislice.optics.interpolation import turn_linearly
+from bluesky_multislice.optics.shears import turn_by_shears
 
-def rotate(volume: Tensor, angle_rad: float) -> Tensor:
-    """Return the lab's view (z, y, x) of a sample turned by +θ about +y, by linear interpolation.
+Interpolation = Literal["linear", "fourier"]
+Angle = float | Tensor
 
-    The lab point (x, z) sees the sample point (x·cosθ − z·sinθ, x·sinθ + z·cosθ); outside the volume is vacuum. The
-    gradient is the exact transpose of the interpolation.
+
+def rotate(
+    volume: Tensor,
+    angle_rad: Angle,
+    *,
+    tilt_rad: tuple[Angle, Angle] | Tensor | None = None,
+    interpolation: Interpolation = "linear",
+    slices: int | None = None,
+) -> Tensor:
+    """Return the lab's view (z, y, x) of a sample turned by +θ about +y, then tilted with its axis.
+
+    Without a tilt the lab point (x, z) sees the sample point (x·cosθ − z·sinθ, x·sinθ + z·cosθ). A tilt (α, γ) turns
+    the axis by γ about +z, from x towards y, and then by α about +x, from y towards z: its top leans to −x for γ > 0
+    and downstream for α > 0. The lab point (x, y, z) then sees what without the tilt is seen at
+
+        (x·cosγ + y₁·sinγ, y₁·cosγ − x·sinγ, z·cosα − y·sinα),  y₁ = y·cosα + z·sinα.
+
+    All axes go through the middle of the volume; outside of it is vacuum. Gradients are exact transposes.
 
     Args:
-        volume: (z, y, x) of cubic voxels in z and x.
-        angle_rad: θ.
+        volume: (z, y, x), real, of voxels that are square in z and x, and cubic where there is a tilt.
+        angle_rad: θ; differentiable as a 0-d tensor.
+        tilt_rad: (α, γ), numbers or tensors; differentiable as tensors. None keeps the axis on y.
+        interpolation: ``linear`` takes the four (tilted: eight) neighbours. It is fast and keeps values within bounds,
+            but weakens details: wrong by 1.5 %, 5.4 % and 20 % for details of 16, 8 and 4 pixels. ``fourier`` shears
+            three times in Fourier space: exact for details of more than two pixels, but an edge of one pixel ripples
+            by 14 %. A disc with such an edge is wrong by 4 % with either; after twelve turns 15 % and 3 %.
+        slices: average the turned planes in this many slices; how many planes each has is what ``planes_of_slices``
+            says. None keeps all planes.
+
+    Returns:
+        (z, y, x), or (slice, y, x).
+
+    Raises:
+        ScanError: no volume, an unknown interpolation, or a number of slices that the volume does not have.
+
+    Source of the shears: Larkin, Oldenburg & Klemm, Opt. Commun. 139, 99 (1997).
     """
-    if angle_rad == 0:
+    _check(volume, interpolation)
+    planes = volume.shape[0]
+    slice_of_plane = _slice_of_plane(planes, planes if slices is None else slices)
+    if tilt_rad is None and _is_zero(angle_rad):
+        return _mean_of_slices(volume, slice_of_plane)
+    if tilt_rad is None and interpolation == "linear":
+        return turn_linearly(volume, angle_rad, slice_of_plane)
+    about_x, about_z = (0.0, 0.0) if tilt_rad is None else tilt_rad
+    if interpolation == "linear":
+        return _mean_of_slices(_turn_in_space(volume, angle_rad, about_x, about_z), slice_of_plane)
+    for angle, dims in ((angle_rad, (0, 2)), (about_z, (2, 1)), (about_x, (1, 0))):
+        volume = volume if _is_zero(angle) else turn_by_shears(volume, angle, dims)
+    return _mean_of_slices(volume, slice_of_plane)
+
+
+def planes_of_slices(planes: int, slices: int) -> list[int]:
+    """Return how many of a volume's planes each slice averages; they differ by at most one.
+
+    Raises:
+        ScanError: fewer planes than slices, or no slice.
+    """
+    return torch.bincount(torch.tensor(_slice_of_plane(planes, slices))).tolist()
+
+
+def _slice_of_plane(planes: int, slices: int) -> tuple[int, ...]:
+    if not 1 <= slices <= planes:
+        raise ScanError(
+            "A slice averages at least one plane of the volume.",
+            got=f"{slices} slices of {planes} planes.",
+            remedy=f"ask for 1 to {planes} slices, or give the volume more planes.",
+        )
+    return tuple(plane * slices // planes for plane in range(planes))
+
+
+def _mean_of_slices(volume: Tensor, slice_of_plane: tuple[int, ...]) -> Tensor:
+    slices = slice_of_plane[-1] + 1
+    if slices == len(slice_of_plane):
         return volume
-    nz, _, nx = volume.shape
-    z, x = (torch.arange(n, dtype=torch.float64, device=volume.device) - (n - 1) / 2 for n in (nz, nx))
-    z, x = torch.meshgrid(z, x, indexing="ij")
-    cosine, sine = math.cos(angle_rad), math.sin(angle_rad)
-    sample_x, sample_z = x * cosine - z * sine, x * sine + z * cosine
-    where = torch.stack([sample_x * (2 / nx), sample_z * (2 / nz)], -1).to(volume.dtype)
-    turned = functional.grid_sample(
-        volume.movedim(1, 0)[None], where[None], mode="bilinear", padding_mode="zeros", align_corners=False
-    )
-    return turned[0].movedim(0, 1)
+    index = torch.tensor(slice_of_plane, device=volume.device)
+    sums = volume.new_zeros((slices, *volume.shape[1:])).index_add(0, index, volume)
+    return sums / torch.bincount(index).to(volume.dtype)[:, None, None]
+
+
+def _is_zero(angle_rad: Angle) -> bool:
+    angle = torch.as_tensor(angle_rad, dtype=torch.float64)
+    return not angle.requires_grad and angle.item() == 0
+
+
+def _turn_in_space(volume: Tensor, angle_rad: Angle, about_x: Angle, about_z: Angle) -> Tensor:
+    """Return the volume turned and tilted, by linear interpolation between eight neighbours."""
+    matrix = _about((0, 2), angle_rad) @ _about((1, 0), about_z) @ _about((2, 1), about_x)
+    nz, ny, nx = volume.shape
+    half = torch.tensor([nx, ny, nz], dtype=torch.float64) / 2
+    affine = functional.pad(matrix * half / half[:, None], (0, 1)).to(volume)
+    where = functional.affine_grid(affine[None], [1, 1, nz, ny, nx], align_corners=False)
+    return functional.grid_sample(volume[None, None], where, padding_mode="zeros", align_corners=False)[0, 0]
+
+
+def _about(axes: tuple[int, int], angle_rad: Angle) -> Tensor:
+    """Return the (3, 3) float64 matrix on (x, y, z) with u → u·cos − v·sin, v → u·sin + v·cos for the axes (u, v)."""
+    u, v = axes
+    angle = torch.as_tensor(angle_rad, dtype=torch.float64).cpu()
+    swing = torch.zeros(3, 3, dtype=torch.float64)
+    swing[u, v], swing[v, u] = -1.0, 1.0
+    inside = torch.zeros(3, dtype=torch.float64)
+    inside[[u, v]] = 1.0
+    return torch.diag(1 - inside) + torch.cos(angle) * torch.diag(inside) + torch.sin(angle) * swing
+
+
+def _check(volume: Tensor, interpolation: str) -> None:
+    if volume.ndim != 3 or volume.is_complex():
+        raise ScanError(
+            "A turn takes a real volume (z, y, x).",
+            got=f"{volume.dtype} {tuple(volume.shape)}.",
+            remedy="turn δ and β each alone.",
+        )
+    if interpolation not in ("linear", "fourier"):
+        raise ScanError(
+            "The interpolation of a turn is linear or fourier.",
+            got=f"{interpolation!r}.",
+            remedy="take one of them.",
+        )
