@@ -109,6 +109,22 @@ def test_gradients_reach_positions_and_detector_intensities():
     assert torch.autograd.gradcheck(intensity, [shift])
 
 
+@pytest.mark.parametrize("kernel", ["angular_spectrum", "fresnel"])
+@pytest.mark.parametrize("distance_m", [2.0, -2.0])
+@pytest.mark.parametrize("band_limit", [False, True])
+def test_gradients_reach_the_distance(kernel, distance_m, band_limit):
+    """Evanescent waves and the band limit included."""
+    wave = random(2, 6, 7, seed=1).requires_grad_()
+    distance = torch.tensor(distance_m, dtype=torch.float64, requires_grad=True)
+    way = {"wavelength_m": 1.0, "pixel_size_m": (0.4, 1.2), "kernel": kernel, "band_limit": band_limit}
+    assert torch.autograd.gradcheck(
+        lambda wave, distance: optics.propagate(wave, distance_m=distance, **way), [wave, distance]
+    )
+    with torch.no_grad():
+        plain = optics.propagate(wave, distance_m=distance_m, **way)
+        assert torch.equal(optics.propagate(wave, distance_m=distance, **way), plain)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_overlapping_windows_add_up_as_slicing_does(dtype):
     planes = random(2, 8, 9, seed=1, dtype=dtype).requires_grad_()

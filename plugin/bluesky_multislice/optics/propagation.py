@@ -1,15 +1,43 @@
 """Free propagation between parallel planes by one FFT pair."""
 
 import functools
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bluesky_multislice.optics.conventions import squared_frequency, wavenumber
+from bluesky_multislice.optics.conventions import frequencies, squared_frequency, wavenumber
 
 Kernel = Literal["angular_spectrum", "fresnel"]
+Distance = float | Tensor
+
+
+def phase_rate(
+    shape: tuple[int, int],
+    *,
+    pixel_size_m: tuple[float, float],
+    wavelength_m: float,
+    kernel: Kernel = "angular_spectrum",
+) -> Tensor:
+    """Return κ = ∂(ln H)/∂z for z > 0, (y, x) complex128 in FFT order, 1/m.
+
+    The transfer function of a distance z is H = exp(|z|·Re κ + iz·Im κ): plane waves gain phase, evanescent ones
+    (Re κ < 0, angular spectrum only) decay either way.
+
+    Args:
+        shape: pixels (y, x).
+        pixel_size_m: pitch (y, x).
+        wavelength_m: wavelength.
+        kernel: angular spectrum (exact for the scalar Helmholtz equation) or its paraxial limit.
+
+    Source: Goodman, Introduction to Fourier Optics, ch. 3 and 4.
+    """
+    k, sine_squared = wavenumber(wavelength_m), wavelength_m**2 * squared_frequency(shape, pixel_size_m)
+    if kernel == "fresnel":
+        return torch.complex(torch.zeros_like(sine_squared), -k * sine_squared / 2)
+    cosine, decay = (1 - sine_squared).clamp(min=0).sqrt(), (sine_squared - 1).clamp(min=0).sqrt()
+    # cosine − 1 written so that small angles keep their digits.
+    return torch.complex(-k * decay, -k * sine_squared.clamp(max=1) / (1 + cosine))
 
 
 def propagator(
@@ -17,8 +45,9 @@ def propagator(
     *,
     pixel_size_m: tuple[float, float],
     wavelength_m: float,
-    distance_m: float,
+    distance_m: Distance,
     kernel: Kernel = "angular_spectrum",
+    band_limit: bool = False,
 ) -> Tensor:
     """Return the transfer function H (y, x), complex128, in FFT order.
 
@@ -26,20 +55,49 @@ def propagator(
         shape: pixels (y, x).
         pixel_size_m: pitch (y, x).
         wavelength_m: wavelength.
-        distance_m: from plane to plane, negative to go back. Evanescent waves decay either way.
-        kernel: angular spectrum (exact for the scalar Helmholtz equation) or its paraxial limit.
-
-    Source: Goodman, Introduction to Fourier Optics, ch. 3 and 4.
+        distance_m: from plane to plane, negative to go back; differentiable as a 0-d tensor.
+        kernel: angular spectrum or Fresnel, see ``phase_rate``.
+        band_limit: leave out the frequencies that ``sampled_band`` leaves out.
     """
-    f2 = squared_frequency(shape, pixel_size_m)
-    if kernel == "fresnel":
-        phase = -math.pi * wavelength_m * distance_m * f2
-        return torch.polar(torch.ones_like(phase), phase)
-    cosine_squared = 1 - wavelength_m**2 * f2
-    k = wavenumber(wavelength_m)
-    phase = k * distance_m * (cosine_squared.clamp(min=0).sqrt() - 1)
-    decay = -k * abs(distance_m) * (-cosine_squared).clamp(min=0).sqrt()
-    return torch.polar(decay.exp(), phase)
+    optics = {"pixel_size_m": pixel_size_m, "wavelength_m": wavelength_m, "kernel": kernel}
+    distance = torch.as_tensor(distance_m, dtype=torch.float64)
+    rate = phase_rate(shape, **optics).to(distance.device)
+    transfer = torch.polar((distance.abs() * rate.real).exp(), distance * rate.imag)
+    if band_limit:
+        transfer = transfer * sampled_band(shape, distance_m=distance.detach().item(), **optics).to(distance.device)
+    return transfer
+
+
+def sampled_band(
+    shape: tuple[int, int],
+    *,
+    pixel_size_m: tuple[float, float],
+    wavelength_m: float,
+    distance_m: float,
+    kernel: Kernel = "angular_spectrum",
+) -> Tensor:
+    """Return the frequencies (y, x), bool in FFT order, at which the phase of H turns by less than π a sample.
+
+    They belong to the rays that move sideways by at most half of the field: |f| ≤ 1/(λ√((2Δf·z)² + 1)), paraxially
+    |f| ≤ 1/(2λΔf·z), along y and x each. Light beyond would come around the field and stand where it does not belong.
+    Evanescent waves have no phase to sample and stay.
+
+    Args:
+        shape: pixels (y, x).
+        pixel_size_m: pitch (y, x).
+        wavelength_m: wavelength.
+        distance_m: from plane to plane.
+        kernel: angular spectrum or Fresnel.
+
+    Source: Matsushima & Shimobaba, Opt. Express 17, 19662 (2009), eq. 13.
+    """
+    sine_squared = wavelength_m**2 * squared_frequency(shape, pixel_size_m)
+    fine = (sine_squared > 1) if kernel == "angular_spectrum" else torch.zeros(shape, dtype=torch.bool)
+    within = []
+    for n, pitch in zip(shape, pixel_size_m, strict=True):
+        sine, moved = wavelength_m * frequencies(n, pitch), 2 * distance_m / (n * pitch)
+        within.append(sine**2 * (moved**2 + (kernel == "angular_spectrum")) <= 1)
+    return fine | (within[0][:, None] & within[1])
 
 
 @functools.lru_cache(maxsize=64)
@@ -51,10 +109,16 @@ def cached_propagator(
     kernel: Kernel,
     dtype: torch.dtype,
     device: torch.device,
+    band_limit: bool = False,
 ) -> Tensor:
     """Return ``propagator`` in the wave's type, on its device; repeated calls share one tensor."""
     transfer = propagator(
-        shape, pixel_size_m=pixel_size_m, wavelength_m=wavelength_m, distance_m=distance_m, kernel=kernel
+        shape,
+        pixel_size_m=pixel_size_m,
+        wavelength_m=wavelength_m,
+        distance_m=distance_m,
+        kernel=kernel,
+        band_limit=band_limit,
     )
     return transfer.to(device=device, dtype=dtype)
 
@@ -67,20 +131,26 @@ def apply_transfer(wave: Tensor, transfer: Tensor) -> Tensor:
 def propagate(
     wave: Tensor,
     *,
-    distance_m: float,
+    distance_m: Distance,
     wavelength_m: float,
     pixel_size_m: tuple[float, float],
     kernel: Kernel = "angular_spectrum",
+    band_limit: bool = False,
 ) -> Tensor:
     """Return waves (..., y, x) after free propagation over ``distance_m``; the field is periodic.
 
     Args:
         wave: complex (..., y, x).
-        distance_m: distance, negative to go back.
+        distance_m: distance, negative to go back; differentiable as a 0-d tensor.
         wavelength_m: wavelength.
         pixel_size_m: pitch (y, x).
         kernel: angular spectrum or Fresnel.
+        band_limit: leave out light that moves sideways by more than half of the field, see ``sampled_band``.
     """
     shape = (wave.shape[-2], wave.shape[-1])
-    transfer = cached_propagator(shape, pixel_size_m, wavelength_m, distance_m, kernel, wave.dtype, wave.device)
+    optics = {"pixel_size_m": pixel_size_m, "wavelength_m": wavelength_m, "kernel": kernel, "band_limit": band_limit}
+    if isinstance(distance_m, Tensor):
+        transfer = propagator(shape, distance_m=distance_m, **optics).to(device=wave.device, dtype=wave.dtype)
+    else:
+        transfer = cached_propagator(shape, distance_m=distance_m, dtype=wave.dtype, device=wave.device, **optics)
     return apply_transfer(wave, transfer)
