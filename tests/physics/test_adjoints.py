@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bluesky_multislice import optics
+from bluesky_multislice.optics.detection import bin_pixels, blur, point_spread_transfer
 
 LIGHT = {"wavelength_m": 1.0, "pixel_size_m": (1.5, 2.0)}
 THICK = {"slice_thickness_m": 3.0, **LIGHT}
@@ -107,6 +108,16 @@ def test_gradients_reach_positions_and_detector_intensities():
         return optics.far_field(wave * optics.apply_transfer(wave, optics.shift_transfer((8, 9), shift)))
 
     assert torch.autograd.gradcheck(intensity, [shift])
+
+
+def test_gradients_reach_detector_blur_and_bins():
+    intensity = torch.rand(2, 6, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    sigma = torch.tensor([0.6, 1.1], dtype=torch.float64, requires_grad=True)
+
+    def seen(intensity, sigma):
+        return bin_pixels(blur(intensity, point_spread_transfer((6, 9), sigma)), (2, 3))
+
+    assert torch.autograd.gradcheck(seen, [intensity, sigma])
 
 
 @pytest.mark.parametrize("kernel", ["angular_spectrum", "fresnel"])

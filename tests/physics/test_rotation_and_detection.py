@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from known_answers import centred
+from scipy import special
 
 from bluesky_multislice import optics
 from bluesky_multislice.errors import ScanError
+from bluesky_multislice.optics.detection import bin_pixels, blur, kernel_transfer, point_spread_transfer
 from bluesky_multislice.optics.rotation import planes_of_slices
 
 
@@ -269,3 +271,74 @@ def test_sub_pixel_shift_moves_a_blob_by_that_much():
     moved = optics.apply_transfer(blob[None], optics.shift_transfer((64, 64), torch.tensor([[1.3, -0.4]]).double()))
     expected = torch.exp(-((x - 1.3) ** 2)[:, None] / 18 - (x + 0.4) ** 2 / 18)
     assert torch.allclose(moved[0].real, expected, atol=1e-6)
+
+
+def width(intensity, dim):
+    """Standard deviation of an intensity (y, x) along one axis, pixels."""
+    line = intensity.sum(1 - dim) / intensity.sum()
+    at = torch.arange(len(line), dtype=torch.float64)
+    return float(((at - (at * line).sum()).square() * line).sum().sqrt())
+
+
+def gaussian_frame(shape, sigma):
+    y, x = (torch.as_tensor(centred(n, 1.0)) for n in shape)
+    return torch.exp(-((y[:, None] / sigma[0]) ** 2) / 2 - (x / sigma[1]) ** 2 / 2)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5, (0.7, 2.0)])
+def test_widths_of_spot_and_point_spread_add_in_quadrature(sigma):
+    frame = gaussian_frame((64, 75), (3.0, 4.0))
+    seen = blur(frame, point_spread_transfer((64, 75), sigma))
+    of_y, of_x = sigma if isinstance(sigma, tuple) else (sigma, sigma)
+    assert width(seen, 0) == pytest.approx(np.hypot(3.0, of_y), rel=1e-6)
+    assert width(seen, 1) == pytest.approx(np.hypot(4.0, of_x), rel=1e-6)
+    assert float(seen.sum()) == pytest.approx(float(frame.sum()), rel=1e-12)
+    if of_y == of_x:
+        expected = gaussian_frame((64, 75), (np.hypot(3.0, of_y), np.hypot(4.0, of_x))) * float(seen.max())
+        assert distance(seen, expected * float(seen.sum() / expected.sum())) < 5e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_blur_of_one_bright_pixel_is_the_spot_and_nowhere_negative(dtype):
+    frame = torch.zeros(3, 32, 33, dtype=dtype)
+    frame[1, 16, 16] = 1e6
+    seen = blur(frame, point_spread_transfer((32, 33), 0.6))
+    assert seen.dtype == dtype
+    assert float(seen.min()) >= 0
+    assert float(seen[0].max()) == float(seen[2].max()) == 0
+    t = 0.6**2
+    spot = np.exp(-2 * t) * np.outer(
+        special.iv(np.abs(np.arange(-16, 16)), t), special.iv(np.abs(np.arange(-16, 17)), t)
+    )
+    assert distance(seen[1].double(), torch.as_tensor(1e6 * spot)) < 1e-6
+    # eight orders below the bright pixel, where single precision alone would see noise
+    assert float(seen[1, 16, 21]) == pytest.approx(1e6 * spot[16, 21], rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (4, 4)])
+def test_measured_point_spread_stands_around_each_pixel(shape):
+    kernel = torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    kernel /= kernel.sum()
+    frame = torch.zeros(16, 17, dtype=torch.float64)
+    frame[7, 0] = 2.0
+    seen = blur(frame, kernel_transfer((16, 17), kernel))
+    expected = torch.zeros_like(frame)
+    expected[: shape[0], : shape[1]] = 2 * kernel
+    assert torch.allclose(seen, expected.roll((7 - shape[0] // 2, -(shape[1] // 2)), (0, 1)), atol=1e-14)
+
+
+def test_binning_adds_blocks():
+    frames = torch.arange(2 * 4 * 6, dtype=torch.float64).reshape(2, 4, 6)
+    binned = bin_pixels(frames, (2, 3))
+    by_hand = [
+        [frames[view, 2 * y : 2 * y + 2, 3 * x : 3 * x + 3].sum() for x in (0, 1)] for view in (0, 1) for y in (0, 1)
+    ]
+    assert torch.equal(binned, torch.tensor(by_hand, dtype=torch.float64).reshape(2, 2, 2))
+
+
+def test_detector_parts_that_do_not_fit_are_refused():
+    with pytest.raises(ScanError, match="whole number of blocks"):
+        bin_pixels(torch.ones(4, 6), (2, 4))
+    for kernel in (torch.ones(3, 3), torch.ones(3, 99) / 297, torch.tensor([[1.5, -0.5]])):
+        with pytest.raises(ScanError, match="point spread"):
+            kernel_transfer((16, 16), kernel)

@@ -2,7 +2,9 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from bluesky_multislice.errors import ScanError
 from bluesky_multislice.optics.conventions import frequencies
 from bluesky_multislice.optics.propagation import apply_transfer
 
@@ -29,3 +31,76 @@ def shift_transfer(shape: tuple[int, int], shift: Tensor) -> Tensor:
     fy, fx = (frequencies(n, 1.0, device=shift.device).to(shift.dtype) for n in shape)
     phase = -2 * torch.pi * (fy[None, :, None] * shift[:, 0, None, None] + fx * shift[:, 1, None, None])
     return torch.polar(torch.ones_like(phase), phase)
+
+
+def point_spread_transfer(shape: tuple[int, int], sigma_pixels: float | tuple[float, float] | Tensor) -> Tensor:
+    """Return the transfer function (y, x//2 + 1), float64, of a detector whose points are Gaussian spots.
+
+    The spot is the Gaussian of sampled signals, exp(σ²(cos 2πf − 1)): nowhere negative, of unit sum and variance σ²
+    whatever its width, and two of them are one of the sum of variances.
+
+    Args:
+        shape: pixels (y, x) of the frame.
+        sigma_pixels: σ, one or (y, x); differentiable as a tensor.
+
+    Source: Lindeberg, IEEE Trans. Pattern Anal. Mach. Intell. 12, 234 (1990).
+    """
+    sigma = torch.as_tensor(sigma_pixels, dtype=torch.float64).expand(2)
+    y = torch.cos(2 * torch.pi * frequencies(shape[0], 1.0, device=sigma.device)) - 1
+    x = torch.cos(2 * torch.pi * torch.fft.rfftfreq(shape[1], dtype=torch.float64, device=sigma.device)) - 1
+    return torch.exp(sigma[0] ** 2 * y)[:, None] * torch.exp(sigma[1] ** 2 * x)
+
+
+def kernel_transfer(shape: tuple[int, int], kernel: Tensor) -> Tensor:
+    """Return the transfer function (y, x//2 + 1), complex128, of a measured point spread.
+
+    Args:
+        shape: pixels (y, x) of the frame.
+        kernel: (y, x) intensity of a point's image, its middle at index n//2, no larger than the frame.
+
+    Raises:
+        ScanError: the kernel does not fit, has negative values, or does not sum to 1.
+    """
+    fits = kernel.ndim == 2 and all(k <= n for k, n in zip(kernel.shape, shape, strict=True))
+    if not (fits and bool((kernel >= 0).all()) and abs(float(kernel.detach().sum()) - 1) < 1e-5):
+        raise ScanError(
+            "A point spread has values (y, x) that are nowhere negative and sum to 1, within the size of a frame.",
+            got=f"shape {tuple(kernel.shape)} for frames of {shape}, sum {float(kernel.detach().sum()):.6g}.",
+            remedy="cut off its noise, then divide it by its sum.",
+        )
+    frame = functional.pad(kernel.double(), (0, shape[1] - kernel.shape[1], 0, shape[0] - kernel.shape[0]))
+    return torch.fft.rfft2(frame.roll([-(n // 2) for n in kernel.shape], (0, 1)))
+
+
+def blur(intensity: Tensor, transfer: Tensor) -> Tensor:
+    """Return what a detector with a point spread sees; light over the rim comes in at the other side.
+
+    Computed in double precision and freed of negative rounding, because dark pixels lie many orders below bright ones.
+
+    Args:
+        intensity: (..., y, x), nowhere negative.
+        transfer: (y, x//2 + 1) of ``point_spread_transfer`` or ``kernel_transfer``.
+    """
+    shape = (intensity.shape[-2], intensity.shape[-1])
+    seen = torch.fft.irfft2(torch.fft.rfft2(intensity.double()) * transfer, s=shape)
+    return seen.clamp(min=0).to(intensity.dtype)
+
+
+def bin_pixels(intensity: Tensor, binning: tuple[int, int]) -> Tensor:
+    """Return frames (..., y/b, x/b) whose pixels hold the light of b × b pixels, b = ``binning`` in y and x.
+
+    Args:
+        intensity: (..., y, x).
+        binning: pixels (y, x) that are added.
+
+    Raises:
+        ScanError: the frame is no whole number of blocks.
+    """
+    shape = (intensity.shape[-2], intensity.shape[-1])
+    if min(binning) < 1 or any(n % b for n, b in zip(shape, binning, strict=True)):
+        raise ScanError(
+            "A binned detector's frame is a whole number of blocks.",
+            got=f"blocks of {binning} pixels in a frame of {shape}.",
+            remedy="cut the frame, or bin by divisors of its size.",
+        )
+    return intensity.unflatten(-1, (-1, binning[1])).unflatten(-3, (-1, binning[0])).sum((-1, -3))
