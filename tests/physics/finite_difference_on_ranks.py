@@ -1,0 +1,64 @@
+"""What torchrun starts for test_lateral_ranks: each rank propagates its rows; rank 0 saves the rows of all, joined."""
+
+import sys
+
+import numpy as np
+import torch
+
+from bluesky_multislice import optics
+from bluesky_multislice.parallel import Lateral, end_process, join_mesh
+
+VIEWS, NZ, NY, NX = 2, 5, 23, 18
+LIGHT = {"wavelength_m": 1.0, "pixel_size_m": (1.5, 2.0)}
+OPTIONS = {
+    "stored": {"gradient": "stored", "stencil": "compact", "boundary": "periodic"},
+    "recomputed": {"gradient": "recomputed", "stencil": "wide", "boundary": "periodic"},
+    "checkpointed": {"gradient": "checkpointed", "stencil": "wide", "boundary": "outgoing"},
+}
+
+
+def whole_inputs():
+    """Wave, δ, β, thickness and what the exit wave is weighted with, the same on every rank."""
+    generator = torch.Generator().manual_seed(7)
+    wave, weight = (torch.randn(VIEWS, NY, NX, dtype=torch.complex128, generator=generator) for _ in range(2))
+    delta, beta = (0.02 * torch.rand(NZ, NY, NX, dtype=torch.float64, generator=generator) for _ in range(2))
+    return wave, delta, beta, torch.linspace(2.0, 4.0, NZ, dtype=torch.float64), weight
+
+
+def propagated(wave, delta, beta, thickness, weight, **options):
+    """Exit wave and the gradients of ⟨weight, exit wave⟩ in wave, δ, β and thickness."""
+    inputs = [tensor.detach().clone().requires_grad_() for tensor in (wave, delta, beta, thickness)]
+    exit_wave = optics.finite_difference(*inputs[:3], slice_thickness_m=inputs[3], **LIGHT, **options)
+    return exit_wave.detach(), *torch.autograd.grad(exit_wave, inputs, weight)
+
+
+def joined(rows, lateral, mesh):
+    """Rows (…, y held, x) of all ranks as one array, by adding up fields that are zero elsewhere."""
+    field = rows.new_zeros(*rows.shape[:-2], *lateral.shape)
+    field[..., lateral.own_rows, :] = rows
+    mesh.sum(torch.view_as_real(field) if field.is_complex() else field)
+    return field.numpy()
+
+
+def main(path, rows):
+    with join_mesh("cpu") as mesh:
+        lateral = Lateral(mesh, (NY, NX), [int(count) for count in rows] or None)
+        own = [t if t.ndim == 1 else t[..., lateral.own_rows, :].contiguous() for t in whole_inputs()]
+        found = {}
+        for name, options in OPTIONS.items():
+            *fields, thickness = propagated(*own, swap=lateral, **options)
+            mesh.sum(thickness)
+            results = [*(joined(field, lateral, mesh) for field in fields), thickness.numpy()]
+            found |= {
+                f"{name}/{part}": result
+                for part, result in zip(("exit", "wave", "delta", "beta", "thickness"), results, strict=True)
+            }
+        turned = lateral.to_columns(own[0])
+        found["there and back"] = float((lateral.to_rows(turned) - own[0]).abs().max())
+        if mesh.rank == 0:
+            np.savez(path, **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
+    end_process(0)

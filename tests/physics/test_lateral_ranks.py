@@ -1,0 +1,66 @@
+"""A field whose rows lie on several ranks propagates, and has gradients, as the whole field in one process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from finite_difference_on_ranks import OPTIONS, propagated, whole_inputs
+
+from bluesky_multislice.errors import PlanError
+from bluesky_multislice.parallel import Lateral, Mesh
+
+SCRIPT = Path(__file__).with_name("finite_difference_on_ranks.py")
+SHARES = {1: [], 2: [], 3: [4, 12, 7]}
+"""Ranks → rows of each, of 23; none for even ones."""
+
+
+def on_ranks(ranks, path):
+    """Run the script under torchrun and return what rank 0 saved."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(path), *map(str, SHARES[ranks])],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return np.load(path)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    return {ranks: on_ranks(ranks, folder / f"{ranks}.npz") for ranks in SHARES}
+
+
+@pytest.mark.parametrize("ranks", SHARES)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_rows_on_ranks_give_the_whole(shared, ranks, name):
+    parts = ("exit", "wave", "delta", "beta", "thickness")
+    for part, whole in zip(parts, propagated(*whole_inputs(), **OPTIONS[name]), strict=True):
+        found = shared[ranks][f"{name}/{part}"]
+        assert np.linalg.norm(found - whole.numpy()) < 1e-12 * np.linalg.norm(whole.numpy()), part
+
+
+@pytest.mark.parametrize("ranks", SHARES)
+def test_turning_to_columns_and_back_changes_nothing(shared, ranks):
+    assert shared[ranks]["there and back"] == 0
+
+
+def test_columns_are_the_transpose_where_one_rank_holds_all():
+    lateral = Lateral(Mesh(0, 1, torch.device("cpu")), (5, 4))
+    wave = torch.arange(40).reshape(2, 5, 4)
+    assert torch.equal(lateral.to_columns(wave), wave.mT)
+    assert lateral.own_rows == slice(0, 5)
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((9, 8), [4, 4]), ((9, 8), [9]), ((9, 8), [9, 0]), ((9, 1), None)])
+def test_rows_that_do_not_make_up_the_field_are_refused(shape, rows):
+    with pytest.raises(PlanError, match="shared out completely"):
+        Lateral(Mesh(0, 2, torch.device("cpu")), shape, rows)
