@@ -1,5 +1,6 @@
 """Recipe and scan → everything the reconstruction needs to know, before anything is allocated."""
 
+import functools
 import math
 import os
 from collections.abc import Mapping
@@ -12,18 +13,19 @@ from scipy.fft import next_fast_len
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid, depth_of_field_m
+from bluesky_multislice.optics import Gradient, halo_pixels, thickest_slice_m
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import FitSettings, split_views
-
-_SLICE_IN_DEPTHS_OF_FIELD = 0.75
-"""Thickest slice, in depths of field at the resolution of one pixel."""
 
 _STEPS_AN_EPOCH = 20
 """Least steps of the optimiser an epoch, as long as a rank has that many views."""
 
 _BYTES_A_VOXEL = 4 * 2 * 9
 """δ and β: unknowns, gradient, two moments, best copy, turned, binned, transmission and their gradients."""
+
+_LEAST_TILE = 256
+"""Pixels on a side of a tile at least; it also has four halos at least, so that halos cost no more than tiles."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,11 @@ class Plan:
     Attributes:
         grid: the volume.
         propagation: name of the propagation.
-        slices: slices along the beam.
+        slices: slices along the beam; they share the planes of the volume as evenly as they can.
         margin: pixels around each frame against wrap-around.
+        gradient: which waves the gradient keeps: ``stored`` is fastest, ``recomputed`` takes no memory for them.
+        tiles: number of tiles (y, x) of tiled multislice.
+        halo: pixels around each tile.
         probe_modes: probe modes.
         held_back_every: every n-th view judges the fit.
         ranks: processes.
@@ -49,6 +54,9 @@ class Plan:
     propagation: str
     slices: int
     margin: int
+    gradient: Gradient
+    tiles: tuple[int, int]
+    halo: int
     probe_modes: int
     held_back_every: int
     ranks: int
@@ -57,6 +65,12 @@ class Plan:
     depths_of_field: float
     memory_bytes: int
     notes: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Further keywords of the propagation."""
+        tiling = {"tiles": self.tiles, "halo": self.halo} if self.propagation == "tiled-multislice" else {}
+        return {"gradient": self.gradient, **tiling}
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers, for JSON."""
@@ -70,6 +84,7 @@ class Plan:
                 **values,
                 "grid": VolumeGrid.from_dict(values["grid"]),
                 "fit": FitSettings(**values["fit"]),
+                "tiles": tuple(values["tiles"]),
                 "notes": tuple(values["notes"]),
             }
         )
@@ -87,15 +102,15 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         ScanError: the views do not share one object pixel.
     """
     geometry, notes = scan.geometry, []
-    margin = window_margin(geometry)
+    margin = window_margin(geometry, recipe.accuracy)
     several_angles = len(np.unique(geometry.angle_rad)) > 1
     slices = recipe.slices or _slices(recipe, geometry, several_angles)
     grid = _grid(recipe, geometry, margin, slices, several_angles)
-    if grid.shape[0] % slices:
+    if slices > grid.shape[0]:
         raise PlanError(
-            "The slices must divide the planes of the volume evenly.",
+            "A slice holds at least one plane of the volume.",
             got=f"{slices} slices for {grid.shape[0]} planes.",
-            remedy="leave slices out, or choose a divisor.",
+            remedy="leave slices out, or ask for fewer.",
         )
     depth_of_field = depth_of_field_m(geometry.object_pixel_m[1], geometry.beam.wavelength_m)
     if not several_angles and recipe.depth_um is None:
@@ -118,18 +133,29 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
             remedy="ask for fewer ranks.",
         )
     settings = _fit_settings(recipe, geometry, several_angles, len(fitted) // ranks)
+    if recipe.propagation == "projection":
+        slices = 1
+    tiles, halo = (1, 1), 0
+    if recipe.propagation == "tiled-multislice":
+        tiles, halo = _tiles(geometry, grid, margin, recipe.accuracy)
+    memory = functools.partial(_memory, grid, geometry, slices, margin, settings.batch_views, ranks, recipe.probe_modes)
+    room, ranks_there = _room(recipe.device, ranks)
+    gradient: Gradient = "stored" if memory(waves_kept=slices) * ranks_there < room / 2 else "recomputed"
     plan = Plan(
         grid=grid,
         propagation=recipe.propagation,
-        slices=1 if recipe.propagation == "projection" else slices,
+        slices=slices,
         margin=margin,
+        gradient=gradient,
+        tiles=tiles,
+        halo=halo,
         probe_modes=recipe.probe_modes,
         held_back_every=recipe.held_back_every,
         ranks=ranks,
         device=recipe.device,
         fit=settings,
         depths_of_field=grid.thickness_m / depth_of_field,
-        memory_bytes=_memory(grid, geometry, slices, margin, settings.batch_views, ranks, recipe.probe_modes),
+        memory_bytes=memory(waves_kept=slices if gradient == "stored" else 0),
         notes=tuple(notes),
     )
     _check_memory(plan)
@@ -158,40 +184,56 @@ def _epochs(geometry: ScanGeometry, several_angles: bool) -> int:
     return 30 if geometry.technique == "holography" else 15
 
 
-def window_margin(geometry: ScanGeometry, *, most: float = 0.25) -> int:
+def window_margin(geometry: ScanGeometry, accuracy: float, *, most: float = 0.25) -> int:
     """Return the pixels around a near-field frame that keep light from wrapping around; 0 in the far field.
 
-    Light of the highest sampled frequency 1/(2·pixel) walks λ·distance/(2·pixel) sideways. The window's size is made
-    one that the FFT is fast for.
+    Light of the highest sampled frequency 1/(2·pixel) walks λ·distance/(2·pixel) sideways; ``halo_pixels`` says how
+    much of that an accuracy needs. The window's size is made one that the FFT is fast for.
 
     Args:
         geometry: the scan.
+        accuracy: relative error of the scattered wave.
         most: largest margin on each side, in frames. A quarter serves a fit, where little light goes that far out.
     """
     if geometry.detector.regime == "far_field":
         return 0
     pixel, frame = min(geometry.object_pixel_m), max(geometry.detector.shape)
-    walk = geometry.beam.wavelength_m * float(geometry.effective_distance_m.max()) / (2 * pixel) / pixel
-    margin = math.ceil(min(walk, most * frame))
+    wavelength, distance = geometry.beam.wavelength_m, float(geometry.effective_distance_m.max())
+    walk = wavelength * distance / (2 * pixel) / pixel
+    halo = halo_pixels(accuracy, wavelength_m=wavelength, distance_m=distance, pixel_size_m=pixel)
+    margin = math.ceil(min(walk, halo, most * frame))
     while any(next_fast_len(n + 2 * margin) != n + 2 * margin for n in geometry.detector.shape):
         margin += 1
     return margin
 
 
+def _tiles(geometry: ScanGeometry, grid: VolumeGrid, margin: int, accuracy: float) -> tuple[tuple[int, int], int]:
+    """Return the number of tiles (y, x) of a window, and their halo."""
+    halo = halo_pixels(
+        accuracy,
+        wavelength_m=geometry.beam.wavelength_m,
+        distance_m=grid.thickness_m,
+        pixel_size_m=min(geometry.object_pixel_m),
+    )
+    least = max(_LEAST_TILE, 4 * halo)
+    ny, nx = (max(1, (n + 2 * margin) // least) for n in geometry.detector.shape)
+    return (ny, nx), halo
+
+
 def _slices(recipe: Recipe, geometry: ScanGeometry, several_angles: bool) -> int:
     pixel = geometry.object_pixel_m[1]
-    thickest = _SLICE_IN_DEPTHS_OF_FIELD * depth_of_field_m(pixel, geometry.beam.wavelength_m)
+    depth_of_field = depth_of_field_m(pixel, geometry.beam.wavelength_m)
+    thickest = thickest_slice_m(recipe.accuracy, depth_of_field_m=depth_of_field)
     if not several_angles:
         return 1 if recipe.depth_um is None else math.ceil(recipe.depth_um * 1e-6 / thickest)
     planes = _planes(recipe, geometry)
-    least = min(planes, math.ceil(planes * pixel / thickest))
-    return next(number for number in range(least, planes + 1) if planes % number == 0)
+    return min(planes, math.ceil(planes * pixel / thickest))
 
 
 def _planes(recipe: Recipe, geometry: ScanGeometry) -> int:
     if recipe.depth_um is not None:
         return max(1, round(recipe.depth_um * 1e-6 / geometry.object_pixel_m[1]))
-    return _lateral(geometry, window_margin(geometry), True)[0][1]
+    return _lateral(geometry, window_margin(geometry, recipe.accuracy), True)[0][1]
 
 
 def _lateral(geometry: ScanGeometry, margin: int, several_angles: bool) -> tuple[tuple[int, int], tuple[float, float]]:
@@ -227,12 +269,29 @@ def _ranks(recipe: Recipe, fitted: int) -> int:
 
 
 def _memory(
-    grid: VolumeGrid, geometry: ScanGeometry, slices: int, margin: int, batch: int, ranks: int, modes: int
+    grid: VolumeGrid,
+    geometry: ScanGeometry,
+    slices: int,
+    margin: int,
+    batch: int,
+    ranks: int,
+    modes: int,
+    *,
+    waves_kept: int,
 ) -> int:
+    """Return the bytes of one rank: volume-sized state, its frames, and waves of a batch of views."""
     ny, nx = geometry.detector.shape
     frames = geometry.views * ny * nx * 4 // ranks
-    waves = 8 * batch * (ny + 2 * margin) * (nx + 2 * margin) * (3 + 4 * slices) * modes
-    return math.prod(grid.shape) * _BYTES_A_VOXEL + frames + waves
+    waves = 8 * batch * (ny + 2 * margin) * (nx + 2 * margin) * (8 + waves_kept) * modes
+    transmissions = 8 * math.prod(grid.shape[1:]) * max(waves_kept, 1)
+    return math.prod(grid.shape) * _BYTES_A_VOXEL + frames + waves + transmissions
+
+
+def _room(device: str, ranks: int) -> tuple[int, int]:
+    """Return the bytes of memory of a GPU or of this machine, and how many ranks share them."""
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        return torch.cuda.get_device_properties(0).total_memory, 1
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), ranks
 
 
 def _check_device(device: str) -> None:
@@ -245,10 +304,7 @@ def _check_device(device: str) -> None:
 
 
 def _check_memory(plan: Plan) -> None:
-    if plan.device == "cuda" or (plan.device == "auto" and torch.cuda.is_available()):
-        room, here = torch.cuda.get_device_properties(0).total_memory, 1
-    else:
-        room, here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), plan.ranks
+    room, here = _room(plan.device, plan.ranks)
     if plan.memory_bytes * here > room:
         raise PlanError(
             "The reconstruction must fit into memory.",

@@ -31,10 +31,10 @@ def predict_frames(
         beta: (z, y, x).
         voxel_size_m: pitch (z, y, x); the lateral one must be the scan's object pixel.
         propagation: name of the propagation.
-        slices: slices along the beam, a divisor of the volume's planes; None takes every plane.
+        slices: slices along the beam; None takes every plane.
 
     Raises:
-        PlanError: the volume does not fit the scan's sampling, or the slices do not divide its planes.
+        PlanError: the volume does not fit the scan's sampling, or there are more slices than planes.
     """
     _check(scan, delta, beta, voxel_size_m, slices)
     model = ForwardModel(
@@ -42,7 +42,7 @@ def predict_frames(
         VolumeGrid((delta.shape[0], delta.shape[1], delta.shape[2]), voxel_size_m),
         slices=slices or delta.shape[0],
         propagation=propagation,
-        margin=window_margin(scan.geometry, most=1.0),
+        margin=window_margin(scan.geometry, 1e-3, most=1.0),
         precision=torch.float64,
     )
     if scan.probe is None:
@@ -106,9 +106,9 @@ def _check(scan: Scan, delta: NDArray, beta: NDArray, voxel_size_m: tuple[float,
             got=f"{voxel_size_m[0]:.4g} m along z, {voxel_size_m[2]:.4g} m along x.",
             remedy="resample the volume.",
         )
-    if slices is not None and (slices < 1 or delta.shape[0] % slices):
+    if slices is not None and not 1 <= slices <= delta.shape[0]:
         raise PlanError(
-            "The slices must divide the planes of the volume evenly.",
+            "A slice holds at least one plane of the volume.",
             got=f"{slices} slices for {delta.shape[0]} planes.",
-            remedy="choose a divisor.",
+            remedy="leave slices out, or ask for fewer.",
         )

@@ -16,7 +16,7 @@ from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.frames import Orientation
 from bluesky_multislice.geometry import Regime, Technique
 
-Propagation = Literal["multislice", "finite-difference", "projection"]
+Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "projection"]
 
 
 class ScanValues(BaseModel):
@@ -53,8 +53,15 @@ class Recipe(BaseModel):
         default="multislice",
         description="Forward model of the beam inside the sample; projection is the thin-sample baseline.",
     )
+    accuracy: float = Field(
+        default=0.06,
+        ge=1e-4,
+        le=0.5,
+        description="Relative error of the scattered wave that slices, margins and halos may bring for a weakly "
+        "scattering object; smaller is slower.",
+    )
     slices: int | None = Field(
-        default=None, ge=1, le=4096, description="Slices along the beam. None: from the depth of field."
+        default=None, ge=1, le=4096, description="Slices along the beam. None: from the accuracy."
     )
     depth_um: float | None = Field(
         default=None, gt=0, description="Thickness of the volume along the beam, µm. None: from the field of view."

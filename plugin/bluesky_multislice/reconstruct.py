@@ -46,9 +46,14 @@ def reconstruct(
         FramesError: a frame cannot be used, or no frame has any light.
     """
     geometry = scan.geometry
-    model = ForwardModel(geometry, plan.grid, slices=plan.slices, propagation=plan.propagation, margin=plan.margin).to(
-        mesh.device
-    )
+    model = ForwardModel(
+        geometry,
+        plan.grid,
+        slices=plan.slices,
+        propagation=plan.propagation,
+        options=plan.options,
+        margin=plan.margin,
+    ).to(mesh.device)
     fitted, held = (views[mesh.share(len(views))] for views in split_views(geometry.views, plan.held_back_every))
     mean_frame, scale = _mean_frame(scan, fitted, mesh)
     probe = _first_probe(scan, plan, model, mean_frame) / np.sqrt(scale)

@@ -152,8 +152,8 @@ def test_the_model_of_a_simulation_is_a_choice(hologram_file, tmp_path, choice):
         (("--seed", 3), "--photons"),
         (("--photons", -3), "photons"),
         (("--photons", "nan"), "photons"),
-        (("--slices", 5), "divide"),
-        (("--slices", 0), "divide"),
+        (("--slices", 500), "at least one plane"),
+        (("--slices", 0), "at least one plane"),
     ],
 )
 def test_a_wrong_choice_for_a_simulation_is_refused(hologram_file, tmp_path, choice, words):
@@ -202,7 +202,7 @@ def test_an_instrument_file_fills_in_what_the_scan_lacks(small_file, tmp_path):
         (("--epochs", 0), ("RecipeError", "epochs", "greater than or equal to 1")),
         (("--ranks", 99), ("PlanError", "99 ranks for 8")),
         (("--held-back-every", 1), ("PlanError", "held_back_every 1")),
-        (("--slices", 7), ("PlanError", "divide")),
+        (("--slices", 700), ("PlanError", "at least one plane")),
         (("--focus-distance-mm", 0), ("ScanError", "focus")),
     ],
 )

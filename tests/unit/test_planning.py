@@ -1,5 +1,6 @@
 """What is derived from a scan, and what is refused before anything is allocated."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -58,11 +59,44 @@ def test_one_angle_with_a_depth_gets_slices_thinner_than_the_depth_of_field():
     assert plan.slices == plan.grid.shape[0]
 
 
-def test_slices_follow_the_depth_of_field_and_divide_the_planes():
+def test_slices_follow_the_accuracy():
     plan = plan_of(hologram_geometry(n=64))
-    assert plan.grid.shape[0] % plan.slices == 0
-    assert plan.grid.thickness_m / plan.slices <= 0.75 * depth_of_field_m(1e-9, 0.5e-9)
-    assert plan.depths_of_field == pytest.approx(64e-9 / depth_of_field_m(1e-9, 0.5e-9))
+    depth_of_field = depth_of_field_m(1e-9, 0.5e-9)
+    assert 0.7 * depth_of_field < plan.grid.thickness_m / plan.slices <= 0.75 * depth_of_field
+    assert plan.depths_of_field == pytest.approx(64e-9 / depth_of_field)
+    finer = plan_of(hologram_geometry(n=64), accuracy=0.03)
+    assert finer.slices == 2 * plan.slices
+    assert plan_of(hologram_geometry(n=64), accuracy=1e-3).slices == 64
+
+
+def test_slices_need_not_divide_the_planes():
+    assert plan_of(hologram_geometry(n=64), slices=7).slices == 7
+
+
+def test_waves_are_recomputed_where_storing_them_takes_too_much_memory(monkeypatch):
+    assert plan_of(hologram_geometry(n=64)).options == {"gradient": "stored"}
+    small = plan_of(hologram_geometry(n=64), device="cpu", ranks=1)
+    page, pages = (
+        os.sysconf("SC_PAGE_SIZE"),
+        {"SC_PHYS_PAGES": small.memory_bytes * 3 // 2 // os.sysconf("SC_PAGE_SIZE")},
+    )
+    monkeypatch.setattr(os, "sysconf", lambda name: pages.get(name, page))
+    tight = plan_of(hologram_geometry(n=64), device="cpu", ranks=1)
+    assert tight.options == {"gradient": "recomputed"}
+    assert tight.memory_bytes < small.memory_bytes
+
+
+def test_a_large_field_is_cut_into_tiles_of_at_least_four_halos():
+    plan = plan_of(hologram_geometry(n=1000, angles=2), propagation="tiled-multislice", depth_um=0.05)
+    safe = 4 * (0.5e-9 * 50e-9) ** 0.5 / 1e-9
+    assert plan.tiles == ((1000 + 2 * plan.margin) // 256,) * 2
+    assert safe / 2 < plan.halo < safe
+    assert plan.options == {"gradient": "stored", "tiles": plan.tiles, "halo": plan.halo}
+    deep = plan_of(
+        hologram_geometry(n=500, angles=2), propagation="tiled-multislice", depth_um=0.8, accuracy=0.01, ranks=1
+    )
+    assert deep.tiles[0] == (500 + 2 * deep.margin) // (4 * deep.halo) < (500 + 2 * deep.margin) // 256
+    assert plan_of(hologram_geometry(n=64), propagation="tiled-multislice").tiles == (1, 1)
 
 
 def test_depth_of_the_recipe_is_the_depth_of_the_volume():
@@ -74,17 +108,22 @@ def test_projection_has_one_slice():
 
 
 def test_margin_is_how_far_light_walks_and_never_in_the_far_field():
-    assert window_margin(pattern_geometry()) == 0
-    distances = (12e-9, 40e-9, 42e-9)
-    near, far, farther = (window_margin(hologram_geometry(n=64, distance_m=distance)) for distance in distances)
-    assert (near, far, farther) == (3, 10, 12)
-    assert window_margin(hologram_geometry(n=64, distance_m=1e-6)) == 16
-    assert window_margin(hologram_geometry(n=64, distance_m=1e-6), most=1.0) == 64
+    assert window_margin(pattern_geometry(), 1e-3) == 0
+    scans = [hologram_geometry(n=64, distance_m=distance) for distance in (12e-9, 40e-9, 42e-9, 1e-6)]
+    assert [window_margin(scan, 1e-3) for scan in scans] == [3, 10, 12, 16]
+    assert window_margin(scans[-1], 1e-3, most=1.0) == 64
+
+
+def test_margin_follows_the_accuracy():
+    scan = hologram_geometry(n=256, distance_m=232e-9)
+    margins = [window_margin(scan, accuracy) for accuracy in (0.2, 0.06, 0.02)]
+    assert margins == sorted(set(margins))
+    assert margins[2] == pytest.approx(4 * (0.5e-9 * 232e-9) ** 0.5 / 1e-9, abs=4)
 
 
 def test_near_field_ptychography_has_the_margin_in_its_volume():
     geometry = pattern_geometry(angles=1, regime="near_field")
-    assert plan_of(geometry).grid.shape[1] == 64 + 2 * window_margin(geometry)
+    assert plan_of(geometry).grid.shape[1] == 64 + 2 * window_margin(geometry, 0.06)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +141,7 @@ def test_near_field_ptychography_has_the_margin_in_its_volume():
         ({"probe_modes": 2}, lambda plan: plan.probe_modes == 2),
         ({"held_back_every": 7}, lambda plan: plan.held_back_every == 7),
         ({"device": "cpu"}, lambda plan: plan.device == "cpu"),
+        ({"accuracy": 0.01}, lambda plan: plan.slices == plan_of(pattern_geometry(), accuracy=0.01).slices),
         ({"propagation": "finite-difference"}, lambda plan: plan.propagation == "finite-difference"),
     ],
 )
@@ -128,7 +168,7 @@ def test_too_few_views_to_hold_any_back_is_said():
 @pytest.mark.parametrize(
     ("geometry", "recipe", "words"),
     [
-        (hologram_geometry(n=64), {"slices": 7}, "divide the planes"),
+        (hologram_geometry(n=64), {"slices": 65}, "65 slices for 64 planes"),
         (hologram_geometry(angles=8), {"ranks": 9}, "9 ranks for 8"),
         (
             replace(hologram_geometry(), detector=Detector((16, 16), (1e-9, 2e-9), "near_field")),

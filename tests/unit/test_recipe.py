@@ -69,6 +69,7 @@ def test_recipe_is_frozen():
 def test_equal_recipes_have_equal_digests_and_every_field_counts():
     other = {
         "propagation": "projection",
+        "accuracy": 0.02,
         "slices": 3,
         "depth_um": 2.0,
         "epochs": 3,

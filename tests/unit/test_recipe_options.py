@@ -10,6 +10,7 @@ from bluesky_multislice.recipe import Recipe, ScanValues
 
 VALUES = {
     "propagation": "projection",
+    "accuracy": 0.02,
     "slices": 3,
     "depth_um": 2.0,
     "epochs": 3,

@@ -3,7 +3,8 @@
 Shapes: volume (z, y, x); probe (mode, y, x) on the window; intensity (view, y, x).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
-from bluesky_multislice.optics import PROPAGATIONS, far_field, near_field, propagator, rotate, shift_transfer
+from bluesky_multislice.optics import (
+    PROPAGATIONS,
+    far_field,
+    near_field,
+    planes_of_slices,
+    propagator,
+    rotate,
+    shift_transfer,
+)
 
 
 class ForwardModel(nn.Module):
@@ -24,8 +33,9 @@ class ForwardModel(nn.Module):
     Args:
         geometry: the scan.
         grid: the volume's grid; its lateral pitch is the window's.
-        slices: slices that the volume's planes are binned to along the beam; divides ``grid.shape[0]``.
+        slices: slices that the volume's planes are binned to along the beam; they need not divide them evenly.
         propagation: name of a propagation in ``optics.PROPAGATIONS``; projection takes one slice.
+        options: further keywords of that propagation.
         margin: pixels that the window has around the frame on every side, against wrap-around.
         precision: of the real numbers that it computes with.
     """
@@ -41,6 +51,7 @@ class ForwardModel(nn.Module):
         *,
         slices: int,
         propagation: str = "multislice",
+        options: Mapping[str, Any] | None = None,
         margin: int = 0,
         precision: torch.dtype = torch.float32,
     ) -> None:
@@ -48,7 +59,9 @@ class ForwardModel(nn.Module):
         self._precision = precision
         self.grid, self.margin = grid, margin
         self.slices = 1 if propagation == "projection" else slices
-        self._propagate = PROPAGATIONS[propagation]
+        self._propagate, self._options = PROPAGATIONS[propagation], dict(options or {})
+        planes = planes_of_slices(grid.shape[0], self.slices)
+        self._thickness_m = [number * grid.voxel_size_m[0] for number in planes]
         self.wavelength_m = geometry.beam.wavelength_m
         self._far_field = geometry.detector.regime == "far_field"
         ny, nx = geometry.detector.shape
@@ -110,9 +123,8 @@ class ForwardModel(nn.Module):
 
     def _planes(self, delta: Tensor, beta: Tensor, angle_rad: float) -> tuple[Tensor, Tensor]:
         """Return δ and β (slice, y, x) of the turned object, vacuum around it."""
-        turned = rotate(torch.cat([delta, beta], 1), angle_rad)
-        binned = turned.unflatten(0, (self.slices, -1)).mean(1)
-        delta, beta = functional.pad(binned.unflatten(1, (2, -1)), self._padding).unbind(1)
+        turned = rotate(torch.cat([delta, beta], 1), angle_rad, slices=self.slices)
+        delta, beta = functional.pad(turned.unflatten(1, (2, -1)), self._padding).unbind(1)
         return delta, beta
 
     def _expect(
@@ -131,8 +143,9 @@ class ForwardModel(nn.Module):
             beta,
             wavelength_m=self.wavelength_m,
             pixel_size_m=self._pixel_m,
-            slice_thickness_m=self.grid.thickness_m / self.slices,
+            slice_thickness_m=self._thickness_m,
             windows=starts * len(modes),
+            **self._options,
         ).unflatten(0, (len(modes), -1))
         intensity = (far_field(wave) if self._far_field else near_field(wave, to_detector)).sum(0)
         m = self.margin

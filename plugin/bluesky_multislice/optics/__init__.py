@@ -1,16 +1,36 @@
 """Wave optics as pure functions of tensors; signs and units in ``conventions``."""
 
-from bluesky_multislice.optics.detection import far_field, near_field, shift_transfer
+from bluesky_multislice.optics.detection import (
+    bin_pixels,
+    blur,
+    far_field,
+    kernel_transfer,
+    near_field,
+    point_spread_transfer,
+    shift_transfer,
+)
 from bluesky_multislice.optics.finite_difference import finite_difference
+from bluesky_multislice.optics.margins import absorbing_margin
 from bluesky_multislice.optics.multislice import multislice
 from bluesky_multislice.optics.projection import projection
-from bluesky_multislice.optics.propagation import Kernel, apply_transfer, propagate, propagator
-from bluesky_multislice.optics.rotation import rotate
+from bluesky_multislice.optics.propagation import (
+    Kernel,
+    apply_transfer,
+    phase_rate,
+    propagate,
+    propagator,
+    sampled_band,
+)
+from bluesky_multislice.optics.rotation import planes_of_slices, rotate
+from bluesky_multislice.optics.sampling import halo_pixels, thickest_slice_m
+from bluesky_multislice.optics.split_step import Gradient
+from bluesky_multislice.optics.tiles import tiled_multislice
 from bluesky_multislice.optics.transmission import transmission
 from bluesky_multislice.optics.windows import cut_windows
 
 PROPAGATIONS = {
     "multislice": multislice,
+    "tiled-multislice": tiled_multislice,
     "finite-difference": finite_difference,
     "projection": projection,
 }
@@ -18,17 +38,29 @@ PROPAGATIONS = {
 
 __all__ = [
     "PROPAGATIONS",
+    "Gradient",
     "Kernel",
+    "absorbing_margin",
     "apply_transfer",
+    "bin_pixels",
+    "blur",
     "cut_windows",
     "far_field",
     "finite_difference",
+    "halo_pixels",
+    "kernel_transfer",
     "multislice",
     "near_field",
+    "phase_rate",
+    "planes_of_slices",
+    "point_spread_transfer",
     "projection",
     "propagate",
     "propagator",
     "rotate",
+    "sampled_band",
     "shift_transfer",
+    "thickest_slice_m",
+    "tiled_multislice",
     "transmission",
 ]

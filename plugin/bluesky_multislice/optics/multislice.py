@@ -6,8 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bluesky_multislice.optics.conventions import squared_frequency, wavenumber
-from bluesky_multislice.optics.propagation import Kernel, propagator
+from bluesky_multislice.optics.propagation import Kernel, phase_rate, propagator
 from bluesky_multislice.optics.sampling import Pixel, Thickness, Windows, pixel_pair
 from bluesky_multislice.optics.split_step import Gradient, split_step
 
@@ -29,7 +28,7 @@ def multislice(
 
     Args:
         wave: complex (view, y, x) at the entrance plane.
-        delta: δ (z, y, x), shared by all views, or (z, view, y, x); with ``windows`` planes (z, Y, X) larger than the wave.
+        delta: δ (z, y, x), shared by all views, or (z, view, y, x); with ``windows`` planes (z, Y, X) larger than that.
         beta: β, the same shape as δ.
         wavelength_m: wavelength.
         pixel_size_m: lateral pitch, one number or (y, x).
@@ -70,18 +69,16 @@ class FreeStep:
 
     Args:
         transfer: H (y, x) in FFT order.
-        rate: returns ∂ ln H/∂distance (y, x), 1/m.
+        rate: returns ∂(ln H)/∂distance (y, x), 1/m.
     """
 
     def __init__(self, transfer: Tensor, rate: Callable[[], Tensor]) -> None:
         self._transfer, self._rate = transfer, rate
         self.unitary = bool((transfer.abs() - 1).abs().max() < 1e-5)
 
-    def apply(self, wave: Tensor, out: Tensor) -> Tensor:
-        """Return F⁻¹[H·F[ψ]] in ``out``."""
-        torch.fft.fft2(wave, out=out)
-        out.mul_(self._transfer)
-        return torch.fft.ifft2(out, out=out)
+    def apply(self, wave: Tensor) -> Tensor:
+        """Return F⁻¹[H·F[ψ]]."""
+        return torch.fft.ifft2(torch.fft.fft2(wave).mul_(self._transfer))
 
     transpose = apply
 
@@ -103,10 +100,3 @@ def _free_step(
     optics = {"pixel_size_m": pixel_size_m, "wavelength_m": wavelength_m, "kernel": kernel}
     transfer = propagator(shape, distance_m=distance_m, **optics).to(device=device, dtype=dtype)
     return FreeStep(transfer, lambda: phase_rate(shape, **optics).to(device=device, dtype=dtype))
-
-
-def phase_rate(shape, *, pixel_size_m, wavelength_m, kernel):
-    f2 = squared_frequency(shape, pixel_size_m)
-    if kernel == "fresnel":
-        return -1j * torch.pi * wavelength_m * f2
-    return 1j * wavenumber(wavelength_m) * ((1 - wavelength_m**2 * f2 + 0j).sqrt() - 1)

@@ -7,7 +7,8 @@ The gradient is written by hand. With h = conj(∂L/∂ψ*) behind a slice and q
 
 It needs the waves behind all slices in reverse order. They are kept (``stored``), or every √nz-th is kept and the rest
 computed again (``checkpointed``), or all are undone one by one from the last (``recomputed``): a unitary step has the
-inverse conj(Pᵀ conj ψ), a transmission the inverse 1/T. Counted in steps a slice: 3 stored, 4 otherwise, forward included.
+inverse conj(Pᵀ conj ψ), a transmission the inverse 1/T. With the forward pass that is two steps a slice (``stored``) or
+three.
 
 Views go through each slice in groups that stay in the processor's cache.
 """
@@ -29,8 +30,8 @@ from bluesky_multislice.optics.transmission import transmission
 
 Gradient = Literal["auto", "stored", "recomputed", "checkpointed"]
 
-_GROUP_BYTES = 2**18
-"""Bytes of a wave that one thread works on at a time: a quarter of the second-level cache of a present processor."""
+_GROUP_BYTES = 2**19
+"""Bytes of a wave that one thread works on at a time: half the second-level cache of a present processor."""
 
 _SHARE_OF_MEMORY = 0.25
 """Part of the free memory that stored waves may take."""
@@ -48,12 +49,12 @@ class Step(Protocol):
 
     unitary: bool
 
-    def apply(self, wave: Tensor, out: Tensor) -> Tensor:
-        """Return P·ψ of waves (view, y, x), written to ``out``, which may be ``wave``."""
+    def apply(self, wave: Tensor) -> Tensor:
+        """Return P·ψ of waves (view, y, x), a new tensor."""
         ...
 
-    def transpose(self, wave: Tensor, out: Tensor) -> Tensor:
-        """Return Pᵀ·ψ (no conjugation), written to ``out``, which may be ``wave``."""
+    def transpose(self, wave: Tensor) -> Tensor:
+        """Return Pᵀ·ψ (no conjugation), a new tensor."""
         ...
 
     def slope(self, wave: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def split_step(
 
     Args:
         wave: complex (view, y, x) at the entrance plane.
-        delta: δ (z, y, x), shared by all views, or (z, view, y, x); with ``windows`` planes (z, Y, X) larger than the wave.
+        delta: δ (z, y, x), shared by all views, or (z, view, y, x); with ``windows`` planes (z, Y, X) larger than that.
         beta: β, the same shape as δ.
         make_step: distance in metres → the step over it.
         wavelength_m: wavelength.
@@ -102,7 +103,7 @@ def split_step(
         beta if own else beta[:, None],
         thickness,
         _Chain(make_step, wavenumber(wavelength_m), windows, absorber, gradient),
-    )  # pyright: ignore[reportReturnType]
+    )
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class _SplitStep(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *gradients: Tensor):
+    def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         run = _Run(ctx.chain, *ctx.saved_tensors)
         slices = run.reverse(ctx.way, ctx.behind, ctx.transmissions)
         return *run.backward(gradients[0], slices, spacing=ctx.needs_input_grad[3]), None
@@ -141,7 +142,7 @@ class _Run:
         self.thickness = thickness.tolist()
         ends = [0.0, *self.thickness, 0.0]
         self.steps = [chain.make_step((before + behind) / 2) for before, behind in pairwise(ends)]
-        self.groups = _groups(wave)
+        self.at_once = _views_at_once(wave)
 
     def choose(self) -> str:
         """Return which waves to keep."""
@@ -169,10 +170,8 @@ class _Run:
             every = math.isqrt(nz - 1) + 1
             keep = range(every - 1, nz, every)
         wave, behind, transmissions = self._through(range(nz), self.wave, keep)
-        out = torch.empty_like(wave) if nz - 1 in keep else wave
-        for group in self.groups:
-            self.steps[nz].apply(wave[group], out[group])
-        return out, behind, transmissions if way == "stored" else {}
+        exit_wave = torch.cat([self.steps[nz].apply(part) for part in wave.split(self.at_once)])
+        return exit_wave, behind, transmissions if way == "stored" else {}
 
     def _through(
         self, slices: range, wave: Tensor, keep: Container[int]
@@ -180,33 +179,38 @@ class _Run:
         """Step to each slice and transmit; return the last wave, the kept ones and the kept transmissions."""
         behind, transmissions, spare = {}, {}, None
         for z in slices:
-            transmitted = self._transmission(z)
-            out = torch.empty_like(wave) if spare is None else spare
-            for group in self.groups:
-                self.steps[z].apply(wave[group], out[group])
-                self._transmit(out, transmitted, group)
+            transmitted, out = self._transmission(z), torch.empty_like(wave) if spare is None else spare
+            for group, before, after in self._groups(wave, out):
+                self._transmit(self.steps[z].apply(before), self._seen(transmitted, group), after)
             wave, spare = out, out
             if z in keep:
                 behind[z], transmissions[z], spare = out, transmitted, None
         return wave, behind, transmissions
 
+    def _groups(self, *waves: Tensor) -> Iterator[tuple]:
+        """Yield the groups of views, and the waves of each group."""
+        firsts = range(0, len(self.wave), self.at_once)
+        groups = [slice(first, first + self.at_once) for first in firsts]
+        return zip(groups, *(wave.split(self.at_once) for wave in waves), strict=True)
+
     def _transmission(self, z: int) -> Tensor:
         k = self.chain.wavenumber
         return transmission(self.delta[z], self.beta[z], wavelength_m=2 * math.pi / k, thickness_m=self.thickness[z])
 
-    def _transmit(self, wave: Tensor, transmitted: Tensor, group: slice) -> None:
-        for views, part in self._parts(transmitted, group):
-            wave[views].mul_(part)
+    def _transmit(self, wave: Tensor, seen: Tensor, out: Tensor) -> None:
+        torch.mul(wave, seen, out=out)
         if self.chain.absorber is not None:
-            wave[group].mul_(self.chain.absorber)
+            out.mul_(self.chain.absorber)
 
-    def _parts(self, plane: Tensor, group: slice) -> list[tuple[slice, Tensor]]:
-        """Return the parts of (1 or view, Y, X) that the views of a group see."""
-        if self.chain.windows is not None:
-            ny, nx = self.wave.shape[-2:]
-            starts = enumerate(self.chain.windows[group], group.start)
-            return [(slice(v, v + 1), plane[:, y : y + ny, x : x + nx]) for v, (y, x) in starts]
-        return [(group, plane[group] if len(plane) > 1 else plane)]
+    def _seen(self, plane: Tensor, group: slice) -> Tensor:
+        """Return what the views of a group see of a plane (1 or view, Y, X)."""
+        if self.chain.windows is None:
+            return plane if len(plane) == 1 else plane[group]
+        return torch.stack([window[0] for window in self._windows(plane, group)])
+
+    def _windows(self, plane: Tensor, group: slice) -> Iterator[Tensor]:
+        ny, nx = self.wave.shape[-2:]
+        return (plane[:, y : y + ny, x : x + nx] for y, x in (self.chain.windows or ())[group])
 
     def reverse(
         self, way: str, behind: dict[int, Tensor], transmissions: dict[int, Tensor]
@@ -234,11 +238,9 @@ class _Run:
             yield z, transmitted, wave.conj_physical()
             if z == 0:
                 return
-            growth = torch.exp(2 * self.chain.wavenumber * self.thickness[z] * self.beta[z])
-            inverse = transmitted * growth
-            for group in self.groups:
-                self._transmit(wave, inverse, group)
-                self.steps[z].transpose(wave[group], wave[group])
+            inverse = transmitted * torch.exp(2 * self.chain.wavenumber * self.thickness[z] * self.beta[z])
+            for group, part in self._groups(wave):
+                part.copy_(self.steps[z].transpose(part * self._seen(inverse, group)))
             z -= 1
 
     def backward(
@@ -250,47 +252,48 @@ class _Run:
         in_distance = [0.0] * len(self.steps)
         in_thickness = [0.0] * len(self.thickness)
         for z, transmitted, wave in slices:
+            if spacing:
+                in_distance[z + 1] = self._slope(z + 1, h, wave)
             product = torch.zeros_like(transmitted)
-            for group in self.groups:
-                in_distance[z + 1] += self._step_back(z + 1, h[group], wave[group], spacing)
-                self._collect(h, wave, product, group)
-                self._transmit(h, transmitted, group)
+            for group, after, behind in self._groups(h, wave):
+                before = self.steps[z + 1].transpose(after)
+                self._collect(before * behind, product, group)
+                self._transmit(before, self._seen(transmitted, group), after)
             strength = self.chain.wavenumber * self.thickness[z]
             torch.mul(product.imag, strength, out=in_delta[z])
             torch.mul(product.real, -strength, out=in_beta[z])
             if spacing:
                 both = in_delta[z] * self.delta[z] + in_beta[z] * self.beta[z]
                 in_thickness[z] = float(both.sum(dtype=torch.float64)) / self.thickness[z]
-        for group in self.groups:
-            in_distance[0] += self._step_back(0, h[group], self.wave[group], spacing)
+        if spacing:
+            in_distance[0] = self._slope(0, h, self.wave)
+        in_wave = torch.cat([self.steps[0].transpose(part) for part in h.split(self.at_once)]).conj_physical_()
         if not spacing:
-            return h.conj_physical_(), in_delta, in_beta, None
+            return in_wave, in_delta, in_beta, None
         halves = [(before + behind) / 2 for before, behind in pairwise(in_distance)]
         in_spacing = torch.tensor([a + b for a, b in zip(in_thickness, halves, strict=True)], dtype=torch.float64)
-        return h.conj_physical_(), in_delta, in_beta, in_spacing
+        return in_wave, in_delta, in_beta, in_spacing
 
-    def _step_back(self, number: int, h: Tensor, before: Tensor, spacing: bool) -> float:
-        """Bring h before a step; return the gradient in the step's distance."""
-        step = self.steps[number]
-        slope = float((h * step.slope(before)).real.sum(dtype=torch.float64)) if spacing else 0.0
-        step.transpose(h, h)
-        return slope
+    def _slope(self, number: int, h: Tensor, before: Tensor) -> float:
+        """Return the gradient in a step's distance from h behind the step and the wave before it."""
+        return float((h * self.steps[number].slope(before)).real.sum(dtype=torch.float64))
 
-    def _collect(self, h: Tensor, wave: Tensor, product: Tensor, group: slice) -> None:
+    def _collect(self, product: Tensor, planes: Tensor, group: slice) -> None:
         """Add h·ψ of a group of views to the planes (1 or view, Y, X) that they see."""
-        for views, part in self._parts(product, group):
-            if len(product) > 1:
-                torch.mul(h[views], wave[views], out=part)
-            else:
-                part.add_((h[views] * wave[views]).sum(0, keepdim=True))
+        if self.chain.windows is not None:
+            for view, window in zip(product, self._windows(planes, group), strict=True):
+                window.add_(view)
+        elif len(planes) > 1:
+            planes[group] = product
+        else:
+            planes.add_(product.sum(0, keepdim=True))
 
 
-def _groups(wave: Tensor) -> list[slice]:
-    views = len(wave)
+def _views_at_once(wave: Tensor) -> int:
+    """Return how many views go through a slice together."""
     if wave.device.type != "cpu":
-        return [slice(0, views)]
-    at_once = max(1, _GROUP_BYTES * torch.get_num_threads() // (wave[0].numel() * wave.element_size()))
-    return [slice(first, min(first + at_once, views)) for first in range(0, views, at_once)]
+        return len(wave)
+    return max(1, _GROUP_BYTES * torch.get_num_threads() // (wave[0].numel() * wave.element_size()))
 
 
 def _free_memory(device: torch.device) -> int:

@@ -1,0 +1,117 @@
+"""Multislice in tiles: each goes through the whole thickness alone, with a halo that is cut off at the end."""
+
+import functools
+import itertools
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from bluesky_multislice.errors import ScanError
+from bluesky_multislice.optics.multislice import multislice
+from bluesky_multislice.optics.propagation import Kernel
+from bluesky_multislice.optics.sampling import (
+    Pixel,
+    Thickness,
+    Windows,
+    check_wave_and_object,
+    halo_pixels,
+    pixel_pair,
+    thickness_of_slices,
+)
+from bluesky_multislice.optics.split_step import Gradient
+
+
+def tiled_multislice(
+    wave: Tensor,
+    delta: Tensor,
+    beta: Tensor,
+    *,
+    wavelength_m: float,
+    pixel_size_m: Pixel,
+    slice_thickness_m: Thickness,
+    windows: Windows | None = None,
+    absorber: Tensor | None = None,
+    gradient: Gradient = "auto",
+    kernel: Kernel = "angular_spectrum",
+    tiles: tuple[int, int] = (2, 2),
+    accuracy: float = 0.02,
+    halo: int | None = None,
+) -> Tensor:
+    """Return the wave at the exit plane of a thick object, computed tile by tile.
+
+    Further arguments and errors as in ``multislice``. The field stays periodic: a halo beyond its edge is the other
+    side. Halos grow to sizes that the FFT is fast for; a tile as large as the field has none.
+
+    Args:
+        wave: complex (view, y, x) at the entrance plane.
+        delta: δ, as in ``multislice``.
+        beta: β, the same shape as δ.
+        wavelength_m: wavelength.
+        pixel_size_m: lateral pitch, one number or (y, x).
+        slice_thickness_m: thickness of a slice, or one for each (z,).
+        windows: first pixel (y, x) of each view's window in the planes.
+        absorber: real (y, x) factor on the wave behind every slice.
+        gradient: which waves the gradient of each tile keeps.
+        kernel: angular spectrum or Fresnel.
+        tiles: number of tiles (y, x); they need not divide the field evenly.
+        accuracy: relative error of the scattered wave that the halo may bring.
+        halo: pixels around each tile; None takes them from ``accuracy``.
+
+    Returns:
+        complex (view, y, x). Differentiable in wave, δ, β and thickness.
+
+    Raises:
+        ScanError: shapes contradict each other, or there are more tiles than pixels.
+
+    Source: Ali et al., Opt. Express 28, 29590 (2020).
+    """
+    check_wave_and_object(wave, delta, beta, windows)
+    shape = wave.shape[-2:]
+    if not all(1 <= number <= size for number, size in zip(tiles, shape, strict=True)):
+        raise ScanError(
+            "A field has from one tile to as many as it has pixels on a side.",
+            got=f"{tiles} tiles for a field of {tuple(shape)} pixels.",
+            remedy="ask for fewer tiles.",
+        )
+    pixel, length_m = pixel_pair(pixel_size_m), float(thickness_of_slices(slice_thickness_m, len(delta)).sum())
+    optics = {"wavelength_m": wavelength_m, "distance_m": length_m}
+    halos = [halo_pixels(accuracy, pixel_size_m=p, **optics) if halo is None else halo for p in pixel]
+    rows, columns = (_lay(*axis, wave.device) for axis in zip(shape, tiles, halos, strict=True))
+    through = functools.partial(
+        multislice,
+        wavelength_m=wavelength_m,
+        pixel_size_m=pixel,
+        slice_thickness_m=slice_thickness_m,
+        gradient=gradient,
+        kernel=kernel,
+    )
+
+    def field(wave: Tensor, delta: Tensor, beta: Tensor) -> Tensor:
+        return torch.cat([torch.cat([tile(wave, delta, beta, y, x) for x in columns], -1) for y in rows], -2)
+
+    def tile(wave: Tensor, delta: Tensor, beta: Tensor, y: tuple[Tensor, slice], x: tuple[Tensor, slice]) -> Tensor:
+        (wave, delta, beta), mask = (_cut(part, y[0], x[0]) for part in (wave, delta, beta)), absorber
+        exit_wave = through(wave, delta, beta, absorber=None if mask is None else _cut(mask, y[0], x[0]))
+        return exit_wave[:, y[1], x[1]]
+
+    if windows is None:
+        return field(wave, delta, beta)
+    seen = [(..., slice(y, y + shape[0]), slice(x, x + shape[1])) for y, x in windows]
+    return torch.cat([field(wave[n : n + 1], delta[part], beta[part]) for n, part in enumerate(seen)])
+
+
+def _lay(size: int, number: int, halo: int, device: torch.device) -> list[tuple[Tensor, slice]]:
+    """Return for each tile along an axis the pixels (n,) it covers with its halo, and its own part of them."""
+    bounds = [size * edge // number for edge in range(number + 1)]
+    tiles = []
+    for first, last in itertools.pairwise(bounds):
+        length = int(next_fast_len(last - first + 2 * halo) or size)
+        before = halo if length < size else 0
+        pixels = torch.arange(first - before, first - before + min(length, size), device=device) % size
+        tiles.append((pixels, slice(before, before + last - first)))
+    return tiles
+
+
+def _cut(field: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return field.index_select(-2, rows).index_select(-1, columns)
