@@ -50,16 +50,16 @@ def test_band_limit_changes_nothing_where_sampling_is_fine(kernel, pixel):
 
 
 @kernels
-@pytest.mark.parametrize("z", [800.0, -800.0, 2000.0])
+@pytest.mark.parametrize("z", [110.0, -110.0, 500.0])
 def test_band_ends_where_the_phase_turns_by_pi_a_sample(kernel, z):
     """Along an axis, against differences of the phase itself."""
-    n, way = 200, {"wavelength_m": 1.0, "pixel_size_m": (1.0, 1.5), "kernel": kernel}
+    n, way = 200, {"wavelength_m": 1.0, "pixel_size_m": (0.6, 0.7), "kernel": kernel}
     rate = phase_rate((n, n), **way).imag * z
     band = sampled_band((n, n), distance_m=z, **way)
     for line, inside in ((rate[: n // 2, 0], band[: n // 2, 0]), (rate[0, : n // 2], band[0, : n // 2])):
         turn = (line[2:] - line[:-2]).abs() / 2
         assert 2 < inside.sum() < n // 2
-        assert torch.equal(inside[1:-1], turn <= torch.pi) or int((inside[1:-1] ^ (turn <= torch.pi)).sum()) <= 1
+        assert int((inside[1:-1] ^ (turn <= torch.pi)).sum()) <= 1
 
 
 @kernels

@@ -140,10 +140,11 @@ def test_shears_turn_about_the_middle_of_even_odd_and_oblong_volumes(shape, angl
 
 @pytest.mark.parametrize("shape", [(40, 24), (24, 40), (32, 32)])
 @pytest.mark.parametrize("angle", [0.5, -0.75, 1.0, 2.4])
-def test_shears_bring_nothing_around_from_a_full_volume(shape, angle):
+@pytest.mark.parametrize("corner", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+def test_shears_bring_nothing_around_from_a_full_volume(shape, angle, corner):
     """A blob in a corner either is seen where it belongs or not at all."""
     z, x = centred(shape[0], 1.0)[:, None], centred(shape[1], 1.0)
-    corner_z, corner_x = shape[0] / 2 - 8, shape[1] / 2 - 8
+    corner_z, corner_x = (sign * (n / 2 - 8) for sign, n in zip(corner, shape, strict=True))
 
     def blob(theta):
         there_x, _, there_z = seen_point(x, 0.0, z, theta)
