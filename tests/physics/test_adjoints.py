@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from bluesky_multislice import optics
-from bluesky_multislice.optics.detection import bin_pixels, blur, point_spread_transfer
 
 LIGHT = {"wavelength_m": 1.0, "pixel_size_m": (1.5, 2.0)}
 THICK = {"slice_thickness_m": 3.0, **LIGHT}
@@ -115,7 +114,7 @@ def test_gradients_reach_detector_blur_and_bins():
     sigma = torch.tensor([0.6, 1.1], dtype=torch.float64, requires_grad=True)
 
     def seen(intensity, sigma):
-        return bin_pixels(blur(intensity, point_spread_transfer((6, 9), sigma)), (2, 3))
+        return optics.bin_pixels(optics.blur(intensity, optics.point_spread_transfer((6, 9), sigma)), (2, 3))
 
     assert torch.autograd.gradcheck(seen, [intensity, sigma])
 

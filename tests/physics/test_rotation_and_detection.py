@@ -8,8 +8,6 @@ from scipy import special
 
 from bluesky_multislice import optics
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.optics.detection import bin_pixels, blur, kernel_transfer, point_spread_transfer
-from bluesky_multislice.optics.rotation import planes_of_slices
 
 
 @pytest.mark.parametrize("n", [8, 9])
@@ -160,7 +158,7 @@ def test_shears_bring_nothing_around_from_a_full_volume(shape, angle, corner):
 def test_turning_into_slices_is_turning_and_averaging(slices, angle, options):
     volume = torch.rand(13, 4, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     volume.requires_grad_()
-    counts = planes_of_slices(13, slices)
+    counts = optics.planes_of_slices(13, slices)
     assert sum(counts) == 13
     assert max(counts) - min(counts) <= 1
     parts = optics.rotate(volume, angle, **options).split(counts)
@@ -289,7 +287,7 @@ def gaussian_frame(shape, sigma):
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5, (0.7, 2.0)])
 def test_widths_of_spot_and_point_spread_add_in_quadrature(sigma):
     frame = gaussian_frame((64, 75), (3.0, 4.0))
-    seen = blur(frame, point_spread_transfer((64, 75), sigma))
+    seen = optics.blur(frame, optics.point_spread_transfer((64, 75), sigma))
     of_y, of_x = sigma if isinstance(sigma, tuple) else (sigma, sigma)
     assert width(seen, 0) == pytest.approx(np.hypot(3.0, of_y), rel=1e-6)
     assert width(seen, 1) == pytest.approx(np.hypot(4.0, of_x), rel=1e-6)
@@ -303,7 +301,7 @@ def test_widths_of_spot_and_point_spread_add_in_quadrature(sigma):
 def test_blur_of_one_bright_pixel_is_the_spot_and_nowhere_negative(dtype):
     frame = torch.zeros(3, 32, 33, dtype=dtype)
     frame[1, 16, 16] = 1e6
-    seen = blur(frame, point_spread_transfer((32, 33), 0.6))
+    seen = optics.blur(frame, optics.point_spread_transfer((32, 33), 0.6))
     assert seen.dtype == dtype
     assert float(seen.min()) >= 0
     assert float(seen[0].max()) == float(seen[2].max()) == 0
@@ -322,7 +320,7 @@ def test_measured_point_spread_stands_around_each_pixel(shape):
     kernel /= kernel.sum()
     frame = torch.zeros(16, 17, dtype=torch.float64)
     frame[7, 0] = 2.0
-    seen = blur(frame, kernel_transfer((16, 17), kernel))
+    seen = optics.blur(frame, optics.kernel_transfer((16, 17), kernel))
     expected = torch.zeros_like(frame)
     expected[: shape[0], : shape[1]] = 2 * kernel
     assert torch.allclose(seen, expected.roll((7 - shape[0] // 2, -(shape[1] // 2)), (0, 1)), atol=1e-14)
@@ -330,7 +328,7 @@ def test_measured_point_spread_stands_around_each_pixel(shape):
 
 def test_binning_adds_blocks():
     frames = torch.arange(2 * 4 * 6, dtype=torch.float64).reshape(2, 4, 6)
-    binned = bin_pixels(frames, (2, 3))
+    binned = optics.bin_pixels(frames, (2, 3))
     by_hand = [
         [frames[view, 2 * y : 2 * y + 2, 3 * x : 3 * x + 3].sum() for x in (0, 1)] for view in (0, 1) for y in (0, 1)
     ]
@@ -339,7 +337,7 @@ def test_binning_adds_blocks():
 
 def test_detector_parts_that_do_not_fit_are_refused():
     with pytest.raises(ScanError, match="whole number of blocks"):
-        bin_pixels(torch.ones(4, 6), (2, 4))
+        optics.bin_pixels(torch.ones(4, 6), (2, 4))
     for kernel in (torch.ones(3, 3), torch.ones(3, 99) / 297, torch.tensor([[1.5, -0.5]])):
         with pytest.raises(ScanError, match="point spread"):
-            kernel_transfer((16, 16), kernel)
+            optics.kernel_transfer((16, 16), kernel)
