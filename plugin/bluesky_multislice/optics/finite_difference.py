@@ -30,6 +30,10 @@ _LAYER_STRENGTH = 4.0
 """Imaginary stretching at the layer's end; of beams that run out at 0.3 to 1.5 rad a pixel 1e-5 to 1e-13 come back."""
 
 
+_PART_BYTES = 2**20
+"""Bytes of a wave that one thread solves at a time, so that all levels of reduction find it in the cache."""
+
+
 class Swap(Protocol):
     """How a field that is held in rows is turned into columns and back.
 
@@ -134,10 +138,12 @@ class _Step:
         self.y, self.x, self.field, self.unitary = y, x, field, unitary
 
     def apply(self, wave: Tensor) -> Tensor:
-        return self.field.to_rows(self.y.apply(self.field.to_columns(self.x.apply(wave))))
+        columns = self.field.to_columns(self.x.apply(wave, torch.empty_like(wave)))
+        return self.field.to_rows(self.y.apply(columns, columns))
 
     def transpose(self, wave: Tensor) -> Tensor:
-        return self.field.to_rows(self.y.transpose(self.field.to_columns(self.x.transpose(wave))))
+        columns = self.field.to_columns(self.x.transpose(wave, torch.empty_like(wave)))
+        return self.field.to_rows(self.y.transpose(columns, columns))
 
     def slope(self, wave: Tensor) -> Tensor:
         along_x = self.x.with_slope(wave, torch.zeros_like(wave))
@@ -178,33 +184,47 @@ class _Line:
         self, second: Tridiagonal, q: Tensor, q_slope: Tensor, dtype: torch.dtype, device: torch.device
     ) -> None:
         self._second = second.to(dtype, device)
-        self._factors = []
-        if len(second.diagonal) == 1:  # A line of one pixel has no second difference.
-            return
-        for q_m, slope in zip(q.tolist(), q_slope.tolist(), strict=True):
-            matrix, kept = second.one_plus(q_m), q_m.conjugate() / q_m
-            solvers = [Solver(each, 1 - kept, dtype, device) for each in (matrix, matrix.transposed())]
-            self._factors.append((kept, *solvers, slope.conjugate() / (1 - kept), slope / (1 - kept)))
+        # A line of one pixel has no second difference.
+        numbers = q.tolist() if len(second.diagonal) > 1 else []
+        self._q_slope = q_slope.tolist()[: len(numbers)]
+        self._kept = [number.conjugate() / number for number in numbers]
+        self._solvers, self._transposed = (
+            [Solver(d.one_plus(number), 1 - number.conjugate() / number, dtype, device) for number in numbers]
+            for d in (second, second.transposed())
+        )
 
-    def apply(self, wave: Tensor) -> Tensor:
-        """Return waves (…, n) after the step."""
-        for kept, solver, *_ in self._factors:
-            wave = solver.solve(wave).add_(wave, alpha=kept)
-        return wave
+    def apply(self, wave: Tensor, out: Tensor) -> Tensor:
+        """Return waves (view, line, n) after the step, in ``out``, which may be ``wave``."""
+        return self._sweep(wave, out, self._solvers)
 
-    def transpose(self, wave: Tensor) -> Tensor:
-        """Return the transpose of the step on waves (…, n)."""
-        for kept, _, solver, *_ in self._factors:
-            wave = solver.solve(wave).add_(wave, alpha=kept)
-        return wave
+    def transpose(self, wave: Tensor, out: Tensor) -> Tensor:
+        """Return the transpose of the step on waves (view, line, n), in ``out``, which may be ``wave``."""
+        return self._sweep(wave, out, self._transposed)
+
+    def _sweep(self, wave: Tensor, out: Tensor, solvers: list[Solver]) -> Tensor:
+        at_once = _lines_at_once(wave)
+        for part, found in zip(wave.split(at_once, -2), out.split(at_once, -2), strict=True):
+            before = part
+            for kept, solver in zip(self._kept, solvers, strict=True):
+                before = torch.add(solver.solve(before), before, alpha=kept, out=found)
+        return out if solvers or out is wave else out.copy_(wave)
 
     def with_slope(self, wave: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Return the waves after the step and their slopes in distance, from the waves and slopes before it."""
-        for kept, solver, _, above, below in self._factors:
+        for q_slope, kept, solver in zip(self._q_slope, self._kept, self._solvers, strict=True):
             after = solver.solve(wave).add_(wave, alpha=kept)
-            turn = self._second.product(above * wave - below * after)
+            # The solver's own weight is in the way here.
+            turn = self._second.product(q_slope.conjugate() * wave - q_slope * after).div_(1 - kept)
             wave, slope = after, solver.solve(slope + turn).add_(slope, alpha=kept)
         return wave, slope
+
+
+def _lines_at_once(wave: Tensor) -> int:
+    """Return how many lines of waves (view, line, n) are solved together."""
+    if wave.device.type != "cpu":
+        return max(1, wave.shape[-2])
+    line_bytes = wave.shape[0] * wave.shape[-1] * wave.element_size()
+    return max(1, _PART_BYTES * torch.get_num_threads() // line_bytes)
 
 
 def _second_difference(n: int, boundary: Boundary) -> Tridiagonal:
