@@ -1,4 +1,4 @@
-"""What test_split_step starts: print how much more memory 256 slices take than 8, in waves, beside δ, β and their gradients."""
+"""What test_split_step starts: print how much more memory 256 slices take than 8, in waves, δ and β left out."""
 
 import sys
 from pathlib import Path

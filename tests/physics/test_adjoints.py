@@ -41,7 +41,6 @@ LINEAR = {
     "shift": lambda wave: optics.apply_transfer(
         wave, optics.shift_transfer((8, 9), torch.tensor([[0.3, -1.7], [2.2, 0.1]], dtype=torch.float64)).to(wave.dtype)
     ),
-    "windows": lambda wave: optics.cut_windows(wave, [(0, 0), (3, 4), (2, 4)], (5, 4)),
     "rotation": lambda wave: rotated(wave),
     "rotation into slices": lambda wave: rotated(wave, slices=1),
     "rotation by shears": lambda wave: rotated(wave, interpolation="fourier"),
@@ -133,18 +132,6 @@ def test_gradients_reach_the_distance(kernel, distance_m, band_limit):
     with torch.no_grad():
         plain = optics.propagate(wave, distance_m=distance_m, **way)
         assert torch.equal(optics.propagate(wave, distance_m=distance, **way), plain)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_overlapping_windows_add_up_as_slicing_does(dtype):
-    planes = random(2, 8, 9, seed=1, dtype=dtype).requires_grad_()
-    starts, shape = [(0, 0), (3, 4), (2, 4), (2, 4)], (5, 4)
-    cut = optics.cut_windows(planes, starts, shape)
-    sliced = torch.stack([planes[:, y : y + shape[0], x : x + shape[1]] for y, x in starts], 1)
-    assert torch.equal(cut, sliced)
-    weights = random(*cut.shape, seed=2, dtype=dtype)
-    ours, theirs = (torch.autograd.grad(windows, planes, weights)[0] for windows in (cut, sliced))
-    assert torch.allclose(ours, theirs, rtol=1e-13)
 
 
 def matrix(n_z, n_x, angle, interpolation):

@@ -123,8 +123,8 @@ class ForwardModel(nn.Module):
 
     def _planes(self, delta: Tensor, beta: Tensor, angle_rad: float) -> tuple[Tensor, Tensor]:
         """Return δ and β (slice, y, x) of the turned object, vacuum around it."""
-        turned = rotate(torch.cat([delta, beta], 1), angle_rad, slices=self.slices)
-        delta, beta = functional.pad(turned.unflatten(1, (2, -1)), self._padding).unbind(1)
+        turned = (rotate(part, angle_rad, slices=self.slices) for part in (delta, beta))
+        delta, beta = (functional.pad(part, self._padding) for part in turned)
         return delta, beta
 
     def _expect(

@@ -26,7 +26,6 @@ from bluesky_multislice.optics.sampling import halo_pixels, thickest_slice_m
 from bluesky_multislice.optics.split_step import Gradient
 from bluesky_multislice.optics.tiles import tiled_multislice
 from bluesky_multislice.optics.transmission import transmission
-from bluesky_multislice.optics.windows import cut_windows
 
 PROPAGATIONS = {
     "multislice": multislice,
@@ -44,7 +43,6 @@ __all__ = [
     "apply_transfer",
     "bin_pixels",
     "blur",
-    "cut_windows",
     "far_field",
     "finite_difference",
     "halo_pixels",

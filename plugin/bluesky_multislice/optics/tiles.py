@@ -74,15 +74,15 @@ def tiled_multislice(
             got=f"{tiles} tiles for a field of {tuple(shape)} pixels.",
             remedy="ask for fewer tiles.",
         )
-    pixel, length_m = pixel_pair(pixel_size_m), float(thickness_of_slices(slice_thickness_m, len(delta)).sum())
-    optics = {"wavelength_m": wavelength_m, "distance_m": length_m}
+    pixel, thickness = pixel_pair(pixel_size_m), thickness_of_slices(slice_thickness_m, len(delta))
+    optics = {"wavelength_m": wavelength_m, "distance_m": thickness.detach().sum().item()}
     halos = [halo_pixels(accuracy, pixel_size_m=p, **optics) if halo is None else halo for p in pixel]
     rows, columns = (_lay(*axis, wave.device) for axis in zip(shape, tiles, halos, strict=True))
     through = functools.partial(
         multislice,
         wavelength_m=wavelength_m,
         pixel_size_m=pixel,
-        slice_thickness_m=slice_thickness_m,
+        slice_thickness_m=thickness,
         gradient=gradient,
         kernel=kernel,
     )
