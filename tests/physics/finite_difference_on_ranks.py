@@ -25,6 +25,11 @@ def whole_inputs():
     return wave, delta, beta, torch.linspace(2.0, 4.0, NZ, dtype=torch.float64), weight
 
 
+def many_views():
+    """Waves that ranks with different numbers of rows send through a slice in different groups."""
+    return torch.randn(200, NY, NX, dtype=torch.complex128, generator=torch.Generator().manual_seed(8))
+
+
 def propagated(wave, delta, beta, thickness, weight, **options):
     """Exit wave and the gradients of ⟨weight, exit wave⟩ in wave, δ, β and thickness."""
     inputs = [tensor.detach().clone().requires_grad_() for tensor in (wave, delta, beta, thickness)]
@@ -53,6 +58,11 @@ def main(path, rows):
                 f"{name}/{part}": result
                 for part, result in zip(("exit", "wave", "delta", "beta", "thickness"), results, strict=True)
             }
+        views = many_views()[:, lateral.own_rows]
+        once = optics.finite_difference(
+            views, own[1][:1], own[2][:1], slice_thickness_m=3.0, swap=lateral, gradient="stored", **LIGHT
+        )
+        found["many views"] = joined(once, lateral, mesh)
         turned = lateral.to_columns(own[0])
         found["there and back"] = float((lateral.to_rows(turned) - own[0]).abs().max())
         if mesh.rank == 0:

@@ -199,6 +199,19 @@ def test_pixels_below_half_a_wavelength_stay_stable_in_single_precision(stencil)
     assert float(double.abs().square().sum()) == pytest.approx(float(wave.abs().square().sum()), rel=1e-9)
 
 
+@pytest.mark.parametrize("stencil", ["plain", "compact", "wide"])
+def test_a_large_field_turns_by_the_product_of_its_axes(stencil):
+    """A field of 1.8 MB, which is solved in parts, against the stencil's own factors between two Fourier transforms."""
+    wave, distance = random(1, 320, 350), 3.0
+    after = in_vacuum(wave, slice_thickness_m=distance, stencil=stencil, **WIDE_LIGHT)
+    angles, k = (2 * np.pi * np.fft.fftfreq(n) for n in wave.shape[-2:]), 2 * np.pi
+    along_y, along_x = (
+        factor(stencil, distance / 2 / (4 * k * pitch**2), angle, k * pitch) ** 2
+        for angle, pitch in zip(angles, WIDE_LIGHT["pixel_size_m"], strict=True)
+    )
+    assert relative(after, np.fft.ifft2(np.fft.fft2(wave) * along_y[:, None] * along_x)) < 1e-12
+
+
 # Boundaries
 
 
@@ -305,6 +318,17 @@ def test_a_field_of_one_row_is_a_sheet():
     thick = {"slice_thickness_m": 3.0, "wavelength_m": 1.0, "pixel_size_m": 1.5}
     sheet = optics.finite_difference(row.repeat(1, 8, 1), delta.repeat(1, 8, 1), 0 * delta.repeat(1, 8, 1), **thick)
     assert relative(sheet, optics.finite_difference(row, delta, 0 * delta, **thick).repeat(1, 8, 1)) < 1e-12
+
+
+def test_windows_and_absorber_reach_the_propagation():
+    wave, planes, starts = random(2, 10, 12), small_object(3, 16, 17), [(0, 0), (6, 5)]
+    absorber = torch.linspace(0.5, 1.0, 12, dtype=torch.float64).expand(10, 12)
+    thick = {"slice_thickness_m": 3.0, **WIDE_LIGHT}
+    seen = torch.stack([planes[:, y : y + 10, x : x + 12] for y, x in starts], 1)
+    cut = optics.finite_difference(wave, seen, 0 * seen, absorber=absorber, **thick)
+    windowed = optics.finite_difference(wave, planes, 0 * planes, windows=starts, absorber=absorber, **thick)
+    assert relative(windowed, cut) < 1e-14
+    assert relative(optics.finite_difference(wave, seen, 0 * seen, **thick), cut) > 0.1
 
 
 # Gradient

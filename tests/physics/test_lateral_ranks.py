@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from finite_difference_on_ranks import OPTIONS, propagated, whole_inputs
+from finite_difference_on_ranks import LIGHT, OPTIONS, many_views, propagated, whole_inputs
 
+from bluesky_multislice import optics
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.parallel import Lateral, Mesh
 
@@ -46,6 +47,13 @@ def test_rows_on_ranks_give_the_whole(shared, ranks, name):
     for part, whole in zip(parts, propagated(*whole_inputs(), **OPTIONS[name]), strict=True):
         found = shared[ranks][f"{name}/{part}"]
         assert np.linalg.norm(found - whole.numpy()) < 1e-12 * np.linalg.norm(whole.numpy()), part
+
+
+@pytest.mark.parametrize("ranks", SHARES)
+def test_ranks_may_group_their_views_differently(shared, ranks):
+    _, delta, beta, *_ = whole_inputs()
+    whole = optics.finite_difference(many_views(), delta[:1], beta[:1], slice_thickness_m=3.0, **LIGHT).numpy()
+    assert np.linalg.norm(shared[ranks]["many views"] - whole) < 1e-12 * np.linalg.norm(whole)
 
 
 @pytest.mark.parametrize("ranks", SHARES)

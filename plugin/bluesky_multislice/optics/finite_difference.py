@@ -83,8 +83,9 @@ def finite_difference(
             equation).
         boundary: ``periodic``, or ``outgoing``: waves leave through a layer of 16 pixels at each edge (a third of the
             field where it is smaller), in which the object ought to be uniform. Waves along z pass it untouched.
-        swap: where the rows of the field lie on several ranks, how they are exchanged; each rank then hands in its own
-            rows of all arrays, and gradients of numbers that all share, the thickness, are each rank's part of a sum.
+        swap: where the rows of the field lie on several ranks, how they are exchanged. Each rank then hands in its own
+            rows of all arrays, and the gradient in the thickness, which all share, is this rank's part of a sum. All
+            ranks must ask for the same ``gradient``, and not for ``auto``, which looks at a rank's own memory.
 
     Returns:
         complex (view, y, x). Differentiable in wave, δ, β and thickness.
@@ -103,7 +104,8 @@ def finite_difference(
             _line(n, pitch, distance_m, wavelength_m, stencil, boundary, wave.dtype, wave.device)
             for n, pitch in zip(field.shape, pitches, strict=True)
         )
-        return _Step(y, x, field, boundary == "periodic")
+        step = _Step if swap is None else _StepOverRanks
+        return step(y, x, field, boundary == "periodic")
 
     return split_step(
         wave,
@@ -149,6 +151,19 @@ class _Step:
         along_x = self.x.with_slope(wave, torch.zeros_like(wave))
         _, slope = self.y.with_slope(*map(self.field.to_columns, along_x))
         return self.field.to_rows(slope)
+
+
+class _StepOverRanks(_Step):
+    """One view after the other: then exchanges come in the same order on ranks that group their views differently."""
+
+    def apply(self, wave: Tensor) -> Tensor:
+        return torch.cat([_Step.apply(self, view) for view in wave.split(1)])
+
+    def transpose(self, wave: Tensor) -> Tensor:
+        return torch.cat([_Step.transpose(self, view) for view in wave.split(1)])
+
+    def slope(self, wave: Tensor) -> Tensor:
+        return torch.cat([_Step.slope(self, view) for view in wave.split(1)])
 
 
 @functools.lru_cache(maxsize=64)
