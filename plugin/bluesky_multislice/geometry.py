@@ -5,7 +5,7 @@ angle with a position or a distance.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -187,6 +187,12 @@ class ScanGeometry:
             return py / m, px / m
         scale = self.beam.wavelength_m * float(self.distance_m[0])
         return scale / (ny * py), scale / (nx * px)
+
+    def oversampled(self, factor: int) -> "ScanGeometry":
+        """Return the geometry of a detector each of whose pixels is split into ``factor`` by ``factor``."""
+        (ny, nx), (py, px) = self.detector.shape, self.detector.pixel_size_m
+        detector = replace(self.detector, shape=(ny * factor, nx * factor), pixel_size_m=(py / factor, px / factor))
+        return replace(self, detector=detector)
 
     def select(self, views: NDArray[np.intp]) -> "ScanGeometry":
         """Return the geometry of some of the views."""

@@ -13,7 +13,8 @@ from scipy.fft import next_fast_len
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid, depth_of_field_m
-from bluesky_multislice.optics import Gradient, halo_pixels, thickest_slice_m
+from bluesky_multislice.models import Edges, ForwardModel
+from bluesky_multislice.optics import Gradient, Interpolation, halo_pixels, thickest_slice_m
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import FitSettings, split_views
@@ -37,6 +38,10 @@ class Plan:
         propagation: name of the propagation.
         slices: slices along the beam; they share the planes of the volume as evenly as they can.
         margin: pixels around each frame against wrap-around.
+        edges: whether light leaves at the window's edges.
+        interpolation: how the volume is turned.
+        oversampling: pixels of the grid on a side of each detector pixel.
+        point_spread_pixels: σ of the detector's point spread, detector pixels.
         gradient: which waves the gradient keeps: ``stored`` is fastest, ``recomputed`` takes no memory for them.
         tiles: number of tiles (y, x) of tiled multislice.
         halo: pixels around each tile.
@@ -54,6 +59,10 @@ class Plan:
     propagation: str
     slices: int
     margin: int
+    edges: Edges
+    interpolation: Interpolation
+    oversampling: int
+    point_spread_pixels: float
     gradient: Gradient
     tiles: tuple[int, int]
     halo: int
@@ -71,6 +80,21 @@ class Plan:
         """Further keywords of the propagation."""
         tiling = {"tiles": self.tiles, "halo": self.halo} if self.propagation == "tiled-multislice" else {}
         return {"gradient": self.gradient, **tiling}
+
+    def forward_model(self, geometry: ScanGeometry) -> ForwardModel:
+        """Return the forward model of a scan's views."""
+        return ForwardModel(
+            geometry.oversampled(self.oversampling),
+            self.grid,
+            slices=self.slices,
+            propagation=self.propagation,
+            options=self.options,
+            margin=self.margin,
+            edges=self.edges,
+            interpolation=self.interpolation,
+            oversampling=self.oversampling,
+            point_spread_pixels=self.point_spread_pixels,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers, for JSON."""
@@ -101,7 +125,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         PlanError: the recipe does not fit the scan, or the machine has too little memory.
         ScanError: the views do not share one object pixel.
     """
-    geometry, notes = scan.geometry, []
+    geometry, notes = scan.geometry.oversampled(recipe.oversampling), []
     margin = window_margin(geometry, recipe.accuracy)
     several_angles = len(np.unique(geometry.angle_rad)) > 1
     slices = recipe.slices or _slices(recipe, geometry, several_angles)
@@ -146,6 +170,10 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         propagation=recipe.propagation,
         slices=slices,
         margin=margin,
+        edges=recipe.edges,
+        interpolation=recipe.interpolation,
+        oversampling=recipe.oversampling,
+        point_spread_pixels=recipe.point_spread_pixels,
         gradient=gradient,
         tiles=tiles,
         halo=halo,

@@ -16,7 +16,7 @@ from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.frames import Orientation
 from bluesky_multislice.geometry import Regime, Technique
 
-Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "projection"]
+Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "finite-difference-wide", "projection"]
 
 
 class ScanValues(BaseModel):
@@ -59,6 +59,18 @@ class Recipe(BaseModel):
         le=0.5,
         description="Relative error of the scattered wave that slices, margins and halos may bring for a weakly "
         "scattering object; smaller is slower.",
+    )
+    edges: Literal["periodic", "outgoing"] = Field(
+        default="periodic", description="Whether light leaves at the window's edges or comes around to the other side."
+    )
+    interpolation: Literal["linear", "fourier"] = Field(
+        default="linear", description="How the volume is turned: fast, or exact for fine details."
+    )
+    oversampling: int = Field(
+        default=1, ge=1, le=8, description="Pixels of the model on a side of each detector pixel, which sums them."
+    )
+    point_spread_pixels: float = Field(
+        default=0.0, ge=0, le=64, description="σ of the detector's Gaussian point spread, detector pixels; 0: none."
     )
     slices: int | None = Field(
         default=None, ge=1, le=4096, description="Slices along the beam. None: from the accuracy."

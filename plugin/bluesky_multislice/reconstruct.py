@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError
 from bluesky_multislice.geometry import ScanGeometry
-from bluesky_multislice.models import ForwardModel, embed, initial_probe
+from bluesky_multislice.models import ForwardModel, embed, initial_probe, upsample
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan
 from bluesky_multislice.scan import Scan
@@ -46,14 +46,7 @@ def reconstruct(
         FramesError: a frame cannot be used, or no frame has any light.
     """
     geometry = scan.geometry
-    model = ForwardModel(
-        geometry,
-        plan.grid,
-        slices=plan.slices,
-        propagation=plan.propagation,
-        options=plan.options,
-        margin=plan.margin,
-    ).to(mesh.device)
+    model = plan.forward_model(geometry).to(mesh.device)
     fitted, held = (views[mesh.share(len(views))] for views in split_views(geometry.views, plan.held_back_every))
     mean_frame, scale = _mean_frame(scan, fitted, mesh)
     probe = _first_probe(scan, plan, model, mean_frame) / np.sqrt(scale)
@@ -92,12 +85,16 @@ def _first_probe(scan: Scan, plan: Plan, model: ForwardModel, mean_frame: NDArra
     A given probe that may be refined is brought to the frames' mean energy. Missing modes start as weak copies with a
     phase ramp.
     """
+    finer = plan.oversampling
     if scan.probe is not None:
-        probe = embed(scan.probe, model.window)
+        near_field = scan.geometry.detector.regime == "near_field"
+        probe = embed(upsample(scan.probe, finer) if near_field else scan.probe, model.window)
         if plan.fit.probe_step > 0:
             probe = probe * np.sqrt(mean_frame.sum() / float(probe.abs().square().sum()))
     else:
-        probe = initial_probe(scan.geometry, mean_frame, window=model.window, pixel_size_m=scan.geometry.object_pixel_m)
+        geometry = scan.geometry.oversampled(finer)
+        mean_frame = np.kron(mean_frame / finer**2, np.ones((finer, finer), np.float32))
+        probe = initial_probe(geometry, mean_frame, window=model.window, pixel_size_m=geometry.object_pixel_m)
     ramp = torch.linspace(-np.pi, np.pi, model.window[1])
     for number in range(probe.shape[0], plan.probe_modes):
         probe = torch.cat([probe, 0.1 * probe[:1] * torch.exp(1j * number * ramp)])

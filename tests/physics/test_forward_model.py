@@ -11,7 +11,7 @@ from bluesky_multislice.models import ForwardModel
 WAVELENGTH_M, PIXEL_M, N, PLANES = 1.0, 2.0, 32, 6
 LIGHT = {"wavelength_m": WAVELENGTH_M, "pixel_size_m": (PIXEL_M, PIXEL_M)}
 DISTANCE_M = 40.0
-models = pytest.mark.parametrize("propagation", ["multislice", "finite-difference", "projection"])
+models = pytest.mark.parametrize("propagation", optics.PROPAGATIONS)
 regimes = pytest.mark.parametrize("regime", ["near_field", "far_field"])
 
 
@@ -33,14 +33,14 @@ def grid(n=N, planes=PLANES):
     return VolumeGrid((planes, n, n), (PIXEL_M, PIXEL_M, PIXEL_M))
 
 
-def model_of(scan, volume_grid=None, *, propagation="multislice", slices=None, margin=0):
+def model_of(scan, volume_grid=None, *, propagation="multislice", slices=None, **options):
     volume_grid = volume_grid or grid()
     return ForwardModel(
         scan,
         volume_grid,
         slices=slices or volume_grid.shape[0],
         propagation=propagation,
-        margin=margin,
+        **options,
         precision=torch.float64,
     )
 
@@ -62,14 +62,9 @@ def probe(modes=1, n=N):
 
 def by_hand(delta, beta, wave, propagation, regime):
     """Expected intensity of one view from the public optics functions."""
-    kernel = {
-        "multislice": optics.multislice,
-        "finite-difference": optics.finite_difference,
-        "projection": optics.projection,
-    }[propagation]
     thickness = PLANES * PIXEL_M
     entrance = optics.propagate(wave, distance_m=-thickness / 2, **LIGHT)
-    exit_wave = kernel(entrance, delta, beta, slice_thickness_m=PIXEL_M, **LIGHT)
+    exit_wave = optics.PROPAGATIONS[propagation](entrance, delta, beta, slice_thickness_m=PIXEL_M, **LIGHT)
     if regime == "far_field":
         return optics.far_field(exit_wave)[0]
     way = DISTANCE_M - thickness / 2
@@ -88,7 +83,7 @@ def test_a_view_on_the_axis_is_the_chain_of_optics(propagation, regime):
     assert relative(seen, by_hand(delta, beta, probe(), propagation, regime)) < 1e-12
 
 
-@models
+@pytest.mark.parametrize("propagation", [name for name in optics.PROPAGATIONS if name != "tiled-multislice"])
 @regimes
 @pytest.mark.parametrize("position", [(3.0, -2.0), (0.0, 0.4), (-1.3, 2.75)])
 def test_probe_at_a_position_is_the_sample_moved_the_other_way(propagation, regime, position):
@@ -132,6 +127,78 @@ def test_slices_are_the_mean_of_their_planes():
     binned = [part.unflatten(0, (3, 2)).mean(1).repeat_interleave(2, 0) for part in (delta, beta)]
     model = model_of(geometry(), slices=3)
     assert relative(model(delta, beta, probe(), [0]), model(*binned, probe(), [0])) < 1e-12
+
+
+@pytest.mark.parametrize("slices", [4, 5])
+def test_slices_need_not_divide_the_planes(slices):
+    delta, beta = blobs()
+    planes, at, parts = optics.planes_of_slices(PLANES, slices), 0, []
+    for number in planes:
+        parts.append(torch.stack([part[at : at + number].mean(0) for part in (delta, beta)]))
+        at += number
+    entrance = optics.propagate(probe(), distance_m=-PLANES * PIXEL_M / 2, **LIGHT)
+    thickness = [number * PIXEL_M for number in planes]
+    wave = optics.multislice(entrance, *torch.stack(parts, 1), slice_thickness_m=thickness, **LIGHT)
+    seen = model_of(geometry(regime="far_field"), slices=slices)(delta, beta, probe(), [0])
+    assert relative(seen, optics.far_field(wave)) < 1e-12
+
+
+@regimes
+def test_a_detector_pixel_is_the_sum_of_its_parts(regime):
+    scan, part = geometry(regime=regime), 2
+    fine = scan.oversampled(part)
+    pitch = fine.object_pixel_m[0]
+    volume_grid = VolumeGrid((PLANES, N, N), (PIXEL_M, pitch, pitch))
+    wave = probe(n=part * N)
+    frames = model_of(fine, volume_grid)(*blobs(), wave, [0])
+    binned = model_of(fine, volume_grid, oversampling=part)(*blobs(), wave, [0])
+    assert binned.shape == (1, N, N)
+    assert relative(binned, optics.bin_pixels(frames, (part, part))) < 1e-12
+
+
+@regimes
+def test_the_detectors_point_spread_blurs_what_it_would_see(regime):
+    scan, sigma = geometry(regime=regime), 1.3
+    sharp, blurred = (model_of(scan, point_spread_pixels=width)(*blobs(), probe(), [0]) for width in (0.0, sigma))
+    assert relative(blurred, optics.blur(sharp, optics.point_spread_transfer((N, N), sigma))) < 1e-12
+
+
+def test_the_point_spread_is_in_pixels_of_the_detector():
+    fine, sigma, margin = geometry().oversampled(2), 1.3, 4
+    volume_grid = VolumeGrid((PLANES, N, N), (PIXEL_M, *fine.object_pixel_m))
+    sharp, blurred = (
+        model_of(fine, volume_grid, oversampling=2, margin=margin, point_spread_pixels=width)(
+            *blobs(), probe(n=2 * (N + margin)), [0]
+        )
+        for width in (0.0, sigma)
+    )
+    assert relative(blurred, optics.blur(sharp, optics.point_spread_transfer((N, N), sigma))) < 0.02
+    assert relative(blurred, sharp) > 0.05
+
+
+@pytest.mark.parametrize("propagation", [name for name in optics.PROPAGATIONS if name != "projection"])
+def test_light_leaves_at_outgoing_edges(propagation):
+    """A beam that runs out of the window sideways."""
+    n, planes = 64, 400
+    at = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+    beam = torch.exp(-(at[:, None] ** 2 + (at - 20) ** 2) / 50 + 1.5j * at)[None]
+    vacuum = torch.zeros(planes, n, n, dtype=torch.float64)
+    left = {}
+    for edges in ("periodic", "outgoing"):
+        model = model_of(geometry(n=n), grid(n, planes), slices=100, propagation=propagation, edges=edges)
+        left[edges] = float(model(vacuum, vacuum, beam, [0]).sum() / beam.abs().square().sum())
+    assert left["periodic"] == pytest.approx(1, abs=1e-6)
+    assert left["outgoing"] < 0.01
+
+
+def test_the_interpolation_is_that_of_the_turn():
+    volume, cube, scan = blobs(planes=N), grid(planes=N), geometry(angles=[0.7])
+    linear, fourier = (
+        model_of(scan, cube, interpolation=kind)(*volume, probe(), [0]) for kind in ("linear", "fourier")
+    )
+    turned = [optics.rotate(part, 0.7, interpolation="fourier") for part in volume]
+    assert relative(fourier, model_of(geometry(), cube)(*turned, probe(), [0])) < 1e-12
+    assert relative(fourier, linear) > 1e-4
 
 
 def test_a_margin_keeps_the_detector_in_the_middle_of_a_larger_window():

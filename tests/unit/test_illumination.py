@@ -9,7 +9,7 @@ from small_scan import VOXEL_M, hologram_geometry, pattern_scan
 
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.geometry import Beam, Detector
-from bluesky_multislice.models import embed, initial_probe
+from bluesky_multislice.models import embed, initial_probe, upsample
 from bluesky_multislice.optics import propagate
 
 PITCH = (VOXEL_M, VOXEL_M)
@@ -31,6 +31,17 @@ def test_embedding_puts_the_probe_in_the_middle_with_darkness_around():
 def test_a_probe_that_is_dark_not_finite_or_too_large_is_refused(probe):
     with pytest.raises(ScanError, match="probe"):
         embed(probe, (8, 8))
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_a_finer_probe_is_the_same_wave_of_the_same_energy(factor):
+    def wave(n):
+        y, x = (np.arange(n) - (n - 1) / 2) * (16 / n), (np.arange(n) - (n - 1) / 2)[:, None] * (16 / n)
+        return np.exp(-((x - 0.7) ** 2) / 6 - (y + 1.2) ** 2 / 5 + 0.3j * x)[None] * (16 / n)
+
+    finer = upsample(wave(16), factor)
+    np.testing.assert_allclose(finer, wave(16 * factor), atol=2e-4)
+    assert np.linalg.norm(finer) == pytest.approx(np.linalg.norm(wave(16)))
 
 
 def test_holography_starts_from_a_plane_wave_of_the_borders_level():

@@ -142,6 +142,10 @@ def test_near_field_ptychography_has_the_margin_in_its_volume():
         ({"held_back_every": 7}, lambda plan: plan.held_back_every == 7),
         ({"device": "cpu"}, lambda plan: plan.device == "cpu"),
         ({"accuracy": 0.01}, lambda plan: plan.slices == plan_of(pattern_geometry(), accuracy=0.01).slices),
+        ({"edges": "outgoing"}, lambda plan: plan.edges == "outgoing"),
+        ({"interpolation": "fourier"}, lambda plan: plan.interpolation == "fourier"),
+        ({"oversampling": 2}, lambda plan: plan.oversampling == 2 and plan.grid.shape == (96, 96, 96)),
+        ({"point_spread_pixels": 1.5}, lambda plan: plan.point_spread_pixels == 1.5),
         ({"propagation": "finite-difference"}, lambda plan: plan.propagation == "finite-difference"),
     ],
 )

@@ -70,6 +70,10 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
     other = {
         "propagation": "projection",
         "accuracy": 0.02,
+        "edges": "outgoing",
+        "interpolation": "fourier",
+        "oversampling": 2,
+        "point_spread_pixels": 1.5,
         "slices": 3,
         "depth_um": 2.0,
         "epochs": 3,

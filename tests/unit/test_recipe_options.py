@@ -11,6 +11,10 @@ from bluesky_multislice.recipe import Recipe, ScanValues
 VALUES = {
     "propagation": "projection",
     "accuracy": 0.02,
+    "edges": "outgoing",
+    "interpolation": "fourier",
+    "oversampling": 2,
+    "point_spread_pixels": 1.5,
     "slices": 3,
     "depth_um": 2.0,
     "epochs": 3,

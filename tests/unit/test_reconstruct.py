@@ -1,17 +1,20 @@
 """What happens before the fit: scale, first probe and its modes, frames that cannot be used."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
-from small_scan import blank, hologram_geometry, hologram_scan, pattern_scan, rebuild, relative_error
+import torch
+from small_scan import ball, blank, hologram_geometry, hologram_scan, pattern_scan, rebuild, relative_error
 
+from bluesky_multislice import optics
 from bluesky_multislice.errors import FramesError, ScanError
 from bluesky_multislice.frames import Frames
 from bluesky_multislice.geometry import Beam
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.recipe import Propagation, Recipe
 from bluesky_multislice.reconstruct import reconstruct
 from bluesky_multislice.scan import Scan
 
@@ -90,6 +93,40 @@ def test_a_bad_pixel_behind_the_mask_does_no_harm():
     stored[:, 3, 4], mask[3, 4] = np.nan, False
     whole, masked = rebuild(scan, epochs=5), rebuild(Scan(scan.geometry, Frames(stored, mask=mask)), epochs=5)
     assert relative_error(masked.delta, whole.delta) < 0.3
+
+
+@pytest.mark.parametrize("propagation", get_args(Propagation))
+def test_every_propagation_fits_both_techniques(patterns, propagation):
+    for scan, epochs in ((hologram_scan(), 10), (patterns[0], 2)):
+        history = rebuild(scan, propagation=propagation, epochs=epochs).history
+        assert history[-1].loss < 0.5 * history[0].loss
+
+
+def test_finer_pixels_of_the_model_recover_the_sample_from_summed_frames():
+    fine, truth = hologram_scan(n=32), ball(32)
+    summed = fine.frames.read(np.arange(8)).reshape(8, 16, 2, 16, 2).sum((2, 4))
+    detector = replace(fine.geometry.detector, shape=(16, 16), pixel_size_m=(2e-9, 2e-9))
+    scan = Scan(replace(fine.geometry, detector=detector), Frames(summed))
+    finer = rebuild(scan, oversampling=2, refine_probe=False)
+    assert finer.delta.shape == (32, 32, 32)
+    assert relative_error(finer.delta, truth) < 0.7
+    assert finer.r_factor < rebuild(scan).r_factor
+
+
+def test_a_given_near_field_probe_is_made_finer_with_the_pixels():
+    scan = replace(hologram_scan(), probe=np.ones((1, 16, 16), np.complex64))
+    same, finer = (rebuild(scan, oversampling=number, refine_probe=False, epochs=1).probe for number in (1, 2))
+    assert finer.shape[-2:] == (2 * same.shape[-1], 2 * same.shape[-1])
+    assert float(finer.abs().square().sum()) == pytest.approx(float(same.abs().square().sum()), rel=1e-4)
+
+
+def test_a_blurring_detector_is_allowed_for():
+    sharp = hologram_scan()
+    transfer = optics.point_spread_transfer((16, 16), 1.0)
+    frames = optics.blur(torch.from_numpy(sharp.frames.read(np.arange(8))), transfer).numpy()
+    scan = Scan(sharp.geometry, Frames(frames))
+    known, unknown = (rebuild(scan, point_spread_pixels=width).delta for width in (1.0, 0.0))
+    assert relative_error(known, ball()) < 0.8 * relative_error(unknown, ball())
 
 
 def test_every_epoch_is_reported():

@@ -4,7 +4,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options
 from bluesky_multislice.errors import MultisliceError, PlanError
+from bluesky_multislice.recipe import Propagation
 
 _CONSOLE, _ERRORS = Console(), Console(stderr=True)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -84,7 +85,7 @@ def reconstruct(
 @click.option("-o", "--output", type=_FILE, required=True, help="Interchange file with frames.")
 @click.option(
     "--propagation",
-    type=click.Choice(["multislice", "finite-difference", "projection"]),
+    type=click.Choice(get_args(Propagation)),
     default="multislice",
     show_default=True,
     help="Forward model of the beam inside the sample.",

@@ -4,7 +4,7 @@ Shapes: volume (z, y, x); probe (mode, y, x) on the window; intensity (view, y, 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,13 +15,20 @@ from torch.nn import functional
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.optics import (
     PROPAGATIONS,
+    Interpolation,
+    absorbing_margin,
+    bin_pixels,
+    blur,
     far_field,
     near_field,
     planes_of_slices,
+    point_spread_transfer,
     propagator,
     rotate,
     shift_transfer,
 )
+
+Edges = Literal["periodic", "outgoing"]
 
 
 class ForwardModel(nn.Module):
@@ -37,12 +44,18 @@ class ForwardModel(nn.Module):
         propagation: name of a propagation in ``optics.PROPAGATIONS``; projection takes one slice.
         options: further keywords of that propagation.
         margin: pixels that the window has around the frame on every side, against wrap-around.
+        edges: ``periodic``, or ``outgoing``: light leaves at the window's edges, in ``margin`` or an eighth of it.
+        interpolation: how the sample is turned, see ``optics.rotate``.
+        oversampling: pixels of ``geometry`` on a side of each pixel of the frames that come out.
+        point_spread_pixels: σ of the detector's Gaussian point spread, in pixels of the frames that come out.
         precision: of the real numbers that it computes with.
     """
 
     _to_entrance: Tensor
     _to_detector: Tensor
     _fraction: Tensor
+    _absorber: Tensor | None
+    _point_spread: Tensor | None
 
     def __init__(
         self,
@@ -53,6 +66,10 @@ class ForwardModel(nn.Module):
         propagation: str = "multislice",
         options: Mapping[str, Any] | None = None,
         margin: int = 0,
+        edges: Edges = "periodic",
+        interpolation: Interpolation = "linear",
+        oversampling: int = 1,
+        point_spread_pixels: float = 0.0,
         precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -68,6 +85,13 @@ class ForwardModel(nn.Module):
         self.window = (ny + 2 * margin, nx + 2 * margin)
         self._pixel_m = (grid.voxel_size_m[1], grid.voxel_size_m[2])
         self._angles = geometry.angle_rad
+        self._let_out(propagation, edges)
+        self._interpolation: Interpolation = interpolation
+        self._oversampling = oversampling
+        spread = None
+        if point_spread_pixels > 0:
+            spread = point_spread_transfer(self.window, point_spread_pixels * oversampling)
+        self.register_buffer("_point_spread", spread, persistent=False)
         self._place_windows(geometry.position_m)
         back = self._transfer(-grid.thickness_m / 2, "angular_spectrum")
         self.register_buffer("_to_entrance", back.to(precision.to_complex()), persistent=False)
@@ -84,6 +108,16 @@ class ForwardModel(nn.Module):
             distance_m=distance_m,
             kernel=kernel,
         )
+
+    def _let_out(self, propagation: str, edges: Edges) -> None:
+        """Have light leave at the edges: finite difference has a layer of its own, others multiply with a mask."""
+        mask = None
+        if edges == "outgoing" and propagation.startswith("finite-difference"):
+            self._options["boundary"] = edges
+        elif edges == "outgoing":
+            width = self.margin or max(1, min(self.window) // 8)
+            mask = absorbing_margin(self.window, width, steps=self.slices).to(self._precision)
+        self.register_buffer("_absorber", mask, persistent=False)
 
     def _place_windows(self, position_m: np.ndarray) -> None:
         """Set each window's first pixel in the padded plane, and what is left below one pixel."""
@@ -123,7 +157,9 @@ class ForwardModel(nn.Module):
 
     def _planes(self, delta: Tensor, beta: Tensor, angle_rad: float) -> tuple[Tensor, Tensor]:
         """Return δ and β (slice, y, x) of the turned object, vacuum around it."""
-        turned = (rotate(part, angle_rad, slices=self.slices) for part in (delta, beta))
+        turned = (
+            rotate(part, angle_rad, interpolation=self._interpolation, slices=self.slices) for part in (delta, beta)
+        )
         delta, beta = (functional.pad(part, self._padding) for part in turned)
         return delta, beta
 
@@ -145,8 +181,12 @@ class ForwardModel(nn.Module):
             pixel_size_m=self._pixel_m,
             slice_thickness_m=self._thickness_m,
             windows=starts * len(modes),
+            absorber=self._absorber,
             **self._options,
         ).unflatten(0, (len(modes), -1))
         intensity = (far_field(wave) if self._far_field else near_field(wave, to_detector)).sum(0)
+        if self._point_spread is not None:
+            intensity = blur(intensity, self._point_spread)
         m = self.margin
-        return intensity[:, m : self.window[0] - m, m : self.window[1] - m]
+        frames = intensity[:, m : self.window[0] - m, m : self.window[1] - m]
+        return bin_pixels(frames, (self._oversampling, self._oversampling)) if self._oversampling > 1 else frames

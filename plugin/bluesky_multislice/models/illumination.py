@@ -34,6 +34,23 @@ def embed(probe: NDArray, window: tuple[int, int]) -> Tensor:
     return torch.as_tensor(padded, dtype=torch.complex64)
 
 
+def upsample(probe: NDArray, factor: int) -> NDArray:
+    """Return the probe (mode, y, x) on pixels ``factor`` times finer, of the same energy; its spectrum is padded."""
+    if factor == 1:
+        return probe
+    spectrum = np.fft.fftshift(np.fft.fft2(probe, norm="ortho"), axes=(-2, -1))
+    sizes = [n * factor for n in probe.shape[-2:]]
+    before = [size // 2 - n // 2 for size, n in zip(sizes, probe.shape[-2:], strict=True)]
+    room = [(first, size - n - first) for first, size, n in zip(before, sizes, probe.shape[-2:], strict=True)]
+    padded = np.pad(spectrum, ((0, 0), *room))
+    for axis, size in zip((-2, -1), sizes, strict=True):
+        frequency = np.fft.fftshift(np.fft.fftfreq(size))
+        # The middles of both grids coincide, not their first pixels.
+        phase = np.exp(-1j * np.pi * (factor - 1) * frequency)
+        padded = padded * np.expand_dims(phase, -1 if axis == -2 else 0)
+    return np.fft.ifft2(np.fft.ifftshift(padded, axes=(-2, -1)), norm="ortho")
+
+
 def initial_probe(
     geometry: ScanGeometry, mean_frame: NDArray, *, window: tuple[int, int], pixel_size_m: tuple[float, float]
 ) -> Tensor:

@@ -1,5 +1,7 @@
 """Wave optics as pure functions of tensors; signs and units in ``conventions``."""
 
+import functools
+
 from bluesky_multislice.optics.detection import (
     bin_pixels,
     blur,
@@ -21,7 +23,7 @@ from bluesky_multislice.optics.propagation import (
     propagator,
     sampled_band,
 )
-from bluesky_multislice.optics.rotation import planes_of_slices, rotate
+from bluesky_multislice.optics.rotation import Interpolation, planes_of_slices, rotate
 from bluesky_multislice.optics.sampling import halo_pixels, thickest_slice_m
 from bluesky_multislice.optics.split_step import Gradient
 from bluesky_multislice.optics.tiles import tiled_multislice
@@ -31,6 +33,7 @@ PROPAGATIONS = {
     "multislice": multislice,
     "tiled-multislice": tiled_multislice,
     "finite-difference": finite_difference,
+    "finite-difference-wide": functools.partial(finite_difference, stencil="wide"),
     "projection": projection,
 }
 """Name of a propagation, as a recipe knows it → its function of (wave, δ, β); all take the same keywords."""
@@ -38,6 +41,7 @@ PROPAGATIONS = {
 __all__ = [
     "PROPAGATIONS",
     "Gradient",
+    "Interpolation",
     "Kernel",
     "absorbing_margin",
     "apply_transfer",
