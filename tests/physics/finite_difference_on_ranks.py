@@ -13,6 +13,7 @@ LIGHT = {"wavelength_m": 1.0, "pixel_size_m": (1.5, 2.0)}
 OPTIONS = {
     "stored": {"gradient": "stored", "stencil": "compact", "boundary": "periodic"},
     "recomputed": {"gradient": "recomputed", "stencil": "wide", "boundary": "periodic"},
+    "auto": {"gradient": "auto", "stencil": "plain", "boundary": "periodic"},
     "checkpointed": {"gradient": "checkpointed", "stencil": "wide", "boundary": "outgoing"},
 }
 
@@ -37,6 +38,13 @@ def propagated(wave, delta, beta, thickness, weight, **options):
     return exit_wave.detach(), *torch.autograd.grad(exit_wave, inputs, weight)
 
 
+def opaque_in_some_rows():
+    """Inputs whose waves can be undone in most rows and not in the first, so that ranks would choose differently."""
+    wave, delta, beta, thickness, weight = whole_inputs()
+    beta[:, 0] = 1.0
+    return wave, delta, beta, thickness, weight
+
+
 def joined(rows, lateral, mesh):
     """Rows (…, y held, x) of all ranks as one array, by adding up fields that are zero elsewhere."""
     field = rows.new_zeros(*rows.shape[:-2], *lateral.shape)
@@ -50,6 +58,12 @@ def main(path, rows):
         lateral = Lateral(mesh, (NY, NX), [int(count) for count in rows] or None)
         own = [t if t.ndim == 1 else t[..., lateral.own_rows, :].contiguous() for t in whole_inputs()]
         found = {}
+        exit_wave, *_ = propagated(
+            *(t if t.ndim == 1 else t[..., lateral.own_rows, :].contiguous() for t in opaque_in_some_rows()),
+            swap=lateral,
+            gradient="recomputed",
+        )
+        found["opaque"] = joined(exit_wave, lateral, mesh)
         for name, options in OPTIONS.items():
             *fields, thickness = propagated(*own, swap=lateral, **options)
             mesh.sum(thickness)

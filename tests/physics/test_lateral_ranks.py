@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from finite_difference_on_ranks import LIGHT, OPTIONS, many_views, propagated, whole_inputs
+from finite_difference_on_ranks import LIGHT, OPTIONS, many_views, opaque_in_some_rows, propagated, whole_inputs
 
 from bluesky_multislice import optics
 from bluesky_multislice.errors import PlanError
@@ -54,6 +54,12 @@ def test_ranks_may_group_their_views_differently(shared, ranks):
     _, delta, beta, *_ = whole_inputs()
     whole = optics.finite_difference(many_views(), delta[:1], beta[:1], slice_thickness_m=3.0, **LIGHT).numpy()
     assert np.linalg.norm(shared[ranks]["many views"] - whole) < 1e-12 * np.linalg.norm(whole)
+
+
+@pytest.mark.parametrize("ranks", SHARES)
+def test_ranks_fall_back_on_checkpoints_together(shared, ranks):
+    whole, *_ = propagated(*opaque_in_some_rows(), gradient="stored")
+    assert np.linalg.norm(shared[ranks]["opaque"] - whole.numpy()) < 1e-12 * np.linalg.norm(whole)
 
 
 @pytest.mark.parametrize("ranks", SHARES)

@@ -51,6 +51,10 @@ class Swap(Protocol):
         """Return waves (view, rows held, all x) of waves (view, columns held, all y)."""
         ...
 
+    def largest(self, number: float) -> float:
+        """Return the largest of a number over all who hold rows."""
+        ...
+
 
 def finite_difference(
     wave: Tensor,
@@ -117,6 +121,7 @@ def finite_difference(
         windows=windows,
         absorber=absorber,
         gradient=gradient,
+        largest=field.largest,
     )
 
 
@@ -131,6 +136,9 @@ class _Here:
 
     def to_rows(self, columns: Tensor) -> Tensor:
         return columns.mT
+
+    def largest(self, number: float) -> float:
+        return number
 
 
 class _Step:

@@ -73,6 +73,7 @@ def split_step(
     windows: Windows | None = None,
     absorber: Tensor | None = None,
     gradient: Gradient = "auto",
+    largest: Callable[[float], float] = float,
 ) -> Tensor:
     """Return the wave at the exit plane of a thick object.
 
@@ -87,6 +88,7 @@ def split_step(
         absorber: real (y, x) factor on the wave behind every slice.
         gradient: which waves the gradient keeps. ``auto`` stores them where memory allows, else recomputes; where
             absorption, evanescent waves or the absorber forbid that, recomputing falls back on checkpoints.
+        largest: returns the largest of a number over all ranks that share the field, so that they decide alike.
 
     Returns:
         complex (view, y, x). Differentiable in wave, δ, β and thickness.
@@ -102,7 +104,7 @@ def split_step(
         delta if own else delta[:, None],
         beta if own else beta[:, None],
         thickness,
-        _Chain(make_step, wavenumber(wavelength_m), windows, absorber, gradient),
+        _Chain(make_step, wavenumber(wavelength_m), windows, absorber, gradient, largest),
     )
 
 
@@ -115,6 +117,7 @@ class _Chain:
     windows: Windows | None
     absorber: Tensor | None
     gradient: Gradient
+    largest: Callable[[float], float]
 
 
 class _SplitStep(torch.autograd.Function):
@@ -143,6 +146,9 @@ class _Run:
         ends = [0.0, *self.thickness, 0.0]
         self.steps = [chain.make_step((before + behind) / 2) for before, behind in pairwise(ends)]
         self.at_once = _views_at_once(wave)
+        self.seen_pixels = None
+        if chain.windows is not None:
+            self.seen_pixels = _pixels_of_windows(chain.windows, wave.shape[-2:], delta.shape[-1]).to(wave.device)
 
     def choose(self) -> str:
         """Return which waves to keep."""
@@ -150,7 +156,8 @@ class _Run:
         if way == "auto":
             waves = self.wave.numel() + self.delta[0].numel()
             needed = waves * len(self.delta) * self.wave.element_size()
-            way = "stored" if needed < _SHARE_OF_MEMORY * _free_memory(self.wave.device) else "recomputed"
+            share = self.chain.largest(needed / _free_memory(self.wave.device))
+            way = "stored" if share < _SHARE_OF_MEMORY else "recomputed"
         if way == "recomputed" and not self._can_be_undone():
             way = "checkpointed"
         return way
@@ -159,8 +166,8 @@ class _Run:
         if self.chain.absorber is not None or not all(step.unitary for step in self.steps):
             return False
         depth = sum(t * beta.clamp(min=0) for t, beta in zip(self.thickness, self.beta, strict=True))
-        growth = math.exp(min(self.chain.wavenumber * float(torch.as_tensor(depth).max()), 700))
-        return growth * torch.finfo(self.wave.dtype).eps < _LARGEST_ERROR
+        depth = self.chain.largest(float(torch.as_tensor(depth).max()))
+        return math.exp(min(self.chain.wavenumber * depth, 700)) * torch.finfo(self.wave.dtype).eps < _LARGEST_ERROR
 
     def forward(self, way: str | None) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
         """Return the exit wave, the waves behind slices that are to be kept, and the transmissions of those slices."""
@@ -194,8 +201,9 @@ class _Run:
         return zip(groups, *(wave.split(self.at_once) for wave in waves), strict=True)
 
     def _transmission(self, z: int) -> Tensor:
-        k = self.chain.wavenumber
-        return transmission(self.delta[z], self.beta[z], wavelength_m=2 * math.pi / k, thickness_m=self.thickness[z])
+        wavelength_m = 2 * math.pi / self.chain.wavenumber
+        plane = transmission(self.delta[z], self.beta[z], wavelength_m=wavelength_m, thickness_m=self.thickness[z])
+        return plane.contiguous()
 
     def _transmit(self, wave: Tensor, seen: Tensor, out: Tensor) -> None:
         torch.mul(wave, seen, out=out)
@@ -204,13 +212,10 @@ class _Run:
 
     def _seen(self, plane: Tensor, group: slice) -> Tensor:
         """Return what the views of a group see of a plane (1 or view, Y, X)."""
-        if self.chain.windows is None:
+        if self.seen_pixels is None:
             return plane if len(plane) == 1 else plane[group]
-        return torch.stack([window[0] for window in self._windows(plane, group)])
-
-    def _windows(self, plane: Tensor, group: slice) -> Iterator[Tensor]:
-        ny, nx = self.wave.shape[-2:]
-        return (plane[:, y : y + ny, x : x + nx] for y, x in (self.chain.windows or ())[group])
+        pixels = self.seen_pixels[group]
+        return plane.view(-1).index_select(0, pixels.view(-1)).view(pixels.shape)
 
     def reverse(
         self, way: str, behind: dict[int, Tensor], transmissions: dict[int, Tensor]
@@ -280,13 +285,19 @@ class _Run:
 
     def _collect(self, product: Tensor, planes: Tensor, group: slice) -> None:
         """Add h·ψ of a group of views to the planes (1 or view, Y, X) that they see."""
-        if self.chain.windows is not None:
-            for view, window in zip(product, self._windows(planes, group), strict=True):
-                window.add_(view)
+        if self.seen_pixels is not None:
+            planes.view(-1).index_add_(0, self.seen_pixels[group].view(-1), product.view(-1))
         elif len(planes) > 1:
             planes[group] = product
         else:
             planes.add_(product.sum(0, keepdim=True))
+
+
+def _pixels_of_windows(windows: Windows, shape: Sequence[int], row: int) -> Tensor:
+    """Return where in a plane, row by row, the pixels of each window are: (view, y, x), int32."""
+    starts = torch.tensor(windows, dtype=torch.int32)
+    y, x = (torch.arange(n, dtype=torch.int32) for n in shape)
+    return (starts[:, :1, None] + y[:, None]) * row + starts[:, 1:, None] + x
 
 
 def _views_at_once(wave: Tensor) -> int:

@@ -50,6 +50,10 @@ class Lateral:
         """Return waves (view, rows held, all x) of waves (view, columns held, all y)."""
         return self._turn(columns, self._rows, self._columns)
 
+    def largest(self, number: float) -> float:
+        """Return the largest of the ranks' numbers."""
+        return self._mesh.largest(number)
+
     def _turn(self, lines: Tensor, lengths: list[int], found: list[int]) -> Tensor:
         """Send each rank its part of all held lines, transposed; join what came along the last axis."""
         if self._mesh.size == 1:

@@ -32,13 +32,13 @@ class Mesh:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
-    def largest(self, number: int) -> int:
+    def largest(self, number: float) -> float:
         """Return the largest of the ranks' numbers."""
         if self.size == 1:
             return number
-        found = torch.tensor(number, device=self.device)
+        found = torch.tensor(number, dtype=torch.float64, device=self.device)
         dist.all_reduce(found, dist.ReduceOp.MAX)
-        return int(found)
+        return found.item()
 
     def share(self, count: int) -> range:
         """Return which of ``count`` items are this rank's."""

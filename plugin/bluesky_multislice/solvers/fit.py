@@ -53,7 +53,7 @@ def fit(
         last good unknowns and says so.
     """
     shuffle = np.random.default_rng([settings.seed, mesh.rank])
-    steps = mesh.largest(len(fitted.batches(settings.batch_views, None)))
+    steps = int(mesh.largest(len(fitted.batches(settings.batch_views, None))))
     patience = max(10, settings.epochs // 2)
     history: list[Epoch] = []
     start, start_loss = unknowns.copy(), _judge(unknowns, held_back, settings, mesh)[0]

@@ -89,7 +89,8 @@ class Unknowns:
 
     def expect(self, views: NDArray[np.intp]) -> Tensor:
         """Return the expected intensity (view, y, x)."""
-        return self._model(self.delta, self.beta, self.probe, views)
+        delta, beta = (self.object * self._unit).unbind(0)
+        return self._model(delta, beta, self.probe, views)
 
     def gradients(self) -> list[Tensor]:
         """Return the gradient of each tensor that is fitted, zero before the first backward pass."""
