@@ -87,13 +87,20 @@ def tiled_multislice(
         kernel=kernel,
     )
 
-    def field(wave: Tensor, delta: Tensor, beta: Tensor) -> Tensor:
-        return torch.cat([torch.cat([tile(wave, delta, beta, y, x) for x in columns], -1) for y in rows], -2)
+    masks = [] if absorber is None else [absorber]
 
-    def tile(wave: Tensor, delta: Tensor, beta: Tensor, y: tuple[Tensor, slice], x: tuple[Tensor, slice]) -> Tensor:
-        (wave, delta, beta), mask = (_cut(part, y[0], x[0]) for part in (wave, delta, beta)), absorber
-        exit_wave = through(wave, delta, beta, absorber=None if mask is None else _cut(mask, y[0], x[0]))
-        return exit_wave[:, y[1], x[1]]
+    def field(*parts: Tensor) -> Tensor:
+        # A cut and its transpose go through all of what they cut: rows first, for all tiles that share them.
+        strips = ([part.index_select(-2, pixels) for part in (*parts, *masks)] for pixels, _ in rows)
+        return torch.cat([row(strip)[:, own] for strip, (_, own) in zip(strips, rows, strict=True)], -2)
+
+    def row(strip: list[Tensor]) -> Tensor:
+        return torch.cat(
+            [tile(*(part.index_select(-1, pixels) for part in strip))[..., own] for pixels, own in columns], -1
+        )
+
+    def tile(wave: Tensor, delta: Tensor, beta: Tensor, mask: Tensor | None = None) -> Tensor:
+        return through(wave, delta, beta, absorber=mask)
 
     if windows is None:
         return field(wave, delta, beta)
@@ -111,7 +118,3 @@ def _lay(size: int, number: int, halo: int, device: torch.device) -> list[tuple[
         pixels = torch.arange(first - before, first - before + min(length, size), device=device) % size
         tiles.append((pixels, slice(before, before + last - first)))
     return tiles
-
-
-def _cut(field: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    return field.index_select(-2, rows).index_select(-1, columns)
