@@ -1,5 +1,7 @@
 """The forward model against the plain chain of optics functions, and its bookkeeping of views."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -185,10 +187,22 @@ def test_light_leaves_at_outgoing_edges(propagation):
     vacuum = torch.zeros(planes, n, n, dtype=torch.float64)
     left = {}
     for edges in ("periodic", "outgoing"):
-        model = model_of(geometry(n=n), grid(n, planes), slices=100, propagation=propagation, edges=edges)
+        model = model_of(geometry(n=n, regime="far_field"), grid(n, planes), slices=100, propagation=propagation, edges=edges)
         left[edges] = float(model(vacuum, vacuum, beam, [0]).sum() / beam.abs().square().sum())
     assert left["periodic"] == pytest.approx(1, abs=1e-6)
     assert left["outgoing"] < 0.01
+
+
+def test_light_that_would_come_around_on_the_way_to_the_detector_is_left_out():
+    scan = replace(geometry(), distance_m=np.array([600.0]))
+    delta, beta = blobs()
+    entrance = optics.propagate(probe(), distance_m=-PLANES * PIXEL_M / 2, **LIGHT)
+    wave = optics.multislice(entrance, delta, beta, slice_thickness_m=PIXEL_M, **LIGHT)
+    way = {"distance_m": 600.0 - PLANES * PIXEL_M / 2, "kernel": "fresnel", **LIGHT}
+    limited, whole = (optics.propagate(wave, band_limit=limit, **way).abs().square() for limit in (True, False))
+    seen = model_of(scan)(delta, beta, probe(), [0])
+    assert relative(seen, limited) < 1e-12
+    assert relative(seen, whole) > 1e-3
 
 
 def test_the_interpolation_is_that_of_the_turn():

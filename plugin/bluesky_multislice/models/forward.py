@@ -107,6 +107,7 @@ class ForwardModel(nn.Module):
             wavelength_m=self.wavelength_m,
             distance_m=distance_m,
             kernel=kernel,
+            band_limit=True,
         )
 
     def _let_out(self, propagation: str, edges: Edges) -> None:
