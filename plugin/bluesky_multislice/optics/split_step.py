@@ -29,6 +29,7 @@ from bluesky_multislice.optics.sampling import Windows, check_wave_and_object, t
 from bluesky_multislice.optics.transmission import transmission
 
 Gradient = Literal["auto", "stored", "recomputed", "checkpointed"]
+_Groups = list[Tensor]
 
 _GROUP_BYTES = 2**19
 """Bytes of a wave that one thread works on at a time: half the second-level cache of a present processor."""
@@ -138,14 +139,19 @@ class _SplitStep(torch.autograd.Function):
 
 
 class _Run:
-    """One pass through the object: z-first δ and β (z, 1 or view, Y, X) and what is made from them."""
+    """One pass through the object: z-first δ and β (z, 1 or view, Y, X) and what is made from them.
+
+    A wave is a list of groups of views, each with tensors of its own.
+    """
 
     def __init__(self, chain: _Chain, wave: Tensor, delta: Tensor, beta: Tensor, thickness: Tensor) -> None:
-        self.chain, self.wave, self.delta, self.beta = chain, wave, delta, beta
+        self.chain, self.delta, self.beta = chain, delta, beta
         self.thickness = thickness.tolist()
         ends = [0.0, *self.thickness, 0.0]
         self.steps = [chain.make_step((before + behind) / 2) for before, behind in pairwise(ends)]
         self.at_once = _views_at_once(wave)
+        self.groups = [slice(first, first + self.at_once) for first in range(0, len(wave), self.at_once)]
+        self.wave = list(wave.split(self.at_once))
         self.seen_pixels = None
         if chain.windows is not None:
             self.seen_pixels = _pixels_of_windows(chain.windows, wave.shape[-2:], delta.shape[-1]).to(wave.device)
@@ -154,9 +160,9 @@ class _Run:
         """Return which waves to keep."""
         way = self.chain.gradient
         if way == "auto":
-            waves = self.wave.numel() + self.delta[0].numel()
-            needed = waves * len(self.delta) * self.wave.element_size()
-            share = self.chain.largest(needed / _free_memory(self.wave.device))
+            pixels = sum(group.numel() for group in self.wave) + self.delta[0].numel()
+            needed = pixels * len(self.delta) * self.wave[0].element_size()
+            share = self.chain.largest(needed / _free_memory(self.delta.device))
             way = "stored" if share < _SHARE_OF_MEMORY else "recomputed"
         if way == "recomputed" and not self._can_be_undone():
             way = "checkpointed"
@@ -167,9 +173,9 @@ class _Run:
             return False
         depth = sum(t * beta.clamp(min=0) for t, beta in zip(self.thickness, self.beta, strict=True))
         depth = self.chain.largest(float(torch.as_tensor(depth).max()))
-        return math.exp(min(self.chain.wavenumber * depth, 700)) * torch.finfo(self.wave.dtype).eps < _LARGEST_ERROR
+        return math.exp(min(self.chain.wavenumber * depth, 700)) * torch.finfo(self.delta.dtype).eps < _LARGEST_ERROR
 
-    def forward(self, way: str | None) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
+    def forward(self, way: str | None) -> tuple[Tensor, dict[int, _Groups], dict[int, Tensor]]:
         """Return the exit wave, the waves behind slices that are to be kept, and the transmissions of those slices."""
         nz = len(self.delta)
         keep = {None: (), "stored": range(nz), "recomputed": (nz - 1,)}.get(way)
@@ -177,49 +183,40 @@ class _Run:
             every = math.isqrt(nz - 1) + 1
             keep = range(every - 1, nz, every)
         wave, behind, transmissions = self._through(range(nz), self.wave, keep)
-        exit_wave = torch.cat([self.steps[nz].apply(part) for part in wave.split(self.at_once)])
+        exit_wave = torch.cat([self.steps[nz].apply(group) for group in wave])
         return exit_wave, behind, transmissions if way == "stored" else {}
 
     def _through(
-        self, slices: range, wave: Tensor, keep: Container[int]
-    ) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
+        self, slices: range, wave: _Groups, keep: Container[int]
+    ) -> tuple[_Groups, dict[int, _Groups], dict[int, Tensor]]:
         """Step to each slice and transmit; return the last wave, the kept ones and the kept transmissions."""
-        behind, transmissions, spare = {}, {}, None
+        behind, transmissions = {}, {}
         for z in slices:
-            transmitted, out = self._transmission(z), torch.empty_like(wave) if spare is None else spare
-            for group, before, after in self._groups(wave, out):
-                self._transmit(self.steps[z].apply(before), self._seen(transmitted, group), after)
-            wave, spare = out, out
+            transmitted = self._transmission(z)
+            wave = [
+                self._transmit(self.steps[z].apply(part), transmitted, group)
+                for part, group in zip(wave, self.groups, strict=True)
+            ]
             if z in keep:
-                behind[z], transmissions[z], spare = out, transmitted, None
+                behind[z], transmissions[z] = wave, transmitted
         return wave, behind, transmissions
-
-    def _groups(self, *waves: Tensor) -> Iterator[tuple]:
-        """Yield the groups of views, and the waves of each group."""
-        firsts = range(0, len(self.wave), self.at_once)
-        groups = [slice(first, first + self.at_once) for first in firsts]
-        return zip(groups, *(wave.split(self.at_once) for wave in waves), strict=True)
 
     def _transmission(self, z: int) -> Tensor:
         wavelength_m = 2 * math.pi / self.chain.wavenumber
         plane = transmission(self.delta[z], self.beta[z], wavelength_m=wavelength_m, thickness_m=self.thickness[z])
         return plane.contiguous()
 
-    def _transmit(self, wave: Tensor, seen: Tensor, out: Tensor) -> None:
-        torch.mul(wave, seen, out=out)
-        if self.chain.absorber is not None:
-            out.mul_(self.chain.absorber)
-
-    def _seen(self, plane: Tensor, group: slice) -> Tensor:
-        """Return what the views of a group see of a plane (1 or view, Y, X)."""
-        if self.seen_pixels is None:
-            return plane if len(plane) == 1 else plane[group]
-        pixels = self.seen_pixels[group]
-        return plane.view(-1).index_select(0, pixels.view(-1)).view(pixels.shape)
+    def _transmit(self, wave: Tensor, plane: Tensor, group: slice) -> Tensor:
+        """Multiply a group of views with what they see of a plane (1 or view, Y, X), in place."""
+        if self.seen_pixels is not None:
+            pixels = self.seen_pixels[group]
+            plane = plane.view(-1).index_select(0, pixels.view(-1)).view(pixels.shape)
+        wave.mul_(plane if len(plane) == 1 or self.seen_pixels is not None else plane[group])
+        return wave if self.chain.absorber is None else wave.mul_(self.chain.absorber)
 
     def reverse(
-        self, way: str, behind: dict[int, Tensor], transmissions: dict[int, Tensor]
-    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        self, way: str, behind: dict[int, _Groups], transmissions: dict[int, Tensor]
+    ) -> Iterator[tuple[int, Tensor, _Groups]]:
         """Yield (z, transmission, wave behind the slice) from the last slice to the first."""
         if way == "recomputed":
             yield from self._undo(behind)
@@ -234,37 +231,35 @@ class _Run:
             yield from ((z, parts[z], waves[z]) for z in reversed(slices))
             last = start + 1
 
-    def _undo(self, behind: dict[int, Tensor]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def _undo(self, behind: dict[int, _Groups]) -> Iterator[tuple[int, Tensor, _Groups]]:
         """Recompute the waves from the last one, conjugated: then the inverse of a step is its transpose."""
         (z,) = behind
-        wave = behind[z].conj_physical()
+        wave = [part.conj_physical() for part in behind[z]]
         while True:
             transmitted = self._transmission(z)
-            yield z, transmitted, wave.conj_physical()
+            yield z, transmitted, [part.conj_physical() for part in wave]
             if z == 0:
                 return
             inverse = transmitted * torch.exp(2 * self.chain.wavenumber * self.thickness[z] * self.beta[z])
-            for group, part in self._groups(wave):
-                part.copy_(self.steps[z].transpose(part * self._seen(inverse, group)))
+            wave = [
+                self.steps[z].transpose(self._transmit(part, inverse, group))
+                for part, group in zip(wave, self.groups, strict=True)
+            ]
             z -= 1
 
     def backward(
-        self, gradient: Tensor, slices: Iterator[tuple[int, Tensor, Tensor]], *, spacing: bool
+        self, gradient: Tensor, slices: Iterator[tuple[int, Tensor, _Groups]], *, spacing: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return the gradients in wave, δ, β and thickness."""
-        h = gradient.conj().resolve_conj().clone(memory_format=torch.contiguous_format)
+        h = [part.conj_physical() for part in gradient.resolve_conj().split(self.at_once)]
         in_delta, in_beta = torch.empty_like(self.delta), torch.empty_like(self.beta)
         in_distance = [0.0] * len(self.steps)
         in_thickness = [0.0] * len(self.thickness)
         for z, transmitted, wave in slices:
             if spacing:
                 in_distance[z + 1] = self._slope(z + 1, h, wave)
-            product = torch.zeros_like(transmitted)
-            for group, after, behind in self._groups(h, wave):
-                before = self.steps[z + 1].transpose(after)
-                self._collect(before * behind, product, group)
-                self._transmit(before, self._seen(transmitted, group), after)
             strength = self.chain.wavenumber * self.thickness[z]
+            product = self._back(z, h, wave, transmitted)
             torch.mul(product.imag, strength, out=in_delta[z])
             torch.mul(product.real, -strength, out=in_beta[z])
             if spacing:
@@ -272,16 +267,26 @@ class _Run:
                 in_thickness[z] = float(both.sum(dtype=torch.float64)) / self.thickness[z]
         if spacing:
             in_distance[0] = self._slope(0, h, self.wave)
-        in_wave = torch.cat([self.steps[0].transpose(part) for part in h.split(self.at_once)]).conj_physical_()
+        in_wave = torch.cat([self.steps[0].transpose(part) for part in h]).conj_physical_()
         if not spacing:
             return in_wave, in_delta, in_beta, None
         halves = [(before + behind) / 2 for before, behind in pairwise(in_distance)]
         in_spacing = torch.tensor([a + b for a, b in zip(in_thickness, halves, strict=True)], dtype=torch.float64)
         return in_wave, in_delta, in_beta, in_spacing
 
-    def _slope(self, number: int, h: Tensor, before: Tensor) -> float:
+    def _back(self, z: int, h: _Groups, wave: _Groups, transmitted: Tensor) -> Tensor:
+        """Bring h from behind the step after a slice to before the slice; return h·ψ (1 or view, Y, X) behind it."""
+        product = torch.zeros_like(transmitted)
+        for number, (group, behind) in enumerate(zip(self.groups, wave, strict=True)):
+            part = self.steps[z + 1].transpose(h[number])
+            self._collect(part * behind, product, group)
+            h[number] = self._transmit(part, transmitted, group)
+        return product
+
+    def _slope(self, number: int, h: _Groups, before: _Groups) -> float:
         """Return the gradient in a step's distance from h behind the step and the wave before it."""
-        return float((h * self.steps[number].slope(before)).real.sum(dtype=torch.float64))
+        slope = self.steps[number].slope
+        return sum(float((a * slope(b)).real.sum(dtype=torch.float64)) for a, b in zip(h, before, strict=True))
 
     def _collect(self, product: Tensor, planes: Tensor, group: slice) -> None:
         """Add h·ψ of a group of views to the planes (1 or view, Y, X) that they see."""
