@@ -17,7 +17,7 @@ from bluesky_multislice.models import Edges, ForwardModel
 from bluesky_multislice.optics import Gradient, Interpolation, halo_pixels, thickest_slice_m
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import FitSettings, split_views
+from bluesky_multislice.solvers import FitSettings, Priors, split_views
 
 _STEPS_AN_EPOCH = 20
 """Least steps of the optimiser an epoch, as long as a rank has that many views."""
@@ -107,7 +107,7 @@ class Plan:
             **{
                 **values,
                 "grid": VolumeGrid.from_dict(values["grid"]),
-                "fit": FitSettings(**values["fit"]),
+                "fit": FitSettings.from_dict(values["fit"]),
                 "tiles": tuple(values["tiles"]),
                 "notes": tuple(values["notes"]),
             }
@@ -201,8 +201,16 @@ def _fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, 
         gradient_floor=0.02 if ptychography else 0.0,
         absorption=recipe.absorption,
         positivity=several_angles if recipe.positivity is None else recipe.positivity,
-        total_variation=recipe.total_variation,
         seed=recipe.seed,
+        fidelity=recipe.fidelity,
+        priors=Priors(
+            total_variation=recipe.total_variation,
+            total_variation_z=recipe.total_variation_z,
+            l1=recipe.l1,
+            smoothness_z=recipe.smoothness_z,
+            beta_over_delta_min=recipe.beta_over_delta_min,
+            beta_over_delta_max=recipe.beta_over_delta_max,
+        ),
     )
 
 

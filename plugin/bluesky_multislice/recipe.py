@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.frames import Orientation
@@ -78,6 +78,10 @@ class Recipe(BaseModel):
     depth_um: float | None = Field(
         default=None, gt=0, description="Thickness of the volume along the beam, µm. None: from the field of view."
     )
+    fidelity: Literal["amplitude", "poisson", "intensity"] = Field(
+        default="amplitude",
+        description="Noise that the fit expects: Gaussian on amplitudes, Poisson counts, or Gaussian on intensities.",
+    )
     epochs: int | None = Field(default=None, ge=1, le=10_000, description="Most passes over all frames. None: planned.")
     step: float = Field(default=1.0, gt=0, le=100, description="Factor on the planned step of the optimiser.")
     refine_probe: bool | None = Field(default=None, description="Refine the probe. None: yes in ptychography.")
@@ -89,12 +93,37 @@ class Recipe(BaseModel):
     total_variation: float = Field(
         default=0.0, ge=0, le=10, description="Weight of total variation, relative to the fit."
     )
+    total_variation_z: float = Field(
+        default=1.0, ge=0, le=100, description="Factor on the differences along the beam inside total variation."
+    )
+    l1: float = Field(
+        default=0.0, ge=0, le=10, description="Weight of the mean magnitude of δ and β, for sparse samples."
+    )
+    smoothness_z: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="Weight of squared differences between neighbouring planes along the beam.",
+    )
+    beta_over_delta_min: float | None = Field(
+        default=None, ge=0, le=1000, description="Least β/δ of a voxel. None: free."
+    )
+    beta_over_delta_max: float | None = Field(
+        default=None, ge=0, le=1000, description="Greatest β/δ of a voxel. None: free."
+    )
     held_back_every: int = Field(default=20, ge=0, description="Hold back every n-th frame to judge the fit; 0: none.")
     batch_views: int | None = Field(default=None, ge=1, description="Views a rank works on at once. None: planned.")
     ranks: int | None = Field(default=None, ge=1, le=4096, description="Processes of the job. None: one a GPU or core.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job computes.")
     seed: int = Field(default=0, ge=0, description="Seed of the order of views.")
     scan: ScanValues = Field(default_factory=ScanValues, description="Values that overrule the scan's metadata.")
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> "Recipe":
+        least, most = self.beta_over_delta_min, self.beta_over_delta_max
+        if least is not None and most is not None and least > most:
+            raise ValueError("beta_over_delta_min must not exceed beta_over_delta_max")
+        return self
 
     def digest(self) -> str:
         """Return a short hash of the settings: equal recipes have equal digests."""

@@ -42,7 +42,6 @@ def main(path):
             gradient_floor=0.02,
             absorption=True,
             positivity=False,
-            total_variation=0.0,
             seed=0,
         )
         sets = [load_views(measured, share, scale=1.0, device=mesh.device) for share in shares]

@@ -1,7 +1,31 @@
-"""How far expected intensities are from measured ones. Shapes: (view, y, x); mask (y, x) is 1 where a pixel is good."""
+"""How far expected intensities are from measured ones: one table of data fidelities by name.
+
+Shapes: frames (view, y, x), in units of their mean intensity; mask (y, x) is 1 where a pixel is good. A pixel that is
+not to be used in one frame only, such as a saturated one, is NaN in that frame's measured amplitude.
+
+Every fidelity is a sum over good pixels with one normalisation: where a frame is too bright by one small part e, each
+gives ¼e²·ΣI, and where all pixels of a frame are equally bright they agree to second order in any error. So one step
+and one weight of a regulariser serve all of them.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+
+FidelityName = Literal["amplitude", "poisson", "intensity"]
+
+_DARK = 1e-4
+"""Intensity, relative to the mean, that is added to model and measurement so that the logarithm of dark pixels ends."""
+
+
+class Fidelity(Protocol):
+    """A data fidelity."""
+
+    def __call__(self, expected: Tensor, measured_amplitude: Tensor, mask: Tensor) -> Tensor:
+        """Return the misfit, a scalar that is 0 for equal frames and positive otherwise."""
+        ...
 
 
 def amplitude_misfit(expected: Tensor, measured_amplitude: Tensor, mask: Tensor) -> Tensor:
@@ -9,9 +33,47 @@ def amplitude_misfit(expected: Tensor, measured_amplitude: Tensor, mask: Tensor)
 
     Source: Thibault & Guizar-Sicairos, New J. Phys. 14, 063004 (2012).
     """
-    return (mask * (torch.sqrt(expected + 1e-12) - measured_amplitude) ** 2).sum()
+    good, amplitude = _used(measured_amplitude, mask)
+    return (good * (torch.sqrt(expected + 1e-12) - amplitude) ** 2).sum()
+
+
+def poisson_misfit(expected: Tensor, measured_amplitude: Tensor, mask: Tensor) -> Tensor:
+    """Return ½Σ(I_model − I − I·ln(I_model/I)) over good pixels, a quarter of the deviance of Poisson counts.
+
+    It is proportional to the negative logarithm of the likelihood, up to a constant. Source: Thibault &
+    Guizar-Sicairos, New J. Phys. 14, 063004 (2012).
+    """
+    good, amplitude = _used(measured_amplitude, mask)
+    model, measured = expected + _DARK, amplitude**2 + _DARK
+    return 0.5 * (good * (model - measured - measured * torch.log(model / measured))).sum()
+
+
+def intensity_misfit(expected: Tensor, measured_amplitude: Tensor, mask: Tensor) -> Tensor:
+    """Return Σ(I_model − I)²/4w over good pixels, w = ΣI²/ΣI of each measured frame: Gaussian noise on the intensity.
+
+    The weight belongs to the frame, not to the batch: it does not matter how frames are batched or shared.
+    """
+    good, amplitude = _used(measured_amplitude, mask)
+    measured = amplitude**2
+    total = (good * measured).sum((-2, -1), keepdim=True)
+    squares = (good * measured**2).sum((-2, -1), keepdim=True)
+    weight = torch.where(total > 0, squares / total.clamp(min=1e-12), torch.ones_like(total))
+    return (good * (expected - measured) ** 2 / (4 * weight)).sum()
+
+
+FIDELITIES: Mapping[FidelityName, Fidelity] = {
+    "amplitude": amplitude_misfit,
+    "poisson": poisson_misfit,
+    "intensity": intensity_misfit,
+}
 
 
 def amplitude_r_factor(expected: Tensor, measured_amplitude: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return Σ|√I − √I_model| and Σ√I over good pixels; their ratio, over any number of batches, is the R-factor."""
-    return (mask * (torch.sqrt(expected) - measured_amplitude).abs()).sum(), (mask * measured_amplitude).sum()
+    good, amplitude = _used(measured_amplitude, mask)
+    return (good * (torch.sqrt(expected) - amplitude).abs()).sum(), (good * amplitude).sum()
+
+
+def _used(measured_amplitude: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weight (view, y, x) of each pixel, 0 or 1, and the amplitude with 0 where it is NaN."""
+    return mask * torch.isfinite(measured_amplitude), torch.nan_to_num(measured_amplitude)

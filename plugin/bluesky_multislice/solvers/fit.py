@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.parallel import Mesh
-from bluesky_multislice.solvers.fidelity import amplitude_misfit, amplitude_r_factor
-from bluesky_multislice.solvers.regularisers import total_variation
+from bluesky_multislice.solvers.fidelity import FIDELITIES, amplitude_r_factor
+from bluesky_multislice.solvers.regularisers import penalty
 from bluesky_multislice.solvers.solution import Epoch, Solution, Status
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import ViewSet
@@ -107,21 +107,21 @@ def _fit_epoch(
     for at in range(steps):
         misfit = torch.zeros(2, device=mesh.device)
         if at < len(batches):
-            misfit = _backward(unknowns, fitted, batches[at])
+            misfit = _backward(unknowns, fitted, batches[at], settings)
         gradients = unknowns.gradients()
         mesh.sum(misfit, *gradients)
         for gradient in gradients:
             gradient /= misfit[1]
-        if settings.total_variation > 0:
-            (settings.total_variation * total_variation(unknowns.object, settings.object_step_rad)).backward()
+        if settings.priors.weighted:
+            penalty(unknowns.object, settings.priors, settings.object_step_rad).backward()
         unknowns.step()
         total += misfit
     return float(total[0] / total[1])
 
 
-def _backward(unknowns: Unknowns, fitted: ViewSet, batch: NDArray[np.intp]) -> Tensor:
+def _backward(unknowns: Unknowns, fitted: ViewSet, batch: NDArray[np.intp], settings: FitSettings) -> Tensor:
     """Add a batch's gradients and return its misfit and its number of pixels."""
-    misfit = amplitude_misfit(unknowns.expect(fitted.views[batch]), fitted.amplitude[batch], fitted.mask)
+    misfit = FIDELITIES[settings.fidelity](unknowns.expect(fitted.views[batch]), fitted.amplitude[batch], fitted.mask)
     misfit.backward()
     return torch.stack([misfit.detach(), len(batch) * fitted.mask.sum()])
 
@@ -130,11 +130,11 @@ def _backward(unknowns: Unknowns, fitted: ViewSet, batch: NDArray[np.intp]) -> T
 def _judge(
     unknowns: Unknowns, frames: ViewSet, settings: FitSettings, mesh: Mesh
 ) -> tuple[float, float] | tuple[None, None]:
-    """Return mean squared misfit and R-factor over all ranks' frames, None where there are none."""
+    """Return mean misfit and R-factor over all ranks' frames, None where there are none."""
     total = torch.zeros(4, dtype=torch.float64, device=mesh.device)
     for batch in frames.batches(settings.batch_views, None):
         expected, measured = unknowns.expect(frames.views[batch]), frames.amplitude[batch]
-        misfit = amplitude_misfit(expected, measured, frames.mask)
+        misfit = FIDELITIES[settings.fidelity](expected, measured, frames.mask)
         pixels = len(batch) * frames.mask.sum()
         total += torch.stack([misfit, pixels, *amplitude_r_factor(expected, measured, frames.mask)])
     mesh.sum(total)

@@ -1,15 +1,105 @@
-"""What is asked of a volume besides fitting the frames."""
+"""What is asked of a volume besides fitting the frames: one sum of weighted terms, and the bounds it is kept within.
+
+Volumes are (part, z, y, x), parts δ and β, in radians of phase through the whole volume. Every term is a mean over
+voxels that belong to exactly one place each, so it is evaluated once per voxel: ranks that share the views all hold the
+whole volume and take its gradient after the frames' has been summed. A rank that held a slab of rows would give each
+row to one rank, take its neighbour's first row for the last difference, and weigh its mean with its rows.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-def total_variation(volume: Tensor, floor: float) -> Tensor:
+@dataclass(frozen=True)
+class Priors:
+    """Weights of the regularisers relative to the fit, and bounds.
+
+    Attributes:
+        total_variation: weight of total variation.
+        total_variation_z: factor on the differences along z inside total variation.
+        l1: weight of the mean magnitude.
+        smoothness_z: weight of the mean squared difference between neighbouring planes along z.
+        beta_over_delta_min: least β/δ of a voxel; None leaves it free.
+        beta_over_delta_max: greatest β/δ of a voxel; None leaves it free.
+    """
+
+    total_variation: float = 0.0
+    total_variation_z: float = 1.0
+    l1: float = 0.0
+    smoothness_z: float = 0.0
+    beta_over_delta_min: float | None = None
+    beta_over_delta_max: float | None = None
+
+    @property
+    def weighted(self) -> bool:
+        """Whether any term has a weight."""
+        return max(self.total_variation, self.l1, self.smoothness_z) > 0
+
+
+def penalty(volume: Tensor, priors: Priors, floor: float) -> Tensor:
+    """Return the weighted sum of the regularisers, a scalar in the units of the fit's misfit a pixel.
+
+    Args:
+        volume: (part, z, y, x).
+        priors: the weights.
+        floor: see ``total_variation``.
+    """
+    total = volume.new_zeros(())
+    if priors.total_variation > 0:
+        variation = total_variation(volume, floor, along_z=priors.total_variation_z)
+        total = total + priors.total_variation * variation
+    if priors.l1 > 0:
+        total = total + priors.l1 * magnitude(volume)
+    if priors.smoothness_z > 0:
+        total = total + priors.smoothness_z * roughness_z(volume)
+    return total
+
+
+def total_variation(volume: Tensor, floor: float, *, along_z: float = 1.0) -> Tensor:
     """Return the mean length of the gradient of (..., z, y, x), in units of the volume a voxel.
 
     Args:
         volume: any leading shape.
         floor: length below which it turns quadratic, so that it can be differentiated.
+        along_z: factor on the differences along z: above 1 it smooths more along the beam of a sample seen from one
+            angle, below 1 less.
     """
     steps = [torch.diff(volume, dim=axis, append=volume.narrow(axis, -1, 1)) for axis in (-3, -2, -1)]
+    steps[0] = along_z * steps[0]
     return torch.sqrt(sum((step**2 for step in steps), torch.full_like(volume, floor**2))).mean() - floor
+
+
+def magnitude(volume: Tensor) -> Tensor:
+    """Return the mean of |volume| (the L1 norm over the number of voxels), which favours vacuum; any shape."""
+    return volume.abs().mean()
+
+
+def roughness_z(volume: Tensor) -> Tensor:
+    """Return the squared difference between neighbouring planes of (..., z, y, x), summed, over the number of voxels.
+
+    It couples the slices of a sample seen from one angle, which the frames hardly tell apart at low frequencies.
+    """
+    return torch.diff(volume, dim=-3).square().sum() / volume.numel()
+
+
+@torch.no_grad()
+def bound(volume: Tensor, priors: Priors, *, positivity: bool, support: Tensor | None) -> None:
+    """Bring a volume within its bounds, in place.
+
+    Args:
+        volume: (2, z, y, x) δ and β.
+        priors: for the bounds on β/δ; they hold for the positive part of δ.
+        positivity: keep δ and β from going negative.
+        support: True where there may be matter, broadcasts to (z, y, x); None is everywhere.
+    """
+    if positivity:
+        volume.clamp_(min=0)
+    if support is not None:
+        volume.mul_(support)
+    delta, beta = volume[0].clamp(min=0), volume[1]
+    if priors.beta_over_delta_max is not None:
+        beta.copy_(torch.minimum(beta, priors.beta_over_delta_max * delta))
+    if priors.beta_over_delta_min is not None:
+        beta.copy_(torch.maximum(beta, priors.beta_over_delta_min * delta))

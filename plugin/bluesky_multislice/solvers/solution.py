@@ -14,7 +14,7 @@ class Epoch:
 
     Attributes:
         epoch: from 1.
-        loss: mean squared amplitude misfit of the fitted frames, relative to their mean intensity.
+        loss: mean misfit of a pixel of the fitted frames by the fit's data fidelity, relative to their mean intensity.
         held_back_loss: the same of the frames held back; None where there are none.
         seconds: since the fit began.
     """

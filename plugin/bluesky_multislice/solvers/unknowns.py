@@ -6,7 +6,9 @@ moment keeps still what the beam hardly reaches, where it would otherwise amplif
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from torch import Tensor
 
 from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.optics.conventions import wavenumber
+from bluesky_multislice.solvers.fidelity import FidelityName
+from bluesky_multislice.solvers.regularisers import Priors, bound
 
 _LAST_STEP = 0.02
 """Step of the last epoch, relative to the first's."""
@@ -32,8 +36,9 @@ class FitSettings:
         gradient_floor: part of the first step's largest gradient below which voxels move less.
         absorption: fit β; otherwise it stays 0.
         positivity: keep δ and β from going negative.
-        total_variation: weight of total variation.
         seed: of the order of views.
+        fidelity: name of a data fidelity in ``fidelity.FIDELITIES``.
+        priors: regularisers and bounds.
     """
 
     epochs: int
@@ -43,8 +48,14 @@ class FitSettings:
     gradient_floor: float
     absorption: bool
     positivity: bool
-    total_variation: float
     seed: int
+    fidelity: FidelityName = "amplitude"
+    priors: Priors = field(default_factory=Priors)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "FitSettings":
+        """Rebuild settings from ``dataclasses.asdict``, with or without JSON in between."""
+        return cls(**{**values, "priors": Priors(**values["priors"])})
 
 
 class Unknowns:
@@ -55,10 +66,19 @@ class Unknowns:
         probe: complex (mode, y, x) to start from.
         settings: how to fit.
         device: where they are kept.
+        support: bool (z, y, x), True where there may be matter; None is everywhere.
     """
 
-    def __init__(self, model: ForwardModel, probe: Tensor, settings: FitSettings, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: ForwardModel,
+        probe: Tensor,
+        settings: FitSettings,
+        device: torch.device,
+        support: Tensor | None = None,
+    ) -> None:
         self._model, self._settings = model, settings
+        self._support = None if support is None else support.to(device)
         self._unit = 1 / (wavenumber(model.wavelength_m) * model.grid.thickness_m)
         self._probe_unit = float(probe.abs().square().mean().sqrt())
         #: (2, z, y, x) δ and β in radians through the volume.
@@ -112,8 +132,7 @@ class Unknowns:
             self._first = False
         self._adam.step()
         self._adam.zero_grad(set_to_none=False)
-        if self._settings.positivity:
-            self.object.clamp_(min=0)
+        bound(self.object, self._settings.priors, positivity=self._settings.positivity, support=self._support)
 
     def end_epoch(self) -> None:
         """Shorten the step."""

@@ -1,9 +1,16 @@
-"""Total variation: what it must give for volumes whose answer is known."""
+"""Regularisers and bounds: what they must give for volumes whose answer is known."""
 
 import pytest
 import torch
 
-from bluesky_multislice.solvers.regularisers import total_variation
+from bluesky_multislice.solvers.regularisers import (
+    Priors,
+    bound,
+    magnitude,
+    penalty,
+    roughness_z,
+    total_variation,
+)
 
 FLOOR = 1e-4
 
@@ -39,3 +46,60 @@ def test_below_the_floor_it_is_quadratic_and_so_differentiable():
 def test_its_gradient_equals_finite_differences():
     volume = torch.rand(1, 3, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     assert torch.autograd.gradcheck(lambda values: total_variation(values, 0.1), (volume,))
+
+
+@pytest.mark.parametrize(("axis", "factor"), [(-3, 3.0), (-2, 1.0), (-1, 1.0)])
+def test_a_step_across_z_alone_is_weighed_with_its_own_factor(axis, factor):
+    volume = torch.zeros(4, 4, 4, dtype=torch.float64)
+    volume.narrow(axis, 2, 2).fill_(0.5)
+    assert float(total_variation(volume, FLOOR, along_z=3.0)) == pytest.approx(factor * 0.5 * 16 / 64, rel=1e-3)
+
+
+def test_magnitude_is_the_mean_of_absolute_values():
+    assert float(magnitude(torch.tensor([[1.0, -3.0], [0.0, 2.0]]))) == pytest.approx(6 / 4)
+
+
+def test_roughness_is_the_squared_step_across_z_times_its_area_over_the_voxels():
+    volume = torch.zeros(2, 4, 5, 6)
+    volume[0, 2:] = 0.5
+    assert float(roughness_z(volume)) == pytest.approx(0.25 * 5 * 6 / (2 * 4 * 5 * 6))
+    ramp = torch.arange(6.0).expand(4, 5, 6)
+    assert float(roughness_z(ramp)) == 0
+
+
+def noise(*shape):
+    return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize(
+    "priors", [Priors(total_variation=1.0, total_variation_z=2.0), Priors(l1=1.0), Priors(smoothness_z=1.0)]
+)
+def test_the_gradient_of_each_term_equals_finite_differences(priors):
+    volume = (noise(2, 3, 3, 3) - 0.5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda values: penalty(values, priors, 0.1), (volume,))
+
+
+def test_the_sum_adds_each_term_with_its_weight():
+    volume = noise(2, 4, 4, 4) - 0.5
+    both = Priors(total_variation=0.3, total_variation_z=0.5, l1=0.2, smoothness_z=0.1)
+    expected = 0.3 * total_variation(volume, FLOOR, along_z=0.5) + 0.2 * magnitude(volume) + 0.1 * roughness_z(volume)
+    torch.testing.assert_close(penalty(volume, both, FLOOR), expected)
+    assert both.weighted
+    assert not Priors(total_variation_z=2.0, beta_over_delta_max=1.0).weighted
+
+
+def test_bounds_keep_beta_between_two_multiples_of_delta():
+    volume = torch.tensor([[1.0, 1.0, 1.0, -1.0], [0.5, 0.05, 0.0, 0.3]]).reshape(2, 1, 1, 4)
+    bound(volume, Priors(beta_over_delta_min=0.02, beta_over_delta_max=0.1), positivity=False, support=None)
+    torch.testing.assert_close(volume[1].flatten(), torch.tensor([0.1, 0.05, 0.02, 0.0]))
+    torch.testing.assert_close(volume[0].flatten(), torch.tensor([1.0, 1.0, 1.0, -1.0]))
+
+
+def test_positivity_and_support_take_out_what_may_not_be():
+    volume = torch.tensor([[1.0, -1.0, 1.0], [1.0, -1.0, 1.0]]).reshape(2, 1, 1, 3)
+    support = torch.tensor([True, True, False])
+    bound(volume, Priors(), positivity=True, support=support)
+    torch.testing.assert_close(volume.flatten(1), torch.tensor([[1.0, 0.0, 0.0]] * 2))
+    free = torch.tensor([[-1.0], [2.0]]).reshape(2, 1, 1, 1)
+    bound(free, Priors(), positivity=False, support=None)
+    torch.testing.assert_close(free.flatten(), torch.tensor([-1.0, 2.0]))

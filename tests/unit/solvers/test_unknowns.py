@@ -20,7 +20,6 @@ SETTINGS = FitSettings(
     gradient_floor=0.0,
     absorption=True,
     positivity=False,
-    total_variation=0.0,
     seed=0,
 )
 
