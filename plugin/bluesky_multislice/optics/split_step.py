@@ -279,7 +279,7 @@ class _Run:
         product = torch.zeros_like(transmitted)
         for number, (group, behind) in enumerate(zip(self.groups, wave, strict=True)):
             part = self.steps[z + 1].transpose(h[number])
-            self._collect(part * behind, product, group)
+            self._collect(part, behind, product, group)
             h[number] = self._transmit(part, transmitted, group)
         return product
 
@@ -288,14 +288,14 @@ class _Run:
         slope = self.steps[number].slope
         return sum(float((a * slope(b)).real.sum(dtype=torch.float64)) for a, b in zip(h, before, strict=True))
 
-    def _collect(self, product: Tensor, planes: Tensor, group: slice) -> None:
+    def _collect(self, h: Tensor, wave: Tensor, planes: Tensor, group: slice) -> None:
         """Add h·ψ of a group of views to the planes (1 or view, Y, X) that they see."""
         if self.seen_pixels is not None:
-            planes.view(-1).index_add_(0, self.seen_pixels[group].view(-1), product.view(-1))
+            planes.view(-1).index_add_(0, self.seen_pixels[group].view(-1), (h * wave).view(-1))
         elif len(planes) > 1:
-            planes[group] = product
+            torch.mul(h, wave, out=planes[group])
         else:
-            planes.add_(product.sum(0, keepdim=True))
+            planes.add_((h * wave).sum(0, keepdim=True))
 
 
 def _pixels_of_windows(windows: Windows, shape: Sequence[int], row: int) -> Tensor:
