@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
 from bluesky_multislice.optics import (
     PROPAGATIONS,
     Interpolation,
+    Kernel,
     absorbing_margin,
     bin_pixels,
     blur,
@@ -29,6 +31,9 @@ from bluesky_multislice.optics import (
 )
 
 Edges = Literal["periodic", "outgoing"]
+
+_WHOLE = 1e-3
+"""Pixels below which a window counts as beginning on a whole pixel."""
 
 
 class ForwardModel(nn.Module):
@@ -49,11 +54,14 @@ class ForwardModel(nn.Module):
         oversampling: pixels of ``geometry`` on a side of each pixel of the frames that come out.
         point_spread_pixels: σ of the detector's Gaussian point spread, in pixels of the frames that come out.
         precision: of the real numbers that it computes with.
+
+    Attributes:
+        angles_rad: (angle,) distinct rotation angles.
+        effective_distances_m: (distance,) distinct effective distances to the detector.
     """
 
     _to_entrance: Tensor
     _to_detector: Tensor
-    _fraction: Tensor
     _absorber: Tensor | None
     _point_spread: Tensor | None
 
@@ -83,8 +91,8 @@ class ForwardModel(nn.Module):
         self._far_field = geometry.detector.regime == "far_field"
         ny, nx = geometry.detector.shape
         self.window = (ny + 2 * margin, nx + 2 * margin)
-        self._pixel_m = (grid.voxel_size_m[1], grid.voxel_size_m[2])
-        self._angles = geometry.angle_rad
+        self.pixel_m = (grid.voxel_size_m[1], grid.voxel_size_m[2])
+        self.angles_rad, self._angle_of = np.unique(geometry.angle_rad, return_inverse=True)
         self._let_out(propagation, edges)
         self._interpolation: Interpolation = interpolation
         self._oversampling = oversampling
@@ -92,23 +100,27 @@ class ForwardModel(nn.Module):
         if point_spread_pixels > 0:
             spread = point_spread_transfer(self.window, point_spread_pixels * oversampling)
         self.register_buffer("_point_spread", spread, persistent=False)
-        self._place_windows(geometry.position_m)
-        back = self._transfer(-grid.thickness_m / 2, "angular_spectrum")
-        self.register_buffer("_to_entrance", back.to(precision.to_complex()), persistent=False)
-        ways, which = np.unique(geometry.effective_distance_m, return_inverse=True)
-        self._way = which
-        transfers = [self._transfer(way - grid.thickness_m / 2, "fresnel") for way in ways]
-        self.register_buffer("_to_detector", torch.stack(transfers).to(precision.to_complex()), persistent=False)
+        self._first = self._first_pixels(geometry.position_m)
+        self.effective_distances_m, self._distance_of = np.unique(geometry.effective_distance_m, return_inverse=True)
+        thickness = torch.tensor(grid.thickness_m, dtype=torch.float64)
+        distances = torch.as_tensor(self.effective_distances_m)
+        self.register_buffer("_to_entrance", self._transfer(-thickness / 2, "angular_spectrum"), persistent=False)
+        self.register_buffer("_to_detector", self._ways(distances - thickness / 2), persistent=False)
 
-    def _transfer(self, distance_m: float, kernel) -> Tensor:
-        return propagator(
+    def _transfer(self, distance_m: Tensor, kernel: Kernel) -> Tensor:
+        transfer = propagator(
             self.window,
-            pixel_size_m=self._pixel_m,
+            pixel_size_m=self.pixel_m,
             wavelength_m=self.wavelength_m,
             distance_m=distance_m,
             kernel=kernel,
             band_limit=True,
         )
+        return transfer.to(self._precision.to_complex())
+
+    def _ways(self, distances_m: Tensor) -> Tensor:
+        """Return the transfer functions (distance, y, x) from the exit plane to the detector."""
+        return torch.stack([self._transfer(distance, "fresnel") for distance in distances_m])
 
     def _let_out(self, propagation: str, edges: Edges) -> None:
         """Have light leave at the edges: finite difference has a layer of its own, others multiply with a mask."""
@@ -120,21 +132,19 @@ class ForwardModel(nn.Module):
             mask = absorbing_margin(self.window, width, steps=self.slices).to(self._precision)
         self.register_buffer("_absorber", mask, persistent=False)
 
-    def _place_windows(self, position_m: np.ndarray) -> None:
-        """Set each window's first pixel in the padded plane, and what is left below one pixel."""
-        extent = np.array(self.grid.shape[1:])
+    def _first_pixels(self, position_m: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where in the volume's planes each window begins, (view, 2) pixels (y, x), not rounded."""
         offset = position_m - np.array(self.grid.center_m[1:])
-        first = offset / np.array(self._pixel_m) + (extent - np.array(self.window)) / 2
-        starts = np.rint(first).astype(int)
-        before = np.maximum(-starts.min(0), 0)
-        after = np.maximum(starts.max(0) + np.array(self.window) - extent, 0)
-        self._padding = (int(before[1]), int(after[1]), int(before[0]), int(after[0]))
-        self._starts = starts + before
-        fraction = torch.as_tensor(first - starts, dtype=self._precision)
-        self.register_buffer("_fraction", fraction, persistent=False)
-        self._whole = bool(fraction.abs().max() < 1e-3)
+        return offset / np.array(self.pixel_m) + (np.array(self.grid.shape[1:]) - np.array(self.window)) / 2
 
-    def forward(self, delta: Tensor, beta: Tensor, probe: Tensor, views: Sequence[int] | NDArray[np.intp]) -> Tensor:
+    def forward(
+        self,
+        delta: Tensor,
+        beta: Tensor,
+        probe: Tensor,
+        views: Sequence[int] | NDArray[np.intp],
+        adjustments: Adjustments = NO_ADJUSTMENTS,
+    ) -> Tensor:
         """Return the expected intensity (view, y, x), in the units of |probe|².
 
         Args:
@@ -142,45 +152,116 @@ class ForwardModel(nn.Module):
             beta: (z, y, x).
             probe: complex (mode, y, x) at z = 0, shaped like ``window``.
             views: which views.
+            adjustments: differences from the geometry, differentiable.
         """
         index = np.asarray(views)
-        angles, group_of = np.unique(self._angles[index], return_inverse=True)
+        angle_of = self._angle_of[index]
+        angles = np.unique(angle_of)
         frames = torch.empty(0)
-        for group, angle in enumerate(angles.tolist()):
-            members = np.flatnonzero(group_of == group)
-            starts = [tuple(start) for start in self._starts[index[members]].tolist()]
-            intensity = self._expect(*self._planes(delta, beta, angle), starts, probe, index[members])
+        for number, angle in enumerate(angles.tolist()):
+            members = np.flatnonzero(angle_of == angle)
+            intensity = self._at_angle(delta, beta, probe, angle, index[members], adjustments)
             if len(angles) == 1:
                 return intensity
-            frames = intensity.new_zeros((len(index), *intensity.shape[1:])) if group == 0 else frames
+            frames = intensity.new_zeros((len(index), *intensity.shape[1:])) if number == 0 else frames
             frames = frames.index_copy(0, torch.as_tensor(members, device=intensity.device), intensity)
         return frames
 
-    def _planes(self, delta: Tensor, beta: Tensor, angle_rad: float) -> tuple[Tensor, Tensor]:
-        """Return δ and β (slice, y, x) of the turned object, vacuum around it."""
-        turned = (
-            rotate(part, angle_rad, interpolation=self._interpolation, slices=self.slices) for part in (delta, beta)
-        )
-        delta, beta = (functional.pad(part, self._padding) for part in turned)
-        return delta, beta
+    def _at_angle(
+        self, delta: Tensor, beta: Tensor, probe: Tensor, angle: int, views: NDArray[np.intp], adjustments: Adjustments
+    ) -> Tensor:
+        """Return the expected intensity (view, y, x) of views at one of the angles."""
+        starts, fraction, padding = self._windows(views, self._shift(angle, views, adjustments))
+        planes = self._planes(delta, beta, angle, adjustments)
+        padded = [functional.pad(part, padding) for part in planes]
+        intensity = self._expect(padded[0], padded[1], starts, fraction, probe, views, adjustments)
+        if adjustments.intensity is not None:
+            intensity = intensity * adjustments.intensity[angle]
+        return intensity if adjustments.background is None else intensity + adjustments.background
+
+    def _shift(self, angle: int, views: NDArray[np.intp], adjustments: Adjustments) -> Tensor | None:
+        """Return how far the windows of views at an angle are moved, (view, 2) or (1, 2) pixels."""
+        moves = []
+        if adjustments.position_m is not None:
+            moves.append(adjustments.position_m[views])
+        if adjustments.axis_shift_m is not None:
+            moves.append(adjustments.axis_shift_m[angle : angle + 1])
+        return sum(moves) / moves[0].new_tensor(self.pixel_m) if moves else None
+
+    def _windows(
+        self, views: NDArray[np.intp], shift: Tensor | None
+    ) -> tuple[list[tuple[int, int]], Tensor | None, tuple[int, int, int, int]]:
+        """Return each window's first pixel in the padded planes, what is left below one pixel, and the padding.
+
+        Nothing is left, None, where all windows begin on whole pixels.
+        """
+        first = self._first[views]
+        starts = np.rint(first if shift is None else first + shift.detach().cpu().numpy()).astype(int)
+        left = first - starts
+        fraction = None
+        if shift is not None or np.abs(left).max() >= _WHOLE:
+            fraction = torch.as_tensor(left, dtype=self._precision, device=self._to_entrance.device)
+            fraction = fraction if shift is None else fraction + shift
+        extent = np.array(self.grid.shape[1:])
+        before = np.maximum(-starts.min(0), 0)
+        after = np.maximum(starts.max(0) + np.array(self.window) - extent, 0)
+        padding = (int(before[1]), int(after[1]), int(before[0]), int(after[0]))
+        return [(y, x) for y, x in (starts + before).tolist()], fraction, padding
+
+    def _planes(self, delta: Tensor, beta: Tensor, angle: int, adjustments: Adjustments) -> list[Tensor]:
+        """Return δ and β (slice, y, x) of the turned object."""
+        angle_rad = float(self.angles_rad[angle])
+        if adjustments.angle_rad is not None:
+            angle_rad = angle_rad + adjustments.angle_rad[angle]
+        return [
+            rotate(
+                part,
+                angle_rad,
+                tilt_rad=adjustments.tilt_rad,
+                interpolation=self._interpolation,
+                slices=self.slices,
+            )
+            for part in (delta, beta)
+        ]
+
+    def _lengths(self, adjustments: Adjustments) -> tuple[list[float] | Tensor, Tensor, Tensor]:
+        """Return the slices' thickness, and the transfer functions to the entrance and to the detector."""
+        more, further = adjustments.slice_thickness_m, adjustments.distance_m
+        thickness = self._thickness_m
+        if more is None and further is None:
+            return thickness, self._to_entrance, self._to_detector
+        distances = torch.as_tensor(self.effective_distances_m, device=self._to_entrance.device)
+        distances = distances if further is None else distances + further
+        if more is None:
+            return thickness, self._to_entrance, self._ways(distances - self.grid.thickness_m / 2)
+        thickness = distances.new_tensor(thickness) + more
+        half = thickness.sum() / 2
+        return thickness, self._transfer(-half, "angular_spectrum"), self._ways(distances - half)
 
     def _expect(
-        self, delta: Tensor, beta: Tensor, starts: list[tuple[int, int]], probe: Tensor, views: np.ndarray
+        self,
+        delta: Tensor,
+        beta: Tensor,
+        starts: list[tuple[int, int]],
+        fraction: Tensor | None,
+        probe: Tensor,
+        views: NDArray[np.intp],
+        adjustments: Adjustments,
     ) -> Tensor:
-        shift = None if self._whole else shift_transfer(self.window, self._fraction[views])
-        spectrum = torch.fft.fft2(probe) * self._to_entrance
-        to_detector = self._to_detector[self._way[views]]
-        if shift is not None:
-            to_detector = to_detector * shift.conj()
-        modes = spectrum[:, None] if shift is None else spectrum[:, None] * shift
+        thickness, to_entrance, to_detector = self._lengths(adjustments)
+        modes = (torch.fft.fft2(probe) * to_entrance)[:, None]
+        to_detector = to_detector[self._distance_of[views]]
+        if fraction is not None:
+            shift = shift_transfer(self.window, fraction)
+            modes, to_detector = modes * shift, to_detector * shift.conj()
         entrance = torch.fft.ifft2(modes).expand(-1, len(views), -1, -1)
         wave = self._propagate(
             entrance.flatten(0, 1),
             delta,
             beta,
             wavelength_m=self.wavelength_m,
-            pixel_size_m=self._pixel_m,
-            slice_thickness_m=self._thickness_m,
+            pixel_size_m=self.pixel_m,
+            slice_thickness_m=thickness,
             windows=starts * len(modes),
             absorber=self._absorber,
             **self._options,
