@@ -25,6 +25,9 @@ _STEPS_AN_EPOCH = 20
 _BYTES_A_VOXEL = 4 * 2 * 9
 """δ and β: unknowns, gradient, two moments, best copy, turned, binned, transmission and their gradients."""
 
+_OUTGOING_MARGIN = 16
+"""Pixels on each side of a near-field window that light leaves through."""
+
 _LEAST_TILE = 256
 """Pixels on a side of a tile at least; it also has four halos at least, so that halos cost no more than tiles."""
 
@@ -126,7 +129,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         ScanError: the views do not share one object pixel.
     """
     geometry, notes = scan.geometry.oversampled(recipe.oversampling), []
-    margin = window_margin(geometry, recipe.accuracy)
+    margin = _margin(recipe, geometry)
     several_angles = len(np.unique(geometry.angle_rad)) > 1
     slices = recipe.slices or _slices(recipe, geometry, several_angles)
     grid = _grid(recipe, geometry, margin, slices, several_angles)
@@ -220,7 +223,7 @@ def _epochs(geometry: ScanGeometry, several_angles: bool) -> int:
     return 30 if geometry.technique == "holography" else 15
 
 
-def window_margin(geometry: ScanGeometry, accuracy: float, *, most: float = 0.25) -> int:
+def window_margin(geometry: ScanGeometry, accuracy: float, *, least: int = 0, most: float = 0.25) -> int:
     """Return the pixels around a near-field frame that keep light from wrapping around; 0 in the far field.
 
     Light of the highest sampled frequency 1/(2·pixel) walks λ·distance/(2·pixel) sideways; ``halo_pixels`` says how
@@ -229,6 +232,7 @@ def window_margin(geometry: ScanGeometry, accuracy: float, *, most: float = 0.25
     Args:
         geometry: the scan.
         accuracy: relative error of the scattered wave.
+        least: smallest margin on each side, in pixels.
         most: largest margin on each side, in frames. A quarter serves a fit, where little light goes that far out.
     """
     if geometry.detector.regime == "far_field":
@@ -237,10 +241,14 @@ def window_margin(geometry: ScanGeometry, accuracy: float, *, most: float = 0.25
     wavelength, distance = geometry.beam.wavelength_m, float(geometry.effective_distance_m.max())
     walk = wavelength * distance / (2 * pixel) / pixel
     halo = halo_pixels(accuracy, wavelength_m=wavelength, distance_m=distance, pixel_size_m=pixel)
-    margin = math.ceil(min(walk, halo, most * frame))
+    margin = max(least, math.ceil(min(walk, halo, most * frame)))
     while any(next_fast_len(n + 2 * margin) != n + 2 * margin for n in geometry.detector.shape):
         margin += 1
     return margin
+
+
+def _margin(recipe: Recipe, geometry: ScanGeometry) -> int:
+    return window_margin(geometry, recipe.accuracy, least=_OUTGOING_MARGIN if recipe.edges == "outgoing" else 0)
 
 
 def _tiles(geometry: ScanGeometry, grid: VolumeGrid, margin: int, accuracy: float) -> tuple[tuple[int, int], int]:
@@ -269,7 +277,7 @@ def _slices(recipe: Recipe, geometry: ScanGeometry, several_angles: bool) -> int
 def _planes(recipe: Recipe, geometry: ScanGeometry) -> int:
     if recipe.depth_um is not None:
         return max(1, round(recipe.depth_um * 1e-6 / geometry.object_pixel_m[1]))
-    return _lateral(geometry, window_margin(geometry, recipe.accuracy), True)[0][1]
+    return _lateral(geometry, _margin(recipe, geometry), True)[0][1]
 
 
 def _lateral(geometry: ScanGeometry, margin: int, several_angles: bool) -> tuple[tuple[int, int], tuple[float, float]]:

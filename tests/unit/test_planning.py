@@ -123,6 +123,12 @@ def test_margin_follows_the_accuracy():
     assert margins[2] == pytest.approx(walk, abs=4)
 
 
+def test_edges_that_let_light_out_have_room_for_it():
+    scan = hologram_geometry(n=64, distance_m=12e-9)
+    assert plan_of(scan).margin < 16
+    assert plan_of(scan, edges="outgoing").margin == 16
+
+
 def test_near_field_ptychography_has_the_margin_in_its_volume():
     geometry = pattern_geometry(angles=1, regime="near_field")
     assert plan_of(geometry).grid.shape[1] == 64 + 2 * window_margin(geometry, 0.06)
