@@ -69,6 +69,7 @@ def _error_left_in(folder: JobFolder) -> Iterator[None]:
 def _write(folder: JobFolder, job: dict, result: Reconstruction, mesh: Mesh, seconds: float) -> None:
     solution, geometry = result.solution, result.geometry
     columns = [asdict(epoch) for epoch in solution.history]
+    agreement = result.shell_correlation
     history = {name: np.array([row[name] for row in columns], float) for name in columns[0]}
     write_result(
         folder.result,
@@ -80,6 +81,7 @@ def _write(folder: JobFolder, job: dict, result: Reconstruction, mesh: Mesh, sec
         grid=result.plan.grid,
         energy_ev=energy_ev_from_wavelength(geometry.beam.wavelength_m),
         provenance=describe(job, result, frames=folder.frames, ranks=mesh.size, device=mesh.device, seconds=seconds),
+        shell_correlation=None if agreement is None else agreement.curves,
     )
 
 

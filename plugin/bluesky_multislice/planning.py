@@ -15,7 +15,7 @@ from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid, depth_of_field_m
 from bluesky_multislice.models import Edges, ForwardModel
 from bluesky_multislice.optics import Gradient, Interpolation, halo_pixels, thickest_slice_m
-from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.recipe import Recipe, Support
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import FitSettings, Priors, split_views
 
@@ -52,6 +52,8 @@ class Plan:
         held_back_every: every n-th view judges the fit.
         ranks: processes.
         device: ``cpu``, ``cuda`` or ``auto``.
+        support: ``cylinder`` keeps matter inside what every angle sees.
+        shell_correlation: fit two halves of the views as well and correlate them.
         fit: how to fit.
         depths_of_field: thickness of the volume in depths of field; above one the thin-sample model is wrong.
         memory_bytes: expected peak of one rank.
@@ -73,6 +75,8 @@ class Plan:
     held_back_every: int
     ranks: int
     device: str
+    support: Support
+    shell_correlation: bool
     fit: FitSettings
     depths_of_field: float
     memory_bytes: int
@@ -139,6 +143,12 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
             got=f"{slices} slices for {grid.shape[0]} planes.",
             remedy="leave slices out, or ask for fewer.",
         )
+    if recipe.support == "cylinder" and not several_angles:
+        raise PlanError(
+            "The cylinder that every angle sees needs several angles.",
+            got="support cylinder for a scan of one angle.",
+            remedy="leave support out.",
+        )
     depth_of_field = depth_of_field_m(geometry.object_pixel_m[1], geometry.beam.wavelength_m)
     if not several_angles and recipe.depth_um is None:
         notes.append("one angle and no depth_um: one slice, of which only δ·thickness and β·thickness are measured")
@@ -150,6 +160,12 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
             "Some frames must be left to fit.",
             got=f"held_back_every {recipe.held_back_every}, which holds back all {geometry.views}.",
             remedy="hold back every second frame at most, or none with 0.",
+        )
+    if recipe.shell_correlation and len(fitted) < 2:
+        raise PlanError(
+            "Two halves of the views are needed to correlate them.",
+            got=f"{len(fitted)} view to fit.",
+            remedy="leave shell_correlation out.",
         )
     _check_device(recipe.device)
     ranks = recipe.ranks or _ranks(recipe, len(fitted))
@@ -184,6 +200,8 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         held_back_every=recipe.held_back_every,
         ranks=ranks,
         device=recipe.device,
+        support=recipe.support,
+        shell_correlation=recipe.shell_correlation,
         fit=settings,
         depths_of_field=grid.thickness_m / depth_of_field,
         memory_bytes=memory(waves_kept=slices if gradient == "stored" else 0),

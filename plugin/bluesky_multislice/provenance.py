@@ -31,7 +31,7 @@ def describe(
         device: where rank 0 computed.
         seconds: duration of the job's work.
     """
-    solution = result.solution
+    solution, agreement = result.solution, result.shell_correlation
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "origin": job["origin"],
@@ -55,7 +55,9 @@ def describe(
             "best_epoch": solution.best_epoch,
             "r_factor": solution.r_factor,
             "held_back_r_factor": solution.held_back_r_factor,
+            "depth_of_field_m": result.plan.grid.thickness_m / result.plan.depths_of_field,
             "depths_of_field": result.plan.depths_of_field,
+            "half_bit_resolution_m": agreement.resolution_m if agreement else None,
             "seconds": seconds,
         },
     }

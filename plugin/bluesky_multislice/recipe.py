@@ -16,6 +16,7 @@ from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.frames import Orientation
 from bluesky_multislice.geometry import Regime, Technique
 
+Support = Literal["everywhere", "cylinder"]
 Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "finite-difference-wide", "projection"]
 
 
@@ -78,6 +79,10 @@ class Recipe(BaseModel):
     depth_um: float | None = Field(
         default=None, gt=0, description="Thickness of the volume along the beam, µm. None: from the field of view."
     )
+    support: Support = Field(
+        default="everywhere",
+        description="Where matter may be: everywhere, or only in the cylinder that the frames of every angle see.",
+    )
     fidelity: Literal["amplitude", "poisson", "intensity"] = Field(
         default="amplitude",
         description="Noise that the fit expects: Gaussian on amplitudes, Poisson counts, or Gaussian on intensities.",
@@ -110,6 +115,10 @@ class Recipe(BaseModel):
     )
     beta_over_delta_max: float | None = Field(
         default=None, ge=0, le=1000, description="Greatest β/δ of a voxel. None: free."
+    )
+    shell_correlation: bool = Field(
+        default=False,
+        description="Also fit two halves of the views and give the resolution at which they agree; twice the time.",
     )
     held_back_every: int = Field(default=20, ge=0, description="Hold back every n-th frame to judge the fit; 0: none.")
     batch_views: int | None = Field(default=None, ge=1, description="Views a rank works on at once. None: planned.")

@@ -13,7 +13,18 @@ from bluesky_multislice.models import ForwardModel, embed, initial_probe, upsamp
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import Epoch, Solution, Unknowns, fit, load_views, split_views
+from bluesky_multislice.solvers import (
+    Epoch,
+    ShellCorrelation,
+    Solution,
+    Unknowns,
+    cylinder_support,
+    fit,
+    halves,
+    load_views,
+    shell_correlation,
+    split_views,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +35,13 @@ class Reconstruction:
         plan: what was done.
         geometry: the scan's geometry.
         solution: the unknowns and the course of the fit.
+        shell_correlation: of δ from two halves of the views; None where the plan does not ask for it.
     """
 
     plan: Plan
     geometry: ScanGeometry
     solution: Solution
+    shell_correlation: ShellCorrelation | None = None
 
 
 def reconstruct(
@@ -47,18 +60,29 @@ def reconstruct(
     """
     geometry = scan.geometry
     model = plan.forward_model(geometry).to(mesh.device)
-    fitted, held = (views[mesh.share(len(views))] for views in split_views(geometry.views, plan.held_back_every))
-    mean_frame, scale = _mean_frame(scan, fitted, mesh)
+    fitted, held = split_views(geometry.views, plan.held_back_every)
+    mean_frame, scale = _mean_frame(scan, fitted[mesh.share(len(fitted))], mesh)
     probe = _first_probe(scan, plan, model, mean_frame) / np.sqrt(scale)
-    solution = fit(
-        Unknowns(model, probe, plan.fit, mesh.device),
-        load_views(scan, fitted, scale=scale, device=mesh.device),
-        load_views(scan, held, scale=scale, device=mesh.device),
-        plan.fit,
-        mesh,
-        report,
-    )
-    return Reconstruction(plan, geometry, solution.with_probe_in(np.sqrt(scale)))
+    support = cylinder_support(geometry, plan.grid) if plan.support == "cylinder" else None
+
+    def fit_views(
+        model: ForwardModel, fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None]
+    ) -> Solution:
+        sets = [
+            load_views(scan, views[mesh.share(len(views))], scale=scale, device=mesh.device) for views in (fitted, held)
+        ]
+        return fit(Unknowns(model, probe, plan.fit, mesh.device, support), sets[0], sets[1], plan.fit, mesh, report)
+
+    solution = fit_views(model, fitted, held, report)
+    agreement = None
+    if plan.shell_correlation:
+        pairs = zip(halves(geometry, fitted), halves(geometry, held), strict=True)
+        # A model of its own each: a fit may move its windows.
+        models = (plan.forward_model(geometry).to(mesh.device) for _ in range(2))
+        deltas = [fit_views(each, *pair, lambda epoch: None).delta for each, pair in zip(models, pairs, strict=True)]
+        axes = plan.grid.voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else plan.grid.voxel_size_m[1:]
+        agreement = shell_correlation(deltas[0], deltas[1], axes)
+    return Reconstruction(plan, geometry, solution.with_probe_in(np.sqrt(scale)), agreement)
 
 
 def _mean_frame(scan: Scan, fitted: NDArray[np.intp], mesh: Mesh) -> tuple[NDArray[np.float32], float]:

@@ -192,6 +192,18 @@ def test_options_overrule_the_recipe_file(small_file, tmp_path):
     assert (provenance["figures"]["model"], provenance["figures"]["epochs"]) == ("finite-difference", 2)
 
 
+def test_two_halves_of_the_views_give_the_resolution_on_every_rank(small_file, tmp_path):
+    result = tmp_path / "result.h5"
+    done = multislice("reconstruct", small_file, "-o", result, "--shell-correlation", "--epochs", 3, "--ranks", 2)
+    assert done.returncode == 0, done.stdout
+    resolution_m = read_provenance(result)["figures"]["half_bit_resolution_m"]
+    assert f"halves agree down to {resolution_m * 1e9:.3g} nm" in done.stdout
+    with h5py.File(result) as file:
+        curves = {name: column[()] for name, column in file["shell_correlation"].items()}
+    assert set(curves) == {"frequency_per_m", "correlation", "half_bit"}
+    assert len({column.shape for column in curves.values()}) == 1
+
+
 def test_an_instrument_file_fills_in_what_the_scan_lacks(small_file, tmp_path):
     with h5py.File(small_file, "r+") as file:
         del file["entry_1/instrument_1/source_1/energy"]

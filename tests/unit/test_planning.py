@@ -150,6 +150,8 @@ def test_near_field_ptychography_has_the_margin_in_its_volume():
         ({"smoothness_z": 0.1}, lambda plan: plan.fit.priors.smoothness_z == 0.1),
         ({"beta_over_delta_min": 0.1}, lambda plan: plan.fit.priors.beta_over_delta_min == 0.1),
         ({"beta_over_delta_max": 0.1}, lambda plan: plan.fit.priors.beta_over_delta_max == 0.1),
+        ({"support": "cylinder"}, lambda plan: plan.support == "cylinder"),
+        ({"shell_correlation": True}, lambda plan: plan.shell_correlation),
         ({"fidelity": "poisson"}, lambda plan: plan.fit.fidelity == "poisson"),
         ({"seed": 5}, lambda plan: plan.fit.seed == 5),
         ({"probe_modes": 2}, lambda plan: plan.probe_modes == 2),
@@ -188,6 +190,8 @@ def test_too_few_views_to_hold_any_back_is_said():
     [
         (hologram_geometry(n=64), {"slices": 65}, "65 slices for 64 planes"),
         (hologram_geometry(angles=8), {"ranks": 9}, "9 ranks for 8"),
+        (hologram_geometry(angles=1), {"shell_correlation": True}, "1 view to fit"),
+        (pattern_geometry(angles=1), {"support": "cylinder"}, "several angles"),
         (
             replace(hologram_geometry(), detector=Detector((16, 16), (1e-9, 2e-9), "near_field")),
             {},

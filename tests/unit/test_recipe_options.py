@@ -30,6 +30,8 @@ VALUES = {
     "beta_over_delta_min": 0.01,
     "beta_over_delta_max": 0.1,
     "fidelity": "poisson",
+    "support": "cylinder",
+    "shell_correlation": True,
     "held_back_every": 7,
     "batch_views": 3,
     "ranks": 2,

@@ -72,10 +72,12 @@ def reconstruct(
             scan, output, recipe, instrument=_read_instrument(instrument_file), on_plan=on_plan, on_progress=on_progress
         )
     figures = provenance["figures"]
-    held = figures["held_back_r_factor"]
+    held, resolution = figures["held_back_r_factor"], figures["half_bit_resolution_m"]
     _CONSOLE.print(
         f"{output}: {figures['status']}, best epoch {figures['best_epoch']} of {figures['epochs']}; R-factor "
-        f"{figures['r_factor']:.4f}" + ("" if held is None else f", held back {held:.4f}")
+        f"{figures['r_factor']:.4f}"
+        + ("" if held is None else f", held back {held:.4f}")
+        + ("" if resolution is None else f"; halves agree down to {resolution * 1e9:.3g} nm")
     )
 
 

@@ -1,13 +1,14 @@
 """The result file: ``/delta`` and ``/beta`` (z, y, x) with their attributes, probe, positions, history, provenance.
 
-=================  ============================================================================================
-``/delta /beta``   float32 (z, y, x); attributes ``voxel_size_m`` (z, y, x), ``center_m`` (z, y, x) relative to
-                   the rotation axis, ``energy_ev``, ``axes``
-``/probe``         complex64 (mode, y, x) at z = 0, in the square root of the frames' units
-``/positions``     float64 (view, 2), metres, (y, x)
-``/history``       group of 1-D columns: epoch, loss, held_back_loss, seconds
-``/provenance``    JSON
-=================  ============================================================================================
+======================  ============================================================================================
+``/delta /beta``        float32 (z, y, x); attributes ``voxel_size_m`` (z, y, x), ``center_m`` (z, y, x) relative to
+                        the rotation axis, ``energy_ev``, ``axes``
+``/probe``              complex64 (mode, y, x) at z = 0, in the square root of the frames' units
+``/positions``          float64 (view, 2), metres, (y, x)
+``/history``            group of 1-D columns: epoch, loss, held_back_loss, seconds
+``/shell_correlation``  where asked for, group of 1-D columns: frequency_per_m, correlation, half_bit
+``/provenance``         JSON
+======================  ============================================================================================
 """
 
 import json
@@ -51,6 +52,7 @@ def write_result(
     grid: VolumeGrid,
     energy_ev: float,
     provenance: Mapping[str, Any],
+    shell_correlation: Mapping[str, NDArray] | None = None,
 ) -> None:
     """Write a result file; it appears under its name only when it is complete.
 
@@ -64,6 +66,7 @@ def write_result(
         grid: the volume's grid.
         energy_ev: photon energy.
         provenance: what made this volume.
+        shell_correlation: column → (shell,).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -78,6 +81,8 @@ def write_result(
         file["positions"].attrs["units"] = "m"
         for name, column in history.items():
             file[f"history/{name}"] = column
+        for name, column in (shell_correlation or {}).items():
+            file[f"shell_correlation/{name}"] = column
         file["provenance"] = json.dumps(provenance)
     os.replace(part, path)
 
