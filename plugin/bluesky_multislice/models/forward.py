@@ -57,7 +57,13 @@ class ForwardModel(nn.Module):
 
     Attributes:
         angles_rad: (angle,) distinct rotation angles.
+        angle_of: (view,) which of them a view has.
         effective_distances_m: (distance,) distinct effective distances to the detector.
+        far_field: whether frames are diffraction patterns.
+        frame: pixels (y, x) of the frames that come out.
+        pixel_m: pitch (y, x) of the window.
+        slice_thickness_m: thickness of each slice.
+        window: pixels (y, x) of the probe.
     """
 
     _to_entrance: Tensor
@@ -86,13 +92,14 @@ class ForwardModel(nn.Module):
         self.slices = 1 if propagation == "projection" else slices
         self._propagate, self._options = PROPAGATIONS[propagation], dict(options or {})
         planes = planes_of_slices(grid.shape[0], self.slices)
-        self._thickness_m = [number * grid.voxel_size_m[0] for number in planes]
+        self.slice_thickness_m = [number * grid.voxel_size_m[0] for number in planes]
         self.wavelength_m = geometry.beam.wavelength_m
-        self._far_field = geometry.detector.regime == "far_field"
+        self.far_field = geometry.detector.regime == "far_field"
         ny, nx = geometry.detector.shape
         self.window = (ny + 2 * margin, nx + 2 * margin)
+        self.frame = (ny // oversampling, nx // oversampling)
         self.pixel_m = (grid.voxel_size_m[1], grid.voxel_size_m[2])
-        self.angles_rad, self._angle_of = np.unique(geometry.angle_rad, return_inverse=True)
+        self.angles_rad, self.angle_of = np.unique(geometry.angle_rad, return_inverse=True)
         self._let_out(propagation, edges)
         self._interpolation: Interpolation = interpolation
         self._oversampling = oversampling
@@ -155,7 +162,7 @@ class ForwardModel(nn.Module):
             adjustments: differences from the geometry, differentiable.
         """
         index = np.asarray(views)
-        angle_of = self._angle_of[index]
+        angle_of = self.angle_of[index]
         angles = np.unique(angle_of)
         frames = torch.empty(0)
         for number, angle in enumerate(angles.tolist()):
@@ -186,7 +193,7 @@ class ForwardModel(nn.Module):
             moves.append(adjustments.position_m[views])
         if adjustments.axis_shift_m is not None:
             moves.append(adjustments.axis_shift_m[angle : angle + 1])
-        return sum(moves) / moves[0].new_tensor(self.pixel_m) if moves else None
+        return (sum(moves) / moves[0].new_tensor(self.pixel_m)).to(self._precision) if moves else None
 
     def _windows(
         self, views: NDArray[np.intp], shift: Tensor | None
@@ -212,7 +219,7 @@ class ForwardModel(nn.Module):
         """Return δ and β (slice, y, x) of the turned object."""
         angle_rad = float(self.angles_rad[angle])
         if adjustments.angle_rad is not None:
-            angle_rad = angle_rad + adjustments.angle_rad[angle]
+            angle_rad = angle_rad + adjustments.angle_rad[angle].double()
         return [
             rotate(
                 part,
@@ -227,7 +234,7 @@ class ForwardModel(nn.Module):
     def _lengths(self, adjustments: Adjustments) -> tuple[list[float] | Tensor, Tensor, Tensor]:
         """Return the slices' thickness, and the transfer functions to the entrance and to the detector."""
         more, further = adjustments.slice_thickness_m, adjustments.distance_m
-        thickness = self._thickness_m
+        thickness = self.slice_thickness_m
         if more is None and further is None:
             return thickness, self._to_entrance, self._to_detector
         distances = torch.as_tensor(self.effective_distances_m, device=self._to_entrance.device)
@@ -266,7 +273,7 @@ class ForwardModel(nn.Module):
             absorber=self._absorber,
             **self._options,
         ).unflatten(0, (len(modes), -1))
-        intensity = (far_field(wave) if self._far_field else near_field(wave, to_detector)).sum(0)
+        intensity = (far_field(wave) if self.far_field else near_field(wave, to_detector)).sum(0)
         if self._point_spread is not None:
             intensity = blur(intensity, self._point_spread)
         m = self.margin

@@ -64,6 +64,7 @@ def fit(
     began = time.monotonic()
     for number in range(1, settings.epochs + 1):
         loss = _fit_epoch(unknowns, fitted, fitted.batches(settings.batch_views, shuffle), steps, settings, mesh)
+        _follow(unknowns, held_back, settings)
         judged, _ = _judge(unknowns, held_back, settings, mesh)
         history.append(Epoch(number, loss, judged, time.monotonic() - began))
         report(history[-1])
@@ -91,6 +92,7 @@ def fit(
         history=tuple(history),
         r_factor=_judge(unknowns, fitted, settings, mesh)[1],
         held_back_r_factor=_judge(unknowns, held_back, settings, mesh)[1],
+        differences=unknowns.differences,
     )
 
 
@@ -121,9 +123,21 @@ def _fit_epoch(
 
 def _backward(unknowns: Unknowns, fitted: ViewSet, batch: NDArray[np.intp], settings: FitSettings) -> Tensor:
     """Add a batch's gradients and return its misfit and its number of pixels."""
-    misfit = FIDELITIES[settings.fidelity](unknowns.expect(fitted.views[batch]), fitted.amplitude[batch], fitted.mask)
+    misfit = _misfit(unknowns, fitted, batch, settings)
     misfit.backward()
     return torch.stack([misfit.detach(), len(batch) * fitted.mask.sum()])
+
+
+def _follow(unknowns: Unknowns, held_back: ViewSet, settings: FitSettings) -> None:
+    """Let the positions of frames held back, and the like, follow the volume, which these frames do not move."""
+    if unknowns.follows:
+        for batch in held_back.batches(settings.batch_views, None):
+            unknowns.follow(_misfit(unknowns, held_back, batch, settings))
+
+
+def _misfit(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp], settings: FitSettings) -> Tensor:
+    expected, measured = unknowns.expect(frames.views[batch]), frames.amplitude[batch]
+    return FIDELITIES[settings.fidelity](expected, measured, frames.mask)
 
 
 @torch.no_grad()

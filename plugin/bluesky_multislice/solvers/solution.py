@@ -1,6 +1,7 @@
 """What a fit gives back."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
@@ -39,6 +40,10 @@ class Solution:
         history: one row an epoch.
         r_factor: Σ|√I−√I_model|/Σ√I of the fitted frames; None where the model of a diverged fit has no number.
         held_back_r_factor: the same of the frames held back; None where there are none.
+        differences: what was refined beside volume and probe, by name (``Quantity``), as differences from the scan: SI
+            units, a part for intensities, the frames' units for backgrounds. Positions (view, 2), axis shifts (angle,
+            2), intensities and angles (angle,), distances (distance,), tilt (2,), slice spacing (slice,), backgrounds
+            () or (y, x).
     """
 
     delta: Tensor
@@ -50,7 +55,12 @@ class Solution:
     history: tuple[Epoch, ...]
     r_factor: float | None
     held_back_r_factor: float | None
+    differences: Mapping[str, Tensor] = field(default_factory=dict)
 
     def with_probe_in(self, unit: float) -> "Solution":
-        """Return the same with the probe multiplied by ``unit``."""
-        return replace(self, probe=self.probe * unit)
+        """Return the same with the probe multiplied by ``unit``, and backgrounds by its square."""
+        differences = {
+            name: value * unit**2 if name.startswith("background") else value
+            for name, value in self.differences.items()
+        }
+        return replace(self, probe=self.probe * unit, differences=differences)

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.optics import propagate
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.solvers.fidelity import FidelityName
+from bluesky_multislice.solvers.refinement import Refinement, RefinementSettings
 from bluesky_multislice.solvers.regularisers import Priors, bound
 
 _LAST_STEP = 0.02
@@ -39,6 +41,7 @@ class FitSettings:
         seed: of the order of views.
         fidelity: name of a data fidelity in ``fidelity.FIDELITIES``.
         priors: regularisers and bounds.
+        refinement: what is refined beside volume and probe.
     """
 
     epochs: int
@@ -51,11 +54,13 @@ class FitSettings:
     seed: int
     fidelity: FidelityName = "amplitude"
     priors: Priors = field(default_factory=Priors)
+    refinement: RefinementSettings = field(default_factory=RefinementSettings)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "FitSettings":
         """Rebuild settings from ``dataclasses.asdict``, with or without JSON in between."""
-        return cls(**{**values, "priors": Priors(**values["priors"])})
+        refinement = RefinementSettings.from_dict(values["refinement"])
+        return cls(**{**values, "priors": Priors(**values["priors"]), "refinement": refinement})
 
 
 class Unknowns:
@@ -91,6 +96,13 @@ class Unknowns:
         self._adam = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
         self._decay = torch.optim.lr_scheduler.LambdaLR(self._adam, self._relative_step)
         self._first = True
+        self._refinement = Refinement(
+            model,
+            settings.refinement,
+            probe_refined=settings.probe_step > 0,
+            relative_step=self._relative_step,
+            device=device,
+        )
 
     @property
     def delta(self) -> Tensor:
@@ -105,12 +117,32 @@ class Unknowns:
     @property
     def probe(self) -> Tensor:
         """Complex (mode, y, x)."""
-        return torch.view_as_complex(self._probe_parts) * self._probe_unit
+        probe = torch.view_as_complex(self._probe_parts) * self._probe_unit
+        defocus_m = self._refinement.defocus_m
+        if defocus_m is None:
+            return probe
+        return propagate(
+            probe, distance_m=defocus_m, wavelength_m=self._model.wavelength_m, pixel_size_m=self._model.pixel_m
+        )
+
+    @property
+    def differences(self) -> dict[str, Tensor]:
+        """By name what was refined beside volume and probe, as in ``Solution``."""
+        return {name: value.detach() for name, value in self._refinement.differences().items()}
 
     def expect(self, views: NDArray[np.intp]) -> Tensor:
         """Return the expected intensity (view, y, x)."""
         delta, beta = (self.object * self._unit).unbind(0)
-        return self._model(delta, beta, self.probe, views)
+        return self._model(delta, beta, self.probe, views, self._refinement.adjustments())
+
+    @property
+    def follows(self) -> bool:
+        """Whether frames held back have values of their own, such as positions, that move."""
+        return self._refinement.follows
+
+    def follow(self, misfit: Tensor) -> None:
+        """Add the gradients of frames held back to what belongs to their views alone, such as their positions."""
+        self._refinement.follow(misfit)
 
     def gradients(self) -> list[Tensor]:
         """Return the gradient of each tensor that is fitted, zero before the first backward pass."""
@@ -118,7 +150,8 @@ class Unknowns:
         for tensor in fitted:
             if tensor.grad is None:
                 tensor.grad = torch.zeros_like(tensor)
-        return [tensor.grad for tensor in fitted if tensor.grad is not None]
+        own = [tensor.grad for tensor in fitted if tensor.grad is not None]
+        return own + self._refinement.gradients()
 
     @torch.no_grad()
     def step(self) -> None:
@@ -132,25 +165,31 @@ class Unknowns:
             self._first = False
         self._adam.step()
         self._adam.zero_grad(set_to_none=False)
+        self._refinement.step()
         bound(self.object, self._settings.priors, positivity=self._settings.positivity, support=self._support)
 
     def end_epoch(self) -> None:
         """Shorten the step."""
         self._decay.step()
+        self._refinement.end_epoch()
 
     def finite(self) -> bool:
         """Return whether every number is finite."""
-        return all(bool(torch.isfinite(tensor).all()) for tensor in (self.object, self._probe_parts))
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self._tensors)
 
-    def copy(self) -> tuple[Tensor, Tensor]:
+    @property
+    def _tensors(self) -> list[Tensor]:
+        return [self.object, self._probe_parts, *self._refinement.tensors]
+
+    def copy(self) -> list[Tensor]:
         """Return what ``restore`` takes."""
-        return self.object.detach().clone(), self._probe_parts.detach().clone()
+        return [tensor.detach().clone() for tensor in self._tensors]
 
     @torch.no_grad()
-    def restore(self, saved: tuple[Tensor, Tensor]) -> None:
+    def restore(self, saved: list[Tensor]) -> None:
         """Go back to a copy."""
-        self.object.copy_(saved[0])
-        self._probe_parts.copy_(saved[1])
+        for tensor, was in zip(self._tensors, saved, strict=True):
+            tensor.copy_(was)
 
     def _relative_step(self, epoch: int) -> float:
         done = min(epoch / self._settings.epochs, 1)
