@@ -88,6 +88,11 @@ class Recipe(BaseModel):
         description="Noise that the fit expects: Gaussian on amplitudes, Poisson counts, or Gaussian on intensities.",
     )
     epochs: int | None = Field(default=None, ge=1, le=10_000, description="Most passes over all frames. None: planned.")
+    optimiser: Literal["nesterov", "adam"] | None = Field(
+        default=None,
+        description="What moves δ and β: accelerated descent, its step from the data, is fastest where the probe is "
+        "known; Adam bears a wrong one. None: nesterov in ptychography with a probe that is kept, else adam.",
+    )
     step: float = Field(default=1.0, gt=0, le=100, description="Factor on the planned step of the optimiser.")
     refine_probe: bool | None = Field(default=None, description="Refine the probe. None: yes in ptychography.")
     probe_modes: int = Field(default=1, ge=1, le=16, description="Mutually incoherent probe modes.")

@@ -154,6 +154,7 @@ def test_near_field_ptychography_has_the_margin_in_its_volume():
         ({"shell_correlation": True}, lambda plan: plan.shell_correlation),
         ({"fidelity": "poisson"}, lambda plan: plan.fit.fidelity == "poisson"),
         ({"seed": 5}, lambda plan: plan.fit.seed == 5),
+        ({"optimiser": "nesterov"}, lambda plan: plan.fit.optimiser == "nesterov"),
         ({"probe_modes": 2}, lambda plan: plan.probe_modes == 2),
         ({"held_back_every": 7}, lambda plan: plan.held_back_every == 7),
         ({"device": "cpu"}, lambda plan: plan.device == "cpu"),
@@ -173,6 +174,13 @@ def test_every_choice_of_the_recipe_reaches_the_plan(choice, found):
 def test_step_scales_the_steps_of_object_and_probe():
     once, twice = plan_of(pattern_geometry()).fit, plan_of(pattern_geometry(), step=2).fit
     assert (twice.object_step_rad, twice.probe_step) == (2 * once.object_step_rad, 2 * once.probe_step)
+    assert (once.step, twice.step) == (1, 2)
+
+
+def test_patterns_of_a_probe_that_is_kept_want_accelerated_descent():
+    assert plan_of(pattern_geometry()).fit.optimiser == "adam"
+    assert plan_of(pattern_geometry(), refine_probe=False).fit.optimiser == "nesterov"
+    assert plan_of(hologram_geometry()).fit.optimiser == "adam"
 
 
 def test_a_plan_survives_json():

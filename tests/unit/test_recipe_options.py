@@ -18,6 +18,7 @@ VALUES = {
     "slices": 3,
     "depth_um": 2.0,
     "epochs": 3,
+    "optimiser": "adam",
     "step": 2.0,
     "refine_probe": False,
     "probe_modes": 2,

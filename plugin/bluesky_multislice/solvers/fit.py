@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.parallel import Mesh
+from bluesky_multislice.solvers.data_step import step_to_the_bottom
 from bluesky_multislice.solvers.fidelity import FIDELITIES, amplitude_r_factor
 from bluesky_multislice.solvers.regularisers import penalty
 from bluesky_multislice.solvers.solution import Epoch, Solution, Status
@@ -114,6 +115,10 @@ def _fit_epoch(
         mesh.sum(misfit, *gradients)
         for gradient in gradients:
             gradient /= misfit[1]
+        if unknowns.optimiser.waits:
+            batch = batches[at] if at < len(batches) else np.arange(0)
+            way = step_to_the_bottom(unknowns, fitted, batch, settings.object_step_rad, mesh)
+            unknowns.optimiser.start(way)
         if settings.priors.weighted:
             penalty(unknowns.object, settings.priors, settings.object_step_rad).backward()
         unknowns.step()

@@ -1,8 +1,7 @@
-"""The tensors that are fitted, in units of their effect, and the optimiser that moves them.
+"""The tensors that are fitted, in units of their effect, and the optimisers that move them.
 
 δ and β are kept in radians through the whole volume, the probe in its own root mean square, so that one step serves
-every sample, energy and voxel. The optimiser is Adam (Kingma & Ba 2015) with a cosine decay; the floor under its second
-moment keeps still what the beam hardly reaches, where it would otherwise amplify noise.
+every sample, energy and voxel. All steps shorten by a cosine; the probe's optimiser is Adam (Kingma & Ba 2015).
 """
 
 import math
@@ -19,6 +18,7 @@ from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.optics import propagate
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.solvers.fidelity import FidelityName
+from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OptimiserName
 from bluesky_multislice.solvers.refinement import Refinement, RefinementSettings
 from bluesky_multislice.solvers.regularisers import Priors, bound
 
@@ -33,15 +33,17 @@ class FitSettings:
     Attributes:
         epochs: most passes over the frames.
         batch_views: views that a rank works on at once.
-        object_step_rad: step of δ and β in radians of phase through the whole volume.
+        object_step_rad: step of δ and β in radians of phase through the whole volume, of Adam and in differences.
         probe_step: step of the probe relative to its root mean square; 0 keeps it as it is.
-        gradient_floor: part of the first step's largest gradient below which voxels move less.
+        gradient_floor: part of the first step's largest gradient below which Adam moves voxels less.
         absorption: fit β; otherwise it stays 0.
         positivity: keep δ and β from going negative.
         seed: of the order of views.
         fidelity: name of a data fidelity in ``fidelity.FIDELITIES``.
         priors: regularisers and bounds.
         refinement: what is refined beside volume and probe.
+        optimiser: what moves the object.
+        step: factor on the object's step where that comes from the data.
     """
 
     epochs: int
@@ -55,6 +57,8 @@ class FitSettings:
     fidelity: FidelityName = "amplitude"
     priors: Priors = field(default_factory=Priors)
     refinement: RefinementSettings = field(default_factory=RefinementSettings)
+    optimiser: OptimiserName = "nesterov"
+    step: float = 1.0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "FitSettings":
@@ -90,12 +94,20 @@ class Unknowns:
         self.object = torch.zeros((2, *model.grid.shape), device=device, requires_grad=True)
         parts = torch.view_as_real(probe.to(device) / self._probe_unit).contiguous()
         self._probe_parts = parts.requires_grad_(settings.probe_step > 0)
-        groups = [{"params": [self.object], "lr": settings.object_step_rad}]
-        if settings.probe_step > 0:
-            groups.append({"params": [self._probe_parts], "lr": settings.probe_step})
-        self._adam = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
+        #: moves the object.
+        self.optimiser = ObjectOptimiser(
+            self.object,
+            name=settings.optimiser,
+            factor=settings.step,
+            adam_step=settings.object_step_rad,
+            adam_floor=settings.gradient_floor,
+            relative_step=self._relative_step,
+        )
+        # A step of 0 moves nothing, and a tensor that needs no gradient has none.
+        self._adam = torch.optim.Adam(
+            [self._probe_parts], lr=settings.probe_step, betas=(0.9, 0.99), eps=1e-12, fused=True
+        )
         self._decay = torch.optim.lr_scheduler.LambdaLR(self._adam, self._relative_step)
-        self._first = True
         self._refinement = Refinement(
             model,
             settings.refinement,
@@ -151,18 +163,15 @@ class Unknowns:
             if tensor.grad is None:
                 tensor.grad = torch.zeros_like(tensor)
         own = [tensor.grad for tensor in fitted if tensor.grad is not None]
+        if not self._settings.absorption:
+            own[0][1] = 0
         return own + self._refinement.gradients()
 
     @torch.no_grad()
     def step(self) -> None:
         """Move against the gradients, and set them to zero."""
-        gradient = self.gradients()[0]
-        if not self._settings.absorption:
-            gradient[1] = 0
-        if self._first:
-            floor = self._settings.gradient_floor * float(gradient.abs().max())
-            self._adam.param_groups[0]["eps"] = max(floor, 1e-12)
-            self._first = False
+        self.gradients()
+        self.optimiser.step()
         self._adam.step()
         self._adam.zero_grad(set_to_none=False)
         self._refinement.step()
@@ -170,6 +179,7 @@ class Unknowns:
 
     def end_epoch(self) -> None:
         """Shorten the step."""
+        self.optimiser.end_epoch()
         self._decay.step()
         self._refinement.end_epoch()
 

@@ -21,6 +21,7 @@ SETTINGS = FitSettings(
     absorption=True,
     positivity=False,
     seed=0,
+    optimiser="adam",
 )
 
 

@@ -1,0 +1,72 @@
+"""The object's optimiser: Nesterov's momentum against its formula, its step from the data, and Adam's floor."""
+
+import numpy as np
+import pytest
+import torch
+
+from bluesky_multislice.solvers.optimiser import ObjectOptimiser
+
+
+def optimiser(volume, **settings):
+    defaults = {"name": "nesterov", "factor": 1.0, "adam_step": 0.05, "adam_floor": 0.0, "relative_step": lambda _: 1.0}
+    return ObjectOptimiser(volume, **{**defaults, **settings})
+
+
+def moved(gradients, *, way=None, **settings):
+    """Where gradients, one after the other, take a volume that starts at 0."""
+    volume = torch.zeros(len(gradients[0]), requires_grad=True)
+    moving = optimiser(volume, **settings)
+    if way is not None:
+        moving.start(way)
+    for gradient in gradients:
+        volume.grad = torch.tensor(gradient)
+        moving.step()
+        assert not volume.grad.any()
+    return volume.detach().numpy()
+
+
+def test_momentum_is_nesterovs():
+    gradients = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    place, velocity = np.zeros(3), np.zeros(3)
+    for gradient in gradients:
+        velocity = 0.95 * velocity + gradient
+        place -= 0.1 * 7.0 * 2.0 * (gradient + 0.95 * velocity)
+    np.testing.assert_allclose(moved(gradients.tolist(), way=7.0, factor=2.0), place, rtol=1e-5)
+
+
+def test_descent_waits_for_its_step_and_adam_does_not():
+    assert optimiser(torch.zeros(2)).waits
+    assert not optimiser(torch.zeros(2), name="adam").waits
+    np.testing.assert_array_equal(moved([[1.0, 2.0]]), 0)
+
+
+def test_descent_on_a_parabola_reaches_the_bottom_faster_than_without_momentum():
+    stiffness = torch.tensor([1.0, 0.01])
+    volume = torch.ones(2, requires_grad=True)
+    moving = optimiser(volume)
+    moving.start(1.0)
+    for _ in range(200):
+        volume.grad = (stiffness * volume).detach()
+        moving.step()
+    assert float(volume.detach().abs().max()) < 0.03 < (1 - 0.1 * 0.01) ** 200
+
+
+@pytest.mark.parametrize("name", ["nesterov", "adam"])
+def test_steps_follow_the_schedule(name):
+    volume = torch.zeros(1, requires_grad=True)
+    moving = optimiser(volume, name=name, relative_step=lambda epochs: 1.0 if epochs == 0 else 0.0)
+    moving.start(1.0)
+    for _ in range(2):
+        volume.grad = torch.ones(1)
+        moving.step()
+        after = volume.detach().clone()
+        moving.end_epoch()
+    volume.grad = torch.ones(1)
+    moving.step()
+    torch.testing.assert_close(volume.detach(), after)
+
+
+def test_adams_floor_keeps_still_what_has_little_gradient():
+    free, floored = (np.abs(moved([[1.0, 1e-6]], name="adam", adam_floor=floor)) for floor in (0.0, 0.02))
+    assert free[1] / free[0] == pytest.approx(1, rel=1e-3)
+    assert floored[1] / floored[0] < 1e-3
