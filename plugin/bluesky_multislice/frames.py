@@ -25,6 +25,9 @@ Orientation = Literal[
 ]
 """What turns a stored frame into one whose index grows with y and x: first transpose, then flip."""
 
+Saturated = Literal["refuse", "mask"]
+"""What a saturated pixel means: a scan that cannot be used, or a pixel that is left out in its frame."""
+
 
 class FrameSource(Protocol):
     """Anything that gives stored frames by row: an h5py dataset, a NumPy array, a Tiled array client."""
@@ -163,20 +166,22 @@ class Frames:
         """Size of all views as stored, uncompressed."""
         return self.views * int(np.prod(self.shape)) * self.source.dtype.itemsize
 
-    def read(self, views: NDArray[np.intp]) -> NDArray[np.float32]:
+    def read(self, views: NDArray[np.intp], *, saturated: Saturated = "refuse") -> NDArray[np.float32]:
         """Return frames (view, y, x), float32, corrected and oriented, zero where the mask excludes a pixel.
 
         Args:
             views: (view,) which views, in any order.
+            saturated: ``mask`` gives NaN where a good pixel is saturated.
 
         Raises:
-            FramesError: a good pixel is NaN, infinite, negative or saturated, or the file is shorter than the scan.
+            FramesError: a good pixel is NaN, infinite, negative or saturated, unless these are masked, or the file is
+                shorter than the scan.
         """
         views = np.asarray(views, np.intp)
         ny, nx = self.source.shape[1:]
         stored = np.empty((len(views), ny, nx), np.float32)
         for at, row in enumerate(self.rows[views]):
-            stored[at] = self._read_row(int(row), int(views[at]))
+            stored[at] = self._read_row(int(row), int(views[at]), saturated)
         if self.dark_rows:
             stored = np.maximum(stored - self._dark, 0.0)
         if self._gain is not None:
@@ -184,7 +189,7 @@ class Frames:
         stored[:, ~self._good] = 0.0
         return np.ascontiguousarray(orient(stored, self.orientation), dtype=np.float32)
 
-    def _read_row(self, row: int, view: int) -> NDArray:
+    def _read_row(self, row: int, view: int, saturated: Saturated) -> NDArray:
         try:
             frame = np.asarray(self.source[row : row + 1])
         except OSError as error:
@@ -201,13 +206,16 @@ class Frames:
             )
         good = frame[0][self._good]
         checks = [("NaN or infinite", ~np.isfinite(good)), ("negative", good < 0)]
-        if self.saturation is not None:
+        if self.saturation is not None and saturated == "refuse":
             checks.append((f"saturated (≥ {self.saturation:g})", good >= self.saturation))
         for what, bad in checks:
             if bad.any():
                 raise FramesError(
                     "Good pixels must hold finite, non-negative, unsaturated values.",
                     got=f"{int(bad.sum())} {what} pixels in view {view}.",
-                    remedy="exclude those pixels with the detector's mask, or those views from the scan.",
+                    remedy="exclude those pixels with the detector's mask, or those views from the scan; leave "
+                    "saturated ones out with the recipe's saturated = mask.",
                 )
-        return frame[0]
+        if self.saturation is None or saturated == "refuse":
+            return frame[0]
+        return np.where(frame[0] >= self.saturation, np.nan, frame[0])

@@ -12,9 +12,11 @@ import torch
 from scipy.fft import next_fast_len
 
 from bluesky_multislice.errors import PlanError
+from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid, depth_of_field_m
 from bluesky_multislice.models import Edges, ForwardModel
 from bluesky_multislice.optics import Gradient, Interpolation, halo_pixels, thickest_slice_m
+from bluesky_multislice.plausibility import angle_warnings, position_warnings
 from bluesky_multislice.recipe import Recipe, Support
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import FitSettings, Priors, split_views
@@ -53,6 +55,7 @@ class Plan:
         ranks: processes.
         device: ``cpu``, ``cuda`` or ``auto``.
         support: ``cylinder`` keeps matter inside what every angle sees.
+        saturated: whether saturated pixels are refused or left out.
         shell_correlation: fit two halves of the views as well and correlate them.
         fit: how to fit.
         depths_of_field: thickness of the volume in depths of field; above one the thin-sample model is wrong.
@@ -76,6 +79,7 @@ class Plan:
     ranks: int
     device: str
     support: Support
+    saturated: Saturated
     shell_correlation: bool
     fit: FitSettings
     depths_of_field: float
@@ -130,9 +134,10 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
 
     Raises:
         PlanError: the recipe does not fit the scan, or the machine has too little memory.
-        ScanError: the views do not share one object pixel.
+        ScanError: the views do not share one object pixel, or overlap nowhere.
     """
-    geometry, notes = scan.geometry.oversampled(recipe.oversampling), []
+    geometry = scan.geometry.oversampled(recipe.oversampling)
+    notes = position_warnings(geometry) + angle_warnings(geometry)
     margin = _margin(recipe, geometry)
     several_angles = len(np.unique(geometry.angle_rad)) > 1
     slices = recipe.slices or _slices(recipe, geometry, several_angles)
@@ -142,6 +147,12 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
             "A slice holds at least one plane of the volume.",
             got=f"{slices} slices for {grid.shape[0]} planes.",
             remedy="leave slices out, or ask for fewer.",
+        )
+    if not several_angles and recipe.depth_um is None and slices > 1:
+        raise PlanError(
+            "One angle does not tell how thick a sample is, and slices need to know.",
+            got=f"{slices} slices without a depth.",
+            remedy="give depth_um, or leave slices out.",
         )
     if recipe.support == "cylinder" and not several_angles:
         raise PlanError(
@@ -201,6 +212,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         ranks=ranks,
         device=recipe.device,
         support=recipe.support,
+        saturated=recipe.saturated,
         shell_correlation=recipe.shell_correlation,
         fit=settings,
         depths_of_field=grid.thickness_m / depth_of_field,

@@ -47,6 +47,7 @@ def describe(
             "threads": torch.get_num_threads(),
             "restarts": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
         },
+        "warnings": list(result.warnings),
         "figures": {
             "model": result.plan.propagation,
             "status": solution.status,
@@ -55,6 +56,7 @@ def describe(
             "best_epoch": solution.best_epoch,
             "r_factor": solution.r_factor,
             "held_back_r_factor": solution.held_back_r_factor,
+            "saturated_pixels": result.saturated_pixels,
             "depth_of_field_m": result.plan.grid.thickness_m / result.plan.depths_of_field,
             "depths_of_field": result.plan.depths_of_field,
             "half_bit_resolution_m": agreement.resolution_m if agreement else None,

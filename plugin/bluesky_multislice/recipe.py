@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.frames import Orientation
+from bluesky_multislice.frames import Orientation, Saturated
 from bluesky_multislice.geometry import Regime, Technique
+from bluesky_multislice.plausibility import energy_doubt
 
 Support = Literal["everywhere", "cylinder"]
 Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "finite-difference-wide", "projection"]
@@ -29,7 +30,7 @@ class ScanValues(BaseModel):
     regime: Regime | None = Field(
         default=None, description="Whether frames are far-field diffraction patterns or near-field holograms."
     )
-    energy_ev: float | None = Field(default=None, gt=10, lt=1e6, description="Photon energy, eV.")
+    energy_ev: float | None = Field(default=None, description="Photon energy, eV: 30 to 300 000.")
     distance_m: float | None = Field(default=None, gt=0, description="Rotation axis to detector, m.")
     pixel_size_um: float | None = Field(default=None, gt=0, description="Detector pixel pitch, µm.")
     focus_distance_mm: float | None = Field(
@@ -43,6 +44,14 @@ class ScanValues(BaseModel):
     angle_deg: float | None = Field(
         default=None, description="Rotation angle of a scan without a rotation stage, degrees."
     )
+
+    @field_validator("energy_ev")
+    @classmethod
+    def _possible_energy(cls, value: float | None) -> float | None:
+        doubt = None if value is None else energy_doubt(value)
+        if doubt is not None:
+            raise ValueError(doubt)
+        return value
 
 
 class Recipe(BaseModel):
@@ -82,6 +91,9 @@ class Recipe(BaseModel):
     support: Support = Field(
         default="everywhere",
         description="Where matter may be: everywhere, or only in the cylinder that the frames of every angle see.",
+    )
+    saturated: Saturated = Field(
+        default="refuse", description="Whether saturated pixels are refused, or left out in their frames and counted."
     )
     fidelity: Literal["amplitude", "poisson", "intensity"] = Field(
         default="amplitude",

@@ -8,10 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError
+from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.models import ForwardModel, embed, initial_probe, upsample
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan
+from bluesky_multislice.plausibility import pattern_warnings
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import (
     Epoch,
@@ -35,12 +37,16 @@ class Reconstruction:
         plan: what was done.
         geometry: the scan's geometry.
         solution: the unknowns and the course of the fit.
+        warnings: what a person should know about the frames.
+        saturated_pixels: how many pixels of all frames to fit were left out because they are saturated.
         shell_correlation: of δ from two halves of the views; None where the plan does not ask for it.
     """
 
     plan: Plan
     geometry: ScanGeometry
     solution: Solution
+    warnings: tuple[str, ...] = ()
+    saturated_pixels: int = 0
     shell_correlation: ShellCorrelation | None = None
 
 
@@ -61,15 +67,17 @@ def reconstruct(
     geometry = scan.geometry
     model = plan.forward_model(geometry).to(mesh.device)
     fitted, held = split_views(geometry.views, plan.held_back_every)
-    mean_frame, scale = _mean_frame(scan, fitted[mesh.share(len(fitted))], mesh)
-    probe = _first_probe(scan, plan, model, mean_frame) / np.sqrt(scale)
+    light = _measure_light(scan, fitted[mesh.share(len(fitted))], plan.saturated, mesh)
+    scale = light.scale
+    probe = _first_probe(scan, plan, model, light.mean_frame) / np.sqrt(scale)
     support = cylinder_support(geometry, plan.grid) if plan.support == "cylinder" else None
 
     def fit_views(
         model: ForwardModel, fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None]
     ) -> Solution:
         sets = [
-            load_views(scan, views[mesh.share(len(views))], scale=scale, device=mesh.device) for views in (fitted, held)
+            load_views(scan, views[mesh.share(len(views))], scale=scale, device=mesh.device, saturated=plan.saturated)
+            for views in (fitted, held)
         ]
         return fit(Unknowns(model, probe, plan.fit, mesh.device, support), sets[0], sets[1], plan.fit, mesh, report)
 
@@ -82,17 +90,48 @@ def reconstruct(
         deltas = [fit_views(each, *pair, lambda epoch: None).delta for each, pair in zip(models, pairs, strict=True)]
         axes = plan.grid.voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else plan.grid.voxel_size_m[1:]
         agreement = shell_correlation(deltas[0], deltas[1], axes)
-    return Reconstruction(plan, geometry, solution.with_probe_in(np.sqrt(scale)), agreement)
+    return Reconstruction(
+        plan,
+        geometry,
+        solution.with_probe_in(np.sqrt(scale)),
+        warnings=(*pattern_warnings(geometry, light.mean_frame), *light.warnings),
+        saturated_pixels=light.saturated_pixels,
+        shell_correlation=agreement,
+    )
 
 
-def _mean_frame(scan: Scan, fitted: NDArray[np.intp], mesh: Mesh) -> tuple[NDArray[np.float32], float]:
-    """Return the mean of the fitted frames (y, x) and its mean over good pixels."""
-    total = torch.zeros(scan.frames.shape, dtype=torch.float64, device=mesh.device)
-    count = torch.tensor(len(fitted), dtype=torch.float64, device=mesh.device)
+@dataclass(frozen=True, eq=False)
+class _Light:
+    """What the frames to fit show at a glance: mean (y, x), its mean over good pixels, and what is wrong with them."""
+
+    mean_frame: NDArray[np.float32]
+    scale: float
+    saturated_pixels: int
+    dark_views: int
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        found = []
+        if self.dark_views:
+            found.append(f"{self.dark_views} of the frames to fit have no light: leave them out of the scan")
+        if self.saturated_pixels:
+            found.append(f"{self.saturated_pixels} saturated pixels of the frames to fit are left out")
+        return tuple(found)
+
+
+def _measure_light(scan: Scan, fitted: NDArray[np.intp], saturated: Saturated, mesh: Mesh) -> _Light:
+    """Look at the frames to fit of all ranks, one after the other; a saturated pixel's mean is that of other frames."""
+    total, seen = (torch.zeros(scan.frames.shape, dtype=torch.float64, device=mesh.device) for _ in range(2))
+    count = torch.zeros(2, dtype=torch.float64, device=mesh.device)
     for view in fitted:
-        total += torch.from_numpy(scan.frames.read(np.array([view]))[0]).to(mesh.device)
-    mesh.sum(total, count)
-    mean = (total / count).float().cpu().numpy()
+        frame = torch.from_numpy(scan.frames.read(np.array([view]), saturated=saturated)[0]).to(mesh.device)
+        lost = torch.isnan(frame)
+        frame = frame.nan_to_num()
+        total += frame
+        seen += ~lost
+        count += torch.stack([lost.sum(), (frame.sum() <= 0) & ~lost.any()])
+    mesh.sum(total, seen, count)
+    mean = (total / seen.clamp(min=1)).float().cpu().numpy()
     scale = float(mean[scan.frames.mask].mean())
     if scale <= 0:
         raise FramesError(
@@ -100,7 +139,7 @@ def _mean_frame(scan: Scan, fitted: NDArray[np.intp], mesh: Mesh) -> tuple[NDArr
             got="zero in every good pixel of every frame.",
             remedy="check the shutter, the mask and the dark frames.",
         )
-    return mean, scale
+    return _Light(mean, scale, int(count[0]), int(count[1]))
 
 
 def _first_probe(scan: Scan, plan: Plan, model: ForwardModel, mean_frame: NDArray[np.float32]) -> torch.Tensor:

@@ -152,3 +152,14 @@ def test_scan_refuses_frames_of_another_geometry(views, shape, fault):
     )
     with pytest.raises(ScanError, match=fault):
         Scan(geometry, Frames(stored_frames()))
+
+
+def test_saturated_pixels_may_come_as_nan_but_nothing_else_may():
+    stored = stored_frames(np.float64)
+    stored[1, 0, 2] = 100.0
+    frames = Frames(stored, saturation=100.0, orientation="flip_x")
+    lost = np.isnan(frames.read(ALL, saturated="mask"))
+    assert np.argwhere(lost).tolist() == [[1, 0, 1]]
+    stored[2, 1, 1] = np.nan
+    with pytest.raises(FramesError, match=r"NaN or infinite.*view 2"):
+        frames.read(ALL, saturated="mask")

@@ -151,6 +151,7 @@ def test_near_field_ptychography_has_the_margin_in_its_volume():
         ({"beta_over_delta_min": 0.1}, lambda plan: plan.fit.priors.beta_over_delta_min == 0.1),
         ({"beta_over_delta_max": 0.1}, lambda plan: plan.fit.priors.beta_over_delta_max == 0.1),
         ({"support": "cylinder"}, lambda plan: plan.support == "cylinder"),
+        ({"saturated": "mask"}, lambda plan: plan.saturated == "mask"),
         ({"shell_correlation": True}, lambda plan: plan.shell_correlation),
         ({"fidelity": "poisson"}, lambda plan: plan.fit.fidelity == "poisson"),
         ({"seed": 5}, lambda plan: plan.fit.seed == 5),
@@ -198,6 +199,7 @@ def test_too_few_views_to_hold_any_back_is_said():
     [
         (hologram_geometry(n=64), {"slices": 65}, "65 slices for 64 planes"),
         (hologram_geometry(angles=8), {"ranks": 9}, "9 ranks for 8"),
+        (pattern_geometry(angles=1), {"slices": 3}, "3 slices without a depth"),
         (hologram_geometry(angles=1), {"shell_correlation": True}, "1 view to fit"),
         (pattern_geometry(angles=1), {"support": "cylinder"}, "several angles"),
         (

@@ -47,7 +47,7 @@ def test_it_names_the_bytes_that_the_frames_came_from(record, folder):
 def test_it_holds_the_job_as_it_was_asked_for(record):
     assert record[0]["origin"] == {"run_uid": "abc"}
     assert record[0]["recipe"]["epochs"] == 3
-    assert record[0]["plan"]["fit"] == asdict(record[1].plan.fit)
+    assert record[0]["plan"]["fit"] == json.loads(json.dumps(asdict(record[1].plan.fit)))
 
 
 def test_it_names_software_and_machine(record):

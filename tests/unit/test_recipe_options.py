@@ -32,6 +32,7 @@ VALUES = {
     "beta_over_delta_max": 0.1,
     "fidelity": "poisson",
     "support": "cylinder",
+    "saturated": "mask",
     "shell_correlation": True,
     "held_back_every": 7,
     "batch_views": 3,

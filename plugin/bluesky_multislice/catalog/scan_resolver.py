@@ -40,6 +40,7 @@ from bluesky_multislice.frames import Frames, Orientation
 from bluesky_multislice.geometry import Beam, Detector, Regime, ScanGeometry, Technique
 from bluesky_multislice.instrument import Instrument
 from bluesky_multislice.interchange.virtual_frames import FrameFile
+from bluesky_multislice.plausibility import check_energy
 from bluesky_multislice.recipe import ScanValues
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.units import wavelength_m_from_energy
@@ -226,6 +227,7 @@ def _energy_ev(lookup: RunLookup) -> float:
             got=f"{np.min(energy)} to {np.max(energy)} eV from {lookup.sources['energy']}.",
             remedy="correct it there, or give energy_ev in the recipe's [scan] table.",
         )
+    check_energy(value, source=lookup.sources["energy"])
     return value
 
 

@@ -71,6 +71,8 @@ def reconstruct(
         provenance = reconstruct_file(
             scan, output, recipe, instrument=_read_instrument(instrument_file), on_plan=on_plan, on_progress=on_progress
         )
+    for warning in provenance["warnings"]:
+        _CONSOLE.print(f"[yellow]note[/yellow] {warning}")
     figures = provenance["figures"]
     held, resolution = figures["held_back_r_factor"], figures["half_bit_resolution_m"]
     _CONSOLE.print(

@@ -17,6 +17,7 @@ from bluesky_multislice.instrument import Instrument
 from bluesky_multislice.interchange.basis_vectors import orientation_of
 from bluesky_multislice.interchange.fields import DATA, DETECTOR, ENTRY, SAMPLE, SOURCE, FieldLookup
 from bluesky_multislice.interchange.virtual_frames import check_virtual_sources
+from bluesky_multislice.plausibility import check_energy
 from bluesky_multislice.recipe import ScanValues
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.units import (
@@ -214,7 +215,9 @@ def _energy_ev(lookup: FieldLookup) -> float:
             got=f"{energy:g} from {lookup.sources['energy']}.",
             remedy="correct it in the file (joule), the instrument file or the recipe's [scan] table.",
         )
-    return energy_ev_from_joule(energy) if lookup.sources["energy"] == f"/{place}" else energy
+    energy_ev = energy_ev_from_joule(energy) if lookup.sources["energy"] == f"/{place}" else energy
+    check_energy(energy_ev, source=lookup.sources["energy"])
+    return energy_ev
 
 
 def _probe(lookup: FieldLookup) -> NDArray[np.complex64] | None:

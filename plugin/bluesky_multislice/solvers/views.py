@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bluesky_multislice.frames import Saturated
 from bluesky_multislice.scan import Scan
 
 
@@ -18,7 +19,7 @@ class ViewSet:
     Attributes:
         views: (n,) which views of the scan.
         angles: (n,) rotation angle of each.
-        amplitude: (n, y, x) square root of the frames over their scale.
+        amplitude: (n, y, x) square root of the frames over their scale; NaN where a pixel is saturated in a frame.
         mask: (y, x) 1 where a pixel is good, else 0.
     """
 
@@ -53,7 +54,9 @@ def split_views(views: int, held_back_every: int) -> tuple[NDArray[np.intp], NDA
     return everything[~held], everything[held]
 
 
-def load_views(scan: Scan, views: NDArray[np.intp], *, scale: float, device: torch.device) -> ViewSet:
+def load_views(
+    scan: Scan, views: NDArray[np.intp], *, scale: float, device: torch.device, saturated: Saturated = "refuse"
+) -> ViewSet:
     """Read frames into memory as amplitudes.
 
     Args:
@@ -61,10 +64,11 @@ def load_views(scan: Scan, views: NDArray[np.intp], *, scale: float, device: tor
         views: which to read.
         scale: intensity that becomes one.
         device: where they are kept.
+        saturated: what a saturated pixel means.
 
     Raises:
         FramesError: a frame cannot be used.
     """
-    amplitude = torch.from_numpy(scan.frames.read(views)).div_(scale).sqrt_()
+    amplitude = torch.from_numpy(scan.frames.read(views, saturated=saturated)).div_(scale).sqrt_()
     mask = torch.as_tensor(scan.frames.mask, dtype=torch.float32, device=device)
     return ViewSet(views, scan.geometry.angle_rad[views], amplitude.to(device), mask)
