@@ -23,6 +23,8 @@ def write_result(path, *, without=()):
         file["positions"] = rng.random((5, 2))
         for name in ("epoch", "loss", "held_back_loss", "seconds"):
             file[f"history/{name}"] = np.arange(4.0)
+        for name in ("frequency_per_m", "correlation", "half_bit"):
+            file[f"shell_correlation/{name}"] = np.arange(3.0)
         file["provenance"] = json.dumps(PROVENANCE)
         for name in without:
             del file[name]
@@ -42,6 +44,8 @@ def check_content(node, result):
         assert_array_equal(node["probe_amplitude"][:], np.abs(file["probe"][()]))
     assert node["delta"].dims == ("z", "y", "x")
     assert node["history"].read()["held_back_loss"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    if "shell_correlation" in node:
+        assert node["shell_correlation"].read()["half_bit"].tolist() == [0.0, 1.0, 2.0]
     assert (node["preview"].dtype, node["preview"].ndim) == (np.uint8, 2)
 
 
@@ -67,6 +71,13 @@ def test_a_result_elsewhere_is_uploaded(tiled_client, tmp_path):
     result.rename(tmp_path / "moved.h5")
     check_content(tiled_client[path], tmp_path / "moved.h5")
     assert tiled_client[path].metadata["status"] == "complete"
+
+
+def test_a_result_without_shell_correlation_is_complete_too(tiled_client, folder):
+    result = write_result(folder / "volume.h5", without=["shell_correlation"])
+    node = tiled_client[publish_result(tiled_client, result, "run-without-curves")]
+    assert "shell_correlation" not in node
+    assert node.metadata["status"] == "complete"
 
 
 def test_a_rerun_is_a_new_node_that_names_the_former(tiled_client, folder):

@@ -23,6 +23,7 @@ from bluesky_multislice.errors import CatalogError
 
 ROOT = "reconstructions"
 HISTORY = ("epoch", "loss", "held_back_loss", "seconds")
+SHELL_CORRELATION = ("frequency_per_m", "correlation", "half_bit")
 _START_KEYS = ("scan_id", "plan_name", "sample", "sample_name", "proposal_id", "time")
 
 
@@ -136,6 +137,9 @@ def _fill(node: Container, file: h5py.File) -> None:
     node.write_array(preview(file["delta"]), key="preview", dims=("row", "column"))  # pyright: ignore[reportArgumentType]
     node.write_array(np.abs(np.asarray(file["probe"])), key="probe_amplitude", dims=DIMENSIONS["probe"])
     node.write_table({name: np.asarray(file[f"history/{name}"]) for name in HISTORY}, key="history")
+    if "shell_correlation" in file:
+        curves = {name: np.asarray(file[f"shell_correlation/{name}"]) for name in SHELL_CORRELATION}
+        node.write_table(curves, key="shell_correlation")
 
 
 def _metadata(
