@@ -76,11 +76,12 @@ def _write(folder: JobFolder, job: dict, result: Reconstruction, mesh: Mesh, sec
         delta=solution.delta.detach().cpu().numpy(),
         beta=solution.beta.detach().cpu().numpy(),
         probe=solution.probe.cpu().numpy(),
-        positions=geometry.position_m,
+        positions=result.position_m,
         history=history,
-        grid=result.plan.grid,
+        grid=result.grid,
         energy_ev=energy_ev_from_wavelength(geometry.beam.wavelength_m),
         provenance=describe(job, result, frames=folder.frames, ranks=mesh.size, device=mesh.device, seconds=seconds),
+        refined={name: value.cpu().numpy() for name, value in solution.differences.items()},
         shell_correlation=None if agreement is None else agreement.curves,
     )
 

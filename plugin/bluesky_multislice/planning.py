@@ -19,7 +19,7 @@ from bluesky_multislice.optics import Gradient, Interpolation, halo_pixels, thic
 from bluesky_multislice.plausibility import angle_warnings, position_warnings
 from bluesky_multislice.recipe import Recipe, Support
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import FitSettings, Priors, split_views
+from bluesky_multislice.solvers import FitSettings, Priors, RefinementSettings, split_views
 
 _STEPS_AN_EPOCH = 20
 """Least steps of the optimiser an epoch, as long as a rank has that many views."""
@@ -178,6 +178,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
             got=f"{len(fitted)} view to fit.",
             remedy="leave shell_correlation out.",
         )
+    _check_refinement(recipe, geometry, several_angles)
     _check_device(recipe.device)
     ranks = recipe.ranks or _ranks(recipe, len(fitted))
     if ranks > len(fitted):
@@ -237,6 +238,7 @@ def _fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, 
         absorption=recipe.absorption,
         positivity=several_angles if recipe.positivity is None else recipe.positivity,
         seed=recipe.seed,
+        refinement=RefinementSettings(**recipe.refine.model_dump()),
         fidelity=recipe.fidelity,
         priors=Priors(
             total_variation=recipe.total_variation,
@@ -368,6 +370,26 @@ def _room(device: str, ranks: int) -> tuple[int, int]:
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         return torch.cuda.get_device_properties(0).total_memory, 1
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), ranks
+
+
+def _check_refinement(recipe: Recipe, geometry: ScanGeometry, several_angles: bool) -> None:
+    """Refuse what the frames of a scan do not depend on."""
+    senseless = {
+        "distance": geometry.detector.regime == "far_field",
+        "slice_spacing": several_angles or recipe.depth_um is None,
+        "angle": not several_angles,
+        "tilt": not several_angles,
+        "background_map": "background" in recipe.refine.quantities,
+    }
+    refused = [name for name in recipe.refine.quantities if senseless.get(name, False)]
+    if refused:
+        raise PlanError(
+            "The distance is refined in the near field, slice_spacing at one angle with a depth_um, angle and tilt at "
+            "several angles, and one background.",
+            got=f"{', '.join(refused)} for {'several angles' if several_angles else 'one angle'} in the "
+            f"{geometry.detector.regime.replace('_', ' ')}.",
+            remedy="leave them out of refine.quantities.",
+        )
 
 
 def _check_device(device: str) -> None:

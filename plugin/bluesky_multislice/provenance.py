@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bluesky_multislice.interchange import frame_files
 from bluesky_multislice.reconstruct import Reconstruction
@@ -60,9 +61,15 @@ def describe(
             "depth_of_field_m": result.plan.grid.thickness_m / result.plan.depths_of_field,
             "depths_of_field": result.plan.depths_of_field,
             "half_bit_resolution_m": agreement.resolution_m if agreement else None,
+            "refined": {name: _size(value) for name, value in solution.differences.items()},
             "seconds": seconds,
         },
     }
+
+
+def _size(difference: Tensor) -> dict[str, float]:
+    """Return how far a refined quantity is from the scan's."""
+    return {"rms": float(difference.square().mean().sqrt()), "largest": float(difference.abs().max())}
 
 
 def _file_record(path: Path) -> dict[str, Any]:

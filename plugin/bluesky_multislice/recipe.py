@@ -19,6 +19,18 @@ from bluesky_multislice.plausibility import energy_doubt
 
 Support = Literal["everywhere", "cylinder"]
 Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "finite-difference-wide", "projection"]
+Quantity = Literal[
+    "positions",
+    "axis_shift",
+    "intensity",
+    "distance",
+    "defocus",
+    "angle",
+    "tilt",
+    "slice_spacing",
+    "background",
+    "background_map",
+]
 
 
 class ScanValues(BaseModel):
@@ -52,6 +64,24 @@ class ScanValues(BaseModel):
         if doubt is not None:
             raise ValueError(doubt)
         return value
+
+
+class Refine(BaseModel):
+    """What is refined beside the volume and the probe, where the scan does not know it well enough."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    quantities: tuple[Quantity, ...] = Field(
+        default=(),
+        description="positions of all views; axis_shift and intensity of every angle; near-field distance; defocus of "
+        "the probe; rotation angles; tilt of the rotation axis; slice_spacing at one angle; a background that is one "
+        "number, or a background_map.",
+    )
+    from_epoch: int = Field(default=1, ge=1, le=10_000, description="First epoch in which they move.")
+    strength: float = Field(default=1.0, gt=0, le=100, description="Factor on their planned steps.")
+    furthest_pixels: float = Field(
+        default=2.0, gt=0, le=64, description="Most that positions and axis shifts may move, pixels of the volume."
+    )
 
 
 class Recipe(BaseModel):
@@ -142,6 +172,7 @@ class Recipe(BaseModel):
     ranks: int | None = Field(default=None, ge=1, le=4096, description="Processes of the job. None: one a GPU or core.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job computes.")
     seed: int = Field(default=0, ge=0, description="Seed of the order of views.")
+    refine: Refine = Field(default_factory=Refine, description="What is refined beside volume and probe.")
     scan: ScanValues = Field(default_factory=ScanValues, description="Values that overrule the scan's metadata.")
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """The reconstruction: scan and plan in, volume out. Every rank calls it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError
 from bluesky_multislice.frames import Saturated
-from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models import ForwardModel, embed, initial_probe, upsample
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan
@@ -48,6 +48,26 @@ class Reconstruction:
     warnings: tuple[str, ...] = ()
     saturated_pixels: int = 0
     shell_correlation: ShellCorrelation | None = None
+
+    @property
+    def position_m(self) -> NDArray[np.float64]:
+        """(view, 2) positions (y, x) with what was refined of them."""
+        found, position_m = self.solution.differences, self.geometry.position_m
+        if "positions" in found:
+            position_m = position_m + found["positions"].cpu().numpy()
+        if "axis_shift" in found:
+            angle_of = np.unique(self.geometry.angle_rad, return_inverse=True)[1]
+            position_m = position_m + found["axis_shift"].cpu().numpy()[angle_of]
+        return position_m
+
+    @property
+    def grid(self) -> VolumeGrid:
+        """The volume's grid, as deep as it was refined to be."""
+        grid, more = self.plan.grid, self.solution.differences.get("slice_spacing")
+        if more is None:
+            return grid
+        depth = grid.voxel_size_m[0] * (1 + float(more.sum()) / grid.thickness_m)
+        return replace(grid, voxel_size_m=(depth, *grid.voxel_size_m[1:]))
 
 
 def reconstruct(

@@ -1,5 +1,6 @@
 """What is derived from a scan, and what is refused before anything is allocated."""
 
+import json
 import os
 from dataclasses import replace
 
@@ -156,6 +157,10 @@ def test_near_field_ptychography_has_the_margin_in_its_volume():
         ({"fidelity": "poisson"}, lambda plan: plan.fit.fidelity == "poisson"),
         ({"seed": 5}, lambda plan: plan.fit.seed == 5),
         ({"optimiser": "nesterov"}, lambda plan: plan.fit.optimiser == "nesterov"),
+        ({"refine": {"quantities": ["tilt"]}}, lambda plan: plan.fit.refinement.quantities == ("tilt",)),
+        ({"refine": {"from_epoch": 3}}, lambda plan: plan.fit.refinement.from_epoch == 3),
+        ({"refine": {"strength": 0.5}}, lambda plan: plan.fit.refinement.strength == 0.5),
+        ({"refine": {"furthest_pixels": 4.0}}, lambda plan: plan.fit.refinement.furthest_pixels == 4),
         ({"probe_modes": 2}, lambda plan: plan.probe_modes == 2),
         ({"held_back_every": 7}, lambda plan: plan.held_back_every == 7),
         ({"device": "cpu"}, lambda plan: plan.device == "cpu"),
@@ -185,8 +190,8 @@ def test_patterns_of_a_probe_that_is_kept_want_accelerated_descent():
 
 
 def test_a_plan_survives_json():
-    plan = plan_of(pattern_geometry(angles=1))
-    assert Plan.from_dict(plan.as_dict()) == plan
+    plan = plan_of(pattern_geometry(angles=1), refine={"quantities": ["positions"]})
+    assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
 
 
 def test_too_few_views_to_hold_any_back_is_said():
@@ -207,6 +212,11 @@ def test_too_few_views_to_hold_any_back_is_said():
             {},
             "square object pixels",
         ),
+        (pattern_geometry(), {"refine": {"quantities": ["distance"]}}, "distance for several angles in the far field"),
+        (hologram_geometry(), {"refine": {"quantities": ["slice_spacing"]}}, "slice_spacing for several"),
+        (pattern_geometry(angles=1), {"refine": {"quantities": ["slice_spacing"]}}, "slice_spacing for one angle"),
+        (pattern_geometry(angles=1), {"refine": {"quantities": ["angle", "tilt"]}}, "angle, tilt for one angle"),
+        (hologram_geometry(), {"refine": {"quantities": ["background", "background_map"]}}, "background_map for"),
         (hologram_geometry(n=4096), {"device": "cpu"}, "fit into memory"),
     ],
 )

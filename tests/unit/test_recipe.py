@@ -1,12 +1,15 @@
+from typing import get_args
+
 import pytest
 from pydantic import ValidationError
 
+from bluesky_multislice import solvers
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.recipe import Recipe, ScanValues, make_recipe, read_recipe
+from bluesky_multislice.recipe import Quantity, Recipe, Refine, ScanValues, make_recipe, read_recipe
 
 
 def test_every_field_has_a_default_and_a_description():
-    for model in (Recipe, ScanValues):
+    for model in (Recipe, Refine, ScanValues):
         model()
         assert all(field.description for field in model.model_fields.values())
 
@@ -47,6 +50,12 @@ def test_every_field_has_a_default_and_a_description():
         ({"step": float("nan")}, "step"),
         ({"scan": {"angle_deg": float("nan")}}, "scan.angle_deg"),
         ({"scan": {"distance_m": float("inf")}}, "scan.distance_m"),
+        ({"refine": {"quantities": ["colour"]}}, "refine.quantities"),
+        ({"refine": {"from_epoch": 0}}, "refine.from_epoch"),
+        ({"refine": {"strength": 0}}, "refine.strength"),
+        ({"refine": {"strength": 101}}, "refine.strength"),
+        ({"refine": {"furthest_pixels": 0}}, "refine.furthest_pixels"),
+        ({"refine": {"furthest_pixels": 65}}, "refine.furthest_pixels"),
         ({"scan": {"technique": "tomography"}}, "scan.technique"),
         ({"scan": {"regime": "middle_field"}}, "scan.regime"),
         ({"scan": {"energy_ev": 6.2}}, "scan.energy_ev: Value error, 6.2 eV"),
@@ -63,6 +72,10 @@ def test_wrong_value_is_named_with_its_origin(values, fault):
     assert fault in caught.value.got
     assert "in recipe.toml" in caught.value.got
     assert "held_back_every" in caught.value.remedy
+
+
+def test_quantities_are_those_that_can_be_refined():
+    assert get_args(Quantity) == get_args(solvers.Quantity)
 
 
 def test_all_faults_come_at_once():
@@ -109,6 +122,7 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "ranks": 2,
         "device": "cpu",
         "seed": 5,
+        "refine": {"quantities": ("positions",)},
         "scan": {"energy_ev": 700},
     }
     assert set(other) == set(Recipe.model_fields)

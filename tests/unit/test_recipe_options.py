@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.recipe import Recipe, ScanValues
+from bluesky_multislice.recipe import Recipe, Refine, ScanValues
 
 VALUES = {
     "propagation": "projection",
@@ -39,6 +39,10 @@ VALUES = {
     "ranks": 2,
     "device": "cpu",
     "seed": 5,
+    "refine_quantities": ("positions", "tilt"),
+    "refine_from_epoch": 3,
+    "refine_strength": 0.5,
+    "refine_furthest_pixels": 4.0,
     "technique": "holography",
     "regime": "near_field",
     "energy_ev": 700.0,
@@ -67,17 +71,26 @@ def chosen(*arguments):
 
 def flag(name, value):
     option = name.replace("_", "-")
+    if isinstance(value, tuple):
+        return [part for each in value for part in (f"--{option}", each)]
     if isinstance(value, bool):
         return [f"--{option}" if value else f"--no-{option}"]
     return [f"--{option}", value]
 
 
-@pytest.mark.parametrize("name", [*Recipe.model_fields, *ScanValues.model_fields])
-def test_every_field_is_an_option(name):
-    if name == "scan":
-        return
-    recipe = chosen(*flag(name, VALUES[name]))
-    assert getattr(recipe.scan if name in ScanValues.model_fields else recipe, name) == VALUES[name]
+def tables():
+    """The fields of the recipe and of its tables: option, table and field."""
+    for name in Recipe.model_fields:
+        if name not in ("scan", "refine"):
+            yield name, None, name
+    yield from ((name, "scan", name) for name in ScanValues.model_fields)
+    yield from (("refine_" + name, "refine", name) for name in Refine.model_fields)
+
+
+@pytest.mark.parametrize(("option", "table", "field"), list(tables()))
+def test_every_field_is_an_option(option, table, field):
+    recipe = chosen(*flag(option, VALUES[option]))
+    assert getattr(getattr(recipe, table) if table else recipe, field) == VALUES[option]
     assert recipe != Recipe()
 
 

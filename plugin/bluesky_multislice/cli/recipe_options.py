@@ -8,15 +8,19 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from bluesky_multislice.recipe import Recipe, ScanValues, make_recipe, read_recipe
+from bluesky_multislice.recipe import Recipe, Refine, ScanValues, make_recipe, read_recipe
+
+_TABLES = {"scan": (ScanValues, ""), "refine": (Refine, "refine_")}
+"""Table of the recipe → its class, and what its options begin with."""
 
 
 def recipe_options(command: Callable) -> Callable:
     """Add ``--recipe FILE`` and an option for every field of the recipe to a click command."""
-    fields = [*Recipe.model_fields.items(), *ScanValues.model_fields.items()]
-    for name, field in reversed(fields):
-        if name != "scan":
-            command = _option(name, field)(command)
+    fields = {name: field for name, field in Recipe.model_fields.items() if name not in _TABLES}
+    for table, begin in _TABLES.values():
+        fields |= {begin + name: field for name, field in table.model_fields.items()}
+    for name, field in reversed(fields.items()):
+        command = _option(name, field)(command)
     return click.option(
         "--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file with any of these settings."
     )(command)
@@ -27,16 +31,17 @@ def collect_recipe(recipe_file: Path | None, options: dict[str, Any]) -> Recipe:
 
     Args:
         recipe_file: TOML file, None without.
-        options: option → value; None where it was not given.
+        options: option → value; None or () where it was not given.
 
     Raises:
         RecipeError: a field is unknown or a value out of range.
     """
     values = read_recipe(recipe_file) if recipe_file else {}
-    given = {name: value for name, value in options.items() if value is not None}
-    scan = {name: given.pop(name) for name in ScanValues.model_fields if name in given}
-    if scan and isinstance(values.get("scan", {}), dict):
-        given["scan"] = values.get("scan", {}) | scan
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    for name, (table, begin) in _TABLES.items():
+        part = {field: given.pop(begin + field) for field in table.model_fields if begin + field in given}
+        if part and isinstance(values.get(name, {}), dict):
+            given[name] = values.get(name, {}) | part
     origin = "the command line" if recipe_file is None else f"{recipe_file} and the command line"
     return make_recipe({**values, **given}, origin=origin)
 
@@ -46,6 +51,9 @@ def _option(name: str, field: FieldInfo) -> Callable:
     kind = next(part for part in _parts(field.annotation) if part is not type(None))
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=field.description)
+    if get_origin(kind) is tuple:
+        names = get_args(get_args(kind)[0])
+        return click.option(flag, name, type=click.Choice(names), multiple=True, help=field.description)
     choice = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
     return click.option(flag, name, type=choice, help=field.description)
 

@@ -4,7 +4,8 @@
 ``/delta /beta``        float32 (z, y, x); attributes ``voxel_size_m`` (z, y, x), ``center_m`` (z, y, x) relative to
                         the rotation axis, ``energy_ev``, ``axes``
 ``/probe``              complex64 (mode, y, x) at z = 0, in the square root of the frames' units
-``/positions``          float64 (view, 2), metres, (y, x)
+``/positions``          float64 (view, 2), metres, (y, x), as refined
+``/refined``            group of what was refined, by its name in the recipe: differences from the scan in SI units
 ``/history``            group of 1-D columns: epoch, loss, held_back_loss, seconds
 ``/shell_correlation``  where asked for, group of 1-D columns: frequency_per_m, correlation, half_bit
 ``/provenance``         JSON
@@ -52,6 +53,7 @@ def write_result(
     grid: VolumeGrid,
     energy_ev: float,
     provenance: Mapping[str, Any],
+    refined: Mapping[str, NDArray] | None = None,
     shell_correlation: Mapping[str, NDArray] | None = None,
 ) -> None:
     """Write a result file; it appears under its name only when it is complete.
@@ -66,6 +68,7 @@ def write_result(
         grid: the volume's grid.
         energy_ev: photon energy.
         provenance: what made this volume.
+        refined: name → difference from the scan.
         shell_correlation: column → (shell,).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +84,8 @@ def write_result(
         file["positions"].attrs["units"] = "m"
         for name, column in history.items():
             file[f"history/{name}"] = column
+        for name, values in (refined or {}).items():
+            file[f"refined/{name}"] = values
         for name, column in (shell_correlation or {}).items():
             file[f"shell_correlation/{name}"] = column
         file["provenance"] = json.dumps(provenance)

@@ -2,6 +2,8 @@
 
 from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.fit import fit
+from bluesky_multislice.solvers.quantities import Quantity
+from bluesky_multislice.solvers.refinement import RefinementSettings
 from bluesky_multislice.solvers.regularisers import Priors
 from bluesky_multislice.solvers.shell_correlation import ShellCorrelation, halves, shell_correlation
 from bluesky_multislice.solvers.solution import Epoch, Solution
@@ -14,6 +16,8 @@ __all__ = [
     "FidelityName",
     "FitSettings",
     "Priors",
+    "Quantity",
+    "RefinementSettings",
     "ShellCorrelation",
     "Solution",
     "Unknowns",

@@ -43,6 +43,12 @@ def test_volume_and_provenance_come_back(tmp_path):
         np.testing.assert_array_equal(attributes["center_m"], GRID.center_m)
 
 
+def test_what_was_refined_stands_in_the_file(tmp_path):
+    result(tmp_path / "volume.h5", refined={"tilt": np.array([0.1, -0.2])})
+    with h5py.File(tmp_path / "volume.h5") as file:
+        np.testing.assert_array_equal(file["refined/tilt"], [0.1, -0.2])
+
+
 def test_a_write_that_fails_leaves_no_result(tmp_path):
     with pytest.raises(TypeError):
         result(tmp_path / "volume.h5", provenance={"not JSON": object()})
