@@ -42,7 +42,7 @@ class ScanValues(BaseModel):
     regime: Regime | None = Field(
         default=None, description="Whether frames are far-field diffraction patterns or near-field holograms."
     )
-    energy_ev: float | None = Field(default=None, description="Photon energy, eV: 30 to 300 000.")
+    energy_ev: float | None = Field(default=None, gt=10, lt=1e6, description="Photon energy, eV: 30 to 300 000.")
     distance_m: float | None = Field(default=None, gt=0, description="Rotation axis to detector, m.")
     pixel_size_um: float | None = Field(default=None, gt=0, description="Detector pixel pitch, µm.")
     focus_distance_mm: float | None = Field(
@@ -57,10 +57,10 @@ class ScanValues(BaseModel):
         default=None, description="Rotation angle of a scan without a rotation stage, degrees."
     )
 
-    @field_validator("energy_ev")
+    @field_validator("energy_ev", mode="before")
     @classmethod
-    def _possible_energy(cls, value: float | None) -> float | None:
-        doubt = None if value is None else energy_doubt(value)
+    def _possible_energy(cls, value: Any) -> Any:
+        doubt = energy_doubt(value) if isinstance(value, (int, float)) and value > 0 else None
         if doubt is not None:
             raise ValueError(doubt)
         return value
