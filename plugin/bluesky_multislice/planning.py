@@ -227,13 +227,14 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
 def _fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, views_a_rank: int) -> FitSettings:
     ptychography = geometry.technique == "ptychography"
     refine_probe = ptychography if recipe.refine_probe is None else recipe.refine_probe
+    accelerated = ptychography and several_angles and not refine_probe
     return FitSettings(
         epochs=recipe.epochs or _epochs(geometry, several_angles),
         batch_views=recipe.batch_views or int(np.clip(views_a_rank // _STEPS_AN_EPOCH, 1, 32)),
         object_step_rad=(0.05 if several_angles else 0.02) * recipe.step,
         probe_step=0.02 * recipe.step if refine_probe else 0.0,
         gradient_floor=0.02 if ptychography else 0.0,
-        optimiser=recipe.optimiser or ("nesterov" if ptychography and not refine_probe else "adam"),
+        optimiser=recipe.optimiser or ("nesterov" if accelerated else "adam"),
         step=recipe.step,
         absorption=recipe.absorption,
         positivity=several_angles if recipe.positivity is None else recipe.positivity,

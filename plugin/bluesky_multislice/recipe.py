@@ -133,7 +133,7 @@ class Recipe(BaseModel):
     optimiser: Literal["nesterov", "adam"] | None = Field(
         default=None,
         description="What moves δ and β: accelerated descent, its step from the data, is fastest where the probe is "
-        "known; Adam bears a wrong one. None: nesterov in ptychography with a probe that is kept, else adam.",
+        "known; Adam bears a wrong one. None: nesterov for patterns at several angles with a probe that is kept.",
     )
     step: float = Field(default=1.0, gt=0, le=100, description="Factor on the planned step of the optimiser.")
     refine_probe: bool | None = Field(default=None, description="Refine the probe. None: yes in ptychography.")

@@ -186,6 +186,7 @@ def test_step_scales_the_steps_of_object_and_probe():
 def test_patterns_of_a_probe_that_is_kept_want_accelerated_descent():
     assert plan_of(pattern_geometry()).fit.optimiser == "adam"
     assert plan_of(pattern_geometry(), refine_probe=False).fit.optimiser == "nesterov"
+    assert plan_of(pattern_geometry(angles=1), refine_probe=False).fit.optimiser == "adam"
     assert plan_of(hologram_geometry()).fit.optimiser == "adam"
 
 
