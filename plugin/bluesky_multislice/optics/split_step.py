@@ -31,8 +31,8 @@ from bluesky_multislice.optics.transmission import transmission
 Gradient = Literal["auto", "stored", "recomputed", "checkpointed"]
 _Groups = list[Tensor]
 
-_GROUP_BYTES = 2**19
-"""Bytes of a wave that one thread works on at a time: half the second-level cache of a present processor."""
+_GROUP_BYTES = 2**20
+"""Bytes of a wave that one thread works on at a time: the second-level cache of a present processor."""
 
 _SHARE_OF_MEMORY = 0.25
 """Part of the free memory that stored waves may take."""
