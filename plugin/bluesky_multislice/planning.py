@@ -142,42 +142,14 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
     several_angles = len(np.unique(geometry.angle_rad)) > 1
     slices = recipe.slices or _slices(recipe, geometry, several_angles)
     grid = _grid(recipe, geometry, margin, slices, several_angles)
-    if slices > grid.shape[0]:
-        raise PlanError(
-            "A slice holds at least one plane of the volume.",
-            got=f"{slices} slices for {grid.shape[0]} planes.",
-            remedy="leave slices out, or ask for fewer.",
-        )
-    if not several_angles and recipe.depth_um is None and slices > 1:
-        raise PlanError(
-            "One angle does not tell how thick a sample is, and slices need to know.",
-            got=f"{slices} slices without a depth.",
-            remedy="give depth_um, or leave slices out.",
-        )
-    if recipe.support == "cylinder" and not several_angles:
-        raise PlanError(
-            "The cylinder that every angle sees needs several angles.",
-            got="support cylinder for a scan of one angle.",
-            remedy="leave support out.",
-        )
+    _check_depth(recipe, grid, slices, several_angles)
     depth_of_field = depth_of_field_m(geometry.object_pixel_m[1], geometry.beam.wavelength_m)
     if not several_angles and recipe.depth_um is None:
         notes.append("one angle and no depth_um: one slice, of which only δ·thickness and β·thickness are measured")
     fitted, held = split_views(geometry.views, recipe.held_back_every)
     if recipe.held_back_every and not len(held):
         notes.append("too few views to hold any back: the fit is not judged on frames of its own")
-    if not len(fitted):
-        raise PlanError(
-            "Some frames must be left to fit.",
-            got=f"held_back_every {recipe.held_back_every}, which holds back all {geometry.views}.",
-            remedy="hold back every second frame at most, or none with 0.",
-        )
-    if recipe.shell_correlation and len(fitted) < 2:
-        raise PlanError(
-            "Two halves of the views are needed to correlate them.",
-            got=f"{len(fitted)} view to fit.",
-            remedy="leave shell_correlation out.",
-        )
+    _check_fitted(recipe, geometry.views, len(fitted))
     _check_refinement(recipe, geometry, several_angles)
     _check_device(recipe.device)
     ranks = recipe.ranks or _ranks(recipe, len(fitted))
@@ -390,6 +362,42 @@ def _check_refinement(recipe: Recipe, geometry: ScanGeometry, several_angles: bo
             got=f"{', '.join(refused)} for {'several angles' if several_angles else 'one angle'} in the "
             f"{geometry.detector.regime.replace('_', ' ')}.",
             remedy="leave them out of refine.quantities.",
+        )
+
+
+def _check_depth(recipe: Recipe, grid: VolumeGrid, slices: int, several_angles: bool) -> None:
+    if slices > grid.shape[0]:
+        raise PlanError(
+            "A slice holds at least one plane of the volume.",
+            got=f"{slices} slices for {grid.shape[0]} planes.",
+            remedy="leave slices out, or ask for fewer.",
+        )
+    if not several_angles and recipe.depth_um is None and slices > 1:
+        raise PlanError(
+            "One angle does not tell how thick a sample is, and slices need to know.",
+            got=f"{slices} slices without a depth.",
+            remedy="give depth_um, or leave slices out.",
+        )
+    if recipe.support == "cylinder" and not several_angles:
+        raise PlanError(
+            "The cylinder that every angle sees needs several angles.",
+            got="support cylinder for a scan of one angle.",
+            remedy="leave support out.",
+        )
+
+
+def _check_fitted(recipe: Recipe, views: int, fitted: int) -> None:
+    if not fitted:
+        raise PlanError(
+            "Some frames must be left to fit.",
+            got=f"held_back_every {recipe.held_back_every}, which holds back all {views}.",
+            remedy="hold back every second frame at most, or none with 0.",
+        )
+    if recipe.shell_correlation and fitted < 2:
+        raise PlanError(
+            "Two halves of the views are needed to correlate them.",
+            got=f"{fitted} view to fit.",
+            remedy="leave shell_correlation out.",
         )
 
 
