@@ -2,6 +2,7 @@
 
 Run it alone: ``python tests/benchmarks/gradient_benchmark.py [threads]`` (1 unless told). All ways of a table, and the
 FFT pair with preallocated output, are timed in turn, round by round, so that what else the machine does meets them all.
+A last table shows what a slice costs beyond its Fourier transforms.
 """
 
 import math
@@ -11,12 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bluesky_multislice import optics
+from bluesky_multislice.optics.fused import FusedSlice
+from bluesky_multislice.optics.transmission import EagerSlice
 
 LIGHT = {"wavelength_m": 1e-10, "pixel_size_m": 1e-8}
 SLICE_M, N, ROUNDS = 1e-6, 128, 15
@@ -81,7 +85,7 @@ def fft_pairs(views: int, at_once: int) -> Callable[[], None]:
     return pair
 
 
-def interleaved(works: dict[str, tuple[Callable[[], None], int]]) -> dict[str, list[float]]:
+def interleaved(works: dict[str, tuple[Callable[[], object], int]]) -> dict[str, list[float]]:
     """Return times in ms of each work, done as often as told, round by round."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for kept in (False, *[True] * ROUNDS):
@@ -139,6 +143,29 @@ def against_a_plain_loop(views: int, slices: int) -> None:
         print(f"{name:28}{three(found)}{statistics.median(found) / statistics.median(loop):10.2f}")
 
 
+def parts_of_a_slice(views: int) -> None:
+    """Print the time of a slice's transmission and of its adjoint, fused and eager, beside the FFT pair's."""
+    works: dict[str, tuple[Callable[[], object], int]] = {"FFT pair": (fft_pairs(views, views), 20)}
+    for own in (False, True):
+        wave, delta, beta, gradient = (part.detach() for part in inputs(views, 1, own=own))
+        planes = [part if own else part[:, None] for part in (delta, beta)]
+        sums = [torch.zeros_like(part[0]) for part in planes]
+        group = slice(0, views)
+        for kind in (FusedSlice, EagerSlice):
+            made = partial(kind, *(part[0] for part in planes), 1.0, kind.seen(None, wave, planes[0]))
+            name = f"{kind.__name__}, {'own' if own else 'shared'}"
+            works[f"{name}, made"] = (made, 20)
+            works[f"{name}, transmit"] = (partial(made().transmit, wave, group), 20)
+            works[f"{name}, back"] = (partial(made().back, gradient, wave, group, *sums), 20)
+    times = interleaved(works)
+    print(
+        f"\n{views} views × {N}², one slice; T of own objects is made with an eager slice, at each use of a fused one"
+    )
+    print(f"{'':30}{'median ms':>10}{'min':>10}{'max':>10}{'× pair':>10}")
+    for name, found in times.items():
+        print(f"{name:30}{three(found)}{statistics.median(found) / statistics.median(times['FFT pair']):10.2f}")
+
+
 def growth_of_memory() -> None:
     """Print by how many waves the peak of memory grows from 8 to 256 slices, beside δ, β and their gradients."""
     script = Path(__file__).parents[1] / "physics" / "peak_memory_of_gradient.py"
@@ -155,4 +182,5 @@ if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
     against_the_floor(views=16, slices=32)
     against_a_plain_loop(views=4, slices=128)
+    parts_of_a_slice(views=16)
     growth_of_memory()

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,9 @@ import torch
 
 from bluesky_multislice import optics
 from bluesky_multislice.errors import ScanError
+from bluesky_multislice.optics import split_step
+from bluesky_multislice.optics.fused import FusedSlice, compiled
+from bluesky_multislice.optics.transmission import EagerSlice
 
 WAVELENGTH_M, PIXEL_M = 1.0, (1.5, 2.0)
 LIGHT = {"wavelength_m": WAVELENGTH_M, "pixel_size_m": PIXEL_M}
@@ -200,3 +204,70 @@ def test_windows_of_every_propagation_are_the_object_cut_out(name):
         cut = (slice(None), slice(y, y + SHAPE[0]), slice(x, x + SHAPE[1]))
         alone = through(wave[view : view + 1], delta[cut], beta[cut], slice_thickness_m=2.0, **LIGHT)
         assert worst([together[view]], alone) < 1e-13
+
+
+@contextmanager
+def threads(number):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def kinds_of(dtype):
+    wave = optics.multislice(*inputs((PLANES, *SHAPE), dtype), slice_thickness_m=2.0, gradient="stored", **LIGHT)
+    return {type(part) for part in wave.grad_fn.slices.values()}
+
+
+def test_single_precision_in_one_thread_is_fused():
+    with threads(1):
+        assert kinds_of(torch.complex64) == {FusedSlice}
+        assert kinds_of(torch.complex128) == {EagerSlice}
+    with threads(2):
+        assert kinds_of(torch.complex64) == {EagerSlice}
+
+
+@every_way
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_fused_slices_equal_eager_ones(monkeypatch, way, kind):
+    shape, windows = OBJECTS[kind]
+    parts = inputs(shape, torch.complex64)
+    mask = None if way == "recomputed" else optics.absorbing_margin(SHAPE, 3, steps=PLANES).float()
+    optics_of = {"slice_thickness_m": THICKNESS_M, "windows": windows, "gradient": way, "absorber": mask, **LIGHT}
+    # Two groups, of two views and of one: each must find its own.
+    monkeypatch.setattr(split_step, "_views_at_once", lambda wave: 2)
+    with threads(1):
+        fused = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
+    with threads(2):
+        eager = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
+    assert worst(fused, eager) < 1e-6
+
+
+def fused_transmission(delta, beta):
+    """T of a slice with kΔz = 1."""
+    delta, beta = (torch.as_tensor(part, dtype=torch.float32)[None, None] for part in (delta, beta))
+    wave = torch.ones(delta.shape, dtype=torch.complex64)
+    return FusedSlice(delta, beta, 1.0, FusedSlice.seen(None, wave, delta[None])).transmit(wave, slice(0, 1))[0, 0]
+
+
+@pytest.mark.parametrize("largest", [1.0, 1e3, 1e4])
+def test_fused_transmission_is_exact_to_rounding(largest):
+    phase, depth = torch.linspace(-largest, largest, 100_001), torch.linspace(-80, 80, 100_001)
+    found, exact = fused_transmission(phase, torch.zeros_like(phase)), torch.exp(-1j * phase.double())
+    assert float((found - exact).abs().max()) < 1.2e-7
+    found, exact = fused_transmission(torch.zeros_like(depth), depth), torch.exp(-depth.double())
+    assert float((found / exact - 1).abs().max()) < 1.2e-7
+
+
+def test_fused_transmission_keeps_what_is_not_a_number():
+    found = fused_transmission([math.nan, 0.0, math.inf, 0.0], [0.0, math.nan, 0.0, math.inf])
+    assert found.isnan().tolist() == [True, True, True, False]
+    assert abs(found[3]) < 1e-37
+
+
+def test_kernels_are_compiled_where_nothing_can_be_written():
+    found = {}
+    exec("def twice(x):\n    return 2 * x", found)  # without a file beside which compiled code could lie
+    assert compiled("float32(float32)")(found["twice"])(1.5) == 3

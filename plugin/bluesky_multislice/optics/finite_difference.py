@@ -155,6 +155,9 @@ class _Step:
         columns = self.field.to_columns(self.x.transpose(wave, torch.empty_like(wave)))
         return self.field.to_rows(self.y.transpose(columns, columns))
 
+    def inverse(self, wave: Tensor) -> Tensor:
+        return self.transpose(wave.conj_physical()).conj_physical_()
+
     def slope(self, wave: Tensor) -> Tensor:
         along_x = self.x.with_slope(wave, torch.zeros_like(wave))
         _, slope = self.y.with_slope(*map(self.field.to_columns, along_x))

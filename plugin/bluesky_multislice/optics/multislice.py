@@ -82,6 +82,10 @@ class FreeStep:
 
     transpose = apply
 
+    def inverse(self, wave: Tensor) -> Tensor:
+        """Return F⁻¹[H*·F[ψ]]."""
+        return torch.fft.ifft2(torch.fft.fft2(wave).mul_(self._transfer.conj()))
+
     def slope(self, wave: Tensor) -> Tensor:
         """Return the derivative of the propagated wave in the distance, per metre."""
         return torch.fft.ifft2(torch.fft.fft2(wave) * self._transfer * self._rate())

@@ -7,12 +7,12 @@ The gradient is written by hand. With h = conj(∂L/∂ψ*) behind a slice and q
 
 It needs the waves behind all slices in reverse order. They are kept (``stored``), or every √nz-th is kept and the rest
 computed again (``checkpointed``), or all are undone one by one from the last (``recomputed``): a unitary step has the
-inverse conj(Pᵀ conj ψ), a transmission the inverse 1/T. With the forward pass that is two steps a slice (``stored``) or
-three.
+inverse Pᴴ, a transmission the inverse 1/T. With the forward pass that is two steps a slice (``stored``) or three.
 
 Views go through each slice in groups that stay in the processor's cache.
 """
 
+import functools
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.optics.sampling import Windows, check_wave_and_object, thickness_of_slices
-from bluesky_multislice.optics.transmission import transmission
+from bluesky_multislice.optics.transmission import EagerSlice, Slice
 
 Gradient = Literal["auto", "stored", "recomputed", "checkpointed"]
 _Groups = list[Tensor]
@@ -56,6 +56,10 @@ class Step(Protocol):
 
     def transpose(self, wave: Tensor) -> Tensor:
         """Return Pᵀ·ψ (no conjugation), a new tensor."""
+        ...
+
+    def inverse(self, wave: Tensor) -> Tensor:
+        """Return P⁻¹·ψ, a new tensor, where the step is unitary."""
         ...
 
     def slope(self, wave: Tensor) -> Tensor:
@@ -126,7 +130,7 @@ class _SplitStep(torch.autograd.Function):
     def forward(ctx, wave: Tensor, delta: Tensor, beta: Tensor, thickness: Tensor, chain: _Chain) -> Tensor:
         run = _Run(chain, wave, delta, beta, thickness)
         ctx.chain, ctx.way = chain, run.choose() if any(ctx.needs_input_grad) else None
-        exit_wave, ctx.behind, ctx.transmissions = run.forward(ctx.way)
+        exit_wave, ctx.behind, ctx.slices = run.forward(ctx.way)
         ctx.save_for_backward(wave, delta, beta, thickness)
         return exit_wave
 
@@ -134,8 +138,9 @@ class _SplitStep(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         run = _Run(ctx.chain, *ctx.saved_tensors)
-        slices = run.reverse(ctx.way, ctx.behind, ctx.transmissions)
-        return *run.backward(gradients[0], slices, spacing=ctx.needs_input_grad[3]), None
+        slices = run.reverse(ctx.way, ctx.behind, ctx.slices)
+        undo = ctx.way == "recomputed"
+        return *run.backward(gradients[0], slices, undo=undo, spacing=ctx.needs_input_grad[3]), None
 
 
 class _Run:
@@ -152,9 +157,7 @@ class _Run:
         self.at_once = _views_at_once(wave)
         self.groups = [slice(first, first + self.at_once) for first in range(0, len(wave), self.at_once)]
         self.wave = list(wave.split(self.at_once))
-        self.seen_pixels = None
-        if chain.windows is not None:
-            self.seen_pixels = _pixels_of_windows(chain.windows, wave.shape[-2:], delta.shape[-1]).to(wave.device)
+        self.make_slice = _maker_of_slices(chain.windows, wave, delta, beta)
 
     def choose(self) -> str:
         """Return which waves to keep."""
@@ -175,93 +178,82 @@ class _Run:
         depth = self.chain.largest(float(torch.as_tensor(depth).max()))
         return math.exp(min(self.chain.wavenumber * depth, 700)) * torch.finfo(self.delta.dtype).eps < _LARGEST_ERROR
 
-    def forward(self, way: str | None) -> tuple[Tensor, dict[int, _Groups], dict[int, Tensor]]:
-        """Return the exit wave, the waves behind slices that are to be kept, and the transmissions of those slices."""
+    def forward(self, way: str | None) -> tuple[Tensor, dict[int, _Groups], dict[int, Slice]]:
+        """Return the exit wave, the waves behind slices that are to be kept, and those slices."""
         nz = len(self.delta)
         keep = {None: (), "stored": range(nz), "recomputed": (nz - 1,)}.get(way)
         if keep is None:
             every = math.isqrt(nz - 1) + 1
             keep = range(every - 1, nz, every)
-        wave, behind, transmissions = self._through(range(nz), self.wave, keep)
+        wave, behind, slices = self._through(range(nz), self.wave, keep)
         exit_wave = torch.cat([self.steps[nz].apply(group) for group in wave])
-        return exit_wave, behind, transmissions if way == "stored" else {}
+        return exit_wave, behind, slices if way == "stored" else {}
 
     def _through(
-        self, slices: range, wave: _Groups, keep: Container[int]
-    ) -> tuple[_Groups, dict[int, _Groups], dict[int, Tensor]]:
-        """Step to each slice and transmit; return the last wave, the kept ones and the kept transmissions."""
-        behind, transmissions = {}, {}
-        for z in slices:
-            transmitted = self._transmission(z)
+        self, numbers: range, wave: _Groups, keep: Container[int]
+    ) -> tuple[_Groups, dict[int, _Groups], dict[int, Slice]]:
+        """Step to each slice and transmit; return the last wave, the kept ones and their slices."""
+        behind, slices = {}, {}
+        for z in numbers:
+            here = self._slice(z)
             wave = [
-                self._transmit(self.steps[z].apply(part), transmitted, group)
+                self._absorb(here.transmit(self.steps[z].apply(part), group))
                 for part, group in zip(wave, self.groups, strict=True)
             ]
             if z in keep:
-                behind[z], transmissions[z] = wave, transmitted
-        return wave, behind, transmissions
+                behind[z], slices[z] = wave, here
+        return wave, behind, slices
 
-    def _transmission(self, z: int) -> Tensor:
-        wavelength_m = 2 * math.pi / self.chain.wavenumber
-        plane = transmission(self.delta[z], self.beta[z], wavelength_m=wavelength_m, thickness_m=self.thickness[z])
-        return plane.contiguous()
+    def _slice(self, z: int) -> Slice:
+        return self.make_slice(self.delta[z], self.beta[z], self.chain.wavenumber * self.thickness[z])
 
-    def _transmit(self, wave: Tensor, plane: Tensor, group: slice) -> Tensor:
-        """Multiply a group of views with what they see of a plane (1 or view, Y, X), in place."""
-        if self.seen_pixels is not None:
-            pixels = self.seen_pixels[group]
-            plane = plane.view(-1).index_select(0, pixels.view(-1)).view(pixels.shape)
-        wave.mul_(plane if len(plane) == 1 or self.seen_pixels is not None else plane[group])
+    def _absorb(self, wave: Tensor) -> Tensor:
         return wave if self.chain.absorber is None else wave.mul_(self.chain.absorber)
 
     def reverse(
-        self, way: str, behind: dict[int, _Groups], transmissions: dict[int, Tensor]
-    ) -> Iterator[tuple[int, Tensor, _Groups]]:
-        """Yield (z, transmission, wave behind the slice) from the last slice to the first."""
+        self, way: str, behind: dict[int, _Groups], slices: dict[int, Slice]
+    ) -> Iterator[tuple[int, Slice, _Groups]]:
+        """Yield (z, slice, wave behind the slice) from the last slice to the first."""
         if way == "recomputed":
             yield from self._undo(behind)
             return
         last = len(self.delta)
         if way == "stored":
-            yield from ((z, transmissions[z], behind[z]) for z in reversed(range(last)))
+            yield from ((z, slices[z], behind[z]) for z in reversed(range(last)))
             return
         for start in reversed((-1, *behind)):
-            slices = range(start + 1, last)
-            _, waves, parts = self._through(slices, self.wave if start < 0 else behind[start], slices)
-            yield from ((z, parts[z], waves[z]) for z in reversed(slices))
+            numbers = range(start + 1, last)
+            _, waves, parts = self._through(numbers, self.wave if start < 0 else behind[start], numbers)
+            yield from ((z, parts[z], waves[z]) for z in reversed(numbers))
             last = start + 1
 
-    def _undo(self, behind: dict[int, _Groups]) -> Iterator[tuple[int, Tensor, _Groups]]:
-        """Recompute the waves from the last one, conjugated: then the inverse of a step is its transpose."""
+    def _undo(self, behind: dict[int, _Groups]) -> Iterator[tuple[int, Slice, _Groups]]:
+        """Recompute the waves from a copy of the last one; the slice is undone in place when the next is asked for."""
         (z,) = behind
-        wave = [part.conj_physical() for part in behind[z]]
+        wave = [part.clone(memory_format=torch.contiguous_format) for part in behind[z]]
         while True:
-            transmitted = self._transmission(z)
-            yield z, transmitted, [part.conj_physical() for part in wave]
+            here = self._slice(z)
+            yield z, here, wave
             if z == 0:
                 return
-            inverse = transmitted * torch.exp(2 * self.chain.wavenumber * self.thickness[z] * self.beta[z])
-            wave = [
-                self.steps[z].transpose(self._transmit(part, inverse, group))
-                for part, group in zip(wave, self.groups, strict=True)
-            ]
+            wave = [self.steps[z].inverse(part).contiguous() for part in wave]
             z -= 1
 
     def backward(
-        self, gradient: Tensor, slices: Iterator[tuple[int, Tensor, _Groups]], *, spacing: bool
+        self, gradient: Tensor, slices: Iterator[tuple[int, Slice, _Groups]], *, undo: bool, spacing: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return the gradients in wave, δ, β and thickness."""
         h = [part.conj_physical() for part in gradient.resolve_conj().split(self.at_once)]
-        in_delta, in_beta = torch.empty_like(self.delta), torch.empty_like(self.beta)
+        in_delta, in_beta = (part.new_empty(part.shape) for part in (self.delta, self.beta))
         in_distance = [0.0] * len(self.steps)
         in_thickness = [0.0] * len(self.thickness)
-        for z, transmitted, wave in slices:
+        for z, here, wave in slices:
             if spacing:
                 in_distance[z + 1] = self._slope(z + 1, h, wave)
-            strength = self.chain.wavenumber * self.thickness[z]
-            product = self._back(z, h, wave, transmitted)
-            torch.mul(product.imag, strength, out=in_delta[z])
-            torch.mul(product.real, -strength, out=in_beta[z])
+            in_delta[z] = in_beta[z] = 0
+            for number, (group, behind) in enumerate(zip(self.groups, wave, strict=True)):
+                part = self.steps[z + 1].transpose(h[number])
+                h[number] = self._absorb(here.back(part, behind, group, in_delta[z], in_beta[z], undo=undo))
             if spacing:
                 both = in_delta[z] * self.delta[z] + in_beta[z] * self.beta[z]
                 in_thickness[z] = float(both.sum(dtype=torch.float64)) / self.thickness[z]
@@ -274,35 +266,23 @@ class _Run:
         in_spacing = torch.tensor([a + b for a, b in zip(in_thickness, halves, strict=True)], dtype=torch.float64)
         return in_wave, in_delta, in_beta, in_spacing
 
-    def _back(self, z: int, h: _Groups, wave: _Groups, transmitted: Tensor) -> Tensor:
-        """Bring h from behind the step after a slice to before the slice; return h·ψ (1 or view, Y, X) behind it."""
-        product = torch.zeros_like(transmitted)
-        for number, (group, behind) in enumerate(zip(self.groups, wave, strict=True)):
-            part = self.steps[z + 1].transpose(h[number])
-            self._collect(part, behind, product, group)
-            h[number] = self._transmit(part, transmitted, group)
-        return product
-
     def _slope(self, number: int, h: _Groups, before: _Groups) -> float:
         """Return the gradient in a step's distance from h behind the step and the wave before it."""
         slope = self.steps[number].slope
         return sum(float((a * slope(b)).real.sum(dtype=torch.float64)) for a, b in zip(h, before, strict=True))
 
-    def _collect(self, h: Tensor, wave: Tensor, planes: Tensor, group: slice) -> None:
-        """Add h·ψ of a group of views to the planes (1 or view, Y, X) that they see."""
-        if self.seen_pixels is not None:
-            planes.view(-1).index_add_(0, self.seen_pixels[group].view(-1), (h * wave).view(-1))
-        elif len(planes) > 1:
-            torch.mul(h, wave, out=planes[group])
-        else:
-            planes.add_((h * wave).sum(0, keepdim=True))
 
+def _maker_of_slices(
+    windows: Windows | None, wave: Tensor, delta: Tensor, beta: Tensor
+) -> Callable[[Tensor, Tensor, float], Slice]:
+    """Return what makes a slice from its δ, β and kΔz: fused where it can be done, else eager."""
+    single = (wave.dtype, delta.dtype, beta.dtype) == (torch.complex64, torch.float32, torch.float32)
+    if not single or wave.device.type != "cpu" or torch.get_num_threads() > 1:
+        return functools.partial(EagerSlice, pixels=EagerSlice.seen(windows, wave, delta))
+    # numba takes a second to import, which those who compute nothing need not wait for.
+    from bluesky_multislice.optics.fused import FusedSlice
 
-def _pixels_of_windows(windows: Windows, shape: Sequence[int], row: int) -> Tensor:
-    """Return where in a plane, row by row, the pixels of each window are: (view, y, x), int32."""
-    starts = torch.tensor(windows, dtype=torch.int32)
-    y, x = (torch.arange(n, dtype=torch.int32) for n in shape)
-    return (starts[:, :1, None] + y[:, None]) * row + starts[:, 1:, None] + x
+    return functools.partial(FusedSlice, first=FusedSlice.seen(windows, wave, delta))
 
 
 def _views_at_once(wave: Tensor) -> int:
