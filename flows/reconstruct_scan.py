@@ -128,7 +128,7 @@ def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.Resol
 @task(cache_policy=NO_CACHE)
 def reconstruct(folder: JobFolder, plan: Plan, run_uid: str) -> None:
     """Run the job and follow it; a cancelled flow run takes the job's processes with it."""
-    report = ProgressReport(run_uid, plan.fit.epochs, get_run_logger())
+    report = ProgressReport(run_uid, plan.epochs, get_run_logger())
     run_to_end(LocalScheduler(), folder, ranks=plan.ranks, on_progress=report)
     report.done()
 

@@ -143,7 +143,8 @@ class ScanGeometry:
         if focus is None or (np.isfinite(focus) and focus != 0 and (self.magnification > 0).all()):
             return
         raise ScanError(
-            "The focus must lie at a finite distance from the rotation axis, and not between it and the detector.",
+            "The focus must lie at a finite distance from the rotation axis, and in the near field not between it and "
+            "the detector.",
             got=f"a focus distance of {focus} m with the detector at {np.max(self.distance_m)} m.",
             remedy="correct focus_distance: positive when the focus lies upstream; leave it out for a parallel beam.",
         )
@@ -155,8 +156,8 @@ class ScanGeometry:
 
     @property
     def magnification(self) -> NDArray[np.float64]:
-        """(view,) geometric magnification (z₁+z₂)/z₁ of the cone beam; 1 for a parallel beam."""
-        if self.beam.focus_distance_m is None:
+        """(view,) magnification (z₁+z₂)/z₁ of holograms by the cone beam; 1 for a parallel beam and for patterns."""
+        if self.beam.focus_distance_m is None or self.detector.regime == "far_field":
             return np.ones(self.views)
         return (self.beam.focus_distance_m + self.distance_m) / self.beam.focus_distance_m
 
@@ -193,6 +194,17 @@ class ScanGeometry:
         (ny, nx), (py, px) = self.detector.shape, self.detector.pixel_size_m
         detector = replace(self.detector, shape=(ny * factor, nx * factor), pixel_size_m=(py / factor, px / factor))
         return replace(self, detector=detector)
+
+    def coarser(self, factor: int) -> "ScanGeometry":
+        """Return the geometry of frames that sample the object ``factor`` times coarser.
+
+        Far field: the middle of each pattern; near field: its pixels in blocks. Pixels that are left over lie at the
+        far edges.
+        """
+        (ny, nx), (py, px) = self.detector.shape, self.detector.pixel_size_m
+        wider = 1 if self.detector.regime == "far_field" else factor
+        shape, pixel_size_m = (ny // factor, nx // factor), (wider * py, wider * px)
+        return replace(self, detector=replace(self.detector, shape=shape, pixel_size_m=pixel_size_m))
 
     def select(self, views: NDArray[np.intp]) -> "ScanGeometry":
         """Return the geometry of some of the views."""

@@ -41,7 +41,7 @@ def run(folder: JobFolder) -> None:
 
         def report(epoch: Epoch) -> None:
             if mesh.rank == 0:
-                record = asdict(epoch) | {"epochs": plan.fit.epochs}
+                record = asdict(epoch) | {"epochs": plan.epochs}
                 progress.write(json.dumps(record) + "\n")
                 progress.flush()
 

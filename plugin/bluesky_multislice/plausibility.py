@@ -22,6 +22,9 @@ _MISTAKES = (
 _OFF_CENTRE_PIXELS = 3
 """Distance of a pattern's centre of mass from the detector's centre that a probe's own asymmetry rarely reaches."""
 
+_OFF_PROBE_PIXELS = 1
+"""The same from where a known probe's light belongs, which a sample's edges move little on average."""
+
 _SMALL_SPAN_RAD = np.pi / 2 - 1e-3
 
 
@@ -95,21 +98,35 @@ def angle_warnings(geometry: ScanGeometry) -> list[str]:
     return []
 
 
-def pattern_warnings(geometry: ScanGeometry, mean_frame: NDArray[np.floating]) -> list[str]:
-    """Return what is odd about the mean far-field pattern (y, x): light whose centre of mass is not the centre."""
+def pattern_warnings(
+    geometry: ScanGeometry, mean_frame: NDArray[np.floating], probe: NDArray[np.complexfloating] | None = None
+) -> list[str]:
+    """Return what is odd about the mean far-field pattern: light whose centre of mass is not where it belongs.
+
+    Args:
+        geometry: the scan.
+        mean_frame: (y, x), zero where masked.
+        probe: (mode, y, x), no larger than a frame; None takes the detector's centre for that of its light.
+    """
     if geometry.detector.regime != "far_field":
         return []
-    total = float(mean_frame.sum())
-    offset = [
-        float((mean_frame.sum(1 - axis) * (np.arange(n) - n // 2)).sum()) / total
-        for axis, n in enumerate(mean_frame.shape)
-    ]
-    if np.hypot(offset[0], offset[1]) <= _OFF_CENTRE_PIXELS:
+    offset, there, most = _centre_of_mass(mean_frame), "detector's centre", _OFF_CENTRE_PIXELS
+    if probe is not None:
+        light = np.abs(np.fft.fftshift(np.fft.fft2(probe, s=mean_frame.shape), axes=(-2, -1))) ** 2
+        offset = offset - _centre_of_mass(light.sum(0) * (mean_frame > 0))
+        there, most = "probe's", _OFF_PROBE_PIXELS
+    if np.hypot(offset[0], offset[1]) <= most:
         return []
     return [
         f"the mean pattern's centre of mass lies {offset[0]:+.1f} pixels in y and {offset[1]:+.1f} in x from the "
-        "detector's centre: crop the frames around the direct beam"
+        f"{there}: crop the frames around the direct beam"
     ]
+
+
+def _centre_of_mass(frame: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the (y, x) of a frame's light, pixels from the detector's centre."""
+    profiles = [(frame.sum(1 - axis), np.arange(n) - n // 2) for axis, n in enumerate(frame.shape)]
+    return np.array([float((light * at).sum()) / float(light.sum()) for light, at in profiles])
 
 
 def _nearest_neighbours(geometry: ScanGeometry, window: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -130,26 +130,55 @@ class Recipe(BaseModel):
         description="Noise that the fit expects: Gaussian on amplitudes, Poisson counts, or Gaussian on intensities.",
     )
     epochs: int | None = Field(default=None, ge=1, le=10_000, description="Most passes over all frames. None: planned.")
-    optimiser: Literal["nesterov", "adam"] | None = Field(
+    polish: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="Steps of conjugate gradients over all frames after the epochs; each takes 1.5 epochs' time.",
+    )
+    coarse_levels: int = Field(
+        default=0,
+        ge=0,
+        le=4,
+        description="Fits to frames 2, 4, … times coarser that come first, each the next's start.",
+    )
+    first_propagation: Propagation | None = Field(
+        default=None, description="Propagation of the fits that come first, such as projection. None: the same."
+    )
+    optimiser: Literal["adam", "nesterov", "weighted"] | None = Field(
         default=None,
-        description="What moves δ and β: accelerated descent, its step from the data, is fastest where the probe is "
-        "known; Adam bears a wrong one. None: nesterov for patterns at several angles with a probe that is kept.",
+        description="What moves δ and β: Adam; accelerated descent, its step from the data and voxels weighted by the "
+        "light that they get; or, at one angle, descent weighted batch by batch, which moves the probe too. None: "
+        "weighted for ptychography at one angle, accelerated at several angles where vacuum is favoured, else Adam.",
     )
     step: float = Field(default=1.0, gt=0, le=100, description="Factor on the planned step of the optimiser.")
     refine_probe: bool | None = Field(default=None, description="Refine the probe. None: yes in ptychography.")
-    probe_modes: int = Field(default=1, ge=1, le=16, description="Mutually incoherent probe modes.")
+    probe_modes: int | None = Field(
+        default=None,
+        ge=1,
+        le=16,
+        description="Mutually incoherent probe modes. None: three where ptychography at one angle refines the probe, "
+        "else one or those of a given probe.",
+    )
     absorption: bool = Field(default=True, description="Reconstruct β as well as δ; otherwise β = 0.")
     positivity: bool | None = Field(
         default=None, description="Keep δ and β from going negative. None: yes for several angles."
     )
-    total_variation: float = Field(
-        default=0.0, ge=0, le=10, description="Weight of total variation, relative to the fit."
+    total_variation: float | None = Field(
+        default=None,
+        ge=0,
+        le=10,
+        description="Weight of total variation, relative to the fit. None: small at several angles, 0 at one.",
     )
     total_variation_z: float = Field(
         default=1.0, ge=0, le=100, description="Factor on the differences along the beam inside total variation."
     )
-    l1: float = Field(
-        default=0.0, ge=0, le=10, description="Weight of the mean magnitude of δ and β, for sparse samples."
+    l1: float | None = Field(
+        default=None,
+        ge=0,
+        le=10,
+        description="Weight of the mean magnitude of δ and β, which favours vacuum. None: as the noise asks for it, at "
+        "several angles of ptychography with positivity; else 0.",
     )
     smoothness_z: float = Field(
         default=0.0,

@@ -1,16 +1,18 @@
 """The reconstruction: scan and plan in, volume out. Every rank calls it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError
+from bluesky_multislice.first_probe import first_probe
 from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
-from bluesky_multislice.models import ForwardModel, embed, initial_probe, upsample
+from bluesky_multislice.models import downsample, resample, upsample
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan
 from bluesky_multislice.plausibility import pattern_warnings
@@ -20,6 +22,7 @@ from bluesky_multislice.solvers import (
     ShellCorrelation,
     Solution,
     Unknowns,
+    ViewSet,
     cylinder_support,
     fit,
     halves,
@@ -85,39 +88,89 @@ def reconstruct(
         FramesError: a frame cannot be used, or no frame has any light.
     """
     geometry = scan.geometry
-    model = plan.forward_model(geometry).to(mesh.device)
     fitted, held = split_views(geometry.views, plan.held_back_every)
-    light = _measure_light(scan, fitted[mesh.share(len(fitted))], plan.saturated, mesh)
+    own_fitted, own_held = (views[mesh.share(len(views))] for views in (fitted, held))
+    light = _measure_light(scan, own_fitted, own_held, plan.saturated, mesh)
     scale = light.scale
-    probe = _first_probe(scan, plan, model, light.mean_frame) / np.sqrt(scale)
-    support = cylinder_support(geometry, plan.grid) if plan.support == "cylinder" else None
+    probe = first_probe(scan, plan, light.mean_frame, scale, mesh)
 
-    def fit_views(
-        model: ForwardModel, fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None]
-    ) -> Solution:
+    def fit_views(fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None]) -> Solution:
         sets = [
             load_views(scan, views[mesh.share(len(views))], scale=scale, device=mesh.device, saturated=plan.saturated)
             for views in (fitted, held)
         ]
-        return fit(Unknowns(model, probe, plan.fit, mesh.device, support), sets[0], sets[1], plan.fit, mesh, report)
+        return _fit_in_turn(scan, plan, sets, probe, mesh, report)
 
-    solution = fit_views(model, fitted, held, report)
+    solution = fit_views(fitted, held, report)
     agreement = None
     if plan.shell_correlation:
         pairs = zip(halves(geometry, fitted), halves(geometry, held), strict=True)
-        # A model of its own each: a fit may move its windows.
-        models = (plan.forward_model(geometry).to(mesh.device) for _ in range(2))
-        deltas = [fit_views(each, *pair, lambda epoch: None).delta for each, pair in zip(models, pairs, strict=True)]
+        deltas = [fit_views(*pair, lambda epoch: None).delta for pair in pairs]
         axes = plan.grid.voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else plan.grid.voxel_size_m[1:]
         agreement = shell_correlation(deltas[0], deltas[1], axes)
     return Reconstruction(
         plan,
         geometry,
         solution.with_probe_in(np.sqrt(scale)),
-        warnings=(*pattern_warnings(geometry, light.mean_frame), *light.warnings),
+        warnings=(*pattern_warnings(geometry, light.mean_frame, scan.probe), *light.warnings),
         saturated_pixels=light.saturated_pixels,
         shell_correlation=agreement,
     )
+
+
+def _fit_in_turn(
+    scan: Scan,
+    plan: Plan,
+    sets: Sequence[ViewSet],
+    first_probe: torch.Tensor,
+    mesh: Mesh,
+    report: Callable[[Epoch], None],
+) -> Solution:
+    """Fit as the plan's earlier fits say, and then as it says itself, each from what the one before has found."""
+    first, *others = (*plan.earlier, plan)
+    solution = _fit_stage(scan, first, sets, _coarser_probe(first_probe, first.coarseness), None, mesh, report)
+    for before, stage in pairwise((first, *others)):
+        probe = _coarser_probe(first_probe, stage.coarseness)
+        if stage.fit.probe_step > 0:
+            finer = before.coarseness // stage.coarseness
+            probe = torch.from_numpy(upsample(solution.probe.cpu().numpy(), finer)) * finer
+        volumes = [resample(part, before.grid, stage.grid) for part in (solution.delta, solution.beta)]
+
+        def report_on(epoch: Epoch, before: Solution = solution) -> None:
+            report(before.continued(epoch))
+
+        found = _fit_stage(scan, stage, sets, probe, volumes, mesh, report_on)
+        solution = replace(
+            found,
+            best_epoch=len(solution.history) + found.best_epoch,
+            history=(*solution.history, *(solution.continued(epoch) for epoch in found.history)),
+        )
+    return solution
+
+
+def _fit_stage(
+    scan: Scan,
+    stage: Plan,
+    sets: Sequence[ViewSet],
+    probe: torch.Tensor,
+    volumes: Sequence[torch.Tensor] | None,
+    mesh: Mesh,
+    report: Callable[[Epoch], None],
+) -> Solution:
+    """Fit the frames as coarse as a plan says, from a probe and δ and β."""
+    # A model of its own each: a fit may move its windows.
+    model = stage.forward_model(scan.geometry).to(mesh.device)
+    support = cylinder_support(scan.geometry, stage.grid) if stage.support == "cylinder" else None
+    unknowns = Unknowns(model, probe, stage.fit, mesh.device, support)
+    if volumes is not None:
+        unknowns.start_from(*volumes)
+    fitted, held = (views.coarser(stage.coarseness, far_field=model.far_field) for views in sets)
+    return fit(unknowns, fitted, held, stage.fit, mesh, report)
+
+
+def _coarser_probe(probe: torch.Tensor, factor: int) -> torch.Tensor:
+    """Return the probe (mode, y, x) that belongs to frames ``factor`` times coarser, of the same mean intensity."""
+    return torch.from_numpy(downsample(probe.cpu().numpy(), factor)) / factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,28 +181,38 @@ class _Light:
     scale: float
     saturated_pixels: int
     dark_views: int
+    dark_judges: int
 
     @property
     def warnings(self) -> tuple[str, ...]:
         found = []
         if self.dark_views:
             found.append(f"{self.dark_views} of the frames to fit have no light: leave them out of the scan")
+        if self.dark_judges:
+            found.append(
+                f"{self.dark_judges} of the frames held back, which judge the fit, have no light: leave them out "
+                "of the scan"
+            )
         if self.saturated_pixels:
             found.append(f"{self.saturated_pixels} saturated pixels of the frames to fit are left out")
         return tuple(found)
 
 
-def _measure_light(scan: Scan, fitted: NDArray[np.intp], saturated: Saturated, mesh: Mesh) -> _Light:
-    """Look at the frames to fit of all ranks, one after the other; a saturated pixel's mean is that of other frames."""
+def _measure_light(
+    scan: Scan, fitted: NDArray[np.intp], held: NDArray[np.intp], saturated: Saturated, mesh: Mesh
+) -> _Light:
+    """Look at the frames of all ranks, one after the other; the mean is of those to fit, less saturated pixels."""
     total, seen = (torch.zeros(scan.frames.shape, dtype=torch.float64, device=mesh.device) for _ in range(2))
-    count = torch.zeros(2, dtype=torch.float64, device=mesh.device)
+    count = torch.zeros(3, dtype=torch.float64, device=mesh.device)
     for view in fitted:
         frame = torch.from_numpy(scan.frames.read(np.array([view]), saturated=saturated)[0]).to(mesh.device)
         lost = torch.isnan(frame)
         frame = frame.nan_to_num()
         total += frame
         seen += ~lost
-        count += torch.stack([lost.sum(), (frame.sum() <= 0) & ~lost.any()])
+        count[:2] += torch.stack([lost.sum(), (frame.sum() <= 0) & ~lost.any()])
+    for view in held:
+        count[2] += not scan.frames.read(np.array([view]), saturated=saturated).any()
     mesh.sum(total, seen, count)
     mean = (total / seen.clamp(min=1)).float().cpu().numpy()
     scale = float(mean[scan.frames.mask].mean())
@@ -159,26 +222,4 @@ def _measure_light(scan: Scan, fitted: NDArray[np.intp], saturated: Saturated, m
             got="zero in every good pixel of every frame.",
             remedy="check the shutter, the mask and the dark frames.",
         )
-    return _Light(mean, scale, int(count[0]), int(count[1]))
-
-
-def _first_probe(scan: Scan, plan: Plan, model: ForwardModel, mean_frame: NDArray[np.float32]) -> torch.Tensor:
-    """Return the probe (mode, y, x) to start from, in the root of the frames' units.
-
-    A given probe that may be refined is brought to the frames' mean energy. Missing modes start as weak copies with a
-    phase ramp.
-    """
-    finer = plan.oversampling
-    if scan.probe is not None:
-        near_field = scan.geometry.detector.regime == "near_field"
-        probe = embed(upsample(scan.probe, finer) if near_field else scan.probe, model.window)
-        if plan.fit.probe_step > 0:
-            probe = probe * np.sqrt(mean_frame.sum() / float(probe.abs().square().sum()))
-    else:
-        geometry = scan.geometry.oversampled(finer)
-        mean_frame = np.kron(mean_frame / finer**2, np.ones((finer, finer), np.float32))
-        probe = initial_probe(geometry, mean_frame, window=model.window, pixel_size_m=geometry.object_pixel_m)
-    ramp = torch.linspace(-np.pi, np.pi, model.window[1])
-    for number in range(probe.shape[0], plan.probe_modes):
-        probe = torch.cat([probe, 0.1 * probe[:1] * torch.exp(1j * number * ramp)])
-    return probe
+    return _Light(mean, scale, int(count[0]), int(count[1]), int(count[2]))

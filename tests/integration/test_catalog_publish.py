@@ -21,7 +21,7 @@ def write_result(path, *, without=()):
             file[name].attrs.update({"voxel_size_m": [4e-7, 1e-7, 1e-7], "energy_ev": 12400.0, "axes": ["z", "y", "x"]})
         file["probe"] = (rng.random((2, 8, 8)) + 1j).astype(np.complex64)
         file["positions"] = rng.random((5, 2))
-        for name in ("epoch", "loss", "held_back_loss", "seconds"):
+        for name in ("epoch", "loss", "held_back_loss", "seconds", "coarseness"):
             file[f"history/{name}"] = np.arange(4.0)
         for name in ("frequency_per_m", "correlation", "half_bit"):
             file[f"shell_correlation/{name}"] = np.arange(3.0)

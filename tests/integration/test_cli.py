@@ -80,7 +80,7 @@ def test_holograms_become_the_volume_on_two_ranks(hologram_file, tmp_path):
         assert file["positions"].shape == (16, 2)
         epochs = file["history/epoch"][()]
         np.testing.assert_array_equal(epochs, np.arange(1, len(epochs) + 1))
-        assert {"loss", "held_back_loss", "seconds"} <= set(file["history"])
+        assert {"loss", "held_back_loss", "seconds", "coarseness"} <= set(file["history"])
         assert file["history/loss"].shape == epochs.shape
         provenance = json.loads(file["provenance"][()])
     assert provenance["machine"]["ranks"] == 2

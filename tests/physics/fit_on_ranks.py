@@ -1,6 +1,7 @@
 """What torchrun starts for test_ranks: fit a small volume on however many ranks there are; rank 0 saves the result."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,12 +11,27 @@ from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.parallel import end_process, join_mesh
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import FitSettings, Unknowns, fit, load_views
+from bluesky_multislice.solvers import FitSettings, RefinementSettings, Unknowns, fit, load_views
 
 VIEWS, N, EPOCHS = 8, 16, 4
+SETTINGS = FitSettings(
+    epochs=EPOCHS,
+    batch_views=VIEWS,
+    object_step_rad=0.05,
+    probe_step=0.0,
+    gradient_floor=0.02,
+    absorption=True,
+    positivity=False,
+    seed=0,
+)
+AT = torch.arange(N) - (N - 1) / 2
+PROBE = 2 * torch.exp(-(AT[:, None] ** 2 + AT**2) / 40)[None].to(torch.complex64)
+STRAY, BRIGHTER = 0.1, np.repeat(np.float32([1.0, 1.05]), VIEWS // 2)
+REFINED = ("positions", "axis_shift", "intensity", "background")
 
 
-def main(path):
+def measure():
+    """Return the scan of a random volume, stray light and a brighter angle in it, and the model."""
     angles = np.repeat([0.0, 0.8], VIEWS // 2)
     scan = ScanGeometry(
         "holography",
@@ -28,28 +44,38 @@ def main(path):
     model = ForwardModel(scan, VolumeGrid((N, N, N), (2.0, 2.0, 2.0)), slices=8)
     generator = torch.Generator().manual_seed(1)
     delta = 0.01 * torch.rand(N, N, N, generator=generator)
-    probe = torch.ones(1, N, N, dtype=torch.complex64)
-    measured = Scan(scan, Frames(model(delta, 0.1 * delta, probe, range(VIEWS)).numpy()))
+    frames = model(delta, 0.1 * delta, PROBE, range(VIEWS)).numpy()
+    return Scan(scan, Frames(STRAY + BRIGHTER[:, None, None] * frames)), model
+
+
+def fitted(measured, model, settings, mesh):
+    """Return the solution from the views that the ranks share, the first two of them held back."""
+    everything = np.arange(VIEWS)
+    sets = [
+        load_views(measured, views[list(mesh.share(len(views)))], scale=1.0, device=mesh.device)
+        for views in (everything[2:], everything[:2])
+    ]
+    return fit(Unknowns(model, PROBE, settings, mesh.device), *sets, settings, mesh, report=lambda epoch: None)
+
+
+def figures(solution):
+    """Return what the solution holds, by name."""
+    history = [(epoch.loss, epoch.held_back_loss) for epoch in solution.history]
+    found = {"delta": solution.delta, "beta": solution.beta, "history": history, "r": solution.r_factor}
+    return found | {name: value.numpy() for name, value in solution.differences.items()}
+
+
+def main(path):
+    measured, model = measure()
+    refining = replace(SETTINGS, probe_step=0.02, refinement=RefinementSettings(REFINED))
     with join_mesh("cpu") as mesh:
-        everything = np.arange(VIEWS)
-        held, fitted = everything[:2], everything[2:]
-        shares = [views[list(mesh.share(len(views)))] for views in (fitted, held)]
-        settings = FitSettings(
-            epochs=EPOCHS,
-            batch_views=VIEWS,
-            object_step_rad=0.05,
-            probe_step=0.0,
-            gradient_floor=0.02,
-            absorption=True,
-            positivity=False,
-            seed=0,
-        )
-        sets = [load_views(measured, share, scale=1.0, device=mesh.device) for share in shares]
-        unknowns = Unknowns(model, probe, settings, mesh.device)
-        solution = fit(unknowns, sets[0], sets[1], settings, mesh, report=lambda epoch: None)
+        solutions = {
+            "known": fitted(measured, model, SETTINGS, mesh),
+            "refined": fitted(measured, model, refining, mesh),
+        }
         if mesh.rank == 0:
-            history = [(epoch.loss, epoch.held_back_loss) for epoch in solution.history]
-            np.savez(path, delta=solution.delta, beta=solution.beta, history=history, r=solution.r_factor)
+            found = {f"{case}/{name}": value for case, one in solutions.items() for name, value in figures(one).items()}
+            np.savez(path, **found)
 
 
 if __name__ == "__main__":

@@ -249,3 +249,19 @@ def test_gradients_in_delta_beta_and_probe_equal_differences(propagation, regime
     wave = torch.randn(2, n, n, dtype=torch.complex128, generator=generator)
     inputs = [tensor.requires_grad_() for tensor in (delta, beta, wave)]
     assert torch.autograd.gradcheck(lambda *unknowns: model(*unknowns, [0, 1, 2]), inputs)
+
+
+def test_exposure_is_the_light_of_all_windows_that_a_voxel_lies_in():
+    scan = geometry(positions=((0.0, 0.0), (3.0, -2.0), (0.0, 0.0)), angles=(0.0, 0.0, np.pi / 2))
+    wide = VolumeGrid((N + 8, N + 8, N + 8), (PIXEL_M, PIXEL_M, PIXEL_M))
+    model = model_of(scan, wide, slices=5)
+    light = probe(2).abs().square().sum(0)
+    straight = torch.zeros(N + 8, N + 8, dtype=torch.float64)
+    straight[4:-4, 4:-4] += light
+    straight[7:-1, 2:-6] += light
+    torch.testing.assert_close(model.exposure(probe(2), [0, 1]), straight.expand(N + 8, -1, -1))
+    aside = torch.zeros(N + 8, N + 8, dtype=torch.float64)
+    aside[4:-4, 4:-4] = light
+    turned = model.exposure(probe(2), [2])
+    torch.testing.assert_close(turned, turned[:, :, :1].expand(-1, -1, N + 8), atol=1e-9, rtol=0)
+    torch.testing.assert_close(turned[:, :, 0].T.flip(1), aside, atol=1e-9, rtol=0)

@@ -1,10 +1,17 @@
 """Scans whose positions are wrong: they come back with the volume."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from small_scan import VOXEL_M, pattern_scan, rebuild, relative_error
+from small_scan import VOXEL_M, hologram_scan, pattern_scan, rebuild, relative_error
+
+from bluesky_multislice.parallel import join_mesh
+from bluesky_multislice.planning import make_plan
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruct import reconstruct
 
 ANGLES, POSITIONS = 16, 25
 
@@ -48,3 +55,19 @@ def test_wrong_positions_are_recovered_with_the_volume(exact, quantity, worse):
     assert np.sqrt(np.mean(left**2)) < 0.15  # 0.49 before; 0.03 was measured for positions
     assert error_of(solution, truth) < error + worse  # 0.017 and 0.027 were measured
     assert error_of(solved(wrong), truth) > error + 0.1
+
+
+def test_memory_does_not_grow_from_epoch_to_epoch():
+    scan, memory = hologram_scan(n=32), []
+    quantities = ("positions", "axis_shift", "intensity", "distance", "defocus", "angle", "background_map")
+    recipe = Recipe(
+        ranks=1, device="cpu", epochs=9, batch_views=8, refine_probe=True, refine={"quantities": quantities}
+    )
+    with join_mesh("cpu") as mesh:
+        reconstruct(scan, make_plan(recipe, scan), mesh, lambda epoch: memory.append(resident_bytes()))
+    assert memory[-1] - memory[2] < 3e6  # 0.3 MB was measured, 23 MB where each epoch's waves stayed
+
+
+def resident_bytes():
+    """Memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

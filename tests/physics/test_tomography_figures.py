@@ -33,7 +33,7 @@ def truth():
 def fitted(frames, photons, **recipe):
     """The solution with the probe known, and δ after every epoch."""
     scan = SMALL.scan(frames, photons)
-    plan = make_plan(Recipe(ranks=1, refine_probe=False, **{"epochs": EPOCHS, **recipe}), scan)
+    plan = make_plan(Recipe(ranks=1, **{"refine_probe": False, "epochs": EPOCHS, **recipe}), scan)
     with join_mesh("cpu") as mesh:
         model = plan.forward_model(scan.geometry)
         scale = float(scan.frames.read(np.arange(scan.geometry.views)).mean())
@@ -52,9 +52,11 @@ def bright(frames):
     """Solutions with many photons by name."""
     cases = {
         "projection": {"propagation": "projection"},
-        "adam": {"optimiser": "adam"},
-        "multislice": {},
-        "smooth": {"total_variation": 0.003},
+        "planned": {},
+        "rough": {"total_variation": 0.0, "l1": 0.0},
+        "smooth": {"l1": 0.0},
+        "accelerated, 3 epochs": {"epochs": 3},
+        "adam, 3 epochs": {"epochs": 3, "optimiser": "adam"},
     }
     return {name: fitted(frames, 1e7, **recipe)[0] for name, recipe in cases.items()}
 
@@ -65,34 +67,49 @@ def held_back(solution):
 
 
 def test_multislice_explains_frames_held_back_ten_times_as_well_as_projection(bright):
-    assert held_back(bright["multislice"]) < held_back(bright["projection"]) / 10
+    assert held_back(bright["planned"]) < held_back(bright["projection"]) / 10
 
 
 def test_details_beyond_the_depth_of_field_are_seen_by_multislice_only(bright, truth):
-    thin, thick = (
-        fourier_shell_correlation(bright[name].delta.numpy(), truth) for name in ("projection", "multislice")
-    )
-    assert thick > 0.88  # 0.903 was measured
-    assert thin < 0.75  # 0.64
+    thin, thick = (fourier_shell_correlation(bright[name].delta.numpy(), truth) for name in ("projection", "planned"))
+    assert thick > 0.95  # 0.97 was measured
+    assert thin < 0.8  # 0.75
 
 
 def test_accelerated_descent_is_nearer_than_adam_after_as_many_epochs(bright, truth):
-    error, adam = (relative_error(bright[name].delta, truth) for name in ("multislice", "adam"))
-    assert error < 0.205  # 0.195 was measured
-    assert error < adam  # 0.207
-    assert held_back(bright["multislice"]) < held_back(bright["adam"])
+    error, adam = (relative_error(bright[f"{name}, 3 epochs"].delta, truth) for name in ("accelerated", "adam"))
+    assert error < 0.12  # 0.105 was measured
+    assert error < 0.85 * adam  # 0.136
 
 
 def test_total_variation_pays_with_few_angles(bright, truth):
-    smooth = bright["smooth"]
-    assert relative_error(smooth.delta, truth) < 0.8 * relative_error(bright["multislice"].delta, truth)
-    assert fourier_shell_correlation(smooth.delta.numpy(), truth) > 0.95
+    errors = [relative_error(bright[name].delta, truth) for name in ("smooth", "rough")]
+    assert errors[0] < 0.8 * errors[1]  # 0.135 and 0.219 were measured
 
 
-@pytest.mark.parametrize(("smoothing", "best"), [(0.0, 0.35), (0.01, 0.25)])
-def test_the_fit_of_few_photons_stops_before_it_fits_noise(frames, truth, smoothing, best):
-    """A hundred photons a pixel; 9.8 % and 3.5 % above the best epoch's error were measured."""
-    solution, deltas = fitted(frames, 2.5e4, epochs=12, total_variation=smoothing)
+def test_noise_fills_no_vacuum(bright, truth):
+    """Where no weight of l1 is given: frames hardly depend on a haze, which positivity keeps from being taken back."""
+    planned, free = bright["planned"], bright["smooth"]
+    assert relative_error(planned.delta, truth) < 0.8 * relative_error(free.delta, truth)  # 0.092 and 0.135
+    assert held_back(planned) < held_back(free)
+    haze, more_haze = (abs(float(one.delta.mean()) / truth.mean() - 1) for one in (planned, free))
+    assert haze < 0.1 < 0.25 < more_haze  # 0.03 and 0.32
+
+
+@pytest.mark.parametrize(("photons", "best"), [(1e4, 0.28), (2.5e4, 0.2)])
+def test_few_photons_hardly_make_a_longer_fit_worse(frames, truth, photons, best):
+    """Forty and a hundred photons a pixel: 1.1 % and 0.4 % above the best epoch's error were measured.
+
+    It is 29 % and 18 % where nothing holds the vacuum.
+    """
+    solution, deltas = fitted(frames, photons, epochs=12)
     errors = [relative_error(delta, truth) for delta in deltas]
-    assert relative_error(solution.delta, truth) < 1.1 * min(errors) < 1.1 * best
-    assert smoothing or errors[-1] > 1.4 * min(errors), "the last epoch fits noise"
+    assert relative_error(solution.delta, truth) < 1.05 * min(errors) < 1.05 * best
+
+
+def test_the_fit_of_few_photons_stops_before_it_fits_noise(frames, truth):
+    """A hundred photons a pixel, no regulariser: the second epoch of twelve is the best and is kept."""
+    solution, deltas = fitted(frames, 2.5e4, epochs=12, total_variation=0.0, l1=0.0)
+    errors = [relative_error(delta, truth) for delta in deltas]
+    assert relative_error(solution.delta, truth) < 1.1 * min(errors) < 0.44
+    assert errors[-1] > 1.4 * min(errors), "the last epoch fits noise"

@@ -88,6 +88,11 @@ def test_focus_on_the_sample_or_between_it_and_the_detector_is_refused(focus_m):
         scan_geometry(focus_m=focus_m)
 
 
+def test_patterns_may_come_from_a_focus_between_the_sample_and_the_detector():
+    geometry = scan_geometry(focus_m=-0.1, regime="far_field")
+    np.testing.assert_array_equal(geometry.effective_distance_m, geometry.distance_m)
+
+
 def test_focus_behind_the_detector_makes_the_image_smaller():
     assert scan_geometry(focus_m=-0.5).magnification == pytest.approx([0.4, 0.4, 0.4])
 

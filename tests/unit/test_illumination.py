@@ -9,7 +9,7 @@ from small_scan import VOXEL_M, hologram_geometry, pattern_scan
 
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.geometry import Beam, Detector
-from bluesky_multislice.models import embed, initial_probe, upsample
+from bluesky_multislice.models import downsample, embed, initial_probe, upsample
 from bluesky_multislice.optics import propagate
 
 PITCH = (VOXEL_M, VOXEL_M)
@@ -31,6 +31,13 @@ def test_embedding_puts_the_probe_in_the_middle_with_darkness_around():
 def test_a_probe_that_is_dark_not_finite_or_too_large_is_refused(probe):
     with pytest.raises(ScanError, match="probe"):
         embed(probe, (8, 8))
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_a_coarser_probe_undoes_a_finer_one(factor):
+    wave = random_wave(8)
+    np.testing.assert_allclose(downsample(upsample(wave, factor), factor), wave, atol=1e-6)
+    assert downsample(wave, 1).dtype == downsample(wave, 2).dtype == np.complex64
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])

@@ -1,6 +1,7 @@
 """What is derived from a scan, and what is refused before anything is allocated."""
 
 import json
+import math
 import os
 from dataclasses import replace
 
@@ -136,6 +137,20 @@ def test_near_field_ptychography_has_the_margin_in_its_volume():
 
 
 @pytest.mark.parametrize(
+    ("geometry", "choice", "vacuum"),
+    [
+        (pattern_geometry(), {}, 1.0),
+        (pattern_geometry(), {"l1": 0.0}, 0.0),
+        (pattern_geometry(), {"positivity": False}, 0.0),
+        (pattern_geometry(angles=1), {"positivity": True}, 0.0),
+        (hologram_geometry(), {}, 0.0),
+    ],
+)
+def test_vacuum_is_held_against_noise_in_patterns_of_several_angles(geometry, choice, vacuum):
+    assert plan_of(geometry, **choice).fit.priors.vacuum == vacuum
+
+
+@pytest.mark.parametrize(
     ("choice", "found"),
     [
         ({"epochs": 7}, lambda plan: plan.fit.epochs == 7),
@@ -155,8 +170,14 @@ def test_near_field_ptychography_has_the_margin_in_its_volume():
         ({"saturated": "mask"}, lambda plan: plan.saturated == "mask"),
         ({"shell_correlation": True}, lambda plan: plan.shell_correlation),
         ({"fidelity": "poisson"}, lambda plan: plan.fit.fidelity == "poisson"),
+        ({"polish": 2}, lambda plan: plan.fit.polish == 2 and plan.epochs == plan.fit.epochs + 2),
+        ({"coarse_levels": 1}, lambda plan: [each.coarseness for each in plan.earlier] == [2]),
+        (
+            {"first_propagation": "projection"},
+            lambda plan: [each.propagation for each in plan.earlier] == ["projection"],
+        ),
         ({"seed": 5}, lambda plan: plan.fit.seed == 5),
-        ({"optimiser": "nesterov"}, lambda plan: plan.fit.optimiser == "nesterov"),
+        ({"optimiser": "adam"}, lambda plan: plan.fit.optimiser == "adam"),
         ({"refine": {"quantities": ["tilt"]}}, lambda plan: plan.fit.refinement.quantities == ("tilt",)),
         ({"refine": {"from_epoch": 3}}, lambda plan: plan.fit.refinement.from_epoch == 3),
         ({"refine": {"strength": 0.5}}, lambda plan: plan.fit.refinement.strength == 0.5),
@@ -183,16 +204,53 @@ def test_step_scales_the_steps_of_object_and_probe():
     assert (once.step, twice.step) == (1, 2)
 
 
-def test_patterns_of_a_probe_that_is_kept_want_accelerated_descent():
-    assert plan_of(pattern_geometry()).fit.optimiser == "adam"
-    assert plan_of(pattern_geometry(), refine_probe=False).fit.optimiser == "nesterov"
-    assert plan_of(pattern_geometry(angles=1), refine_probe=False).fit.optimiser == "adam"
-    assert plan_of(hologram_geometry()).fit.optimiser == "adam"
+def test_several_angles_are_smoothed_a_little_unless_a_person_says_no():
+    weights = [
+        plan_of(geometry, **recipe).fit.priors.total_variation
+        for geometry, recipe in (
+            (pattern_geometry(), {}),
+            (hologram_geometry(), {}),
+            (pattern_geometry(angles=1), {}),
+            (pattern_geometry(), {"total_variation": 0.0}),
+        )
+    ]
+    assert weights == [0.003, 0.001, 0, 0]
+
+
+def test_several_angles_want_accelerated_descent_where_it_leaves_no_haze():
+    several = [
+        plan_of(geometry, **recipe).fit
+        for geometry, recipe in ((pattern_geometry(), {}), (hologram_geometry(), {}), (pattern_geometry(), {"l1": 0.0}))
+    ]
+    assert [(fit.optimiser, fit.epochs) for fit in several] == [("nesterov", 8), ("nesterov", 25), ("adam", 15)]
 
 
 def test_a_plan_survives_json():
     plan = plan_of(pattern_geometry(angles=1), refine={"quantities": ["positions"]})
     assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
+
+
+def test_coarser_fits_come_first_each_twice_as_fine_as_the_one_before():
+    plan = plan_of(hologram_geometry(n=64), coarse_levels=2, refine={"quantities": ["axis_shift"]})
+    assert [each.coarseness for each in (*plan.earlier, plan)] == [4, 2, 1]
+    assert [each.grid.shape for each in (*plan.earlier, plan)] == [(16, 16, 16), (32, 32, 32), (64, 64, 64)]
+    assert {each.grid.thickness_m for each in (*plan.earlier, plan)} == {64e-9}
+    assert [each.slices for each in plan.earlier] == [math.ceil(plan.slices / factor**2) for factor in (4, 2)]
+    assert [each.fit.refinement.quantities for each in (*plan.earlier, plan)] == [(), (), ("axis_shift",)]
+    assert plan.fit.object_step_rad < plan.earlier[0].fit.object_step_rad
+    assert plan.epochs == 3 * plan.fit.epochs
+    assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
+    for each in (*plan.earlier, plan):
+        frame = hologram_geometry(n=64).coarser(each.coarseness).detector.shape[0]
+        assert frame + 2 * each.margin == (64 + 2 * plan.margin) // each.coarseness
+
+
+def test_slices_of_one_angle_keep_their_depth_in_coarser_fits():
+    plan = plan_of(pattern_geometry(angles=1), depth_um=0.1, slices=3, coarse_levels=1)
+    (coarse,) = plan.earlier
+    assert coarse.grid.shape[0] == 3
+    assert coarse.slices == 1
+    assert coarse.grid.thickness_m == plan.grid.thickness_m
 
 
 def test_too_few_views_to_hold_any_back_is_said():
@@ -218,9 +276,25 @@ def test_too_few_views_to_hold_any_back_is_said():
         (pattern_geometry(angles=1), {"refine": {"quantities": ["slice_spacing"]}}, "slice_spacing for one angle"),
         (pattern_geometry(angles=1), {"refine": {"quantities": ["angle", "tilt"]}}, "angle, tilt for one angle"),
         (hologram_geometry(), {"refine": {"quantities": ["background", "background_map"]}}, "background_map for"),
+        (hologram_geometry(n=36), {"coarse_levels": 3}, "8 times coarser"),
+        (hologram_geometry(n=16), {"coarse_levels": 2}, "4 times coarser"),
         (hologram_geometry(n=4096), {"device": "cpu"}, "fit into memory"),
     ],
 )
 def test_what_cannot_be_done_is_refused(geometry, recipe, words):
     with pytest.raises(PlanError, match=words):
         plan_of(geometry, **recipe)
+
+
+@pytest.mark.parametrize("regime", ["far_field", "near_field"])
+def test_ptychography_at_one_angle_is_weighed_by_the_light_and_has_modes(regime):
+    plan = plan_of(pattern_geometry(angles=1, regime=regime))
+    assert (plan.fit.optimiser, plan.probe_modes) == ("weighted", 3)
+    kept = plan_of(pattern_geometry(angles=1, regime=regime), refine_probe=False)
+    assert (kept.fit.optimiser, kept.probe_modes) == ("weighted", 1)
+    assert plan_of(pattern_geometry(regime=regime)).fit.optimiser == "nesterov"
+
+
+def test_a_sample_that_turns_is_not_weighed_by_light():
+    with pytest.raises(PlanError, match="weighted"):
+        plan_of(pattern_geometry(), optimiser="weighted")

@@ -118,3 +118,17 @@ def test_a_pattern_off_the_centre_is_said_with_its_offset(patterns, shift, said)
     if said:
         assert f"{shift[0]:+.1f} pixels in y and {shift[1]:+.1f} in x" in warnings[0]
     assert pattern_warnings(hologram_geometry(), mean) == []
+
+
+@pytest.mark.parametrize(("shift", "said"), [((0, 0), False), ((0, 2), True), ((-2, 0), True)])
+@pytest.mark.parametrize("ramp", [0, 1])
+def test_a_pattern_off_its_known_probe_is_said_even_by_little(patterns, shift, said, ramp):
+    """A probe that runs askew has its light off the centre, where it belongs."""
+    askew = patterns.probe * np.exp(2j * np.pi * ramp / 16 * np.arange(16))
+    mean = np.abs(np.fft.fftshift(np.fft.fft2(askew[0]))) ** 2
+    warnings = pattern_warnings(patterns.geometry, np.roll(mean, shift, (0, 1)), askew)
+    assert bool(warnings) is said
+    if said:
+        assert f"{shift[0]:+.1f} pixels in y and {shift[1]:+.1f} in x from the probe's" in warnings[0].replace(
+            "-0.0", "+0.0"
+        )

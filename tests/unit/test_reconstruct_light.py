@@ -65,6 +65,14 @@ def test_frames_without_light_among_others_are_said():
     assert result.warnings == ("1 of the frames to fit have no light: leave them out of the scan",)
 
 
+def test_frames_held_back_without_light_are_said():
+    scan = hologram_scan()
+    stored = frames_of(scan)
+    stored[4] = 0
+    (warning,) = result_of(Scan(scan.geometry, Frames(stored)), epochs=1, held_back_every=4).warnings
+    assert "1 of the frames held back, which judge the fit, have no light" in warning
+
+
 def test_patterns_off_the_centre_are_said(patterns):
     shifted = Frames(np.roll(frames_of(patterns), (0, 4, -3), (0, 1, 2)))
     (warning,) = result_of(replace(patterns, frames=shifted), epochs=1).warnings

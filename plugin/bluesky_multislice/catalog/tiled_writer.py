@@ -22,7 +22,7 @@ from bluesky_multislice.catalog.run_documents import plain
 from bluesky_multislice.errors import CatalogError
 
 ROOT = "reconstructions"
-HISTORY = ("epoch", "loss", "held_back_loss", "seconds")
+HISTORY = ("epoch", "loss", "held_back_loss", "seconds", "coarseness")
 SHELL_CORRELATION = ("frequency_per_m", "correlation", "half_bit")
 _START_KEYS = ("scan_id", "plan_name", "sample", "sample_name", "proposal_id", "time")
 

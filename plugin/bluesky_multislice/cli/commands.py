@@ -55,7 +55,7 @@ def reconstruct(
         task = progress.add_task("starting", total=None, loss="")
 
         def on_plan(plan, warnings) -> None:
-            progress.update(task, total=plan.fit.epochs, description=plan.propagation)
+            progress.update(task, total=plan.epochs, description=plan.propagation)
             progress.console.print(
                 f"volume {plan.grid.shape} voxels (z, y, x) of {plan.grid.voxel_size_m[2] * 1e9:.4g} nm, "
                 f"{plan.depths_of_field:.2g} depths of field; {plan.slices} slices, {plan.ranks} ranks"

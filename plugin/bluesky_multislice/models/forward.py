@@ -174,6 +174,36 @@ class ForwardModel(nn.Module):
             frames = frames.index_copy(0, torch.as_tensor(members, device=intensity.device), intensity)
         return frames
 
+    def light(self, probe: Tensor, views: Sequence[int] | NDArray[np.intp]) -> Tensor:
+        """Return |probe|² (y, x) summed over the windows of views in the planes of a volume that is not turned.
+
+        Args:
+            probe: complex (mode, y, x) at z = 0, shaped like ``window``.
+            views: which views.
+        """
+        starts, _, (left, right, bottom, top) = self._windows(np.asarray(views), None)
+        (ny, nx), (height, width) = self.window, self.grid.shape[1:]
+        spread = probe.abs().square().sum(0)
+        light = spread.new_zeros((height + bottom + top, width + left + right))
+        for y, x in starts:
+            light[y : y + ny, x : x + nx] += spread
+        return light[bottom : bottom + height, left : left + width]
+
+    @torch.enable_grad()
+    def exposure(self, probe: Tensor, views: Sequence[int] | NDArray[np.intp]) -> Tensor:
+        """Return the light (z, y, x) that each voxel gets: Σ|probe|² over views, in straight lines along the beam.
+
+        Args:
+            probe: complex (mode, y, x).
+            views: which views.
+        """
+        index = np.asarray(views)
+        volume = torch.zeros(self.grid.shape, dtype=self._precision, device=probe.device, requires_grad=True)
+        for angle in np.unique(self.angle_of[index]).tolist():
+            planes = rotate(volume, float(self.angles_rad[angle]), interpolation=self._interpolation)
+            (planes * self.light(probe, index[self.angle_of[index] == angle])).sum().backward()
+        return torch.zeros_like(volume) if volume.grad is None else volume.grad
+
     def _at_angle(
         self, delta: Tensor, beta: Tensor, probe: Tensor, angle: int, views: NDArray[np.intp], adjustments: Adjustments
     ) -> Tensor:

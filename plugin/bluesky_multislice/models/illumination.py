@@ -48,7 +48,25 @@ def upsample(probe: NDArray, factor: int) -> NDArray:
         # The middles of both grids coincide, not their first pixels.
         phase = np.exp(-1j * np.pi * (factor - 1) * frequency)
         padded = padded * np.expand_dims(phase, -1 if axis == -2 else 0)
-    return np.fft.ifft2(np.fft.ifftshift(padded, axes=(-2, -1)), norm="ortho")
+    return np.fft.ifft2(np.fft.ifftshift(padded, axes=(-2, -1)), norm="ortho").astype(probe.dtype)
+
+
+def downsample(probe: NDArray, factor: int) -> NDArray:
+    """Return the probe (mode, y, x) on pixels ``factor`` times coarser, without the spectrum that they cannot hold.
+
+    It has the energy of what is left, and undoes ``upsample``.
+    """
+    if factor == 1:
+        return probe
+    spectrum = np.fft.fftshift(np.fft.fft2(probe, norm="ortho"), axes=(-2, -1))
+    for axis in (-2, -1):
+        n = probe.shape[axis]
+        size = n // factor
+        middle = np.arange(size) + n // 2 - size // 2
+        phase = np.exp(1j * np.pi * (factor - 1) * np.fft.fftshift(np.fft.fftfreq(n)))
+        spectrum = spectrum * np.expand_dims(phase, -1 if axis == -2 else 0)
+        spectrum = np.take(spectrum, middle, axis)
+    return np.fft.ifft2(np.fft.ifftshift(spectrum, axes=(-2, -1)), norm="ortho").astype(probe.dtype)
 
 
 def initial_probe(

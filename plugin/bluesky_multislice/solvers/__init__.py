@@ -2,6 +2,7 @@
 
 from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.fit import fit
+from bluesky_multislice.solvers.optimiser import OptimiserName
 from bluesky_multislice.solvers.quantities import Quantity
 from bluesky_multislice.solvers.refinement import RefinementSettings
 from bluesky_multislice.solvers.regularisers import Priors
@@ -9,18 +10,20 @@ from bluesky_multislice.solvers.shell_correlation import ShellCorrelation, halve
 from bluesky_multislice.solvers.solution import Epoch, Solution
 from bluesky_multislice.solvers.support import cylinder_support
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
-from bluesky_multislice.solvers.views import load_views, split_views
+from bluesky_multislice.solvers.views import ViewSet, load_views, split_views
 
 __all__ = [
     "Epoch",
     "FidelityName",
     "FitSettings",
+    "OptimiserName",
     "Priors",
     "Quantity",
     "RefinementSettings",
     "ShellCorrelation",
     "Solution",
     "Unknowns",
+    "ViewSet",
     "cylinder_support",
     "fit",
     "halves",

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.parallel import Mesh
+from bluesky_multislice.solvers.conjugate_gradients import ConjugateGradients
 from bluesky_multislice.solvers.data_step import step_to_the_bottom
 from bluesky_multislice.solvers.fidelity import FIDELITIES, amplitude_r_factor
-from bluesky_multislice.solvers.regularisers import penalty
+from bluesky_multislice.solvers.misfit import add_gradients, misfit_of
+from bluesky_multislice.solvers.regularisers import noise_of_vacuum, penalty
 from bluesky_multislice.solvers.solution import Epoch, Solution, Status
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import ViewSet
@@ -26,8 +28,14 @@ _ADVICE: dict[Status, str] = {
 
 _NEVER_BETTER = "no epoch explained the frames better than an empty volume: check that there is a sample."
 
-_FAR_OFF = 0.05
-"""Misfit, relative to the mean intensity, above which a fit that never improved on its start counts as diverged."""
+_FAR_OFF = 4.0
+"""Misfit over the start's, above which a fit that never improved on it counts as diverged.
+
+Noise makes any misfit, but no fit of it gets this far: 1.7 was seen.
+"""
+
+_LIGHT_FLOOR = 1.0
+"""Light that counts for every voxel, relative to the most that one gets: what gets hardly any moves twofold."""
 
 
 def fit(
@@ -57,17 +65,27 @@ def fit(
     steps = int(mesh.largest(len(fitted.batches(settings.batch_views, None))))
     patience = max(10, settings.epochs // 2)
     history: list[Epoch] = []
+    empty = not unknowns.object.any()
     start, start_loss = unknowns.copy(), _judge(unknowns, held_back, settings, mesh)[0]
     if start_loss is None:
         start_loss = _judge(unknowns, fitted, settings, mesh)[0]
     best, best_epoch, best_loss = start, 0, math.inf
     status: Status = "epochs_spent"
+    noise = 0.0
     began = time.monotonic()
-    for number in range(1, settings.epochs + 1):
-        loss = _fit_epoch(unknowns, fitted, fitted.batches(settings.batch_views, shuffle), steps, settings, mesh)
+    end_game = None
+    for number in range(1, settings.epochs + settings.polish + 1):
+        if number <= settings.epochs:
+            batches = fitted.batches(settings.batch_views, shuffle)
+            loss, noise = _fit_epoch(unknowns, fitted, batches, steps, settings, mesh, noise)
+        else:
+            if end_game is None:
+                weight = _weight(unknowns, fitted, mesh)
+                end_game = ConjugateGradients(unknowns, fitted, settings, weight, noise, mesh)
+            loss = end_game.step()
         _follow(unknowns, held_back, settings)
         judged, _ = _judge(unknowns, held_back, settings, mesh)
-        history.append(Epoch(number, loss, judged, time.monotonic() - began))
+        history.append(Epoch(number, loss, judged, time.monotonic() - began, fitted.coarseness))
         report(history[-1])
         measure = loss if judged is None else judged
         if not (math.isfinite(measure) and unknowns.finite()):
@@ -81,14 +99,14 @@ def fit(
         unknowns.end_epoch()
     if start_loss is not None and best_loss >= start_loss:
         best, best_epoch = start, 0
-        status = "diverged" if best_loss > _FAR_OFF else status
+        status = "diverged" if best_loss > _FAR_OFF * start_loss else status
     unknowns.restore(best)
     return Solution(
         delta=unknowns.delta.detach(),
         beta=unknowns.beta.detach(),
         probe=unknowns.probe.detach(),
         status=status,
-        advice=_ADVICE[status] if best_epoch or status == "diverged" else _NEVER_BETTER,
+        advice=_ADVICE[status] if best_epoch or status == "diverged" or not empty else _NEVER_BETTER,
         best_epoch=best_epoch,
         history=tuple(history),
         r_factor=_judge(unknowns, fitted, settings, mesh)[1],
@@ -104,45 +122,45 @@ def _fit_epoch(
     steps: int,
     settings: FitSettings,
     mesh: Mesh,
-) -> float:
+    noise: float,
+) -> tuple[float, float]:
     """Move once for every batch; a rank whose batches are spent still takes part in the exchange of each step."""
     total = torch.zeros(2, dtype=torch.float64, device=mesh.device)
     for at in range(steps):
         misfit = torch.zeros(2, device=mesh.device)
         if at < len(batches):
-            misfit = _backward(unknowns, fitted, batches[at], settings)
+            misfit = add_gradients(unknowns, fitted, batches[at], settings)
         gradients = unknowns.gradients()
         mesh.sum(misfit, *gradients)
         for gradient in gradients:
             gradient /= misfit[1]
         if unknowns.optimiser.waits:
             batch = batches[at] if at < len(batches) else np.arange(0)
-            way = step_to_the_bottom(unknowns, fitted, batch, settings.object_step_rad, mesh)
-            unknowns.optimiser.start(way)
+            weight = _weight(unknowns, fitted, mesh)
+            uphill = weight * gradients[0]
+            way = step_to_the_bottom(unknowns, fitted, batch, uphill, settings.object_step_rad, mesh)
+            unknowns.optimiser.start(way, weight)
         if settings.priors.weighted:
-            penalty(unknowns.object, settings.priors, settings.object_step_rad).backward()
+            penalty(unknowns.object, settings.priors, settings.object_step_rad, noise).backward()
         unknowns.step()
         total += misfit
-    return float(total[0] / total[1])
+    loss = float(total[0] / total[1])
+    lateral = unknowns.object[0, 0].numel()
+    return loss, noise_of_vacuum(loss, lateral_pixels=lateral, measured_pixels=int(total[1]))
 
 
-def _backward(unknowns: Unknowns, fitted: ViewSet, batch: NDArray[np.intp], settings: FitSettings) -> Tensor:
-    """Add a batch's gradients and return its misfit and its number of pixels."""
-    misfit = _misfit(unknowns, fitted, batch, settings)
-    misfit.backward()
-    return torch.stack([misfit.detach(), len(batch) * fitted.mask.sum()])
+def _weight(unknowns: Unknowns, fitted: ViewSet, mesh: Mesh) -> Tensor:
+    """Return the factor (z, y, x) on each voxel's gradient that makes up for less light, at most twofold."""
+    light = unknowns.exposure(fitted.views)
+    mesh.sum(light)
+    return 1 / (light / light.max() + _LIGHT_FLOOR)
 
 
 def _follow(unknowns: Unknowns, held_back: ViewSet, settings: FitSettings) -> None:
     """Let the positions of frames held back, and the like, follow the volume, which these frames do not move."""
     if unknowns.follows:
         for batch in held_back.batches(settings.batch_views, None):
-            unknowns.follow(_misfit(unknowns, held_back, batch, settings))
-
-
-def _misfit(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp], settings: FitSettings) -> Tensor:
-    expected, measured = unknowns.expect(frames.views[batch]), frames.amplitude[batch]
-    return FIDELITIES[settings.fidelity](expected, measured, frames.mask)
+            unknowns.follow(misfit_of(unknowns, held_back, batch, settings))
 
 
 @torch.no_grad()

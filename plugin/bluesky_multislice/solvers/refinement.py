@@ -16,7 +16,7 @@ from bluesky_multislice.models import Adjustments, ForwardModel
 from bluesky_multislice.solvers.quantities import Quantity, Refined, make_quantity
 
 _FLOOR = 0.02
-"""Part of the first step's largest gradient below which values move less."""
+"""Part of the first steps' largest gradient below which values move less."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Refinement:
         }
         groups = [{"params": [part.values], "eps": 0.0} for part in self._refined.values()]
         self._adam = torch.optim.Adam(groups, betas=(0.9, 0.99)) if groups else None
-        self._epochs_done, self._moved = 0, False
+        self._epochs_done, self._steps = 0, 0
         self._prepare()
 
     @property
@@ -130,16 +130,23 @@ class Refinement:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move against the gradients, and set them to zero."""
+        """Move against the gradients, and set them to zero.
+
+        The first step is Adam's, but Adam does not remember it: the gradient in a background is endless at none, where
+        dark pixels are.
+        """
         if self._adam is None or not self.active:
             return
         parts = list(zip(self._adam.param_groups, self._refined.values(), self.gradients(), strict=True))
         for group, part, gradient in parts:
-            if not self._moved:
-                group["eps"] = max(_FLOOR * float(gradient.abs().max()), 1e-12)
             group["lr"] = part.step * self._settings.strength * self._relative_step(self._epochs_done)
-        self._moved = True
-        self._adam.step()
+            if self._steps < 2:
+                group["eps"] = max(_FLOOR * float(gradient.abs().max()), 1e-12)
+            if self._steps == 0:
+                part.values.sub_(group["lr"] * gradient / (gradient.abs() + group["eps"]))
+        if self._steps > 0:
+            self._adam.step()
+        self._steps += 1
         self._adam.zero_grad(set_to_none=False)
         for _, part, _ in parts:
             part.tidy()

@@ -6,6 +6,7 @@ whole volume and take its gradient after the frames' has been summed. A rank tha
 row to one rank, take its neighbour's first row for the last difference, and weigh its mean with its rows.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ class Priors:
         total_variation: weight of total variation.
         total_variation_z: factor on the differences along z inside total variation.
         l1: weight of the mean magnitude.
+        vacuum: the same, in multiples of what the frames' noise makes of vacuum (``noise_of_vacuum``).
         smoothness_z: weight of the mean squared difference between neighbouring planes along z.
         beta_over_delta_min: least β/δ of a voxel; None leaves it free.
         beta_over_delta_max: greatest β/δ of a voxel; None leaves it free.
@@ -28,6 +30,7 @@ class Priors:
     total_variation: float = 0.0
     total_variation_z: float = 1.0
     l1: float = 0.0
+    vacuum: float = 0.0
     smoothness_z: float = 0.0
     beta_over_delta_min: float | None = None
     beta_over_delta_max: float | None = None
@@ -35,23 +38,24 @@ class Priors:
     @property
     def weighted(self) -> bool:
         """Whether any term has a weight."""
-        return max(self.total_variation, self.l1, self.smoothness_z) > 0
+        return max(self.total_variation, self.l1, self.vacuum, self.smoothness_z) > 0
 
 
-def penalty(volume: Tensor, priors: Priors, floor: float) -> Tensor:
+def penalty(volume: Tensor, priors: Priors, floor: float, noise: float) -> Tensor:
     """Return the weighted sum of the regularisers, a scalar in the units of the fit's misfit a pixel.
 
     Args:
         volume: (part, z, y, x).
         priors: the weights.
         floor: see ``total_variation``.
+        noise: from ``noise_of_vacuum``.
     """
     total = volume.new_zeros(())
     if priors.total_variation > 0:
         variation = total_variation(volume, floor, along_z=priors.total_variation_z)
         total = total + priors.total_variation * variation
-    if priors.l1 > 0:
-        total = total + priors.l1 * magnitude(volume)
+    if max(priors.l1, priors.vacuum) > 0:
+        total = total + (priors.l1 + priors.vacuum * noise) * magnitude(volume)
     if priors.smoothness_z > 0:
         total = total + priors.smoothness_z * roughness_z(volume)
     return total
@@ -74,6 +78,23 @@ def total_variation(volume: Tensor, floor: float, *, along_z: float = 1.0) -> Te
 def magnitude(volume: Tensor) -> Tensor:
     """Return the mean of |volume| (the L1 norm over the number of voxels), which favours vacuum; any shape."""
     return volume.abs().mean()
+
+
+def noise_of_vacuum(misfit: float, *, lateral_pixels: int, measured_pixels: int) -> float:
+    """Return the weight of ``magnitude`` that holds a voxel of vacuum against the frames' noise (one σ).
+
+    Frames hardly depend on a haze, whose phase all of a pattern shares. Where positivity holds, noise adds to it, and
+    nothing takes it back. Noise of variance s on the amplitudes of n pixels gives their mean misfit a gradient of
+    √(2s/(m·n))/nz in a voxel of nz planes of m pixels; the mean magnitude of two parts has 1/(2·nz·m). The misfit
+    of the fit so far stands for s, as in the square-root lasso (Belloni, Chernozhukov & Wang, Biometrika 98, 791
+    (2011)): nothing need be known of the detector.
+
+    Args:
+        misfit: mean misfit of a pixel, relative to the mean intensity.
+        lateral_pixels: pixels of a plane of the volume.
+        measured_pixels: good pixels of all fitted frames.
+    """
+    return math.sqrt(8 * misfit * lateral_pixels / measured_pixels)
 
 
 def roughness_z(volume: Tensor) -> Tensor:

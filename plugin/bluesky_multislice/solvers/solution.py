@@ -17,13 +17,15 @@ class Epoch:
         epoch: from 1.
         loss: mean misfit of a pixel of the fitted frames by the fit's data fidelity, relative to their mean intensity.
         held_back_loss: the same of the frames held back; None where there are none.
-        seconds: since the fit began.
+        seconds: since the first fit began.
+        coarseness: pixels of the frames on a side of one that was fitted.
     """
 
     epoch: int
     loss: float
     held_back_loss: float | None
     seconds: float
+    coarseness: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,11 @@ class Solution:
     r_factor: float | None
     held_back_r_factor: float | None
     differences: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def continued(self, epoch: Epoch) -> Epoch:
+        """Return an epoch of a fit that this solution is the start of, counted from this one's first."""
+        last = self.history[-1]
+        return replace(epoch, epoch=last.epoch + epoch.epoch, seconds=last.seconds + epoch.seconds)
 
     def with_probe_in(self, unit: float) -> "Solution":
         """Return the same with the probe multiplied by ``unit``, and backgrounds by its square."""

@@ -1,7 +1,7 @@
 """The tensors that are fitted, in units of their effect, and the optimisers that move them.
 
 δ and β are kept in radians through the whole volume, the probe in its own root mean square, so that one step serves
-every sample, energy and voxel. All steps shorten by a cosine; the probe's optimiser is Adam (Kingma & Ba 2015).
+every sample, energy and voxel. All steps shorten by a cosine.
 """
 
 import math
@@ -19,6 +19,7 @@ from bluesky_multislice.optics import propagate
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OptimiserName
+from bluesky_multislice.solvers.probe import ProbeOptimiser
 from bluesky_multislice.solvers.refinement import Refinement, RefinementSettings
 from bluesky_multislice.solvers.regularisers import Priors, bound
 
@@ -34,7 +35,8 @@ class FitSettings:
         epochs: most passes over the frames.
         batch_views: views that a rank works on at once.
         object_step_rad: step of δ and β in radians of phase through the whole volume, of Adam and in differences.
-        probe_step: step of the probe relative to its root mean square; 0 keeps it as it is.
+        probe_step: step of the probe relative to its root mean square, or factor on its weighted step; 0 keeps it as it
+            is.
         gradient_floor: part of the first step's largest gradient below which Adam moves voxels less.
         absorption: fit β; otherwise it stays 0.
         positivity: keep δ and β from going negative.
@@ -44,6 +46,7 @@ class FitSettings:
         refinement: what is refined beside volume and probe.
         optimiser: what moves the object.
         step: factor on the object's step where that comes from the data.
+        polish: steps of conjugate gradients over all frames after the epochs.
     """
 
     epochs: int
@@ -59,6 +62,7 @@ class FitSettings:
     refinement: RefinementSettings = field(default_factory=RefinementSettings)
     optimiser: OptimiserName = "nesterov"
     step: float = 1.0
+    polish: int = 0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "FitSettings":
@@ -103,11 +107,11 @@ class Unknowns:
             adam_floor=settings.gradient_floor,
             relative_step=self._relative_step,
         )
-        # A step of 0 moves nothing, and a tensor that needs no gradient has none.
-        self._adam = torch.optim.Adam(
-            [self._probe_parts], lr=settings.probe_step, betas=(0.9, 0.99), eps=1e-12, fused=True
+        weighted = settings.optimiser == "weighted"
+        self._light = torch.zeros(model.grid.shape[1:], device=device) if weighted else None
+        self._probe_optimiser = ProbeOptimiser(
+            self._probe_parts, weighted=weighted, step=settings.probe_step, relative_step=self._relative_step
         )
-        self._decay = torch.optim.lr_scheduler.LambdaLR(self._adam, self._relative_step)
         self._refinement = Refinement(
             model,
             settings.refinement,
@@ -115,6 +119,11 @@ class Unknowns:
             relative_step=self._relative_step,
             device=device,
         )
+
+    @torch.no_grad()
+    def start_from(self, delta: Tensor, beta: Tensor) -> None:
+        """Take δ and β (z, y, x) to start from; they are empty without."""
+        self.object.copy_(torch.stack([delta, beta]) / self._unit)
 
     @property
     def delta(self) -> Tensor:
@@ -156,8 +165,13 @@ class Unknowns:
         """Add the gradients of frames held back to what belongs to their views alone, such as their positions."""
         self._refinement.follow(misfit)
 
+    def add_light(self, views: NDArray[np.intp]) -> None:
+        """Add the light of views whose gradients are taken, where the optimiser weighs by it."""
+        if self._light is not None:
+            self._light += self._model.light(self.probe.detach(), views)
+
     def gradients(self) -> list[Tensor]:
-        """Return the gradient of each tensor that is fitted, zero before the first backward pass."""
+        """Return the gradient of each tensor that is fitted, zero before the first backward pass, and their light."""
         fitted = [self.object, self._probe_parts] if self._probe_parts.requires_grad else [self.object]
         for tensor in fitted:
             if tensor.grad is None:
@@ -165,22 +179,41 @@ class Unknowns:
         own = [tensor.grad for tensor in fitted if tensor.grad is not None]
         if not self._settings.absorption:
             own[0][1] = 0
-        return own + self._refinement.gradients()
+        light = [] if self._light is None else [self._light]
+        return own + light + self._refinement.gradients()
+
+    def exposure(self, views: NDArray[np.intp]) -> Tensor:
+        """Return the light (z, y, x) that each voxel gets in some views, see ``ForwardModel.exposure``."""
+        return self._model.exposure(self.probe.detach(), views)
+
+    @torch.no_grad()
+    def move(self, change: Tensor) -> None:
+        """Add a change to the object and bring it within its bounds."""
+        self.object += change
+        bound(self.object, self._settings.priors, positivity=self._settings.positivity, support=self._support)
+
+    def forget_gradients(self) -> None:
+        """Set the gradients to zero."""
+        for gradient in self.gradients():
+            gradient.zero_()
 
     @torch.no_grad()
     def step(self) -> None:
         """Move against the gradients, and set them to zero."""
         self.gradients()
+        if self._light is not None:
+            self.optimiser.weigh(self._light)
+            self._probe_optimiser.weigh(self._light)
+            self._light.zero_()
         self.optimiser.step()
-        self._adam.step()
-        self._adam.zero_grad(set_to_none=False)
+        self._probe_optimiser.step()
         self._refinement.step()
         bound(self.object, self._settings.priors, positivity=self._settings.positivity, support=self._support)
 
     def end_epoch(self) -> None:
         """Shorten the step."""
         self.optimiser.end_epoch()
-        self._decay.step()
+        self._probe_optimiser.end_epoch()
         self._refinement.end_epoch()
 
     def finite(self) -> bool:

@@ -34,16 +34,18 @@ def misfit(unknowns, frames):
     return amplitude_misfit(unknowns.expect(frames.views), frames.amplitude, frames.mask) / frames.amplitude.numel()
 
 
-def test_it_leads_to_the_bottom_of_a_weak_samples_misfit():
+@pytest.mark.parametrize("weighted", [False, True])
+def test_it_leads_to_the_bottom_of_a_weak_samples_misfit(weighted):
     unknowns, frames = prepared()
     gradient = unknowns.gradients()[0].clone()
+    weight = torch.linspace(0.5, 2.0, gradient.shape[-1]) if weighted else torch.tensor(1.0)
     with join_mesh("cpu") as mesh:
-        way = step_to_the_bottom(unknowns, frames, np.arange(8), PROBING_RAD, mesh)
+        way = step_to_the_bottom(unknowns, frames, np.arange(8), weight * gradient, PROBING_RAD, mesh)
     assert not unknowns.object.any(), "nothing has moved"
 
     def depth(part):
         with torch.no_grad():
-            unknowns.object.copy_(-part * way * gradient)
+            unknowns.object.copy_(-part * way * weight * gradient)
             return float(misfit(unknowns, frames))
 
     depths = [depth(part) for part in (0.0, 0.8, 1.0, 1.2)]
@@ -53,7 +55,8 @@ def test_it_leads_to_the_bottom_of_a_weak_samples_misfit():
 def test_a_gradient_of_nothing_has_no_way():
     unknowns, frames = prepared(fill=0.0)
     with join_mesh("cpu") as mesh:
-        assert step_to_the_bottom(unknowns, frames, np.arange(8), PROBING_RAD, mesh) == 0
+        nowhere = unknowns.gradients()[0]
+        assert step_to_the_bottom(unknowns, frames, np.arange(8), nowhere, PROBING_RAD, mesh) == 0
 
 
 def test_a_rank_without_a_batch_takes_part_in_the_sum():
@@ -64,7 +67,8 @@ def test_a_rank_without_a_batch_takes_part_in_the_sum():
             tensors[0].copy_(torch.tensor([2.0, 8.0]))
 
     gradient = unknowns.gradients()[0]
-    way = step_to_the_bottom(unknowns, frames, np.arange(0), PROBING_RAD, Counted(1, 2, torch.device("cpu")))
+    other = Counted(1, 2, torch.device("cpu"))
+    way = step_to_the_bottom(unknowns, frames, np.arange(0), gradient, PROBING_RAD, other)
     # Along the change the curvature is 2·2/8, and the slope Σ(gradient·change).
     scale = PROBING_RAD / float(gradient.abs().max())
     assert way == pytest.approx(float((gradient**2).sum()) * scale**2 / 0.5, rel=1e-4)

@@ -64,11 +64,12 @@ def test_a_step_too_long_diverges_with_advice_and_a_finite_volume(held_back_ever
     assert math.isfinite(solution.r_factor)
 
 
-def test_frames_of_vacuum_give_an_empty_volume_and_say_so():
+@pytest.mark.parametrize(("photons", "seed"), [(1000, 0), (4, 1)])
+def test_frames_of_vacuum_give_an_empty_volume_and_say_so(photons, seed):
     geometry = hologram_geometry()
     empty = np.zeros((16, 16, 16))
     frames = predict_frames(blank(geometry), empty, empty, voxel_size_m=(VOXEL_M, VOXEL_M, VOXEL_M))
-    noisy = add_photon_noise(np.array(list(frames)), scale=1000, seed=0)
+    noisy = add_photon_noise(np.array(list(frames)), scale=photons, seed=seed)
     solution = rebuild(Scan(geometry, Frames(noisy)), held_back_every=4)
     assert solution.best_epoch == 0
     assert solution.status != "diverged"

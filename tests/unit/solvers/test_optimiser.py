@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bluesky_multislice.solvers.optimiser import ObjectOptimiser
+from bluesky_multislice.solvers.probe import ProbeOptimiser
 
 
 def optimiser(volume, **settings):
@@ -12,12 +13,12 @@ def optimiser(volume, **settings):
     return ObjectOptimiser(volume, **{**defaults, **settings})
 
 
-def moved(gradients, *, way=None, **settings):
+def moved(gradients, *, way=None, weight=1.0, **settings):
     """Where gradients, one after the other, take a volume that starts at 0."""
     volume = torch.zeros(len(gradients[0]), requires_grad=True)
     moving = optimiser(volume, **settings)
     if way is not None:
-        moving.start(way)
+        moving.start(way, torch.tensor(weight))
     for gradient in gradients:
         volume.grad = torch.tensor(gradient)
         moving.step()
@@ -30,8 +31,14 @@ def test_momentum_is_nesterovs():
     place, velocity = np.zeros(3), np.zeros(3)
     for gradient in gradients:
         velocity = 0.95 * velocity + gradient
-        place -= 0.1 * 7.0 * 2.0 * (gradient + 0.95 * velocity)
+        place -= 0.2 * 7.0 * 2.0 * (gradient + 0.95 * velocity)
     np.testing.assert_allclose(moved(gradients.tolist(), way=7.0, factor=2.0), place, rtol=1e-5)
+
+
+def test_the_weight_is_on_every_gradient():
+    gradients = [[1.0, 1.0], [2.0, -1.0]]
+    plain, weighted = (moved(gradients, way=1.0, weight=weight) for weight in ([1.0, 1.0], [1.0, 3.0]))
+    np.testing.assert_allclose(weighted, plain * [1, 3], rtol=1e-6)
 
 
 def test_descent_waits_for_its_step_and_adam_does_not():
@@ -44,18 +51,18 @@ def test_descent_on_a_parabola_reaches_the_bottom_faster_than_without_momentum()
     stiffness = torch.tensor([1.0, 0.01])
     volume = torch.ones(2, requires_grad=True)
     moving = optimiser(volume)
-    moving.start(1.0)
+    moving.start(1.0, torch.tensor(1.0))
     for _ in range(200):
         volume.grad = (stiffness * volume).detach()
         moving.step()
-    assert float(volume.detach().abs().max()) < 0.03 < (1 - 0.1 * 0.01) ** 200
+    assert float(volume.detach().abs().max()) < 0.01 < (1 - 0.2 * 0.01) ** 200
 
 
 @pytest.mark.parametrize("name", ["nesterov", "adam"])
 def test_steps_follow_the_schedule(name):
     volume = torch.zeros(1, requires_grad=True)
     moving = optimiser(volume, name=name, relative_step=lambda epochs: 1.0 if epochs == 0 else 0.0)
-    moving.start(1.0)
+    moving.start(1.0, torch.tensor(1.0))
     for _ in range(2):
         volume.grad = torch.ones(1)
         moving.step()
@@ -70,3 +77,32 @@ def test_adams_floor_keeps_still_what_has_little_gradient():
     free, floored = (np.abs(moved([[1.0, 1e-6]], name="adam", adam_floor=floor)) for floor in (0.0, 0.02))
     assert free[1] / free[0] == pytest.approx(1, rel=1e-3)
     assert floored[1] / floored[0] < 1e-3
+
+
+def test_weighted_descent_moves_bright_and_dim_pixels_alike_and_dark_ones_little():
+    light = torch.tensor([[10.0, 5.0, 0.0]])
+    volume = torch.zeros((2, 3, 1, 3), requires_grad=True)
+    moving = optimiser(volume, name="weighted")
+    volume.grad = light.expand(2, 3, 1, 3).clone() * 0.1
+    volume.grad[..., 2] = 0.1
+    assert not moving.waits
+    moving.weigh(light)
+    moving.step()
+    moved_by = -volume.detach()[0, 0, 0]
+    # Momentum 0.8 starts with 0.2 of the way and Nesterov's look ahead; three planes share a radian.
+    np.testing.assert_allclose(moved_by, 0.2 * 1.8 * 3 * np.array([0.1, 0.5 / 5.5, 0.1 / 1.0]), rtol=1e-5)
+
+
+def test_the_weighted_probe_rests_for_an_epoch_and_then_moves_by_its_curvature():
+    parts = torch.full((1, 2, 2, 2), 2.0, requires_grad=True)
+    probe = ProbeOptimiser(parts, weighted=True, step=1.0, relative_step=lambda epochs: 1.0)
+    light = torch.full((4, 4), 0.25)
+    places = []
+    for _ in range(2):
+        parts.grad = torch.full_like(parts, 0.01)
+        probe.weigh(light)
+        probe.step()
+        places.append(parts.detach().clone())
+        probe.end_epoch()
+    np.testing.assert_array_equal(places[0], 2.0)
+    np.testing.assert_allclose(parts.detach(), 2.0 - 0.2 * 1.8 * 0.01 * 32 / 4, rtol=1e-6)

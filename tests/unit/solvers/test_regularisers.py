@@ -2,11 +2,17 @@
 
 import pytest
 import torch
+from small_scan import VOXEL_M, hologram_geometry
 
+from bluesky_multislice.geometry import VolumeGrid
+from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.optics.conventions import wavenumber
+from bluesky_multislice.solvers.fidelity import amplitude_misfit
 from bluesky_multislice.solvers.regularisers import (
     Priors,
     bound,
     magnitude,
+    noise_of_vacuum,
     penalty,
     roughness_z,
     total_variation,
@@ -72,20 +78,34 @@ def noise(*shape):
 
 
 @pytest.mark.parametrize(
-    "priors", [Priors(total_variation=1.0, total_variation_z=2.0), Priors(l1=1.0), Priors(smoothness_z=1.0)]
+    "priors", [Priors(total_variation=1.0, total_variation_z=2.0), Priors(l1=1.0, vacuum=2.0), Priors(smoothness_z=1.0)]
 )
 def test_the_gradient_of_each_term_equals_finite_differences(priors):
     volume = (noise(2, 3, 3, 3) - 0.5).requires_grad_()
-    assert torch.autograd.gradcheck(lambda values: penalty(values, priors, 0.1), (volume,))
+    assert torch.autograd.gradcheck(lambda values: penalty(values, priors, 0.1, 0.5), (volume,))
 
 
 def test_the_sum_adds_each_term_with_its_weight():
     volume = noise(2, 4, 4, 4) - 0.5
-    both = Priors(total_variation=0.3, total_variation_z=0.5, l1=0.2, smoothness_z=0.1)
+    both = Priors(total_variation=0.3, total_variation_z=0.5, l1=0.1, vacuum=0.2, smoothness_z=0.1)
     expected = 0.3 * total_variation(volume, FLOOR, along_z=0.5) + 0.2 * magnitude(volume) + 0.1 * roughness_z(volume)
-    torch.testing.assert_close(penalty(volume, both, FLOOR), expected)
+    torch.testing.assert_close(penalty(volume, both, FLOOR, 0.5), expected)
     assert both.weighted
+    assert Priors(vacuum=1.0).weighted
     assert not Priors(total_variation_z=2.0, beta_over_delta_max=1.0).weighted
+
+
+def test_vacuum_is_held_against_one_sigma_of_the_frames_noise():
+    scan, sigma, voxels = hologram_geometry(), 0.03, 16**3
+    model = ForwardModel(scan, VolumeGrid((16, 16, 16), (VOXEL_M, VOXEL_M, VOXEL_M)), slices=4)
+    amplitude = 1 + sigma * torch.randn(8, 16, 16, generator=torch.Generator().manual_seed(1))
+    delta = torch.zeros(16, 16, 16, requires_grad=True)
+    unit = 1 / (wavenumber(scan.beam.wavelength_m) * 16 * VOXEL_M)
+    expected = model(delta * unit, torch.zeros(16, 16, 16), torch.ones(1, 16, 16, dtype=torch.complex64), range(8))
+    amplitude_misfit(expected, amplitude, torch.ones(16, 16)).div(amplitude.numel()).backward()
+    pull = noise_of_vacuum(sigma**2, lateral_pixels=16**2, measured_pixels=amplitude.numel()) / (2 * voxels)
+    inside = delta.grad[4:-4, 4:-4, 4:-4]
+    assert float(inside.square().mean().sqrt()) == pytest.approx(pull, rel=0.3)
 
 
 def test_bounds_keep_beta_between_two_multiples_of_delta():

@@ -33,6 +33,17 @@ def test_a_batch_mixes_angles_only_where_every_angle_has_few_views():
     assert [len(batch) for batch in view_set([0.0, 1.0, 2.0, 3.0]).batches(4, None)] == [4]
 
 
+@pytest.mark.parametrize("views_an_angle", [1, 4])
+def test_a_few_batches_in_a_row_look_from_all_sides_wherever_they_start(views_an_angle):
+    views = view_set(np.repeat(np.arange(40.0), views_an_angle))
+    order = views.angles[np.concatenate(views.batches(views_an_angle, np.random.default_rng(0)))]
+    order = order[::views_an_angle]
+    gaps = [np.diff(np.sort(order[start : start + 8])).max() for start in range(32)]
+    assert max(gaps) <= 8  # of a thousand random orders the best has 12
+    other = views.batches(views_an_angle, np.random.default_rng(1))
+    assert views.angles[np.concatenate(other)].tolist() != np.repeat(order, views_an_angle).tolist()
+
+
 def test_batches_without_shuffling_are_in_order():
     np.testing.assert_array_equal(np.concatenate(view_set(np.zeros(9)).batches(2, None)), np.arange(9))
 

@@ -1,0 +1,87 @@
+"""The end game: conjugate gradients over all frames at once, without the noise of batches.
+
+Polak and Ribière's direction, restarted where it would point uphill, weighted by the light that each voxel gets
+(Nocedal & Wright, Numerical Optimization, 5.2).
+"""
+
+import torch
+from torch import Tensor
+
+from bluesky_multislice.parallel import Mesh
+from bluesky_multislice.solvers.data_step import curvature
+from bluesky_multislice.solvers.misfit import add_gradients
+from bluesky_multislice.solvers.regularisers import penalty
+from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
+from bluesky_multislice.solvers.views import ViewSet
+
+
+class ConjugateGradients:
+    """Moves the object alone; a step takes about the time of one and a half epochs.
+
+    Args:
+        unknowns: what is fitted.
+        frames: this rank's frames to fit.
+        settings: of the fit.
+        weight: factor on the gradient of each voxel, broadcasts to the object.
+        noise: see ``regularisers.penalty``.
+        mesh: the ranks.
+    """
+
+    def __init__(
+        self, unknowns: Unknowns, frames: ViewSet, settings: FitSettings, weight: Tensor, noise: float, mesh: Mesh
+    ) -> None:
+        self._unknowns, self._frames, self._settings, self._mesh = unknowns, frames, settings, mesh
+        self._weight, self._noise = weight, noise
+        self._batches = frames.batches(settings.batch_views, None)
+        self._before: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def step(self) -> float:
+        """Go to the bottom along the next direction; return the mean misfit before."""
+        loss, gradient = self._gradient()
+        steepest = self._weight * gradient
+        direction = steepest
+        if self._before is not None:
+            last_gradient, last_steepest, last_direction = self._before
+            part = float((steepest * (gradient - last_gradient)).sum() / (last_steepest * last_gradient).sum())
+            direction = steepest + max(part, 0.0) * last_direction
+            if float((gradient * direction).sum()) <= 0:
+                direction = steepest
+        self._before = gradient, steepest, direction
+        bend = self._curvature(direction)
+        if bend > 0:
+            self._unknowns.move(-float((gradient * direction).sum()) / bend * direction)
+        return loss
+
+    def _gradient(self) -> tuple[float, Tensor]:
+        """Return the mean misfit and the gradient of misfit and regularisers, 0 where a bound is in its way."""
+        settings, total = self._settings, torch.zeros(2, device=self._mesh.device)
+        for batch in self._batches:
+            total += add_gradients(self._unknowns, self._frames, batch, settings)
+        gradient = self._unknowns.gradients()[0]
+        self._mesh.sum(total, gradient)
+        gradient /= total[1]
+        if settings.priors.weighted:
+            self._penalty(self._unknowns.object).backward()
+        gradient = self._unknowns.gradients()[0].clone()
+        self._unknowns.forget_gradients()
+        if settings.positivity:
+            gradient[(self._unknowns.object <= 0) & (gradient > 0)] = 0
+        return float(total[0] / total[1]), gradient
+
+    def _curvature(self, direction: Tensor) -> float:
+        """Return the second derivative of misfit and regularisers along a direction."""
+        settings, probing_rad = self._settings, self._settings.object_step_rad
+        bend = curvature(self._unknowns, self._frames, self._batches, direction, probing_rad, self._mesh)
+        if bend > 0 and settings.priors.weighted:
+            part = probing_rad / float(direction.abs().max())
+            slopes = [self._slope_of_penalty(by, direction) for by in (-part, part)]
+            bend += (slopes[1] - slopes[0]) / (2 * part)
+        return bend
+
+    def _slope_of_penalty(self, by: float, direction: Tensor) -> float:
+        volume = (self._unknowns.object.detach() + by * direction).requires_grad_()
+        (gradient,) = torch.autograd.grad(self._penalty(volume), volume)
+        return float((gradient * direction).sum())
+
+    def _penalty(self, volume: Tensor) -> Tensor:
+        return penalty(volume, self._settings.priors, self._settings.object_step_rad, self._noise)

@@ -1,0 +1,24 @@
+"""The misfit of frames by a fit's data fidelity, and its gradient."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bluesky_multislice.solvers.fidelity import FIDELITIES
+from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
+from bluesky_multislice.solvers.views import ViewSet
+
+
+def misfit_of(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp], settings: FitSettings) -> Tensor:
+    """Return the sum of the misfit over a batch's pixels, differentiable."""
+    expected, measured = unknowns.expect(frames.views[batch]), frames.amplitude[batch]
+    return FIDELITIES[settings.fidelity](expected, measured, frames.mask)
+
+
+def add_gradients(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp], settings: FitSettings) -> Tensor:
+    """Add a batch's gradients, and its light, to the unknowns' and return its misfit and its number of pixels, (2,)."""
+    misfit = misfit_of(unknowns, frames, batch, settings)
+    misfit.backward()
+    unknowns.add_light(frames.views[batch])
+    return torch.stack([misfit.detach(), len(batch) * frames.mask.sum()])

@@ -1,0 +1,56 @@
+"""What moves the probe: weighted descent with the object's weighted one, Adam otherwise."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bluesky_multislice.solvers.optimiser import WEIGHTED_MOMENTUM
+
+
+class ProbeOptimiser:
+    """Moves the probe against its gradient.
+
+    Adam (Kingma & Ba 2015) has a step of its own. Weighted descent has the curvature of the amplitude misfit, |object|²
+    summed over the views of the batch, where |object| ≈ 1; it rests in the first epoch, so that the probe does not take
+    over what an object that is still empty does not explain.
+
+    Args:
+        parts: (mode, y, x, 2) real and imaginary part, moved in place.
+        weighted: which of the two.
+        step: of Adam, in the unit of ``parts``, or factor on the weighted step; 0 moves nothing.
+        relative_step: epochs done → factor on the step.
+    """
+
+    def __init__(self, parts: Tensor, *, weighted: bool, step: float, relative_step: Callable[[int], float]) -> None:
+        self._parts, self._weighted, self._relative_step = parts, weighted, relative_step
+        self._step = step * (1 - WEIGHTED_MOMENTUM) if weighted else step
+        self._epochs_done = 0
+        self._method: torch.optim.Optimizer
+        if weighted:
+            self._method = torch.optim.SGD([parts], lr=0.0, momentum=WEIGHTED_MOMENTUM, nesterov=True)
+        else:
+            self._method = torch.optim.Adam([parts], lr=step, betas=(0.9, 0.99), eps=1e-12, fused=True)
+
+    @torch.no_grad()
+    def weigh(self, light: Tensor) -> None:
+        """Divide the gradient by its curvature.
+
+        Args:
+            light: (y, x) Σ|probe|² of the views that the gradient is of, normalised as the gradient is.
+        """
+        if self._parts.grad is not None:
+            self._parts.grad *= self._parts.square().sum() / light.sum()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move, and set the gradient to zero."""
+        (group,) = self._method.param_groups
+        group["lr"] = self._step * self._relative_step(self._epochs_done)
+        if not (self._weighted and self._epochs_done == 0):
+            self._method.step()
+        self._method.zero_grad(set_to_none=False)
+
+    def end_epoch(self) -> None:
+        """Shorten the step."""
+        self._epochs_done += 1
