@@ -1,0 +1,63 @@
+"""What a recipe may not ask of a scan."""
+
+from bluesky_multislice.errors import PlanError
+from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.recipe import Recipe
+
+
+def check_refinement(recipe: Recipe, geometry: ScanGeometry, several_angles: bool) -> None:
+    """Refuse what the frames of a scan do not depend on."""
+    senseless = {
+        "distance": geometry.detector.regime == "far_field",
+        "slice_spacing": several_angles or recipe.depth_um is None,
+        "angle": not several_angles,
+        "tilt": not several_angles,
+        "background_map": "background" in recipe.refine.quantities,
+    }
+    refused = [name for name in recipe.refine.quantities if senseless.get(name, False)]
+    if refused:
+        raise PlanError(
+            "The distance is refined in the near field, slice_spacing at one angle with a depth_um, angle and tilt at "
+            "several angles, and one background.",
+            got=f"{', '.join(refused)} for {'several angles' if several_angles else 'one angle'} in the "
+            f"{geometry.detector.regime.replace('_', ' ')}.",
+            remedy="leave them out of refine.quantities.",
+        )
+
+
+def check_depth(recipe: Recipe, grid: VolumeGrid, slices: int, several_angles: bool) -> None:
+    """Refuse slices, a depth or a support that the grid or the number of angles does not allow."""
+    if slices > grid.shape[0]:
+        raise PlanError(
+            "A slice holds at least one plane of the volume.",
+            got=f"{slices} slices for {grid.shape[0]} planes.",
+            remedy="leave slices out, or ask for fewer.",
+        )
+    if not several_angles and recipe.depth_um is None and slices > 1:
+        raise PlanError(
+            "One angle does not tell how thick a sample is, and slices need to know.",
+            got=f"{slices} slices without a depth.",
+            remedy="give depth_um, or leave slices out.",
+        )
+    if recipe.support == "cylinder" and not several_angles:
+        raise PlanError(
+            "The cylinder that every angle sees needs several angles.",
+            got="support cylinder for a scan of one angle.",
+            remedy="leave support out.",
+        )
+
+
+def check_fitted(recipe: Recipe, views: int, fitted: int) -> None:
+    """Refuse to hold back so many frames that too few are left."""
+    if not fitted:
+        raise PlanError(
+            "Some frames must be left to fit.",
+            got=f"held_back_every {recipe.held_back_every}, which holds back all {views}.",
+            remedy="hold back every second frame at most, or none with 0.",
+        )
+    if recipe.shell_correlation and fitted < 2:
+        raise PlanError(
+            "Two halves of the views are needed to correlate them.",
+            got=f"{fitted} view to fit.",
+            remedy="leave shell_correlation out.",
+        )

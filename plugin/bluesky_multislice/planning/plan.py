@@ -1,0 +1,113 @@
+"""What will be done, decided before anything is allocated."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bluesky_multislice.frames import Saturated
+from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.models import Edges, ForwardModel
+from bluesky_multislice.optics import Gradient, Interpolation
+from bluesky_multislice.recipe import Support
+from bluesky_multislice.solvers import FitSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done.
+
+    Attributes:
+        grid: the volume.
+        propagation: name of the propagation.
+        slices: slices along the beam; they share the planes of the volume as evenly as they can.
+        margin: pixels around each frame against wrap-around.
+        edges: whether light leaves at the window's edges.
+        interpolation: how the volume is turned.
+        oversampling: pixels of the grid on a side of each detector pixel.
+        point_spread_pixels: σ of the detector's point spread, detector pixels.
+        gradient: which waves the gradient keeps: ``stored`` is fastest, ``recomputed`` takes no memory for them.
+        tiles: number of tiles (y, x) of tiled multislice.
+        halo: pixels around each tile.
+        probe_modes: probe modes.
+        held_back_every: every n-th view judges the fit.
+        ranks: processes.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        support: ``cylinder`` keeps matter inside what every angle sees.
+        saturated: whether saturated pixels are refused or left out.
+        shell_correlation: fit two halves of the views as well and correlate them.
+        fit: how to fit.
+        depths_of_field: thickness of the volume in depths of field; above one the thin-sample model is wrong.
+        memory_bytes: expected peak of one rank.
+        notes: what a person should know about these choices.
+        coarseness: pixels of the frames on a side of one that is fitted, see ``ScanGeometry.coarser``.
+        earlier: cheaper fits that come first, each the start of the next.
+    """
+
+    grid: VolumeGrid
+    propagation: str
+    slices: int
+    margin: int
+    edges: Edges
+    interpolation: Interpolation
+    oversampling: int
+    point_spread_pixels: float
+    gradient: Gradient
+    tiles: tuple[int, int]
+    halo: int
+    probe_modes: int
+    held_back_every: int
+    ranks: int
+    device: str
+    support: Support
+    saturated: Saturated
+    shell_correlation: bool
+    fit: FitSettings
+    depths_of_field: float
+    memory_bytes: int
+    notes: tuple[str, ...] = ()
+    coarseness: int = 1
+    earlier: tuple["Plan", ...] = ()
+
+    @property
+    def epochs(self) -> int:
+        """Most epochs of all fits together."""
+        return sum(plan.fit.epochs + plan.fit.polish for plan in (*self.earlier, self))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Further keywords of the propagation."""
+        tiling = {"tiles": self.tiles, "halo": self.halo} if self.propagation == "tiled-multislice" else {}
+        return {"gradient": self.gradient, **tiling}
+
+    def forward_model(self, geometry: ScanGeometry) -> ForwardModel:
+        """Return the forward model of a scan's views."""
+        return ForwardModel(
+            geometry.coarser(self.coarseness).oversampled(self.oversampling),
+            self.grid,
+            slices=self.slices,
+            propagation=self.propagation,
+            options=self.options,
+            margin=self.margin,
+            edges=self.edges,
+            interpolation=self.interpolation,
+            oversampling=self.oversampling,
+            point_spread_pixels=self.point_spread_pixels,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain lists and numbers, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Plan":
+        """Rebuild a plan from ``as_dict``."""
+        return cls(
+            **{
+                **values,
+                "grid": VolumeGrid.from_dict(values["grid"]),
+                "fit": FitSettings.from_dict(values["fit"]),
+                "tiles": tuple(values["tiles"]),
+                "notes": tuple(values["notes"]),
+                "earlier": tuple(cls.from_dict(earlier) for earlier in values["earlier"]),
+            }
+        )

@@ -1,0 +1,93 @@
+"""Recipe and scan → plan."""
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+
+from bluesky_multislice.errors import PlanError
+from bluesky_multislice.geometry import depth_of_field_m
+from bluesky_multislice.optics import Gradient
+from bluesky_multislice.planning.checks import check_depth, check_fitted, check_refinement
+from bluesky_multislice.planning.defaults import fit_settings, modes_of
+from bluesky_multislice.planning.plan import Plan
+from bluesky_multislice.planning.resources import check_device, check_memory, memory_bytes, ranks_for, room_bytes
+from bluesky_multislice.planning.sampling import grid_of, margin_of, slices_of, tiles_of
+from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
+from bluesky_multislice.plausibility import angle_warnings, position_warnings
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.scan import Scan
+from bluesky_multislice.solvers import split_views
+
+
+def make_plan(recipe: Recipe, scan: Scan) -> Plan:
+    """Derive a plan.
+
+    Args:
+        recipe: what a person chose.
+        scan: what was measured.
+
+    Raises:
+        PlanError: the recipe does not fit the scan, or the machine has too little memory.
+        ScanError: the views do not share one object pixel, or overlap nowhere.
+    """
+    geometry = scan.geometry.oversampled(recipe.oversampling)
+    notes = position_warnings(geometry) + angle_warnings(geometry)
+    margin = margin_of(recipe, geometry)
+    several_angles = len(np.unique(geometry.angle_rad)) > 1
+    slices = recipe.slices or slices_of(recipe, geometry, several_angles)
+    grid = grid_of(recipe, geometry, margin, slices, several_angles)
+    check_depth(recipe, grid, slices, several_angles)
+    depth_of_field = depth_of_field_m(geometry.object_pixel_m[1], geometry.beam.wavelength_m)
+    if not several_angles and recipe.depth_um is None:
+        notes.append("one angle and no depth_um: one slice, of which only δ·thickness and β·thickness are measured")
+    fitted, held = split_views(geometry.views, recipe.held_back_every)
+    if recipe.held_back_every and not len(held):
+        notes.append("too few views to hold any back: the fit is not judged on frames of its own")
+    check_fitted(recipe, geometry.views, len(fitted))
+    check_refinement(recipe, geometry, several_angles)
+    check_device(recipe.device)
+    ranks = recipe.ranks or ranks_for(recipe, len(fitted))
+    if ranks > len(fitted):
+        raise PlanError(
+            "Every rank needs a view to fit.",
+            got=f"{ranks} ranks for {len(fitted)} fitted views.",
+            remedy="ask for fewer ranks.",
+        )
+    settings = fit_settings(recipe, geometry, several_angles, len(fitted) // ranks)
+    if recipe.propagation == "projection":
+        slices = 1
+    tiles, halo = (1, 1), 0
+    if recipe.propagation == "tiled-multislice":
+        tiles, halo = tiles_of(geometry, grid, margin, recipe.accuracy)
+    modes = recipe.probe_modes or modes_of(scan, settings)
+    memory = functools.partial(memory_bytes, grid, geometry, slices, margin, settings.batch_views, ranks, modes)
+    room, ranks_there = room_bytes(recipe.device, ranks)
+    gradient: Gradient = "stored" if memory(waves_kept=slices) * ranks_there < room / 2 else "recomputed"
+    plan = Plan(
+        grid=grid,
+        propagation=recipe.propagation,
+        slices=slices,
+        margin=margin,
+        edges=recipe.edges,
+        interpolation=recipe.interpolation,
+        oversampling=recipe.oversampling,
+        point_spread_pixels=recipe.point_spread_pixels,
+        gradient=gradient,
+        tiles=tiles,
+        halo=halo,
+        probe_modes=modes,
+        held_back_every=recipe.held_back_every,
+        ranks=ranks,
+        device=recipe.device,
+        support=recipe.support,
+        saturated=recipe.saturated,
+        shell_correlation=recipe.shell_correlation,
+        fit=settings,
+        depths_of_field=grid.thickness_m / depth_of_field,
+        memory_bytes=memory(waves_kept=slices if gradient == "stored" else 0),
+        notes=tuple(notes),
+    )
+    check_memory(plan)
+    earlier = earlier_plans(recipe, geometry, plan)
+    return replace(plan, earlier=earlier, fit=with_smaller_steps(settings)) if earlier else plan

@@ -1,0 +1,68 @@
+"""Ranks, memory and device."""
+
+import math
+import os
+
+import torch
+
+from bluesky_multislice.errors import PlanError
+from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.planning.plan import Plan
+from bluesky_multislice.recipe import Recipe
+
+_BYTES_A_VOXEL = 4 * 2 * 9
+"""δ and β: unknowns, gradient, two moments, best copy, turned, binned, transmission and their gradients."""
+
+
+def ranks_for(recipe: Recipe, fitted: int) -> int:
+    """Return the number of ranks: one a GPU or core, each with four fitted views at least."""
+    cuda = recipe.device == "cuda" or (recipe.device == "auto" and torch.cuda.is_available())
+    places = torch.cuda.device_count() if cuda else min(os.cpu_count() or 1, 8)
+    return max(1, min(places, fitted // 4))
+
+
+def memory_bytes(
+    grid: VolumeGrid,
+    geometry: ScanGeometry,
+    slices: int,
+    margin: int,
+    batch: int,
+    ranks: int,
+    modes: int,
+    *,
+    waves_kept: int,
+) -> int:
+    """Return the bytes of one rank: volume-sized state, its frames, and waves of a batch of views."""
+    ny, nx = geometry.detector.shape
+    frames = geometry.views * ny * nx * 4 // ranks
+    waves = 8 * batch * (ny + 2 * margin) * (nx + 2 * margin) * (8 + waves_kept) * modes
+    transmissions = 8 * math.prod(grid.shape[1:]) * max(waves_kept, 1)
+    return math.prod(grid.shape) * _BYTES_A_VOXEL + frames + waves + transmissions
+
+
+def room_bytes(device: str, ranks: int) -> tuple[int, int]:
+    """Return the bytes of memory of a GPU or of this machine, and how many ranks share them."""
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        return torch.cuda.get_device_properties(0).total_memory, 1
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), ranks
+
+
+def check_device(device: str) -> None:
+    """Refuse a GPU that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise PlanError(
+            "The device cuda needs a GPU that PyTorch can use.",
+            got="none on this machine.",
+            remedy="use device auto or cpu, or install PyTorch's CUDA build and the driver.",
+        )
+
+
+def check_memory(plan: Plan) -> None:
+    """Refuse a plan that needs more memory than there is."""
+    room, here = room_bytes(plan.device, plan.ranks)
+    if plan.memory_bytes * here > room:
+        raise PlanError(
+            "The reconstruction must fit into memory.",
+            got=f"{plan.memory_bytes * here / 2**30:.1f} GiB for {here} ranks on a device with {room / 2**30:.1f} GiB.",
+            remedy="use fewer ranks or smaller batches, a smaller depth_um, or bin the frames.",
+        )

@@ -1,0 +1,63 @@
+"""Cheaper fits that come before the one that a recipe asks for."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from bluesky_multislice.errors import PlanError
+from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.planning.plan import Plan
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.solvers import FitSettings, RefinementSettings
+
+_LATER_STEPS = 0.3
+"""Steps of Adam in a fit that starts from an earlier one, relative to those from nothing."""
+
+
+_LEAST_COARSE = 8
+"""Pixels on a side of the coarsest frames."""
+
+
+def with_smaller_steps(settings: FitSettings) -> FitSettings:
+    """Return the settings of a fit that starts near its end, where Adam's first steps would undo what is there."""
+    object_step_rad, probe_step = (_LATER_STEPS * step for step in (settings.object_step_rad, settings.probe_step))
+    return replace(settings, object_step_rad=object_step_rad, probe_step=probe_step)
+
+
+def earlier_plans(recipe: Recipe, geometry: ScanGeometry, plan: Plan) -> tuple[Plan, ...]:
+    """Return the cheaper fits that come first, the coarsest before others; they refine but volume and probe."""
+    levels = recipe.coarse_levels
+    factors = [2**level for level in range(levels, 0, -1)]
+    if recipe.first_propagation is not None and not factors:
+        factors = [1]
+    if factors and any(n % factors[0] or n < factors[0] * _LEAST_COARSE for n in geometry.detector.shape):
+        raise PlanError(
+            f"A coarser fit needs frames of a multiple of its factor, and {_LEAST_COARSE} pixels a side.",
+            got=f"frames of {geometry.detector.shape} for a fit {factors[0]} times coarser.",
+            remedy="ask for fewer coarse_levels.",
+        )
+    along_z = factors if len(np.unique(geometry.angle_rad)) > 1 else [1] * len(factors)
+    propagation = recipe.first_propagation or plan.propagation
+    return tuple(
+        _coarser(plan, (deeper, factor, factor), propagation) for factor, deeper in zip(factors, along_z, strict=True)
+    )
+
+
+def _coarser(plan: Plan, factors: tuple[int, int, int], propagation: str) -> Plan:
+    """Return the plan of a fit on a grid coarser by factors (z, y, x); its depth of field is deeper by their square."""
+    grid, factor = plan.grid, factors[-1]
+    pitch = [size * times for size, times in zip(grid.voxel_size_m, factors, strict=True)]
+    shape = [math.ceil(n / times) for n, times in zip(grid.shape, factors, strict=True)]
+    slices = 1 if propagation == "projection" else math.ceil(plan.slices / factor**2)
+    return replace(
+        plan,
+        grid=VolumeGrid((shape[0], shape[1], shape[2]), (pitch[0], pitch[1], pitch[2]), grid.center_m),
+        propagation=propagation,
+        slices=slices,
+        margin=plan.margin // factor,
+        halo=math.ceil(plan.halo / factor),
+        fit=replace(plan.fit, refinement=RefinementSettings(), polish=0),
+        shell_correlation=False,
+        coarseness=factor,
+    )
