@@ -124,7 +124,7 @@ def _focus_distances_m(
     depth = depth_of_focus_m(geometry, mean_frame, mask)
     candidates = candidate_distances_m(geometry, mean_frame, mask)
     both = np.concatenate([candidates, -candidates])
-    frames = views.amplitude.square().cpu().numpy()
+    frames = views.amplitude[np.arange(len(views.views))].square().cpu().numpy()
     likeness = torch.as_tensor(
         shadow_likeness(frames, mean_frame, mask, geometry.select(views.views), both), device=mesh.device
     )

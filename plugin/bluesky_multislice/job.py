@@ -52,8 +52,9 @@ def run(folder: JobFolder) -> None:
                 got=f"a misfit of {result.solution.history[-1].loss:.3g} after {len(result.solution.history)} epochs.",
                 remedy=result.solution.advice,
             )
+        peak_memory_bytes = mesh.peak_memory_bytes()
         if mesh.rank == 0:
-            _write(folder, job, result, mesh, time.monotonic() - began)
+            _write(folder, job, result, mesh, time.monotonic() - began, peak_memory_bytes)
 
 
 @contextmanager
@@ -66,7 +67,9 @@ def _error_left_in(folder: JobFolder) -> Iterator[None]:
         raise
 
 
-def _write(folder: JobFolder, job: dict, result: Reconstruction, mesh: Mesh, seconds: float) -> None:
+def _write(
+    folder: JobFolder, job: dict, result: Reconstruction, mesh: Mesh, seconds: float, peak_memory_bytes: int
+) -> None:
     solution, geometry = result.solution, result.geometry
     columns = [asdict(epoch) for epoch in solution.history]
     agreement = result.shell_correlation
@@ -80,7 +83,15 @@ def _write(folder: JobFolder, job: dict, result: Reconstruction, mesh: Mesh, sec
         history=history,
         grid=result.grid,
         energy_ev=energy_ev_from_wavelength(geometry.beam.wavelength_m),
-        provenance=describe(job, result, frames=folder.frames, ranks=mesh.size, device=mesh.device, seconds=seconds),
+        provenance=describe(
+            job,
+            result,
+            frames=folder.frames,
+            ranks=mesh.size,
+            device=mesh.device,
+            seconds=seconds,
+            peak_memory_bytes=peak_memory_bytes,
+        ),
         refined={name: value.cpu().numpy() for name, value in solution.differences.items()},
         shell_correlation=None if agreement is None else agreement.curves,
     )

@@ -20,7 +20,14 @@ _LARGEST_HASHED = 4 * 2**30
 
 
 def describe(
-    job: Mapping[str, Any], result: Reconstruction, *, frames: Path, ranks: int, device: torch.device, seconds: float
+    job: Mapping[str, Any],
+    result: Reconstruction,
+    *,
+    frames: Path,
+    ranks: int,
+    device: torch.device,
+    seconds: float,
+    peak_memory_bytes: int,
 ) -> dict[str, Any]:
     """Return the provenance of a reconstruction, ready for JSON.
 
@@ -31,6 +38,7 @@ def describe(
         ranks: processes that took part.
         device: where rank 0 computed.
         seconds: duration of the job's work.
+        peak_memory_bytes: most that a rank has held; the plan says what was expected.
     """
     solution, agreement = result.solution, result.shell_correlation
     return {
@@ -46,6 +54,7 @@ def describe(
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
             "ranks": ranks,
             "threads": torch.get_num_threads(),
+            "peak_memory_bytes": peak_memory_bytes,
             "restarts": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
         },
         "warnings": list(result.warnings),

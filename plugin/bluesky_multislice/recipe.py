@@ -197,6 +197,11 @@ class Recipe(BaseModel):
         description="Also fit two halves of the views and give the resolution at which they agree; twice the time.",
     )
     held_back_every: int = Field(default=20, ge=0, description="Hold back every n-th frame to judge the fit; 0: none.")
+    frames_in: Literal["memory", "disk"] | None = Field(
+        default=None,
+        description="Where a rank keeps its frames: in memory, or on disk until their batch comes. None: on disk where "
+        "all frames take more than an eighth of the memory.",
+    )
     batch_views: int | None = Field(default=None, ge=1, description="Views a rank works on at once. None: planned.")
     ranks: int | None = Field(default=None, ge=1, le=4096, description="Processes of the job. None: one a GPU or core.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job computes.")

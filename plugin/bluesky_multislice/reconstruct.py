@@ -96,7 +96,14 @@ def reconstruct(
 
     def fit_views(fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None]) -> Solution:
         sets = [
-            load_views(scan, views[mesh.share(len(views))], scale=scale, device=mesh.device, saturated=plan.saturated)
+            load_views(
+                scan,
+                views[mesh.share(len(views))],
+                scale=scale,
+                device=mesh.device,
+                saturated=plan.saturated,
+                frames_in=plan.frames_in,
+            )
             for views in (fitted, held)
         ]
         return _fit_in_turn(scan, plan, sets, probe, mesh, report)

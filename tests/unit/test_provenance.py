@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict
 from importlib.metadata import version
 
+import psutil
 import pytest
 from small_scan import hologram_scan
 
@@ -33,7 +34,15 @@ def record(folder):
     job = {"recipe": recipe.model_dump(mode="json"), "plan": plan.as_dict(), "origin": {"run_uid": "abc"}}
     with join_mesh("cpu") as mesh:
         result = reconstruct(scan, plan, mesh)
-        record = describe(job, result, frames=folder / "linked.h5", ranks=1, device=mesh.device, seconds=1.5)
+        record = describe(
+            job,
+            result,
+            frames=folder / "linked.h5",
+            ranks=1,
+            device=mesh.device,
+            seconds=1.5,
+            peak_memory_bytes=mesh.peak_memory_bytes(),
+        )
     return json.loads(json.dumps(record)), result
 
 
@@ -54,6 +63,8 @@ def test_it_names_software_and_machine(record):
     assert record[0]["software"]["torch"] == version("torch")
     assert record[0]["software"]["bluesky-multislice"] == version("bluesky-multislice")
     assert record[0]["machine"]["ranks"] == 1
+    resident = psutil.Process().memory_info().rss
+    assert 0.3 * resident < record[0]["machine"]["peak_memory_bytes"] < psutil.virtual_memory().total
 
 
 def test_its_figures_are_those_of_the_fit(record):

@@ -123,6 +123,7 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "saturated": "mask",
         "shell_correlation": True,
         "held_back_every": 7,
+        "frames_in": "disk",
         "batch_views": 3,
         "ranks": 2,
         "device": "cpu",

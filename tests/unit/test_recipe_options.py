@@ -38,6 +38,7 @@ VALUES = {
     "saturated": "mask",
     "shell_correlation": True,
     "held_back_every": 7,
+    "frames_in": "disk",
     "batch_views": 3,
     "ranks": 2,
     "device": "cpu",

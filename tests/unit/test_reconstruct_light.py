@@ -96,7 +96,9 @@ def test_warnings_and_counts_stay_in_the_provenance(tmp_path):
     result = result_of(spoilt, epochs=1, saturated="mask")
     job = {"recipe": {}, "plan": {}, "origin": {}}
     with join_mesh("cpu") as mesh:
-        record = describe(job, result, frames=tmp_path / "scan.cxi", ranks=1, device=mesh.device, seconds=1)
+        record = describe(
+            job, result, frames=tmp_path / "scan.cxi", ranks=1, device=mesh.device, seconds=1, peak_memory_bytes=1
+        )
     record = json.loads(json.dumps(record))
     assert record["warnings"] == list(result.warnings)
     assert len(record["warnings"]) == record["figures"]["saturated_pixels"] == 1

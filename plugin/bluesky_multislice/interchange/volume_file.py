@@ -75,7 +75,9 @@ def write_result(
     part = path.with_name(path.name + ".part")
     with h5py.File(part, "w") as file:
         for name, volume in (("delta", delta), ("beta", beta)):
-            dataset = file.create_dataset(name, data=volume.astype(np.float32), chunks=(1, *volume.shape[1:]))
+            dataset = file.create_dataset(
+                name, data=volume.astype(np.float32, copy=False), chunks=(1, *volume.shape[1:])
+            )
             dataset.attrs.update(
                 voxel_size_m=grid.voxel_size_m, center_m=grid.center_m, energy_ev=energy_ev, axes=["z", "y", "x"]
             )

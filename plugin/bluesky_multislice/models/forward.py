@@ -147,19 +147,22 @@ class ForwardModel(nn.Module):
     def forward(
         self,
         delta: Tensor,
-        beta: Tensor,
+        beta: Tensor | None,
         probe: Tensor,
         views: Sequence[int] | NDArray[np.intp],
         adjustments: Adjustments = NO_ADJUSTMENTS,
+        *,
+        unit: float = 1.0,
     ) -> Tensor:
         """Return the expected intensity (view, y, x), in the units of |probe|².
 
         Args:
             delta: (z, y, x).
-            beta: (z, y, x).
+            beta: (z, y, x); None absorbs nothing.
             probe: complex (mode, y, x) at z = 0, shaped like ``window``.
             views: which views.
             adjustments: differences from the geometry, differentiable.
+            unit: what δ and β are multiplied by, slice by slice instead of as a whole.
         """
         index = np.asarray(views)
         angle_of = self.angle_of[index]
@@ -167,7 +170,7 @@ class ForwardModel(nn.Module):
         frames = torch.empty(0)
         for number, angle in enumerate(angles.tolist()):
             members = np.flatnonzero(angle_of == angle)
-            intensity = self._at_angle(delta, beta, probe, angle, index[members], adjustments)
+            intensity = self._at_angle(delta, beta, probe, angle, index[members], adjustments, unit)
             if len(angles) == 1:
                 return intensity
             frames = intensity.new_zeros((len(index), *intensity.shape[1:])) if number == 0 else frames
@@ -198,18 +201,26 @@ class ForwardModel(nn.Module):
             views: which views.
         """
         index = np.asarray(views)
-        volume = torch.zeros(self.grid.shape, dtype=self._precision, device=probe.device, requires_grad=True)
+        nothing = torch.zeros((), dtype=self._precision, device=probe.device)
+        volume = nothing.expand(self.grid.shape).requires_grad_()
         for angle in np.unique(self.angle_of[index]).tolist():
             planes = rotate(volume, float(self.angles_rad[angle]), interpolation=self._interpolation)
             (planes * self.light(probe, index[self.angle_of[index] == angle])).sum().backward()
-        return torch.zeros_like(volume) if volume.grad is None else volume.grad
+        return nothing.new_zeros(self.grid.shape) if volume.grad is None else volume.grad
 
     def _at_angle(
-        self, delta: Tensor, beta: Tensor, probe: Tensor, angle: int, views: NDArray[np.intp], adjustments: Adjustments
+        self,
+        delta: Tensor,
+        beta: Tensor | None,
+        probe: Tensor,
+        angle: int,
+        views: NDArray[np.intp],
+        adjustments: Adjustments,
+        unit: float,
     ) -> Tensor:
         """Return the expected intensity (view, y, x) of views at one of the angles."""
         starts, fraction, padding = self._windows(views, self._shift(angle, views, adjustments))
-        planes = self._planes(delta, beta, angle, adjustments)
+        planes = [unit * part for part in self._planes(delta, beta, angle, adjustments)]
         padded = [functional.pad(part, padding) for part in planes]
         intensity = self._expect(padded[0], padded[1], starts, fraction, probe, views, adjustments)
         if adjustments.intensity is not None:
@@ -245,12 +256,12 @@ class ForwardModel(nn.Module):
         padding = (int(before[1]), int(after[1]), int(before[0]), int(after[0]))
         return [(y, x) for y, x in (starts + before).tolist()], fraction, padding
 
-    def _planes(self, delta: Tensor, beta: Tensor, angle: int, adjustments: Adjustments) -> list[Tensor]:
+    def _planes(self, delta: Tensor, beta: Tensor | None, angle: int, adjustments: Adjustments) -> list[Tensor]:
         """Return δ and β (slice, y, x) of the turned object."""
         angle_rad = float(self.angles_rad[angle])
         if adjustments.angle_rad is not None:
             angle_rad = angle_rad + adjustments.angle_rad[angle].double()
-        return [
+        planes = [
             rotate(
                 part,
                 angle_rad,
@@ -259,7 +270,9 @@ class ForwardModel(nn.Module):
                 slices=self.slices,
             )
             for part in (delta, beta)
+            if part is not None
         ]
+        return planes if beta is not None else [*planes, torch.zeros_like(planes[0])]
 
     def _lengths(self, adjustments: Adjustments) -> tuple[list[float] | Tensor, Tensor, Tensor]:
         """Return the slices' thickness, and the transfer functions to the entrance and to the detector."""

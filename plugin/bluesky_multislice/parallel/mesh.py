@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -39,6 +40,14 @@ class Mesh:
         found = torch.tensor(number, dtype=torch.float64, device=self.device)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return found.item()
+
+    def peak_memory_bytes(self) -> int:
+        """Return the most memory that any rank has held so far: allocated on a GPU, else resident."""
+        if self.device.type == "cuda":
+            return int(self.largest(torch.cuda.max_memory_allocated(self.device)))
+        # Not getrusage, whose peak begins with that of the process that started this one.
+        status = Path("/proc/self/status").read_text()
+        return int(self.largest(1024 * int(status.partition("VmHWM:")[2].split()[0])))
 
     def share(self, count: int) -> range:
         """Return which of ``count`` items are this rank's."""

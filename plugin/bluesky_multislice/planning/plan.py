@@ -9,7 +9,7 @@ from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models import Edges, ForwardModel
 from bluesky_multislice.optics import Gradient, Interpolation
 from bluesky_multislice.recipe import Support
-from bluesky_multislice.solvers import FitSettings
+from bluesky_multislice.solvers import FitSettings, FramesIn
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Plan:
         memory_bytes: expected peak of one rank.
         notes: what a person should know about these choices.
         coarseness: pixels of the frames on a side of one that is fitted, see ``ScanGeometry.coarser``.
+        frames_in: ``disk`` reads frames batch by batch as they are needed.
         earlier: cheaper fits that come first, each the start of the next.
     """
 
@@ -66,6 +67,7 @@ class Plan:
     memory_bytes: int
     notes: tuple[str, ...] = ()
     coarseness: int = 1
+    frames_in: FramesIn = "memory"
     earlier: tuple["Plan", ...] = ()
 
     @property

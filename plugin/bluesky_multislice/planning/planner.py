@@ -11,7 +11,14 @@ from bluesky_multislice.optics import Gradient
 from bluesky_multislice.planning.checks import check_depth, check_fitted, check_refinement
 from bluesky_multislice.planning.defaults import fit_settings, modes_of
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.planning.resources import check_device, check_memory, memory_bytes, ranks_for, room_bytes
+from bluesky_multislice.planning.resources import (
+    check_device,
+    check_memory,
+    frames_place,
+    memory_bytes,
+    ranks_for,
+    room_bytes,
+)
 from bluesky_multislice.planning.sampling import grid_of, margin_of, slices_of, tiles_of
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
 from bluesky_multislice.plausibility import angle_warnings, position_warnings
@@ -87,6 +94,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         depths_of_field=grid.thickness_m / depth_of_field,
         memory_bytes=memory(waves_kept=slices if gradient == "stored" else 0),
         notes=tuple(notes),
+        frames_in=recipe.frames_in or frames_place(scan.frames.views, geometry, recipe.device),
     )
     check_memory(plan)
     earlier = earlier_plans(recipe, geometry, plan)

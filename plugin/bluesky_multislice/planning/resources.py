@@ -9,6 +9,7 @@ from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.solvers import FramesIn
 
 _BYTES_A_VOXEL = 4 * 2 * 9
 """δ and β: unknowns, gradient, two moments, best copy, turned, binned, transmission and their gradients."""
@@ -38,6 +39,12 @@ def memory_bytes(
     waves = 8 * batch * (ny + 2 * margin) * (nx + 2 * margin) * (8 + waves_kept) * modes
     transmissions = 8 * math.prod(grid.shape[1:]) * max(waves_kept, 1)
     return math.prod(grid.shape) * _BYTES_A_VOXEL + frames + waves + transmissions
+
+
+def frames_place(views: int, geometry: ScanGeometry, device: str) -> FramesIn:
+    """Return where frames are kept: on disk where those of all ranks take more than an eighth of the memory."""
+    room, ranks = room_bytes(device, 1)
+    return "disk" if views * math.prod(geometry.detector.shape) * 4 > ranks * room / 8 else "memory"
 
 
 def room_bytes(device: str, ranks: int) -> tuple[int, int]:

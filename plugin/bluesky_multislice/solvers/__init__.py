@@ -10,12 +10,13 @@ from bluesky_multislice.solvers.shell_correlation import ShellCorrelation, halve
 from bluesky_multislice.solvers.solution import Epoch, Solution
 from bluesky_multislice.solvers.support import cylinder_support
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
-from bluesky_multislice.solvers.views import ViewSet, load_views, split_views
+from bluesky_multislice.solvers.views import FramesIn, ViewSet, load_views, split_views
 
 __all__ = [
     "Epoch",
     "FidelityName",
     "FitSettings",
+    "FramesIn",
     "OptimiserName",
     "Priors",
     "Quantity",

@@ -10,7 +10,7 @@ from torch import Tensor
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.data_step import curvature
 from bluesky_multislice.solvers.misfit import add_gradients
-from bluesky_multislice.solvers.regularisers import penalty
+from bluesky_multislice.solvers.regularisers import add_gradient_of_penalty
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import ViewSet
 
@@ -60,8 +60,7 @@ class ConjugateGradients:
         gradient = self._unknowns.gradients()[0]
         self._mesh.sum(total, gradient)
         gradient /= total[1]
-        if settings.priors.weighted:
-            self._penalty(self._unknowns.object).backward()
+        self._add_gradient_of_penalty(self._unknowns.object.detach(), gradient)
         gradient = self._unknowns.gradients()[0].clone()
         self._unknowns.forget_gradients()
         if settings.positivity:
@@ -79,9 +78,10 @@ class ConjugateGradients:
         return bend
 
     def _slope_of_penalty(self, by: float, direction: Tensor) -> float:
-        volume = (self._unknowns.object.detach() + by * direction).requires_grad_()
-        (gradient,) = torch.autograd.grad(self._penalty(volume), volume)
+        gradient = torch.zeros_like(direction)
+        self._add_gradient_of_penalty(self._unknowns.object.detach() + by * direction, gradient)
         return float((gradient * direction).sum())
 
-    def _penalty(self, volume: Tensor) -> Tensor:
-        return penalty(volume, self._settings.priors, self._settings.object_step_rad, self._noise)
+    def _add_gradient_of_penalty(self, volume: Tensor, gradient: Tensor) -> None:
+        settings = self._settings
+        add_gradient_of_penalty(volume, gradient, settings.priors, settings.object_step_rad, self._noise)

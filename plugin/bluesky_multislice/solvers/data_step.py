@@ -66,7 +66,7 @@ def curvature(
     answer = torch.zeros(2, dtype=torch.float64, device=mesh.device)
     for batch in batches:
         before = _amplitude(unknowns, frames, batch)
-        unknowns.object -= part * direction
+        unknowns.object.sub_(direction, alpha=part)
         difference = _amplitude(unknowns, frames, batch) - before
         unknowns.object.copy_(saved)
         answer += torch.stack([difference.square().sum(), len(batch) * frames.mask.sum()])

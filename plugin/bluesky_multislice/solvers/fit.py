@@ -14,7 +14,7 @@ from bluesky_multislice.solvers.conjugate_gradients import ConjugateGradients
 from bluesky_multislice.solvers.data_step import step_to_the_bottom
 from bluesky_multislice.solvers.fidelity import FIDELITIES, amplitude_r_factor
 from bluesky_multislice.solvers.misfit import add_gradients, misfit_of
-from bluesky_multislice.solvers.regularisers import noise_of_vacuum, penalty
+from bluesky_multislice.solvers.regularisers import add_gradient_of_penalty, noise_of_vacuum
 from bluesky_multislice.solvers.solution import Epoch, Solution, Status
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import ViewSet
@@ -92,7 +92,8 @@ def fit(
             status = "diverged"
             break
         if measure < best_loss:
-            best, best_epoch, best_loss = unknowns.copy(), number, measure
+            best = unknowns.copy(over=None if best is start else best)
+            best_epoch, best_loss = number, measure
         elif number - best_epoch >= patience:
             status = "converged" if judged is None else "overfitting_stopped"
             break
@@ -140,8 +141,7 @@ def _fit_epoch(
             uphill = weight * gradients[0]
             way = step_to_the_bottom(unknowns, fitted, batch, uphill, settings.object_step_rad, mesh)
             unknowns.optimiser.start(way, weight)
-        if settings.priors.weighted:
-            penalty(unknowns.object, settings.priors, settings.object_step_rad, noise).backward()
+        add_gradient_of_penalty(unknowns.object, gradients[0], settings.priors, settings.object_step_rad, noise)
         unknowns.step()
         total += misfit
     loss = float(total[0] / total[1])
@@ -153,7 +153,7 @@ def _weight(unknowns: Unknowns, fitted: ViewSet, mesh: Mesh) -> Tensor:
     """Return the factor (z, y, x) on each voxel's gradient that makes up for less light, at most twofold."""
     light = unknowns.exposure(fitted.views)
     mesh.sum(light)
-    return 1 / (light / light.max() + _LIGHT_FLOOR)
+    return light.div_(light.max()).add_(_LIGHT_FLOOR).reciprocal_()
 
 
 def _follow(unknowns: Unknowns, held_back: ViewSet, settings: FitSettings) -> None:

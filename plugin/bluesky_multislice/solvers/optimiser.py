@@ -62,7 +62,7 @@ class ObjectOptimiser:
             self._method = torch.optim.Adam([volume], lr=adam_step, betas=(0.9, 0.99), fused=True)
         else:
             momentum = _MOMENTUM if name == "nesterov" else WEIGHTED_MOMENTUM
-            self._method = torch.optim.SGD([volume], lr=0.0, momentum=momentum, nesterov=True)
+            self._method = torch.optim.SGD([volume], lr=0.0, momentum=momentum, nesterov=True, fused=True)
         self._floor_is_set = name != "adam"
 
     @property

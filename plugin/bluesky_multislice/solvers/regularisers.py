@@ -12,6 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_BLOCK_VOXELS = 2**20
+"""Voxels whose regularisers are differentiated together: few next to a volume, many next to one operation."""
+
+_PARTS = 2
+"""δ and β, also where β is not fitted: a weight means the same with and without it."""
+
 
 @dataclass(frozen=True)
 class Priors:
@@ -41,27 +47,55 @@ class Priors:
         return max(self.total_variation, self.l1, self.vacuum, self.smoothness_z) > 0
 
 
-def penalty(volume: Tensor, priors: Priors, floor: float, noise: float) -> Tensor:
-    """Return the weighted sum of the regularisers, a scalar in the units of the fit's misfit a pixel.
+@torch.no_grad()
+def add_gradient_of_penalty(volume: Tensor, gradient: Tensor, priors: Priors, floor: float, noise: float) -> None:
+    """Add the gradient of ``penalty`` to a gradient, a few planes after the other: no volume is kept on the way.
 
     Args:
-        volume: (part, z, y, x).
+        volume: (part, z, y, x), one part where β is not fitted.
+        gradient: of the same shape, changed in place.
         priors: the weights.
         floor: see ``total_variation``.
         noise: from ``noise_of_vacuum``.
     """
+    if not priors.weighted:
+        return
+    planes, lateral = volume.shape[1], volume[0, 0].numel()
+    at_once = max(1, _BLOCK_VOXELS // lateral)
+    for part, uphill in zip(volume, gradient, strict=True):
+        for first in range(0, planes, at_once):
+            own = min(at_once, planes - first)
+            # The plane behind the block is a neighbour of its last one.
+            here = slice(first, first + own + 1)
+            block = part[here].detach().requires_grad_()
+            with torch.enable_grad():
+                value = penalty(block, priors, floor, noise, planes=own)
+            uphill[here].add_(torch.autograd.grad(value, block)[0], alpha=own / (planes * _PARTS))
+
+
+def penalty(volume: Tensor, priors: Priors, floor: float, noise: float, *, planes: int | None = None) -> Tensor:
+    """Return the weighted sum of the regularisers, a scalar in the units of the fit's misfit a pixel.
+
+    Args:
+        volume: (..., z, y, x).
+        priors: the weights.
+        floor: see ``total_variation``.
+        noise: from ``noise_of_vacuum``.
+        planes: how many of the first planes count; one behind them is but a neighbour. None counts all.
+    """
+    planes = volume.shape[-3] if planes is None else planes
     total = volume.new_zeros(())
     if priors.total_variation > 0:
-        variation = total_variation(volume, floor, along_z=priors.total_variation_z)
+        variation = total_variation(volume, floor, along_z=priors.total_variation_z, planes=planes)
         total = total + priors.total_variation * variation
     if max(priors.l1, priors.vacuum) > 0:
-        total = total + (priors.l1 + priors.vacuum * noise) * magnitude(volume)
+        total = total + (priors.l1 + priors.vacuum * noise) * magnitude(volume.narrow(-3, 0, planes))
     if priors.smoothness_z > 0:
-        total = total + priors.smoothness_z * roughness_z(volume)
+        total = total + priors.smoothness_z * roughness_z(volume) * (volume.shape[-3] / planes)
     return total
 
 
-def total_variation(volume: Tensor, floor: float, *, along_z: float = 1.0) -> Tensor:
+def total_variation(volume: Tensor, floor: float, *, along_z: float = 1.0, planes: int | None = None) -> Tensor:
     """Return the mean length of the gradient of (..., z, y, x), in units of the volume a voxel.
 
     Args:
@@ -69,10 +103,14 @@ def total_variation(volume: Tensor, floor: float, *, along_z: float = 1.0) -> Te
         floor: length below which it turns quadratic, so that it can be differentiated.
         along_z: factor on the differences along z: above 1 it smooths more along the beam of a sample seen from one
             angle, below 1 less.
+        planes: how many of the first planes count, see ``penalty``.
     """
-    steps = [torch.diff(volume, dim=axis, append=volume.narrow(axis, -1, 1)) for axis in (-3, -2, -1)]
+    planes = volume.shape[-3] if planes is None else planes
+    steps = [
+        torch.diff(volume, dim=axis, append=volume.narrow(axis, -1, 1)).narrow(-3, 0, planes) for axis in (-3, -2, -1)
+    ]
     steps[0] = along_z * steps[0]
-    return torch.sqrt(sum((step**2 for step in steps), torch.full_like(volume, floor**2))).mean() - floor
+    return torch.sqrt(sum((step**2 for step in steps), torch.full_like(steps[0], floor**2))).mean() - floor
 
 
 def magnitude(volume: Tensor) -> Tensor:
@@ -110,7 +148,7 @@ def bound(volume: Tensor, priors: Priors, *, positivity: bool, support: Tensor |
     """Bring a volume within its bounds, in place.
 
     Args:
-        volume: (2, z, y, x) δ and β.
+        volume: (part, z, y, x) δ and, where it is fitted, β.
         priors: for the bounds on β/δ; they hold for the positive part of δ.
         positivity: keep δ and β from going negative.
         support: True where there may be matter, broadcasts to (z, y, x); None is everywhere.
@@ -119,6 +157,8 @@ def bound(volume: Tensor, priors: Priors, *, positivity: bool, support: Tensor |
         volume.clamp_(min=0)
     if support is not None:
         volume.mul_(support)
+    if len(volume) < _PARTS or (priors.beta_over_delta_min, priors.beta_over_delta_max) == (None, None):
+        return
     delta, beta = volume[0].clamp(min=0), volume[1]
     if priors.beta_over_delta_max is not None:
         beta.copy_(torch.minimum(beta, priors.beta_over_delta_max * delta))

@@ -94,8 +94,13 @@ class Unknowns:
         self._support = None if support is None else support.to(device)
         self._unit = 1 / (wavenumber(model.wavelength_m) * model.grid.thickness_m)
         self._probe_unit = float(probe.abs().square().mean().sqrt())
-        #: (2, z, y, x) δ and β in radians through the volume.
-        self.object = torch.zeros((2, *model.grid.shape), device=device, requires_grad=True)
+        #: (part, z, y, x) δ and, where it is fitted, β in radians through the volume.
+        self.object = torch.zeros((1 + settings.absorption, *model.grid.shape), device=device, requires_grad=True)
+        self.object.grad = torch.zeros_like(self.object)
+        # Views of the object and its gradient: what backward passes add goes where it belongs without a copy.
+        self._volumes = [part.detach().requires_grad_() for part in self.object]
+        for volume, gradient in zip(self._volumes, self.object.grad, strict=True):
+            volume.grad = gradient
         parts = torch.view_as_real(probe.to(device) / self._probe_unit).contiguous()
         self._probe_parts = parts.requires_grad_(settings.probe_step > 0)
         #: moves the object.
@@ -123,7 +128,8 @@ class Unknowns:
     @torch.no_grad()
     def start_from(self, delta: Tensor, beta: Tensor) -> None:
         """Take δ and β (z, y, x) to start from; they are empty without."""
-        self.object.copy_(torch.stack([delta, beta]) / self._unit)
+        for part, given in zip(self.object, (delta, beta), strict=False):
+            part.copy_(given).div_(self._unit)
 
     @property
     def delta(self) -> Tensor:
@@ -133,7 +139,7 @@ class Unknowns:
     @property
     def beta(self) -> Tensor:
         """(z, y, x)."""
-        return self.object[1] * self._unit
+        return self.object[1] * self._unit if self._settings.absorption else torch.zeros_like(self.object[0])
 
     @property
     def probe(self) -> Tensor:
@@ -153,8 +159,8 @@ class Unknowns:
 
     def expect(self, views: NDArray[np.intp]) -> Tensor:
         """Return the expected intensity (view, y, x)."""
-        delta, beta = (self.object * self._unit).unbind(0)
-        return self._model(delta, beta, self.probe, views, self._refinement.adjustments())
+        delta, beta = (*self._volumes, None)[:2]
+        return self._model(delta, beta, self.probe, views, self._refinement.adjustments(), unit=self._unit)
 
     @property
     def follows(self) -> bool:
@@ -177,8 +183,6 @@ class Unknowns:
             if tensor.grad is None:
                 tensor.grad = torch.zeros_like(tensor)
         own = [tensor.grad for tensor in fitted if tensor.grad is not None]
-        if not self._settings.absorption:
-            own[0][1] = 0
         light = [] if self._light is None else [self._light]
         return own + light + self._refinement.gradients()
 
@@ -218,21 +222,33 @@ class Unknowns:
 
     def finite(self) -> bool:
         """Return whether every number is finite."""
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self._tensors)
+        extremes = (torch.stack(torch.aminmax(tensor.detach())) for tensor in self._tensors)
+        return all(bool(torch.isfinite(pair).all()) for pair in extremes)
 
     @property
     def _tensors(self) -> list[Tensor]:
         return [self.object, self._probe_parts, *self._refinement.tensors]
 
-    def copy(self) -> list[Tensor]:
-        """Return what ``restore`` takes."""
-        return [tensor.detach().clone() for tensor in self._tensors]
+    @torch.no_grad()
+    def copy(self, over: list[Tensor | None] | None = None) -> list[Tensor | None]:
+        """Return what ``restore`` takes; an empty volume takes no memory.
+
+        Args:
+            over: a former copy whose memory may be used.
+        """
+        rooms = [None] * len(self._tensors) if over is None else over
+        return [
+            None
+            if tensor is self.object and not tensor.any()
+            else (torch.empty_like(tensor) if room is None else room).copy_(tensor)
+            for tensor, room in zip(self._tensors, rooms, strict=True)
+        ]
 
     @torch.no_grad()
-    def restore(self, saved: list[Tensor]) -> None:
+    def restore(self, saved: list[Tensor | None]) -> None:
         """Go back to a copy."""
         for tensor, was in zip(self._tensors, saved, strict=True):
-            tensor.copy_(was)
+            tensor.zero_() if was is None else tensor.copy_(was)
 
     def _relative_step(self, epoch: int) -> float:
         done = min(epoch / self._settings.epochs, 1)

@@ -1,7 +1,10 @@
-"""The views that a rank works on: its frames in memory, and their order in each epoch."""
+"""The views that a rank works on: its frames, in memory or read as they are needed, and their order in each epoch."""
 
 import math
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,24 +14,88 @@ from torch import Tensor
 from bluesky_multislice.frames import Saturated
 from bluesky_multislice.scan import Scan
 
+FramesIn = Literal["memory", "disk"]
+"""Where a rank keeps its frames: all of them in memory, or on disk until their batch comes."""
+
 _GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class AmplitudeReader:
+    """Reads frames as amplitudes.
+
+    Attributes:
+        scan: what was measured.
+        views: (n,) which views.
+        scale: intensity that becomes one.
+        device: where amplitudes go.
+        saturated: what a saturated pixel means.
+        factor: pixels of the scan's frames on a side of one of the amplitudes'.
+        far_field: whether a coarser frame is the middle of a pattern, or made of blocks.
+    """
+
+    scan: Scan
+    views: NDArray[np.intp]
+    scale: float
+    device: torch.device
+    saturated: Saturated = "refuse"
+    factor: int = 1
+    far_field: bool = False
+
+    def read(self, index: NDArray[np.intp]) -> Tensor:
+        """Return the amplitudes (view, y, x) of some of the views."""
+        frames = self.scan.frames.read(self.views[index], saturated=self.saturated)
+        amplitude = torch.from_numpy(frames).div_(self.scale).sqrt_().to(self.device)
+        mask = torch.as_tensor(self.scan.frames.mask, dtype=torch.float32, device=self.device)
+        return coarsen(amplitude, mask, self.factor, far_field=self.far_field)[0]
+
+
+class StreamedAmplitudes:
+    """Amplitudes on disk. A batch is read when it is asked for, and the one behind it meanwhile by a thread.
+
+    Args:
+        reader: what reads them.
+    """
+
+    def __init__(self, reader: AmplitudeReader) -> None:
+        self.reader = reader
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="frames")
+        self._behind: dict[bytes, NDArray[np.intp]] = {}
+        self._batches: dict[bytes, Future[Tensor]] = {}
+
+    def expect(self, batches: Sequence[NDArray[np.intp]]) -> None:
+        """Say in which order batches will be asked for."""
+        self._behind = {
+            batch.tobytes(): batches[(at + 1) % len(batches)] for at, batch in enumerate(batches) if len(batches) > 1
+        }
+
+    def __getitem__(self, index: NDArray[np.intp], /) -> Tensor:
+        """Return amplitudes (view, y, x), and begin to read those that come next."""
+        wanted = [index, *(batch for batch in [self._behind.get(index.tobytes())] if batch is not None)]
+        before = self._batches
+        self._batches = {}
+        for batch in wanted:
+            key = batch.tobytes()
+            self._batches[key] = before.get(key) or self._thread.submit(self.reader.read, batch)
+        return self._batches[index.tobytes()].result()
 
 
 @dataclass(frozen=True, eq=False)
 class ViewSet:
-    """Frames that a rank holds.
+    """Frames that a rank works on.
 
     Attributes:
         views: (n,) which views of the scan.
         angles: (n,) rotation angle of each.
-        amplitude: (n, y, x) square root of the frames over their scale; NaN where a pixel is saturated in a frame.
+        amplitude: (n, y, x) square root of the frames over their scale, indexed by batches; NaN where a pixel is
+            saturated in a frame.
         mask: (y, x) 1 where a pixel is good, else 0.
         coarseness: pixels of the scan's frames on a side of one of these, as the pixels sample the object.
     """
 
     views: NDArray[np.intp]
     angles: NDArray[np.float64]
-    amplitude: Tensor
+    amplitude: Tensor | StreamedAmplitudes
     mask: Tensor
     coarseness: int = 1
 
@@ -36,12 +103,19 @@ class ViewSet:
         """Return batches of indices into ``views``; a batch mixes angles only where every angle has few views.
 
         Angles follow each other by the golden ratio of their range, so that a few batches in a row, wherever they
-        start, look from all sides (Köhler, IEEE Symp. Conf. Rec. Nucl. Sci. 6, 3961 (2004)).
+        start, look from all sides (Köhler, IEEE Symp. Conf. Rec. Nucl. Sci. 6, 3961 (2004)). Frames on disk are read
+        ahead in the order that was returned last.
 
         Args:
             size: most views a batch.
             shuffle: where to start, and the order of each angle's views; None keeps them in order.
         """
+        batches = self._in_batches(size, shuffle)
+        if isinstance(self.amplitude, StreamedAmplitudes):
+            self.amplitude.expect(batches)
+        return batches
+
+    def _in_batches(self, size: int, shuffle: np.random.Generator | None) -> list[NDArray[np.intp]]:
         index = np.arange(len(self.views))
         if shuffle is not None:
             index = shuffle.permutation(index)
@@ -64,20 +138,34 @@ class ViewSet:
         """
         if factor == 1:
             return self
-        rows, columns = (n // factor for n in self.mask.shape)
-        if far_field:
-            top, left = (n // 2 - m // 2 for n, m in zip(self.mask.shape, (rows, columns), strict=True))
-            middle = (..., slice(top, top + rows), slice(left, left + columns))
-            return replace(self, amplitude=self.amplitude[middle] / factor, mask=self.mask[middle], coarseness=factor)
-        good = self.mask.expand_as(self.amplitude) * ~self.amplitude.isnan()
-        light, seen = (
-            part[..., : rows * factor, : columns * factor].unflatten(-1, (-1, factor)).unflatten(-3, (-1, factor))
-            for part in ((self.amplitude.nan_to_num() * good).square(), good)
-        )
-        light, seen = light.sum((-3, -1)), seen.sum((-3, -1))
-        amplitude = torch.where(seen > 0, light / seen, math.nan).sqrt()
-        mask = (seen > 0).any(0).to(self.mask)
-        return replace(self, amplitude=torch.where(mask > 0, amplitude, 0.0), mask=mask, coarseness=factor)
+        if isinstance(self.amplitude, StreamedAmplitudes):
+            reader = replace(self.amplitude.reader, factor=factor, far_field=far_field)
+            mask = coarsen(self.mask[None], self.mask, factor, far_field=far_field)[1]
+            return replace(self, amplitude=StreamedAmplitudes(reader), mask=mask, coarseness=factor)
+        amplitude, mask = coarsen(self.amplitude, self.mask, factor, far_field=far_field)
+        return replace(self, amplitude=amplitude, mask=mask, coarseness=factor)
+
+
+def coarsen(amplitude: Tensor, mask: Tensor, factor: int, *, far_field: bool) -> tuple[Tensor, Tensor]:
+    """Return amplitudes (view, y, x) and the mask (y, x) of frames ``factor`` times coarser.
+
+    A block of hologram pixels none of which counts in one frame is NaN there.
+    """
+    if factor == 1:
+        return amplitude, mask
+    rows, columns = (n // factor for n in mask.shape)
+    if far_field:
+        top, left = (n // 2 - m // 2 for n, m in zip(mask.shape, (rows, columns), strict=True))
+        middle = (..., slice(top, top + rows), slice(left, left + columns))
+        return amplitude[middle] / factor, mask[middle]
+    lost = amplitude.isnan()
+    light, seen, good = (
+        part[..., : rows * factor, : columns * factor].unflatten(-1, (-1, factor)).unflatten(-3, (-1, factor))
+        for part in ((amplitude.nan_to_num() * mask).square(), mask * ~lost, mask)
+    )
+    light, seen = light.sum((-3, -1)), seen.sum((-3, -1))
+    mask = (good.sum((-3, -1)) > 0).to(mask)
+    return torch.where(mask > 0, torch.where(seen > 0, light / seen, math.nan).sqrt(), 0.0), mask
 
 
 def split_views(views: int, held_back_every: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -90,9 +178,15 @@ def split_views(views: int, held_back_every: int) -> tuple[NDArray[np.intp], NDA
 
 
 def load_views(
-    scan: Scan, views: NDArray[np.intp], *, scale: float, device: torch.device, saturated: Saturated = "refuse"
+    scan: Scan,
+    views: NDArray[np.intp],
+    *,
+    scale: float,
+    device: torch.device,
+    saturated: Saturated = "refuse",
+    frames_in: FramesIn = "memory",
 ) -> ViewSet:
-    """Read frames into memory as amplitudes.
+    """Read frames as amplitudes, or make them ready to be read.
 
     Args:
         scan: what was measured.
@@ -100,10 +194,12 @@ def load_views(
         scale: intensity that becomes one.
         device: where they are kept.
         saturated: what a saturated pixel means.
+        frames_in: ``disk`` reads them batch by batch when they are asked for.
 
     Raises:
-        FramesError: a frame cannot be used.
+        FramesError: a frame cannot be used; of frames on disk when it is read.
     """
-    amplitude = torch.from_numpy(scan.frames.read(views, saturated=saturated)).div_(scale).sqrt_()
+    reader = AmplitudeReader(scan, views, scale, device, saturated)
     mask = torch.as_tensor(scan.frames.mask, dtype=torch.float32, device=device)
-    return ViewSet(views, scan.geometry.angle_rad[views], amplitude.to(device), mask)
+    amplitude = StreamedAmplitudes(reader) if frames_in == "disk" else reader.read(np.arange(len(views)))
+    return ViewSet(views, scan.geometry.angle_rad[views], amplitude, mask)

@@ -7,9 +7,11 @@ from small_scan import VOXEL_M, hologram_geometry
 from bluesky_multislice.geometry import VolumeGrid
 from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.optics.conventions import wavenumber
+from bluesky_multislice.solvers import regularisers
 from bluesky_multislice.solvers.fidelity import amplitude_misfit
 from bluesky_multislice.solvers.regularisers import (
     Priors,
+    add_gradient_of_penalty,
     bound,
     magnitude,
     noise_of_vacuum,
@@ -123,3 +125,16 @@ def test_positivity_and_support_take_out_what_may_not_be():
     free = torch.tensor([[-1.0], [2.0]]).reshape(2, 1, 1, 1)
     bound(free, Priors(), positivity=False, support=None)
     torch.testing.assert_close(free.flatten(), torch.tensor([-1.0, 2.0]))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_gradient_a_few_planes_at_a_time_is_that_of_the_whole(monkeypatch, parts):
+    monkeypatch.setattr(regularisers, "_BLOCK_VOXELS", 3 * 5 * 6)
+    priors = Priors(total_variation=0.3, total_variation_z=0.5, l1=0.2, vacuum=0.4, smoothness_z=0.1)
+    volume = torch.randn(2, 7, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    volume[parts:] = 0
+    whole = volume.clone().requires_grad_()
+    penalty(whole, priors, 0.1, 0.5).backward()
+    gradient = torch.ones(parts, 7, 5, 6, dtype=torch.float64)
+    add_gradient_of_penalty(volume[:parts], gradient, priors, 0.1, 0.5)
+    torch.testing.assert_close(gradient - 1, whole.grad[:parts])

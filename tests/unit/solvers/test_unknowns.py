@@ -58,11 +58,11 @@ def test_steps_get_shorter_to_a_fiftieth():
     moved = unknowns()
     lengths = []
     for _ in range(SETTINGS.epochs + 1):
-        before = moved.copy()[0]
+        before = moved.delta.detach()
         moved.gradients()[0].fill_(1.0)
         moved.step()
         moved.end_epoch()
-        lengths.append(float((moved.copy()[0] - before).abs().max()))
+        lengths.append(float((moved.delta - before).abs().max().detach()))
     assert lengths[-1] / lengths[0] == pytest.approx(0.02, rel=1e-2)
     assert lengths == sorted(lengths, reverse=True)
 
@@ -83,6 +83,14 @@ def test_a_copy_is_what_restore_goes_back_to():
     torch.testing.assert_close(moved.probe, unknowns().probe)
 
 
+def test_an_empty_volume_takes_no_memory_in_a_copy_and_a_better_one_takes_that_of_the_last():
+    moved = stepped(torch.ones(()))
+    assert unknowns().copy()[0] is None
+    first = moved.copy()
+    again = moved.copy(over=first)
+    assert [part.data_ptr() for part in again] == [part.data_ptr() for part in first]
+
+
 @pytest.mark.parametrize("positivity", [True, False])
 def test_positivity_keeps_delta_and_beta_from_going_negative(positivity):
     moved = stepped(torch.ones(()), positivity=positivity)
@@ -92,9 +100,13 @@ def test_positivity_keeps_delta_and_beta_from_going_negative(positivity):
 
 @pytest.mark.parametrize("absorption", [True, False])
 def test_without_absorption_beta_stays_zero(absorption):
-    moved = stepped(-torch.ones(()), absorption=absorption)
+    moved = stepped(-torch.ones(()), absorption=absorption, probe_step=0.0)
     assert bool(moved.beta.any()) is absorption
     assert moved.delta.any()
+    assert len(moved.object) == 1 + absorption
+    # Its phase and its absorption through the whole volume are one step of 0.05.
+    expected = moved.expect(np.array([0])).detach()
+    np.testing.assert_allclose(expected, 25 * np.exp(-2 * 0.05 * absorption), rtol=1e-3)
 
 
 def test_the_floor_keeps_voxels_still_that_the_beam_hardly_reaches():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_scan import hologram_geometry
+from small_scan import hologram_geometry, hologram_scan, rebuild
 
 from bluesky_multislice.errors import FramesError
 from bluesky_multislice.frames import Frames
@@ -89,3 +89,60 @@ def test_views_with_a_bad_frame_are_refused():
     frames[3, 1, 1] = np.nan
     with pytest.raises(FramesError, match="view 3"):
         load_views(Scan(hologram_geometry(n=4), Frames(frames)), np.arange(8), scale=1.0, device=torch.device("cpu"))
+
+
+class Counted:
+    """Frames that remember which rows were read."""
+
+    def __init__(self, stored):
+        self.stored, self.shape, self.dtype, self.rows = stored, stored.shape, stored.dtype, []
+
+    def __getitem__(self, rows):
+        self.rows.append(rows.start)
+        return self.stored[rows]
+
+
+def streamed(stored, **settings):
+    source = Counted(stored)
+    scan = Scan(hologram_geometry(n=stored.shape[-1], angles=len(stored)), Frames(source, **settings))
+    device = torch.device("cpu")
+    held = load_views(scan, np.arange(len(stored)), scale=2.0, device=device, saturated="mask")
+    source.rows.clear()
+    return (
+        source,
+        held,
+        load_views(scan, np.arange(len(stored)), scale=2.0, device=device, saturated="mask", frames_in="disk"),
+    )
+
+
+def test_frames_on_disk_are_read_when_their_batch_comes_and_the_next_one_meanwhile():
+    source, _, views = streamed(np.ones((6, 4, 4), np.float32))
+    first, second, third = views.batches(2, None)
+    assert source.rows == []
+    views.amplitude[first]
+    views.amplitude[first]
+    views.amplitude[second]
+    views.amplitude[third]
+    # Each once, in their order, and at last the first of the next round.
+    assert source.rows[:6] == list(range(6))
+    assert set(source.rows[6:]) <= set(first)
+
+
+@pytest.mark.parametrize(("factor", "far_field"), [(1, False), (2, False), (2, True)])
+def test_frames_on_disk_are_those_in_memory(factor, far_field):
+    stored = np.random.default_rng(1).uniform(1, 9, (5, 8, 8)).astype(np.float32)
+    stored[2, :2, :3] = 99.0
+    mask = np.random.default_rng(2).random((8, 8)) > 0.3
+    _, held, views = streamed(stored, mask=mask, saturation=99.0)
+    held, views = (part.coarser(factor, far_field=far_field) for part in (held, views))
+    np.testing.assert_array_equal(views.mask, held.mask)
+    for batch in views.batches(2, np.random.default_rng(0)):
+        np.testing.assert_array_equal(views.amplitude[batch], held.amplitude[batch])
+
+
+def test_a_fit_is_the_same_wherever_the_frames_are():
+    scan = hologram_scan()
+    settings = {"epochs": 2, "polish": 1, "batch_views": 3, "held_back_every": 4, "slices": 4}
+    held, read = (rebuild(scan, frames_in=place, **settings) for place in ("memory", "disk"))
+    assert [epoch.loss for epoch in held.history] == [epoch.loss for epoch in read.history]
+    np.testing.assert_array_equal(held.delta, read.delta)

@@ -1,0 +1,110 @@
+"""Memory of a rank, predicted and measured: the peak of its resident memory (VmHWM), job by job as a flow starts them.
+
+``OMP_NUM_THREADS=1 python tests/benchmarks/memory_benchmark.py [case ...]``. The case ``streamed`` is the large one:
+180 frames of 512² from disk, a volume of 512³, two ranks; it takes some twenty minutes on two cores.
+"""
+
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from bluesky_multislice.frames import Frames
+from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
+from bluesky_multislice.interchange import read_provenance, read_scan, write_scan
+from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.planning import make_plan
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.scan import Scan
+from bluesky_multislice.schedulers import LocalScheduler, run_to_end
+from bluesky_multislice.simulation.phantoms import demo_sample
+
+VOXEL_M = 1e-9
+GIB = 2**30
+
+
+def holograms(n: int, angles: int) -> Scan:
+    """Return bright frames of ``n``² pixels with some noise, made as they are read."""
+    geometry = ScanGeometry(
+        technique="holography",
+        beam=Beam(0.5e-9),
+        detector=Detector((n, n), (VOXEL_M, VOXEL_M), "near_field"),
+        distance_m=np.full(angles, 3.6 * n * VOXEL_M),
+        angle_rad=np.arange(angles) * np.pi / angles,
+        position_m=np.zeros((angles, 2)),
+    )
+    return Scan(geometry, Frames(_Noise((angles, n, n))))
+
+
+class _Noise:
+    """Frames of counts around 100."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.shape, self.dtype = shape, np.dtype(np.float32)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        noise = np.random.default_rng(rows.start).poisson(100, (1, *self.shape[1:]))
+        return noise.astype(np.float32)
+
+
+def patterns() -> Scan:
+    """Return a scan like the demo's, of a volume of some 64³."""
+    sample = demo_sample("ptychography")
+    shape = (sample.geometry.views, *sample.geometry.detector.shape)
+    return Scan(sample.geometry, Frames(_Noise(shape)), sample.probe)
+
+
+CASES = {
+    "patterns": (patterns, {"ranks": 1}),
+    "patterns of two ranks": (patterns, {"ranks": 2}),
+    "small": (lambda: holograms(64, 48), {"ranks": 1}),
+    "128": (lambda: holograms(128, 60), {"ranks": 1}),
+    "128 without absorption": (lambda: holograms(128, 60), {"ranks": 1, "absorption": False}),
+    "128 Adam": (lambda: holograms(128, 60), {"ranks": 1, "optimiser": "adam"}),
+    "128 polished": (lambda: holograms(128, 60), {"ranks": 1, "polish": 2}),
+    "128 turned by shears": (lambda: holograms(128, 60), {"ranks": 1, "interpolation": "fourier"}),
+    "128 one angle": (lambda: replace_angles(holograms(128, 16)), {"ranks": 1, "depth_um": 0.128, "slices": 32}),
+    "256": (lambda: holograms(256, 60), {"ranks": 2}),
+    "256 streamed": (lambda: holograms(256, 60), {"ranks": 2, "frames_in": "disk"}),
+    "streamed": (lambda: holograms(512, 180), {"ranks": 2, "frames_in": "disk"}),
+}
+
+
+def replace_angles(scan: Scan) -> Scan:
+    """Return the scan with one angle for all frames."""
+    return replace(scan, geometry=replace(scan.geometry, angle_rad=np.zeros(scan.geometry.views)))
+
+
+def measure(name: str) -> None:
+    """Run a case as a job, and print a row of the table."""
+    make, recipe = CASES[name]
+    chosen = Recipe.model_validate({"device": "cpu", "epochs": 1, **recipe})
+    with tempfile.TemporaryDirectory() as place:
+        folder = JobFolder(Path(place)).create()
+        write_scan(folder.frames, make())
+        plan = make_plan(chosen, read_scan(folder.frames))
+        folder.write_job(recipe=chosen.model_dump(mode="json"), plan=plan.as_dict(), origin={})
+        start = time.monotonic()
+        run_to_end(LocalScheduler(), folder, ranks=plan.ranks, on_progress=lambda record: None)
+        seconds = time.monotonic() - start
+        peak = read_provenance(folder.result)["machine"]["peak_memory_bytes"]
+        with h5py.File(folder.result) as file:
+            shape = "×".join(map(str, file["delta"].shape))
+    print(
+        f"{name:26}{shape:>14}{plan.slices:7}{plan.gradient:>12}{plan.fit.batch_views:7}{plan.ranks:6}"
+        f"{plan.memory_bytes / GIB:11.3f}{peak / GIB:10.3f}{100 * (plan.memory_bytes / peak - 1):+8.0f}{seconds:8.0f}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    print(
+        f"{'case':26}{'volume':>14}{'slices':>7}{'gradient':>12}{'batch':>7}{'ranks':>6}"
+        f"{'predicted':>11}{'GiB seen':>10}{'off %':>8}{'s':>8}"
+    )
+    for case in sys.argv[1:] or [name for name in CASES if name != "streamed"]:
+        measure(case)
