@@ -14,9 +14,9 @@ from bluesky_multislice.models import (
     candidate_distances_m,
     depth_of_focus_m,
     embed,
-    initial_probe,
     shadow_likeness,
     shadows_distance_m,
+    technique_of,
     upsample,
 )
 from bluesky_multislice.parallel import Mesh
@@ -69,7 +69,7 @@ def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: 
 
 
 def _searches_focus(geometry: ScanGeometry) -> bool:
-    patterns = geometry.technique == "ptychography" and geometry.detector.regime == "far_field"
+    patterns = technique_of(geometry).overlapping and geometry.detector.regime == "far_field"
     return patterns and len(np.unique(geometry.angle_rad)) == 1 and bool(np.ptp(geometry.position_m, axis=0).any())
 
 
@@ -86,7 +86,8 @@ def _made_probe(geometry: ScanGeometry, plan: Plan, mean_frame: NDArray[np.float
     finer, window = plan.oversampling, plan.forward_model(geometry).window
     geometry = geometry.oversampled(finer)
     mean_frame = np.kron(mean_frame / finer**2, np.ones((finer, finer), np.float32))
-    return initial_probe(geometry, mean_frame, window=window, pixel_size_m=geometry.object_pixel_m)
+    make = technique_of(geometry).first_probe
+    return make(geometry, mean_frame, window=window, pixel_size_m=geometry.object_pixel_m)
 
 
 def _probe_of_best_focus(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: float, mesh: Mesh) -> Tensor:

@@ -5,7 +5,7 @@ angle with a position or a distance.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from bluesky_multislice.errors import ScanError
 
-Technique = Literal["ptychography", "holography"]
 Regime = Literal["far_field", "near_field"]
 
 
@@ -38,11 +37,14 @@ class Detector:
         shape: pixels (y, x).
         pixel_size_m: pitch (y, x).
         regime: ``far_field`` (diffraction patterns) or ``near_field`` (holograms).
+        imaged: whether it records what a lens images onto it: pixels and distances are those of its image at the
+            sample, which may lie before the sample, too.
     """
 
     shape: tuple[int, int]
     pixel_size_m: tuple[float, float]
     regime: Regime
+    imaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,20 +82,22 @@ class ScanGeometry:
     """Where the beam, the sample and the detector were, for every view.
 
     Attributes:
-        technique: ``ptychography`` or ``holography``.
+        technique: name of a technique, see ``models.techniques``.
         beam: the beam.
         detector: the detector.
         distance_m: (view,) from z = 0 to the detector.
         angle_rad: (view,) turn of the sample about +y, from z towards x.
         position_m: (view, 2) probe's centre relative to the rotation axis, (y, x).
+        values: numbers that only this technique has, by the names of its ``fields``.
     """
 
-    technique: Technique
+    technique: str
     beam: Beam
     detector: Detector
     distance_m: NDArray[np.float64]
     angle_rad: NDArray[np.float64]
     position_m: NDArray[np.float64]
+    values: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse arrays whose lengths contradict each other and values that no instrument has."""
@@ -120,7 +124,7 @@ class ScanGeometry:
     def _check_values(self) -> None:
         for name, values in (
             ("wavelength", np.asarray([self.beam.wavelength_m])),
-            ("detector distance", self.distance_m),
+            ("detector distance", np.ones(1) if self.detector.imaged else self.distance_m),
             ("detector pixel size", np.asarray(self.detector.pixel_size_m)),
         ):
             if not (np.isfinite(values).all() and (values > 0).all()):
@@ -129,7 +133,11 @@ class ScanGeometry:
                     got=f"values from {np.min(values)} to {np.max(values)} m.",
                     remedy="correct it in the scan's metadata, the instrument file or the recipe's [scan] table.",
                 )
-        for name, values in (("angle", self.angle_rad), ("position", self.position_m)):
+        for name, values in (
+            ("angle", self.angle_rad),
+            ("position", self.position_m),
+            ("distance", self.distance_m),
+        ):
             bad = np.flatnonzero(~np.isfinite(values.reshape(self.views, -1)).all(axis=1))
             if bad.size:
                 raise ScanError(
@@ -208,13 +216,11 @@ class ScanGeometry:
 
     def select(self, views: NDArray[np.intp]) -> "ScanGeometry":
         """Return the geometry of some of the views."""
-        return ScanGeometry(
-            self.technique,
-            self.beam,
-            self.detector,
-            self.distance_m[views],
-            self.angle_rad[views],
-            self.position_m[views],
+        return replace(
+            self,
+            distance_m=self.distance_m[views],
+            angle_rad=self.angle_rad[views],
+            position_m=self.position_m[views],
         )
 
 

@@ -12,6 +12,7 @@ import pint
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bluesky_multislice.errors import ScanError
+from bluesky_multislice.models import technique_fields
 
 _UNITS = pint.UnitRegistry()
 
@@ -39,7 +40,7 @@ class FieldPlace(BaseModel):
 
 
 class Instrument(BaseModel):
-    """An instrument file. Field names are those of ``SCAN_FIELDS``."""
+    """An instrument file. Field names are those of ``scan_fields``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -48,13 +49,14 @@ class Instrument(BaseModel):
 
     @model_validator(mode="after")
     def _known_fields(self) -> "Instrument":
-        unknown = sorted(set(self.fields) - set(SCAN_FIELDS))
+        known = scan_fields()
+        unknown = sorted(set(self.fields) - set(known))
         if unknown:
-            raise ValueError(f"unknown fields {', '.join(unknown)}; known are {', '.join(SCAN_FIELDS)}")
+            raise ValueError(f"unknown fields {', '.join(unknown)}; known are {', '.join(known)}")
         return self
 
 
-SCAN_FIELDS: dict[str, str | None] = {
+_FIELDS: dict[str, str | None] = {
     "technique": None,
     "regime": None,
     "energy": "eV",
@@ -68,7 +70,12 @@ SCAN_FIELDS: dict[str, str | None] = {
     "position_y": "m",
     "frames": None,
 }
-"""Field → the unit that the code works in (None: no unit). Positions are the sample's translation, as in CXI."""
+"""Field that scans of any technique have → its unit. Positions are the sample's translation, as in CXI."""
+
+
+def scan_fields() -> dict[str, str | None]:
+    """Return each field of a scan, those that only one technique has as well, with its unit (None: no unit)."""
+    return _FIELDS | {name: field.unit for name, field in technique_fields().items()}
 
 
 def read_instrument(path: Path) -> Instrument:

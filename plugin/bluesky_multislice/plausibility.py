@@ -60,13 +60,11 @@ def check_energy(energy_ev: float, *, source: str) -> None:
 
 
 def position_warnings(geometry: ScanGeometry) -> list[str]:
-    """Return what is odd about the positions of a ptychographic scan; none for holography.
+    """Return what is odd about the positions of a scan whose views should overlap.
 
     Raises:
         ScanError: no frame's window overlaps with another one of its angle.
     """
-    if geometry.technique != "ptychography":
-        return []
     window = np.array(geometry.detector.shape) * np.array(geometry.object_pixel_m)
     nearest = _nearest_neighbours(geometry, window)
     compared = np.isfinite(nearest)

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.geometry import VolumeGrid
-from bluesky_multislice.models import ForwardModel, embed
+from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.models import ForwardModel, embed, technique_of
 from bluesky_multislice.planning import window_margin
 from bluesky_multislice.recipe import Propagation
 from bluesky_multislice.scan import Scan
@@ -69,6 +69,14 @@ def add_photon_noise(frames: NDArray[np.floating], *, scale: float, seed: int) -
             remedy="correct the photons or the seed; ptychography frames without light cannot be scaled.",
         )
     return np.random.default_rng(seed).poisson(frames * scale).astype(np.float64)
+
+
+def photon_scale(geometry: ScanGeometry, frames: NDArray[np.floating], photons: float) -> float:
+    """Return the factor that gives frames (view, y, x) of unit waves ``photons`` on average.
+
+    They are counted a frame where a probe is scanned, else in each pixel of the beam without a sample.
+    """
+    return photons * len(frames) / float(frames.sum()) if technique_of(geometry).overlapping else photons
 
 
 def _runs(angles: NDArray[np.float64], longest: int) -> Iterator[tuple[int, int]]:

@@ -8,13 +8,14 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.frames import Orientation, Saturated
-from bluesky_multislice.geometry import Regime, Technique
+from bluesky_multislice.geometry import Regime
+from bluesky_multislice.models import technique_fields, techniques
 from bluesky_multislice.plausibility import energy_doubt
 
 Support = Literal["everywhere", "cylinder"]
@@ -33,17 +34,34 @@ Quantity = Literal[
 ]
 
 
+def _known_technique(name: str) -> str:
+    if name not in techniques():
+        raise ValueError(f"the techniques are {', '.join(techniques())}")
+    return name
+
+
+TechniqueName = Annotated[
+    str,
+    AfterValidator(_known_technique),
+    # Asked for when a form is made: other packages may offer techniques.
+    Field(json_schema_extra=lambda schema: schema.update(enum=list(techniques()))),
+]
+
+
 class ScanValues(BaseModel):
     """Values of the scan that overrule what its metadata says (units in the names, as people type them)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    technique: Technique | None = Field(default=None, description="Kind of measurement.")
+    technique: TechniqueName | None = Field(default=None, description="Kind of measurement.")
     regime: Regime | None = Field(
         default=None, description="Whether frames are far-field diffraction patterns or near-field holograms."
     )
     energy_ev: float | None = Field(default=None, gt=10, lt=1e6, description="Photon energy, eV: 30 to 300 000.")
-    distance_m: float | None = Field(default=None, gt=0, description="Rotation axis to detector, m.")
+    distance_m: float | None = Field(
+        default=None,
+        description="Rotation axis to the detector, or to the plane that a lens images onto it, m.",
+    )
     pixel_size_um: float | None = Field(default=None, gt=0, description="Detector pixel pitch, µm.")
     focus_distance_mm: float | None = Field(
         default=None,
@@ -56,6 +74,18 @@ class ScanValues(BaseModel):
     angle_deg: float | None = Field(
         default=None, description="Rotation angle of a scan without a rotation stage, degrees."
     )
+    values: dict[str, float] = Field(
+        default_factory=dict,
+        description="Numbers that only one technique has, such as numerical_aperture, by name, in SI units.",
+    )
+
+    @field_validator("values")
+    @classmethod
+    def _known_values(cls, values: dict[str, float]) -> dict[str, float]:
+        unknown = sorted(set(values) - set(technique_fields()))
+        if unknown:
+            raise ValueError(f"unknown {', '.join(unknown)}; known are {', '.join(technique_fields())}")
+        return values
 
     @field_validator("energy_ev", mode="before")
     @classmethod

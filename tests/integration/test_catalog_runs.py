@@ -8,6 +8,7 @@ from tiled.utils import OneShotCachedMap
 from written_run import FRAMES, POSITIONS, START, write_frames, write_run
 
 from bluesky_multislice.catalog import resolve_scan
+from bluesky_multislice.errors import ScanError
 from bluesky_multislice.instrument import FieldPlace, Instrument
 from bluesky_multislice.recipe import ScanValues
 
@@ -122,7 +123,7 @@ def test_holography_stands_at_the_rotation_axis_and_its_regime_is_near_field(til
     )
     scan = resolve_scan(tiled_client, uid).scan
     assert_array_equal(scan.geometry.position_m, 0)
-    assert scan.sources["position_x"] == "absent: the rotation axis, as usual in holography"
+    assert scan.sources["position_x"] == "absent: the rotation axis"
     assert scan.geometry.detector.regime == "near_field"
     assert "taken as near_field" in scan.warnings[0]
     assert_allclose(scan.geometry.distance_m, [0.1, 0.11, 0.12])
@@ -140,3 +141,21 @@ def test_a_run_of_one_angle_says_so_in_its_start_document(tiled_client, folder):
     held = {name: column for name, column in POSITIONS.items() if name != "rotation_angle"}
     uid = write_run(tiled_client, write_frames(folder), start={"rotation_angle_deg": 90}, columns=held)
     assert_allclose(resolve_scan(tiled_client, uid).scan.geometry.angle_rad, np.pi / 2)
+
+
+def test_a_number_that_only_one_technique_has(tiled_client, folder):
+    microscope = {"technique": "microscopy", "detector_regime": None, "detector_distance_m": 0.0}
+    uid = write_run(tiled_client, write_frames(folder), start=microscope | {"numerical_aperture": 0.03})
+    scan = resolve_scan(tiled_client, uid).scan
+    assert scan.geometry.values == {"numerical_aperture": 0.03}
+    assert scan.geometry.detector.imaged
+    assert scan.sources["numerical_aperture"] == "start:numerical_aperture"
+    assert scan.sources["regime"] == "implied by microscopy"
+    given = ScanValues(values={"numerical_aperture": 0.02})
+    assert resolve_scan(tiled_client, uid, values=given).scan.geometry.values == {"numerical_aperture": 0.02}
+    missing = write_run(tiled_client, write_frames(folder), start=microscope)
+    places = r"recipe scan\.values\.numerical_aperture, start:numerical_aperture, instrument file"
+    with pytest.raises(ScanError, match=places):
+        resolve_scan(tiled_client, missing)
+    held = instrument(numerical_aperture={"value": 0.01})
+    assert resolve_scan(tiled_client, missing, instrument=held).scan.geometry.values == {"numerical_aperture": 0.01}

@@ -9,10 +9,15 @@ from small_scan import VOXEL_M, hologram_geometry, pattern_scan
 
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.geometry import Beam, Detector
-from bluesky_multislice.models import downsample, embed, initial_probe, upsample
+from bluesky_multislice.models import downsample, embed, technique_of, upsample
 from bluesky_multislice.optics import propagate
 
 PITCH = (VOXEL_M, VOXEL_M)
+
+
+def initial_probe(geometry, mean_frame, **window):
+    """What the scan's technique starts from."""
+    return technique_of(geometry).first_probe(geometry, mean_frame, **window)
 
 
 def random_wave(n=16):

@@ -56,6 +56,7 @@ VALUES = {
     "orientation": "transpose_flip_y",
     "saturation": 1000.0,
     "angle_deg": -90.0,
+    "values": {"numerical_aperture": 0.03},
 }
 
 
@@ -77,6 +78,8 @@ def flag(name, value):
     option = name.replace("_", "-")
     if isinstance(value, tuple):
         return [part for each in value for part in (f"--{option}", each)]
+    if isinstance(value, dict):
+        return [part for name, number in value.items() for part in (f"--{option}", name, number)]
     if isinstance(value, bool):
         return [f"--{option}" if value else f"--no-{option}"]
     return [f"--{option}", value]

@@ -93,6 +93,7 @@ def _start(scan: Scan, path: Path, multislice: Mapping[str, Any] | None) -> dict
     # A default of the file format is no measurement: without it, the flow asks the recipe or the instrument file.
     if not scan.sources["regime"].startswith("absent"):
         document["detector_regime"] = geometry.detector.regime
+    document |= geometry.values
     if geometry.beam.focus_distance_m is not None:
         document["focus_distance_m"] = geometry.beam.focus_distance_m
     if multislice is not None:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from bluesky_multislice.catalog.run_documents import RunDocuments
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.instrument import SCAN_FIELDS, FieldPlace, Instrument, convert
+from bluesky_multislice.instrument import FieldPlace, Instrument, convert, scan_fields
+from bluesky_multislice.models import technique_fields
 from bluesky_multislice.recipe import ScanValues
 
 RECIPE_FIELDS: dict[str, tuple[str, float]] = {
@@ -23,7 +24,7 @@ RECIPE_FIELDS: dict[str, tuple[str, float]] = {
     "saturation": ("saturation", 1.0),
     "angle": ("angle_deg", np.pi / 180),
 }
-"""Field → name in the recipe's ``[scan]`` table and the factor to the unit of ``SCAN_FIELDS``."""
+"""Field → name in the recipe's ``[scan]`` table and the factor to the unit of ``scan_fields``."""
 
 START_FIELDS: dict[str, tuple[str, float]] = {
     "technique": ("technique", 1.0),
@@ -37,7 +38,7 @@ START_FIELDS: dict[str, tuple[str, float]] = {
     "angle": ("rotation_angle_deg", np.pi / 180),
     "frames": ("detector_image", 1.0),
 }
-"""Field → key of the start document and the factor to the unit of ``SCAN_FIELDS``."""
+"""Field → key of the start document and the factor to the unit of ``scan_fields``."""
 
 EVENT_FIELDS: dict[str, tuple[str, str]] = {
     "angle": ("angle_key", "rotation_angle"),
@@ -65,7 +66,7 @@ class RunLookup:
     sources: dict[str, str] = field(default_factory=dict)
 
     def find(self, name: str) -> Any | None:
-        """Return a value in the unit of ``SCAN_FIELDS`` (a word, a number or an array), None where no place has it.
+        """Return a value in the unit of ``scan_fields`` (a word, a number or an array), None where no place has it.
 
         Raises:
             ScanError: a place holds something that is no such value.
@@ -74,7 +75,7 @@ class RunLookup:
             source, value, factor = look(name)
             if value is not None:
                 self.sources[name] = source + self._origin(name, source)
-                return value if SCAN_FIELDS[name] is None else self._numbers(name, value) * factor
+                return value if scan_fields()[name] is None else self._numbers(name, value) * factor
         return None
 
     def require(self, name: str) -> Any:
@@ -86,7 +87,7 @@ class RunLookup:
 
     def missing(self, name: str) -> ScanError:
         """Return the error of a field that no place has."""
-        unit = SCAN_FIELDS[name]
+        unit = scan_fields()[name]
         return ScanError(
             f"A scan needs {name.replace('_', ' ')}.",
             got=f"run {self.run.uid} without it; looked in {', '.join(self.places(name))}.",
@@ -96,6 +97,8 @@ class RunLookup:
     def places(self, name: str) -> list[str]:
         """Return every place where a field is looked for, in order."""
         looked = []
+        if name in technique_fields():
+            looked += [f"recipe scan.values.{name}", f"start:{name}"]
         if name in RECIPE_FIELDS:
             looked.append(f"recipe scan.{RECIPE_FIELDS[name][0]}")
         if name in EVENT_FIELDS:
@@ -116,6 +119,8 @@ class RunLookup:
 
     def _remedy(self, name: str, unit: str) -> str:
         ways = []
+        if name in technique_fields():
+            ways.append(f"record {name} in the start document, or give it in the recipe's [scan.values] table")
         if name in START_FIELDS:
             ways.append(f"record {START_FIELDS[name][0]} in the start document")
         elif name in EVENT_FIELDS:
@@ -130,6 +135,8 @@ class RunLookup:
         return str(self.run.start.get(key, default))
 
     def _in_recipe(self, name: str) -> tuple[str, Any, float]:
+        if name in technique_fields():
+            return f"recipe scan.values.{name}", self.values.values.get(name), 1.0
         key, factor = RECIPE_FIELDS.get(name, ("", 1.0))
         return f"recipe scan.{key}", getattr(self.values, key, None), factor
 
@@ -139,7 +146,7 @@ class RunLookup:
         return self._in_stream("primary", self._event_key(name), name, None)
 
     def _in_start(self, name: str) -> tuple[str, Any, float]:
-        key, factor = START_FIELDS.get(name, ("", 1.0))
+        key, factor = START_FIELDS.get(name, (name if name in technique_fields() else "", 1.0))
         return f"start:{key}", self.run.start.get(key), factor
 
     def _in_instrument(self, name: str) -> tuple[str, Any, float]:
@@ -159,7 +166,7 @@ class RunLookup:
             return path, value, 1.0 if value is None else self._factor(name, place.unit, path)
         if room == "configuration":
             return self._in_configuration(name, place, key)
-        if SCAN_FIELDS[name] is None and name == "frames":
+        if scan_fields()[name] is None and name == "frames":
             return path, key if room == "primary" else None, 1.0
         return self._in_stream(room, key, name, place.unit)
 
@@ -184,7 +191,7 @@ class RunLookup:
 
     def _factor(self, name: str, unit: str | None, path: str) -> float:
         """Return the factor from ``unit`` to the field's unit."""
-        to = SCAN_FIELDS[name]
+        to = scan_fields()[name]
         if to is None:
             return 1.0
         if not unit:

@@ -3,11 +3,13 @@
 Metadata contract. The start document may hold
 
 ============================  ===============================================================================
-``technique``                 ``ptychography`` or ``holography``
+``technique``                 ``ptychography``, ``holography``, ``microscopy`` or one that a package offers
 ``energy_ev``                 photon energy, eV
 ``detector_distance_m``       rotation axis to detector, m
 ``detector_pixel_size_m``     pitch of the stored frames after orientation, m: ``[y, x]`` or one number
-``detector_regime``           ``far_field`` or ``near_field``; absent, holography and a focus imply ``near_field``
+``detector_regime``           ``far_field`` or ``near_field``; absent, a focus and most techniques imply
+                              ``near_field``
+``numerical_aperture``        and other ``fields`` that only one technique has, under their own names, SI units
 ``focus_distance_m``          focus to rotation axis, m; absent is a parallel beam
 ``detector_orientation``      one of the eight of ``frames.Orientation``; absent is ``as_is``
 ``detector_saturation``       stored value from which a pixel is saturated; absent is the integer type's largest
@@ -37,9 +39,10 @@ from bluesky_multislice.catalog.run_documents import RunDocuments, find_run, req
 from bluesky_multislice.catalog.run_fields import RunLookup
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.frames import Frames, Orientation
-from bluesky_multislice.geometry import Beam, Detector, Regime, ScanGeometry, Technique
+from bluesky_multislice.geometry import Beam, Detector, Regime, ScanGeometry
 from bluesky_multislice.instrument import Instrument
 from bluesky_multislice.interchange.virtual_frames import FrameFile
+from bluesky_multislice.models import Technique, find_technique, techniques
 from bluesky_multislice.plausibility import check_energy
 from bluesky_multislice.recipe import ScanValues
 from bluesky_multislice.scan import Scan
@@ -92,18 +95,22 @@ def resolve_scan(
 
 
 def _geometry(lookup: RunLookup, frames: Frames, key: NDArray[np.int_], warnings: list[str]) -> ScanGeometry:
-    technique: Technique = _word(lookup, "technique", get_args(Technique))
+    technique = find_technique(_word(lookup, "technique", tuple(techniques())))
     focus = lookup.find("focus_distance")
     if focus is None:
         lookup.sources["focus_distance"] = "absent: parallel beam"
     regime = _regime(lookup, technique, focus is not None, warnings)
     return ScanGeometry(
-        technique=technique,
-        beam=Beam(wavelength_m_from_energy(_energy_ev(lookup)), None if focus is None else _one(lookup, focus)),
-        detector=Detector(frames.shape, _pixel_size_m(lookup), regime),
+        technique=technique.name,
+        beam=Beam(
+            wavelength_m_from_energy(_energy_ev(lookup)),
+            None if focus is None else _one(lookup, "focus_distance", focus),
+        ),
+        detector=Detector(frames.shape, _pixel_size_m(lookup), regime, imaged=technique.imaged),
         distance_m=_by_view(lookup, "distance", lookup.require("distance"), key),
         angle_rad=_by_view(lookup, "angle", lookup.require("angle"), key),
         position_m=_position_m(lookup, technique, key),
+        values={field.name: _one(lookup, field.name, lookup.require(field.name)) for field in technique.fields},
     )
 
 
@@ -211,10 +218,11 @@ def _orientation(lookup: RunLookup) -> Orientation:
 
 
 def _regime(lookup: RunLookup, technique: Technique, focused: bool, warnings: list[str]) -> Any:
-    if lookup.find("regime") is None and (technique == "holography" or focused):
-        lookup.sources["regime"] = "implied by " + ("holography" if technique == "holography" else "focus_distance")
-        warnings.append(f"regime is not recorded; taken as near_field, {lookup.sources['regime']}")
-        return "near_field"
+    implied = "near_field" if focused else technique.regime
+    if lookup.find("regime") is None and implied is not None:
+        lookup.sources["regime"] = "implied by " + ("focus_distance" if focused else technique.name)
+        warnings.append(f"regime is not recorded; taken as {implied}, {lookup.sources['regime']}")
+        return implied
     return _word(lookup, "regime", get_args(Regime))
 
 
@@ -244,12 +252,12 @@ def _pixel_size_m(lookup: RunLookup) -> tuple[float, float]:
     return float(pitch[0]), float(pitch[-1])
 
 
-def _one(lookup: RunLookup, found: NDArray[np.float64]) -> float:
+def _one(lookup: RunLookup, name: str, found: NDArray[np.float64]) -> float:
     if np.ptp(found) > 1e-3 * np.abs(found).max():
         raise ScanError(
-            "The focus distance must not change during a scan.",
-            got=f"{np.min(found)} to {np.max(found)} m from {lookup.sources['focus_distance']}.",
-            remedy="give focus_distance_mm in the recipe's [scan] table.",
+            f"The {name.replace('_', ' ')} must not change during a scan.",
+            got=f"{np.min(found)} to {np.max(found)} from {lookup.sources[name]}.",
+            remedy=f"give {name} in the recipe's [scan] table.",
         )
     return float(np.mean(found))
 
@@ -259,10 +267,10 @@ def _position_m(lookup: RunLookup, technique: Technique, key: NDArray[np.int_]) 
     columns = []
     for name in ("position_y", "position_x"):
         found = lookup.find(name)
-        if found is None and technique == "ptychography":
+        if found is None and technique.overlapping:
             raise lookup.missing(name)
         if found is None:
-            found, lookup.sources[name] = np.zeros(()), "absent: the rotation axis, as usual in holography"
+            found, lookup.sources[name] = np.zeros(()), "absent: the rotation axis"
         columns.append(-_by_view(lookup, name, found, key))
     return np.stack(columns, axis=1)
 

@@ -95,9 +95,7 @@ def reconstruct(
     help="Forward model of the beam inside the sample.",
 )
 @click.option("--slices", type=int, help="Slices along the beam; without it, every plane of the volume.")
-@click.option(
-    "--photons", type=float, help="Photon noise: mean photons a frame (ptychography) or a pixel (holography)."
-)
+@click.option("--photons", type=float, help="Photon noise: mean photons a frame (ptychography) or a pixel (others).")
 @click.option("--seed", type=int, help="Seed of the photon noise.")
 def simulate(
     volume: Path,

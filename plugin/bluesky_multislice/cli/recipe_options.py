@@ -54,6 +54,16 @@ def _option(name: str, field: FieldInfo) -> Callable:
     if get_origin(kind) is tuple:
         names = get_args(get_args(kind)[0])
         return click.option(flag, name, type=click.Choice(names), multiple=True, help=field.description)
+    if get_origin(kind) is dict:
+        return click.option(
+            flag,
+            name,
+            type=(str, float),
+            multiple=True,
+            metavar="NAME NUMBER",
+            callback=lambda context, option, pairs: dict(pairs) or None,
+            help=field.description,
+        )
     choice = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
     return click.option(flag, name, type=choice, help=field.description)
 

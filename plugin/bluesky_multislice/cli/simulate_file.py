@@ -8,7 +8,7 @@ import numpy as np
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.frames import unorient
 from bluesky_multislice.interchange import read_geometry, read_volume, write_predicted
-from bluesky_multislice.predict import add_photon_noise, predict_frames
+from bluesky_multislice.predict import add_photon_noise, photon_scale, predict_frames
 from bluesky_multislice.recipe import Propagation
 
 
@@ -31,7 +31,7 @@ def simulate_file(
         output: the same with frames, float64.
         propagation: name of the propagation.
         slices: slices along the beam; None takes every plane.
-        photons: mean photons a frame (ptychography) or a pixel (holography); None is noiseless.
+        photons: mean photons a frame (ptychography) or a pixel (others); None is noiseless.
         seed: of the photon noise.
         on_view: called with views done and views in all.
 
@@ -59,6 +59,6 @@ def simulate_file(
         on_view(view + 1, views)
     scale = 1.0
     if photons is not None:
-        scale = photons if scan.geometry.technique == "holography" else photons * views / frames.sum()
+        scale = photon_scale(scan.geometry, frames, photons)
         frames = add_photon_noise(frames, scale=scale, seed=seed)
     write_predicted(output, scan_file, unorient(frames, scan.frames.orientation), intensity_scale=scale)

@@ -21,7 +21,6 @@ from bluesky_multislice.demo.report import Outcome, make_tables, read_outcome, s
 from bluesky_multislice.demo.services import Services, serve
 from bluesky_multislice.demo.serving import keep_serving_until_interrupted
 from bluesky_multislice.errors import JobError
-from bluesky_multislice.geometry import Technique
 from bluesky_multislice.interchange.job_folder import write_json
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.simulation.beamline import run_scan
@@ -36,7 +35,7 @@ _LISTENER_LIMIT_S = 90.0
 
 @dataclass(frozen=True, eq=False)
 class _Case:
-    technique: Technique
+    technique: str
     sample: Sample
     frames: NDArray
 
@@ -62,7 +61,7 @@ def run_demo(technique: Literal["ptychography", "holography", "both"], out: Path
     out.mkdir(parents=True, exist_ok=True)
     console, began = Console(), time.monotonic()
     cases: list[_Case] = []
-    techniques: tuple[Technique, ...] = ("holography", "ptychography") if technique == "both" else (technique,)
+    techniques: tuple[str, ...] = ("holography", "ptychography") if technique == "both" else (technique,)
     with Progress(*_columns(), console=console) as progress:
         task = progress.add_task("starting services", total=_SERVICES, state="")
         with serve(
@@ -92,7 +91,7 @@ def _columns() -> tuple[ProgressColumn, ...]:
     )
 
 
-def _simulate(technique: Technique, progress: Progress) -> _Case:
+def _simulate(technique: str, progress: Progress) -> _Case:
     task = progress.add_task(f"simulating the {technique} frames", total=None, state="")
     sample = demo_sample(technique)
     case = _Case(technique, sample, sample.frames())

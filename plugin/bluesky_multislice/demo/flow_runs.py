@@ -9,7 +9,6 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowR
 from prefect.client.schemas.objects import FlowRun
 
 from bluesky_multislice.errors import JobError
-from bluesky_multislice.geometry import Technique
 from bluesky_multislice.interchange.job_folder import JobFolder
 from bluesky_multislice.listener import automatic_key
 from bluesky_multislice.recipe import Recipe
@@ -28,7 +27,7 @@ class FollowedRun:
         seconds: duration of each stage, once it has ended.
     """
 
-    technique: Technique
+    technique: str
     run_uid: str
     recipe: Recipe
     flow_run: FlowRun | None = None
@@ -76,7 +75,7 @@ class FollowedRun:
         return (records[-1]["epoch"], records[-1]["epochs"]) if records else (0, None)
 
 
-def rerun(client: SyncPrefectClient, technique: Technique, run_uid: str, recipe: Recipe) -> FollowedRun:
+def rerun(client: SyncPrefectClient, technique: str, run_uid: str, recipe: Recipe) -> FollowedRun:
     """Ask for another reconstruction of a scan, as a person does in the Prefect UI."""
     flow_run = client.create_flow_run_from_deployment(
         client.read_deployment_by_name(DEPLOYMENT).id,

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.instrument import SCAN_FIELDS, Instrument, convert
+from bluesky_multislice.instrument import Instrument, convert, scan_fields
 from bluesky_multislice.recipe import ScanValues
 
 ENTRY = "entry_1"
@@ -115,5 +115,5 @@ class FieldLookup:
         if self.instrument is None or place is None or place.value is None:
             return None
         self.sources[name] = f"instrument file {self.instrument.name}"
-        unit = SCAN_FIELDS[name]
+        unit = scan_fields()[name]
         return place.value if unit is None else convert(float(place.value), place.unit or unit, unit)

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError, ScanError
 from bluesky_multislice.frames import Frames, Orientation
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, Technique
+from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
 from bluesky_multislice.instrument import Instrument
 from bluesky_multislice.interchange.basis_vectors import orientation_of
 from bluesky_multislice.interchange.fields import DATA, DETECTOR, ENTRY, SAMPLE, SOURCE, FieldLookup
 from bluesky_multislice.interchange.virtual_frames import check_virtual_sources
+from bluesky_multislice.models import Technique, find_technique, techniques
 from bluesky_multislice.plausibility import check_energy
 from bluesky_multislice.recipe import ScanValues
 from bluesky_multislice.scan import Scan
@@ -95,12 +96,13 @@ def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
     )
     regime = _regime(lookup, technique, focus_distance_m is not None, warnings)
     geometry = ScanGeometry(
-        technique=technique,
+        technique=technique.name,
         beam=Beam(wavelength_m_from_energy(_energy_ev(lookup)), focus_distance_m),
-        detector=Detector(frames.shape, _pixel_size_m(lookup), regime),
+        detector=Detector(frames.shape, _pixel_size_m(lookup), regime, imaged=technique.imaged),
         distance_m=_by_view(lookup, "distance", distance, key),
         angle_rad=_angle_rad(lookup, key),
         position_m=position_m,
+        values=_values(lookup, technique),
     )
     return Scan(geometry, frames, _probe(lookup), lookup.sources, tuple(warnings))
 
@@ -121,7 +123,7 @@ def _positions_and_technique(
     technique = _technique(lookup, translation, warnings)
     if translation is not None:
         return -translation[:, [1, 0]], technique
-    if technique == "ptychography":
+    if technique.overlapping:
         raise lookup.missing("positions", place)
     lookup.sources["positions"] = "absent: the rotation axis"
     return np.zeros((int((key == 0).sum()), 2)), technique
@@ -174,26 +176,37 @@ def _by_view(lookup: FieldLookup, name: str, found: NDArray[np.float64], key: ND
 
 
 def _technique(lookup: FieldLookup, translation: NDArray | None, warnings: list[str]) -> Technique:
-    technique = lookup.text("technique", f"{ENTRY}/technique")
-    if technique is None and translation is not None and len(np.unique(translation[:, :2], axis=0)) > 1:
-        technique, lookup.sources["technique"] = "ptychography", "implied by positions that differ"
+    name = lookup.text("technique", f"{ENTRY}/technique")
+    if name is None and translation is not None and len(np.unique(translation[:, :2], axis=0)) > 1:
+        name, lookup.sources["technique"] = "ptychography", "implied by positions that differ"
         warnings.append("technique is not recorded; taken as ptychography because the sample was translated")
-    if technique is None:
+    if name is None:
         raise lookup.missing("technique", f"{ENTRY}/technique", override_name="technique")
-    if technique not in ("ptychography", "holography"):
+    if name not in techniques():
         raise ScanError(
-            "The technique must be ptychography or holography.",
-            got=f"{technique!r} from {lookup.sources['technique']}.",
+            f"The technique must be {' or '.join(techniques())}.",
+            got=f"{name!r} from {lookup.sources['technique']}.",
             remedy="correct it, or give scan.technique in the recipe.",
         )
-    return technique
+    return find_technique(name)
+
+
+def _values(lookup: FieldLookup, technique: Technique) -> dict[str, float]:
+    """Return the numbers that only this technique has."""
+    found = {}
+    for field in technique.fields:
+        place, given = f"{ENTRY}/{field.place}", lookup.values.values.get(field.name)
+        value = lookup.required(field.name, place, override=given, override_name=f"values.{field.name}")
+        found[field.name] = lookup.single(field.name, value)
+    return found
 
 
 def _regime(lookup: FieldLookup, technique: Technique, focus: bool, warnings: list[str]):
     regime = lookup.text("regime", f"{DETECTOR}/regime")
-    if regime is None and (technique == "holography" or focus):
-        regime, lookup.sources["regime"] = "near_field", "implied by " + ("focus_distance" if focus else "holography")
-        warnings.append(f"regime is not recorded; taken as near_field, {lookup.sources['regime']}")
+    implied = "near_field" if focus else technique.regime
+    if regime is None and implied is not None:
+        regime, lookup.sources["regime"] = implied, "implied by " + ("focus_distance" if focus else technique.name)
+        warnings.append(f"regime is not recorded; taken as {regime}, {lookup.sources['regime']}")
     elif regime is None:
         regime, lookup.sources["regime"] = "far_field", "absent: far field by the interchange format"
     if regime not in ("far_field", "near_field"):

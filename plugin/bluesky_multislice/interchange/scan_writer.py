@@ -13,6 +13,7 @@ from bluesky_multislice.frames import Frames
 from bluesky_multislice.interchange.basis_vectors import basis_vectors
 from bluesky_multislice.interchange.fields import DATA, DETECTOR, ENTRY, SAMPLE, SOURCE
 from bluesky_multislice.interchange.virtual_frames import FrameFile, write_virtual
+from bluesky_multislice.models import technique_fields
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.units import energy_ev_from_wavelength, energy_joule_from_ev
 
@@ -37,6 +38,9 @@ def write_scan(path: Path, scan: Scan, *, files: Sequence[FrameFile] | None = No
         file[f"{SOURCE}/energy"] = energy_joule_from_ev(energy_ev_from_wavelength(geometry.beam.wavelength_m))
         if geometry.beam.focus_distance_m is not None:
             file[f"{SOURCE}/focus_distance"] = geometry.beam.focus_distance_m
+        for name, field in technique_fields().items():
+            if name in geometry.values:
+                file[f"{ENTRY}/{field.place}"] = geometry.values[name]
         if scan.probe is not None:
             file[f"{SOURCE}/probe"] = scan.probe
         file[f"{DETECTOR}/regime"] = geometry.detector.regime

@@ -9,13 +9,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from tiled.client.container import Container
 from tiled.queries import In, Key, KeyPresent
 
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.geometry import Technique
+from bluesky_multislice.models import techniques
 from bluesky_multislice.recipe import Recipe, make_recipe
 
 
@@ -53,7 +53,7 @@ def wanted_run(uid: str, metadata: Mapping[str, Any]) -> WantedRun | None:
     """
     start = metadata.get("start") or {}
     options = start.get("multislice")
-    if start.get("technique") not in get_args(Technique) or not metadata.get("stop"):
+    if start.get("technique") not in techniques() or not metadata.get("stop"):
         return None
     if not isinstance(options, Mapping) or options.get("auto") is not True:
         return None
@@ -81,4 +81,4 @@ def finished_runs(client: Container) -> Iterator[str]:
     """Yield the uids of all runs that have ended and ask to be reconstructed; the search runs on the server."""
     found = client.search(KeyPresent("stop.exit_status"))
     found = found.search(Key("start.multislice.auto") == True)  # noqa: E712  (a query, not a comparison)
-    yield from found.search(In("start.technique", list(get_args(Technique))))
+    yield from found.search(In("start.technique", list(techniques())))

@@ -2,7 +2,8 @@
 
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
 from bluesky_multislice.models.forward import Edges, ForwardModel
-from bluesky_multislice.models.illumination import downsample, embed, initial_probe, upsample
+from bluesky_multislice.models.illumination import downsample, embed, upsample
+from bluesky_multislice.models.registry import find_technique, technique_fields, technique_of, techniques
 from bluesky_multislice.models.resampling import resample
 from bluesky_multislice.models.shadows import (
     candidate_distances_m,
@@ -10,19 +11,27 @@ from bluesky_multislice.models.shadows import (
     shadow_likeness,
     shadows_distance_m,
 )
+from bluesky_multislice.models.technique import FitDefaults, Optics, ScanField, Technique
 
 __all__ = [
     "NO_ADJUSTMENTS",
     "Adjustments",
     "Edges",
+    "FitDefaults",
     "ForwardModel",
+    "Optics",
+    "ScanField",
+    "Technique",
     "candidate_distances_m",
     "depth_of_focus_m",
     "downsample",
     "embed",
-    "initial_probe",
+    "find_technique",
     "resample",
     "shadow_likeness",
     "shadows_distance_m",
+    "technique_fields",
+    "technique_of",
+    "techniques",
     "upsample",
 ]

@@ -1,4 +1,4 @@
-"""The forward model that both techniques share: volume and probe in, noiseless expected intensity of views out.
+"""The forward model that all techniques share: volume and probe in, noiseless expected intensity of views out.
 
 Shapes: volume (z, y, x); probe (mode, y, x) on the window; intensity (view, y, x).
 """
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
+from bluesky_multislice.models.registry import technique_of
 from bluesky_multislice.optics import (
     PROPAGATIONS,
     Interpolation,
@@ -29,6 +30,7 @@ from bluesky_multislice.optics import (
     rotate,
     shift_transfer,
 )
+from bluesky_multislice.optics.conventions import frequencies
 
 Edges = Literal["periodic", "outgoing"]
 
@@ -68,6 +70,7 @@ class ForwardModel(nn.Module):
 
     _to_entrance: Tensor
     _to_detector: Tensor
+    _optics: Tensor | None
     _absorber: Tensor | None
     _point_spread: Tensor | None
 
@@ -111,6 +114,9 @@ class ForwardModel(nn.Module):
         self.effective_distances_m, self._distance_of = np.unique(geometry.effective_distance_m, return_inverse=True)
         thickness = torch.tensor(grid.thickness_m, dtype=torch.float64)
         distances = torch.as_tensor(self.effective_distances_m)
+        # The scaling theorem of the cone beam is one of Fresnel's kernel; a lens shows the field as it is.
+        self._way_out: Kernel = "angular_spectrum" if geometry.detector.imaged else "fresnel"
+        self.register_buffer("_optics", self._optics_of(geometry), persistent=False)
         self.register_buffer("_to_entrance", self._transfer(-thickness / 2, "angular_spectrum"), persistent=False)
         self.register_buffer("_to_detector", self._ways(distances - thickness / 2), persistent=False)
 
@@ -127,7 +133,16 @@ class ForwardModel(nn.Module):
 
     def _ways(self, distances_m: Tensor) -> Tensor:
         """Return the transfer functions (distance, y, x) from the exit plane to the detector."""
-        return torch.stack([self._transfer(distance, "fresnel") for distance in distances_m])
+        ways = torch.stack([self._transfer(distance, self._way_out) for distance in distances_m])
+        return ways if self._optics is None else ways * self._optics
+
+    def _optics_of(self, geometry: ScanGeometry) -> Tensor | None:
+        """Return the transfer function (y, x) of what stands between sample and detector, None where nothing does."""
+        optics = technique_of(geometry).optics
+        if optics is None:
+            return None
+        fy, fx = (frequencies(n, pitch) for n, pitch in zip(self.window, self.pixel_m, strict=True))
+        return optics(geometry, fy[:, None], fx).to(self._precision.to_complex())
 
     def _let_out(self, propagation: str, edges: Edges) -> None:
         """Have light leave at the edges: finite difference has a layer of its own, others multiply with a mask."""

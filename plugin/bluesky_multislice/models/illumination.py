@@ -1,4 +1,4 @@
-"""The probe that a reconstruction starts from: the scan's own, or one made from the measured frames."""
+"""A probe on another window or other pixels."""
 
 import numpy as np
 import torch
@@ -6,8 +6,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.geometry import ScanGeometry
-from bluesky_multislice.optics import propagate
 
 
 def embed(probe: NDArray, window: tuple[int, int]) -> Tensor:
@@ -67,34 +65,3 @@ def downsample(probe: NDArray, factor: int) -> NDArray:
         spectrum = spectrum * np.expand_dims(phase, -1 if axis == -2 else 0)
         spectrum = np.take(spectrum, middle, axis)
     return np.fft.ifft2(np.fft.ifftshift(spectrum, axes=(-2, -1)), norm="ortho").astype(probe.dtype)
-
-
-def initial_probe(
-    geometry: ScanGeometry, mean_frame: NDArray, *, window: tuple[int, int], pixel_size_m: tuple[float, float]
-) -> Tensor:
-    """Return a first probe (1, y, x) at z = 0 from the mean frame.
-
-    Holography: a plane wave of the frame border's level. Near-field ptychography: the mean frame's amplitude, brought
-    back to z = 0. Far-field ptychography: the mean pattern's amplitude with flat phase is the wave in the focus; where
-    the focus distance is known, it is brought from there to z = 0.
-
-    Args:
-        geometry: the scan.
-        mean_frame: (y, x) mean over views, zero where masked.
-        window: pixels (y, x) of the probe.
-        pixel_size_m: the object's pitch (y, x).
-    """
-    if geometry.technique == "holography":
-        border = np.concatenate([mean_frame[0], mean_frame[-1], mean_frame[:, 0], mean_frame[:, -1]])
-        level = (
-            float(np.sqrt(np.median(border[border > 0]))) if (border > 0).any() else float(np.sqrt(mean_frame.mean()))
-        )
-        return torch.full((1, *window), level, dtype=torch.complex64)
-    amplitude = torch.as_tensor(np.sqrt(mean_frame), dtype=torch.complex64)[None]
-    optics = {"wavelength_m": geometry.beam.wavelength_m, "pixel_size_m": pixel_size_m, "kernel": "fresnel"}
-    if geometry.detector.regime == "near_field":
-        way = -float(geometry.effective_distance_m.mean())
-        return propagate(embed(amplitude.numpy(), window), distance_m=way, **optics)
-    focus = torch.fft.ifft2(torch.fft.ifftshift(amplitude, dim=(-2, -1)), norm="ortho")
-    focus = torch.fft.fftshift(focus, dim=(-2, -1))
-    return propagate(focus, distance_m=geometry.beam.focus_distance_m or 0.0, **optics)

@@ -4,6 +4,7 @@ import numpy as np
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.models import FitDefaults, technique_of
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import FitSettings, OptimiserName, Priors, RefinementSettings
@@ -20,30 +21,22 @@ _WEIGHTED_MODES = 3
 """Of a probe that patterns of one angle refine."""
 
 
-_SMOOTHING = {"ptychography": 0.003, "holography": 0.001}
-"""Weight of total variation at several angles, which leave gaps.
-
-Measured on thick phantoms: error 0.068 against 0.143 without (patterns of 1e8 photons, probe unknown), 0.097 against
-0.162 (holograms).
-"""
-
-
 def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, views_a_rank: int) -> FitSettings:
     """Return how to fit; ``views_a_rank`` are the views that a rank fits."""
-    ptychography = geometry.technique == "ptychography"
-    refine_probe = ptychography if recipe.refine_probe is None else recipe.refine_probe
+    usual = technique_of(geometry).fit
+    refine_probe = usual.refine_probe if recipe.refine_probe is None else recipe.refine_probe
     smoothing = recipe.total_variation
     if smoothing is None:
-        smoothing = _SMOOTHING[geometry.technique] if several_angles else 0.0
+        smoothing = usual.total_variation if several_angles else 0.0
     positivity = several_angles if recipe.positivity is None else recipe.positivity
-    vacuum = 1.0 if recipe.l1 is None and positivity and several_angles and ptychography else 0.0
-    optimiser = _optimiser(recipe, geometry, several_angles, vacuum_is_held=vacuum > 0)
+    vacuum = 1.0 if recipe.l1 is None and positivity and several_angles and usual.holds_vacuum else 0.0
+    optimiser = _optimiser(recipe, usual, several_angles, vacuum_is_held=vacuum > 0)
     return FitSettings(
-        epochs=recipe.epochs or _epochs(geometry, several_angles, optimiser),
+        epochs=recipe.epochs or _epochs(usual, several_angles, optimiser),
         batch_views=recipe.batch_views or int(np.clip(views_a_rank // _STEPS_AN_EPOCH, 1, 32)),
         object_step_rad=(0.05 if several_angles else 0.02) * recipe.step,
         probe_step=(_WEIGHTED_PROBE_STEP if optimiser == "weighted" else 0.02) * recipe.step if refine_probe else 0.0,
-        gradient_floor=0.02 if ptychography else 0.0,
+        gradient_floor=usual.gradient_floor,
         optimiser=optimiser,
         step=recipe.step,
         polish=recipe.polish,
@@ -64,7 +57,7 @@ def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, v
     )
 
 
-def _optimiser(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, *, vacuum_is_held: bool) -> OptimiserName:
+def _optimiser(recipe: Recipe, usual: FitDefaults, several_angles: bool, *, vacuum_is_held: bool) -> OptimiserName:
     if recipe.optimiser == "weighted" and several_angles:
         raise PlanError(
             "The weighted optimiser knows the light on a sample that is not turned.",
@@ -73,11 +66,10 @@ def _optimiser(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, *, 
         )
     if recipe.optimiser is not None:
         return recipe.optimiser
-    ptychography = geometry.technique == "ptychography"
     if several_angles:
         # Its long first steps would leave a haze in patterns' volumes where nothing takes it away.
-        return "nesterov" if vacuum_is_held or not ptychography else "adam"
-    return "weighted" if ptychography else "adam"
+        return "nesterov" if vacuum_is_held or not usual.holds_vacuum else "adam"
+    return usual.one_angle
 
 
 def modes_of(scan: Scan, settings: FitSettings) -> int:
@@ -87,11 +79,9 @@ def modes_of(scan: Scan, settings: FitSettings) -> int:
     return 1 if scan.probe is None else len(scan.probe)
 
 
-def _epochs(geometry: ScanGeometry, several_angles: bool, optimiser: OptimiserName) -> int:
+def _epochs(usual: FitDefaults, several_angles: bool, optimiser: OptimiserName) -> int:
     if optimiser == "weighted":
         return 30
     if not several_angles:
         return 60
-    if geometry.technique == "holography":
-        return 25 if optimiser == "nesterov" else 30
-    return 8 if optimiser == "nesterov" else 15
+    return usual.epochs if optimiser == "nesterov" else usual.adam_epochs

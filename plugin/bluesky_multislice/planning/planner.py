@@ -7,6 +7,7 @@ import numpy as np
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import depth_of_field_m
+from bluesky_multislice.models import technique_of
 from bluesky_multislice.optics import Gradient
 from bluesky_multislice.planning.checks import check_depth, check_fitted, check_refinement
 from bluesky_multislice.planning.defaults import fit_settings, modes_of
@@ -39,7 +40,9 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         ScanError: the views do not share one object pixel, or overlap nowhere.
     """
     geometry = scan.geometry.oversampled(recipe.oversampling)
-    notes = position_warnings(geometry) + angle_warnings(geometry)
+    notes = angle_warnings(geometry)
+    if technique_of(geometry).overlapping:
+        notes = position_warnings(geometry) + notes
     margin = margin_of(recipe, geometry)
     several_angles = len(np.unique(geometry.angle_rad)) > 1
     slices = recipe.slices or slices_of(recipe, geometry, several_angles)

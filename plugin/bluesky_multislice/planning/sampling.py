@@ -7,6 +7,7 @@ from scipy.fft import next_fast_len
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid, depth_of_field_m
+from bluesky_multislice.models import technique_of
 from bluesky_multislice.optics import halo_pixels, thickest_slice_m
 from bluesky_multislice.recipe import Recipe
 
@@ -36,7 +37,7 @@ def window_margin(
     if geometry.detector.regime == "far_field":
         return 0
     pixel, frame = min(geometry.object_pixel_m), max(geometry.detector.shape)
-    wavelength, distance = geometry.beam.wavelength_m, float(geometry.effective_distance_m.max())
+    wavelength, distance = geometry.beam.wavelength_m, float(np.abs(geometry.effective_distance_m).max())
     walk = wavelength * distance / (2 * pixel) / pixel
     halo = halo_pixels(accuracy, wavelength_m=wavelength, distance_m=distance, pixel_size_m=pixel)
     margin = max(least, math.ceil(min(walk, halo, most * frame)))
@@ -88,7 +89,7 @@ def _lateral(geometry: ScanGeometry, margin: int, several_angles: bool) -> tuple
     if several_angles:
         center[1], high[1] = 0.0, np.abs(geometry.position_m[:, 1]).max()
         low[1] = -high[1]
-    frame = np.array(geometry.detector.shape) + (2 * margin if geometry.technique == "ptychography" else 0)
+    frame = np.array(geometry.detector.shape) + (2 * margin if technique_of(geometry).overlapping else 0)
     extent = np.ceil((high - low) / np.array(geometry.object_pixel_m) - 1e-3).astype(int) + frame
     return (int(extent[0]), int(extent[1])), (float(center[0]), float(center[1]))
 

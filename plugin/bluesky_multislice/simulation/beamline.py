@@ -135,6 +135,7 @@ def start_document(geometry: ScanGeometry) -> dict[str, Any]:
         "detector_regime": geometry.detector.regime,
         "detector_image": CAMERA,
     }
+    document |= geometry.values
     if geometry.beam.focus_distance_m is not None:
         document["focus_distance_m"] = geometry.beam.focus_distance_m
     return document

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, Technique
-from bluesky_multislice.predict import add_photon_noise, predict_frames
+from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
+from bluesky_multislice.predict import add_photon_noise, photon_scale, predict_frames
 from bluesky_multislice.scan import Scan
 
 _VOXEL_M = 1e-9
@@ -24,7 +24,7 @@ class Sample:
         voxel_size_m: cubic pitch.
         geometry: the scan.
         probe: (mode, y, x) at z = 0; None is a plane wave.
-        photons: mean photons a frame (far field) or a pixel (hologram).
+        photons: as ``predict.photon_scale`` takes them.
     """
 
     delta: NDArray[np.float32]
@@ -40,8 +40,7 @@ class Sample:
         scan = Scan(self.geometry, Frames(np.broadcast_to(np.zeros(1, np.float32), shape)), self.probe)
         pitch = (self.voxel_size_m, self.voxel_size_m, self.voxel_size_m)
         expected = np.array(list(predict_frames(scan, self.delta, self.beta, voxel_size_m=pitch)))
-        a_pixel = self.geometry.technique == "holography"
-        scale = self.photons if a_pixel else self.photons * len(expected) / expected.sum()
+        scale = photon_scale(self.geometry, expected, self.photons)
         return add_photon_noise(expected, scale=scale, seed=seed).astype(np.uint32)
 
 
@@ -67,9 +66,9 @@ def spheres_and_shells(n: int, *, delta: float, count: int, seed: int) -> NDArra
     return np.asarray(gaussian_filter(volume, 0.6), np.float32)
 
 
-def demo_sample(technique: Technique) -> Sample:
-    """Return the demo's sample for a technique: 64³ voxels of 1 nm, ten or more depths of field thick."""
-    return _hologram_sample() if technique == "holography" else _ptychography_sample()
+def demo_sample(technique: str) -> Sample:
+    """Return the demo's sample for one of two techniques: 64³ voxels of 1 nm, ten or more depths of field thick."""
+    return {"holography": _hologram_sample, "ptychography": _ptychography_sample}[technique]()
 
 
 def _hologram_sample() -> Sample:

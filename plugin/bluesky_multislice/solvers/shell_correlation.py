@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.models import technique_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +83,9 @@ def half_bit_curve(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
 def halves(geometry: ScanGeometry, views: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return two halves of some views, each of which can be reconstructed alone.
 
-    Holograms of even and odd angles, because each is a view of its own; all distances of an angle stay together. Else
-    even and odd views of each angle: both halves then see the sample from all sides, at neighbouring positions, so the
-    loss of angles does not count as a loss of resolution.
+    Even and odd angles where each view shows the whole sample; all distances of an angle stay together. Where a probe
+    is scanned, even and odd views of each angle: both halves then see the sample from all sides, at neighbouring
+    positions, so the loss of angles does not count as a loss of resolution.
 
     Args:
         geometry: the scan.
@@ -92,7 +93,7 @@ def halves(geometry: ScanGeometry, views: NDArray[np.intp]) -> tuple[NDArray[np.
     """
     _, angle = np.unique(geometry.angle_rad[views], return_inverse=True)
     odd = angle % 2
-    if geometry.technique == "ptychography" or angle.max(initial=0) == 0:
+    if technique_of(geometry).overlapping or angle.max(initial=0) == 0:
         for number in range(int(angle.max(initial=-1)) + 1):
             members = np.flatnonzero(angle == number)
             # Angles begin in turn with either half, so that single views left over are shared out too.

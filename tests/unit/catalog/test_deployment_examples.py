@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiled.config import parse_configs
 
-from bluesky_multislice.instrument import SCAN_FIELDS, convert, read_instrument
+from bluesky_multislice.instrument import convert, read_instrument, scan_fields
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 
@@ -15,7 +15,7 @@ def test_every_instrument_file_is_read_and_its_units_convert(path):
     instrument = read_instrument(path)
     assert instrument.fields
     for name, place in instrument.fields.items():
-        unit = SCAN_FIELDS[name]
+        unit = scan_fields()[name]
         if unit is not None:
             assert convert(1.0, place.unit or "", unit) > 0
 
