@@ -131,7 +131,8 @@ def _focus_distances_m(
     )
     mesh.sum(likeness)
     away = shadows_distance_m(candidates, likeness.cpu().numpy())
-    wanted = [away, geometry.beam.focus_distance_m or 0.0, 0.0, -depth, depth]
+    said = 0.0 if geometry.focus_distance_m is None else float(geometry.focus_distance_m[0])
+    wanted = [away, said, 0.0, -depth, depth]
     apart: list[float] = []
     for distance in wanted:
         if all(abs(distance - other) > max(0.5 * depth, 0.2 * abs(other)) for other in apart):

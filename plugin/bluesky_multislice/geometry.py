@@ -4,6 +4,7 @@ Conventions (frame, signs, origin) stand in ``optics/conventions.py``. One row a
 angle with a position or a distance.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -22,11 +23,16 @@ class Beam:
 
     Attributes:
         wavelength_m: wavelength in vacuum.
-        focus_distance_m: from the focus to z = 0, positive when the focus lies upstream; None is a parallel beam.
+        focus_distance_m: from the focus to z = 0, positive when the focus lies upstream; one number, or one a view
+            where the sample is moved along a near-field beam; None is a parallel beam.
+        source_size_m: σ of the Gaussian spot in the focus that the light of holograms comes from.
+        divergence_rad: σ of the Gaussian range of directions of a parallel beam: source size over distance.
     """
 
     wavelength_m: float
-    focus_distance_m: float | None = None
+    focus_distance_m: float | tuple[float, ...] | None = None
+    source_size_m: float = 0.0
+    divergence_rad: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,7 @@ class ScanGeometry:
         self._check_lengths()
         self._check_values()
         self._check_focus()
+        self._check_coherence()
 
     def _check_lengths(self) -> None:
         views = len(self.angle_rad)
@@ -147,14 +154,32 @@ class ScanGeometry:
                 )
 
     def _check_focus(self) -> None:
-        focus = self.beam.focus_distance_m
-        if focus is None or (np.isfinite(focus) and focus != 0 and (self.magnification > 0).all()):
+        focus = self.focus_distance_m
+        if focus is None:
+            return
+        each = isinstance(self.beam.focus_distance_m, tuple)
+        fits = len(focus) == self.views and not (each and self.detector.regime == "far_field")
+        if fits and np.isfinite(focus).all() and (focus != 0).all() and (self.magnification > 0).all():
             return
         raise ScanError(
             "The focus must lie at a finite distance from the rotation axis, and in the near field not between it and "
-            "the detector.",
-            got=f"a focus distance of {focus} m with the detector at {np.max(self.distance_m)} m.",
+            "the detector; one for each view in the near field only.",
+            got=f"{focus.size} focus distances from {np.min(focus)} m for {self.views} views, with the detector at "
+            f"{np.max(self.distance_m)} m.",
             remedy="correct focus_distance: positive when the focus lies upstream; leave it out for a parallel beam.",
+        )
+
+    def _check_coherence(self) -> None:
+        focus, size, divergence = self.focus_distance_m, self.beam.source_size_m, self.beam.divergence_rad
+        near = self.detector.regime == "near_field"
+        others = divergence if focus is not None else size
+        if size == divergence == 0 or (near and others == 0 and 0 <= size + divergence < np.inf):
+            return
+        raise ScanError(
+            "Holograms are blurred by the source size of a cone beam or by the divergence of a parallel one.",
+            got=f"a source size of {size} m and a divergence of {divergence} rad in a "
+            f"{'parallel' if focus is None else 'cone'} beam, {self.detector.regime.replace('_', ' ')}.",
+            remedy="give the one that belongs to the beam; in the far field, take several probe modes instead.",
         )
 
     @property
@@ -163,11 +188,28 @@ class ScanGeometry:
         return len(self.angle_rad)
 
     @property
+    def focus_distance_m(self) -> NDArray[np.float64] | None:
+        """(view,) from the focus to z = 0; None is a parallel beam."""
+        focus = self.beam.focus_distance_m
+        if focus is None:
+            return None
+        return np.array(focus) if isinstance(focus, tuple) else np.full(self.views, focus)
+
+    @property
+    def source_blur_m(self) -> NDArray[np.float64]:
+        """(view,) σ on the detector of the light that comes from a point of the sample's plane."""
+        focus = self.focus_distance_m
+        if focus is None:
+            return self.beam.divergence_rad * np.abs(self.distance_m)
+        return self.beam.source_size_m * self.distance_m / np.abs(focus)
+
+    @property
     def magnification(self) -> NDArray[np.float64]:
         """(view,) magnification (z₁+z₂)/z₁ of holograms by the cone beam; 1 for a parallel beam and for patterns."""
-        if self.beam.focus_distance_m is None or self.detector.regime == "far_field":
+        focus = self.focus_distance_m
+        if focus is None or self.detector.regime == "far_field":
             return np.ones(self.views)
-        return (self.beam.focus_distance_m + self.distance_m) / self.beam.focus_distance_m
+        return (focus + self.distance_m) / focus
 
     @property
     def effective_distance_m(self) -> NDArray[np.float64]:
@@ -178,24 +220,30 @@ class ScanGeometry:
     def object_pixel_m(self) -> tuple[float, float]:
         """Pitch (y, x) at which the detector samples the object.
 
-        Far field: λ·distance / (n·detector pixel). Near field: detector pixel / magnification.
+        Far field: λ·distance / (n·detector pixel). Near field: detector pixel / largest magnification.
 
         Raises:
-            ScanError: the views do not share one pitch.
+            ScanError: far-field views do not share one pitch.
         """
-        pitch = self.magnification if self.detector.regime == "near_field" else self.distance_m
-        if np.ptp(pitch) > 1e-3 * abs(pitch[0]):
-            raise ScanError(
-                "All views of one reconstruction must sample the object with one pixel size.",
-                got=f"effective pixels that differ by a factor {np.max(pitch) / np.min(pitch):.4g}.",
-                remedy="reconstruct views of one distance at a time.",
-            )
         (ny, nx), (py, px) = self.detector.shape, self.detector.pixel_size_m
         if self.detector.regime == "near_field":
-            m = float(self.magnification[0])
+            m = float(self.magnification.max())
             return py / m, px / m
+        if np.ptp(self.distance_m) > 1e-3 * self.distance_m[0]:
+            raise ScanError(
+                "All patterns of one reconstruction must sample the object with one pixel size.",
+                got=f"distances that differ by a factor {np.max(self.distance_m) / np.min(self.distance_m):.4g}.",
+                remedy="reconstruct views of one distance at a time.",
+            )
         scale = self.beam.wavelength_m * float(self.distance_m[0])
         return scale / (ny * py), scale / (nx * px)
+
+    @property
+    def field_shape(self) -> tuple[int, int]:
+        """Object pixels (y, x) that each frame lies in: those of the least magnified one, even or odd as it is."""
+        more = self.magnification.max() / self.magnification.min() - 1
+        ny, nx = (n + 2 * math.ceil(n * more / 2 - 1e-6) for n in self.detector.shape)
+        return ny, nx
 
     def oversampled(self, factor: int) -> "ScanGeometry":
         """Return the geometry of a detector each of whose pixels is split into ``factor`` by ``factor``."""
@@ -216,8 +264,13 @@ class ScanGeometry:
 
     def select(self, views: NDArray[np.intp]) -> "ScanGeometry":
         """Return the geometry of some of the views."""
+        focus = self.beam.focus_distance_m
+        beam = self.beam
+        if isinstance(focus, tuple):
+            beam = replace(beam, focus_distance_m=tuple(np.array(focus)[views].tolist()))
         return replace(
             self,
+            beam=beam,
             distance_m=self.distance_m[views],
             angle_rad=self.angle_rad[views],
             position_m=self.position_m[views],

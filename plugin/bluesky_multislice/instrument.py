@@ -63,6 +63,8 @@ _FIELDS: dict[str, str | None] = {
     "distance": "m",
     "pixel_size": "m",
     "focus_distance": "m",
+    "source_size": "m",
+    "divergence": "radian",
     "orientation": None,
     "saturation": None,
     "angle": "radian",

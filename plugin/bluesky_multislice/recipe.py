@@ -25,6 +25,9 @@ Quantity = Literal[
     "axis_shift",
     "intensity",
     "distance",
+    "distance_shift",
+    "distance_magnification",
+    "distance_rotation",
     "defocus",
     "angle",
     "tilt",
@@ -67,6 +70,12 @@ class ScanValues(BaseModel):
         default=None,
         description="Focus to rotation axis, mm; positive when the focus lies upstream. None: parallel beam.",
     )
+    source_size_um: float | None = Field(
+        default=None, ge=0, description="σ of the spot in the focus of a cone beam that blurs holograms, µm. None: 0."
+    )
+    divergence_urad: float | None = Field(
+        default=None, ge=0, description="σ of the directions of a parallel beam that blurs holograms, µrad. None: 0."
+    )
     orientation: Orientation | None = Field(
         default=None, description="What turns stored frames into frames whose index grows with y and x."
     )
@@ -103,14 +112,18 @@ class Refine(BaseModel):
 
     quantities: tuple[Quantity, ...] = Field(
         default=(),
-        description="positions of all views; axis_shift and intensity of every angle; near-field distance; defocus of "
-        "the probe; rotation angles; tilt of the rotation axis; slice_spacing at one angle; a background that is one "
-        "number, or a background_map.",
+        description="positions of all views; axis_shift and intensity of every angle; near-field distance, and "
+        "distance_shift, distance_magnification and distance_rotation of its frames against those of the first "
+        "distance; defocus of the probe; rotation angles; tilt of the rotation axis; slice_spacing at one angle; a "
+        "background that is one number, or a background_map.",
     )
     from_epoch: int = Field(default=1, ge=1, le=10_000, description="First epoch in which they move.")
     strength: float = Field(default=1.0, gt=0, le=100, description="Factor on their planned steps.")
     furthest_pixels: float = Field(
-        default=2.0, gt=0, le=64, description="Most that positions and axis shifts may move, pixels of the volume."
+        default=2.0,
+        gt=0,
+        le=64,
+        description="Most that positions, axis shifts and shifts of a distance may move, pixels.",
     )
 
 

@@ -159,3 +159,19 @@ def test_a_number_that_only_one_technique_has(tiled_client, folder):
         resolve_scan(tiled_client, missing)
     held = instrument(numerical_aperture={"value": 0.01})
     assert resolve_scan(tiled_client, missing, instrument=held).scan.geometry.values == {"numerical_aperture": 0.01}
+
+
+def test_a_cone_beam_in_which_the_sample_moves(tiled_client, folder):
+    columns = {**POSITIONS, "focus_distance": ("mm", [1.0, 1.0, 2.0])}
+    microscope = {"technique": "holography", "detector_regime": None, "source_size_m": 5e-8}
+    uid = write_run(tiled_client, write_frames(folder), start=microscope, columns=columns)
+    scan = resolve_scan(tiled_client, uid).scan
+    assert scan.geometry.beam.focus_distance_m == pytest.approx((1e-3, 1e-3, 2e-3))
+    assert scan.geometry.beam.source_size_m == 5e-8
+    assert scan.sources["focus_distance"] == "primary:focus_distance"
+    still = ScanValues(focus_distance_mm=3.0, source_size_um=0.02)
+    beam = resolve_scan(tiled_client, uid, values=still).scan.geometry.beam
+    assert (beam.focus_distance_m, beam.source_size_m) == pytest.approx((3e-3, 2e-8))
+    parallel = write_run(tiled_client, write_frames(folder), start={**microscope, "source_size_m": None})
+    values = ScanValues(divergence_urad=2.0)
+    assert resolve_scan(tiled_client, parallel, values=values).scan.geometry.beam.divergence_rad == pytest.approx(2e-6)

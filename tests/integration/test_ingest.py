@@ -1,5 +1,7 @@
 """An interchange file becomes an ordinary run that resolves to the same scan."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -73,6 +75,17 @@ def test_darks_flats_mask_probe_and_orientation_survive(tiled_client, folder, ge
     scan = resolve_scan(tiled_client, ingest(tiled_client, folder / "scan.cxi")).scan
     check_same(scan, expected)
     assert_array_equal(scan.probe, expected.probe)
+
+
+def test_a_cone_beam_in_which_the_sample_moves(tiled_client, folder, geometry, frames):
+    focus_m = tuple(np.linspace(0.1, 0.2, geometry.views).tolist())
+    beam = replace(geometry.beam, focus_distance_m=focus_m, source_size_m=1e-6)
+    detector = replace(geometry.detector, regime="near_field")
+    expected = Scan(replace(geometry, beam=beam, detector=detector), Frames(frames))
+    write_scan(folder / "cone.cxi", expected)
+    scan = resolve_scan(tiled_client, ingest(tiled_client, folder / "cone.cxi")).scan
+    assert scan.geometry.beam.focus_distance_m == pytest.approx(focus_m)
+    assert scan.geometry.beam.source_size_m == 1e-6
 
 
 def test_a_file_without_energy_leaves_no_run(tiled_client, folder, geometry, frames):

@@ -30,7 +30,7 @@ def phase_and_absorption(y, x):
     return phase, 0.1 * phase**2
 
 
-def hologram(distance_m, focus_m):
+def hologram(distance_m, focus_m, pixel_m=PIXEL_M):
     """Intensity (y, x) at detector pixels M·x in units of the empty beam's, by the diffraction integral.
 
     Each axis has the kernel exp(ikx²/2z₁)·exp(ik(X − x)²/2z₂)/√(iλz₂); the empty beam is the spherical wave at the
@@ -40,7 +40,7 @@ def hologram(distance_m, focus_m):
     fine = positions(FINE, 8e-6 / FINE)
     phase, absorption = phase_and_absorption(fine, fine)
     scattered = np.exp(-1j * phase - absorption) - 1
-    detector = magnification * positions(N, PIXEL_M)
+    detector = magnification * positions(N, pixel_m)
     to_detector = np.exp(1j * K * ((detector[:, None] - fine) ** 2 / distance_m + fine**2 / focus_m) / 2)
     to_detector *= (8e-6 / FINE) / np.sqrt(1j * WAVELENGTH_M * distance_m)
     empty = np.exp(1j * K * detector**2 / (2 * (focus_m + distance_m))) / np.sqrt(magnification)
@@ -93,3 +93,26 @@ def test_a_focus_far_away_is_a_parallel_beam():
     far = seen_by(model_of(0.01, focus_m=1e6, pixel_m=PIXEL_M))
     assert distance(far, hologram(0.01, 1e6)) < 5e-6
     assert distance(far, seen_by(model_of(0.01, focus_m=None, pixel_m=PIXEL_M))) < 1e-5
+
+
+def test_views_of_several_magnifications_are_those_of_the_point_source():
+    """A projection microscope moves the sample towards the focus; the detector stays where it is."""
+    focus_m, length_m, pixel_m = np.array([0.05, 0.08, 0.11]), 0.5, 10 * PIXEL_M
+    scan = ScanGeometry(
+        "holography",
+        Beam(WAVELENGTH_M, tuple(focus_m.tolist())),
+        Detector((N, N), (pixel_m, pixel_m), "near_field"),
+        length_m - focus_m,
+        np.zeros(3),
+        np.zeros((3, 2)),
+    )
+    assert scan.object_pixel_m == pytest.approx((PIXEL_M, PIXEL_M))
+    n = scan.field_shape[0]
+    grid = VolumeGrid((1, n, n), (THICKNESS_M, PIXEL_M, PIXEL_M))
+    model = ForwardModel(scan, grid, slices=1, propagation="projection", margin=80, precision=torch.float64)
+    parts = phase_and_absorption(positions(n, PIXEL_M), positions(n, PIXEL_M))
+    delta, beta = (torch.as_tensor(part / (K * THICKNESS_M))[None] for part in parts)
+    frames = model(delta, beta, torch.ones(1, *model.window, dtype=torch.complex128), [0, 1, 2]).numpy()
+    for frame, focus in zip(frames, focus_m, strict=True):
+        exact = hologram(length_m - focus, focus, pixel_m * focus / length_m)
+        assert distance(frame, exact) < 3e-5  # 1.6e-5

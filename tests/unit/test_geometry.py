@@ -38,9 +38,24 @@ def test_far_field_pixel_is_wavelength_times_distance_over_width():
     assert pitch == pytest.approx((1e-10 * 0.3 / (40 * 2e-6), 1e-10 * 0.3 / (50 * 1e-6)))
 
 
-@pytest.mark.parametrize(("regime", "focus_m"), [("far_field", None), ("near_field", 0.1)])
-def test_views_of_several_pixel_sizes_are_refused(regime, focus_m):
-    geometry = scan_geometry(regime=regime, focus_m=focus_m, distance_m=np.array([0.3, 0.3, 0.6]))
+def test_holograms_of_several_magnifications_share_the_finest_pixel():
+    geometry = scan_geometry(focus_m=(0.1, 0.1, 0.2), distance_m=np.array([0.3, 0.3, 0.2]))
+    assert geometry.magnification == pytest.approx([4, 4, 2])
+    assert geometry.object_pixel_m == pytest.approx((0.5e-6, 0.25e-6))
+    assert geometry.field_shape == (80, 100)
+    coarse = geometry.select(np.array([2]))
+    assert coarse.beam.focus_distance_m == (0.2,)
+    assert coarse.field_shape == coarse.detector.shape
+
+
+@pytest.mark.parametrize(("focus_m", "regime"), [((0.1, 0.1), "near_field"), ((0.1, 0.1, 0.2), "far_field")])
+def test_focus_distances_that_belong_to_no_view_are_refused(focus_m, regime):
+    with pytest.raises(ScanError, match="one for each view in the near field"):
+        scan_geometry(focus_m=focus_m, regime=regime)
+
+
+def test_patterns_of_several_pixel_sizes_are_refused():
+    geometry = scan_geometry(regime="far_field", focus_m=None, distance_m=np.array([0.3, 0.3, 0.6]))
     with pytest.raises(ScanError, match="one pixel size"):
         _ = geometry.object_pixel_m
 

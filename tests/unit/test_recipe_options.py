@@ -53,6 +53,8 @@ VALUES = {
     "distance_m": 2.0,
     "pixel_size_um": 55.0,
     "focus_distance_mm": -3.65,
+    "source_size_um": 0.1,
+    "divergence_urad": 2.0,
     "orientation": "transpose_flip_y",
     "saturation": 1000.0,
     "angle_deg": -90.0,

@@ -94,8 +94,11 @@ def _start(scan: Scan, path: Path, multislice: Mapping[str, Any] | None) -> dict
     if not scan.sources["regime"].startswith("absent"):
         document["detector_regime"] = geometry.detector.regime
     document |= geometry.values
-    if geometry.beam.focus_distance_m is not None:
-        document["focus_distance_m"] = geometry.beam.focus_distance_m
+    beam = geometry.beam
+    if isinstance(beam.focus_distance_m, int | float):
+        document["focus_distance_m"] = beam.focus_distance_m
+    blurs = {"source_size_m": beam.source_size_m, "divergence_rad": beam.divergence_rad}
+    document |= {name: value for name, value in blurs.items() if value}
     if multislice is not None:
         document["multislice"] = dict(multislice)
     if frames.saturation is not None:
@@ -171,6 +174,9 @@ def _columns(scan: Scan, rows: int) -> dict[str, tuple[str, NDArray]]:
         columns["sample_x"] = ("m", spread(-geometry.position_m[:, 1]))
     if np.ptp(geometry.distance_m) > 0:
         columns["detector_distance"] = ("m", spread(geometry.distance_m))
+    focus_distance_m = geometry.beam.focus_distance_m
+    if isinstance(focus_distance_m, tuple):
+        columns["focus_distance"] = ("m", spread(np.array(focus_distance_m)))
     if frames.views < rows:
         image_key = np.full(rows, 3)  # NXtomo: 3 is an invalid image
         for key, of in ((0, frames.rows), (1, frames.flat_rows), (2, frames.dark_rows)):

@@ -20,6 +20,8 @@ RECIPE_FIELDS: dict[str, tuple[str, float]] = {
     "distance": ("distance_m", 1.0),
     "pixel_size": ("pixel_size_um", 1e-6),
     "focus_distance": ("focus_distance_mm", 1e-3),
+    "source_size": ("source_size_um", 1e-6),
+    "divergence": ("divergence_urad", 1e-6),
     "orientation": ("orientation", 1.0),
     "saturation": ("saturation", 1.0),
     "angle": ("angle_deg", np.pi / 180),
@@ -33,6 +35,8 @@ START_FIELDS: dict[str, tuple[str, float]] = {
     "distance": ("detector_distance_m", 1.0),
     "pixel_size": ("detector_pixel_size_m", 1.0),
     "focus_distance": ("focus_distance_m", 1.0),
+    "source_size": ("source_size_m", 1.0),
+    "divergence": ("divergence_rad", 1.0),
     "orientation": ("detector_orientation", 1.0),
     "saturation": ("detector_saturation", 1.0),
     "angle": ("rotation_angle_deg", np.pi / 180),
@@ -45,6 +49,7 @@ EVENT_FIELDS: dict[str, tuple[str, str]] = {
     "position_x": ("position_x_key", "sample_x"),
     "position_y": ("position_y_key", "sample_y"),
     "distance": ("distance_key", "detector_distance"),
+    "focus_distance": ("focus_distance_key", "focus_distance"),
 }
 """Field → key of the start document that names the data key in the events, and the data key where it does not."""
 

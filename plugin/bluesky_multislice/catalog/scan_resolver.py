@@ -11,6 +11,8 @@ Metadata contract. The start document may hold
                               ``near_field``
 ``numerical_aperture``        and other ``fields`` that only one technique has, under their own names, SI units
 ``focus_distance_m``          focus to rotation axis, m; absent is a parallel beam
+``source_size_m``             σ of the spot in the focus of a cone beam, m; absent is 0
+``divergence_rad``            σ of the directions of a parallel beam, rad; absent is 0
 ``detector_orientation``      one of the eight of ``frames.Orientation``; absent is ``as_is``
 ``detector_saturation``       stored value from which a pixel is saturated; absent is the integer type's largest
 ``detector_image``            data key of the frames; absent is the only image of the primary stream
@@ -18,6 +20,7 @@ Metadata contract. The start document may hold
 ``angle_key``                 data key of the angle in the events; absent is ``rotation_angle``
 ``position_x_key``, ``_y_``   data keys of the **sample's** translation (CXI's sense); absent ``sample_x``, ``sample_y``
 ``distance_key``              data key of a distance for each view; absent is ``detector_distance``
+``focus_distance_key``        data key of a focus distance for each view; absent is ``focus_distance``
 ``multislice``                ``{auto: bool, recipe: {…}}``
 ============================  ===============================================================================
 
@@ -100,12 +103,15 @@ def _geometry(lookup: RunLookup, frames: Frames, key: NDArray[np.int_], warnings
     if focus is None:
         lookup.sources["focus_distance"] = "absent: parallel beam"
     regime = _regime(lookup, technique, focus is not None, warnings)
+    blurs = {name: lookup.find(name) for name in ("source_size", "divergence")}
+    beam = Beam(
+        wavelength_m_from_energy(_energy_ev(lookup)),
+        None if focus is None else _focus_distance_m(lookup, focus, key),
+        *(0.0 if found is None else _one(lookup, name, found) for name, found in blurs.items()),
+    )
     return ScanGeometry(
         technique=technique.name,
-        beam=Beam(
-            wavelength_m_from_energy(_energy_ev(lookup)),
-            None if focus is None else _one(lookup, "focus_distance", focus),
-        ),
+        beam=beam,
         detector=Detector(frames.shape, _pixel_size_m(lookup), regime, imaged=technique.imaged),
         distance_m=_by_view(lookup, "distance", lookup.require("distance"), key),
         angle_rad=_by_view(lookup, "angle", lookup.require("angle"), key),
@@ -250,6 +256,14 @@ def _pixel_size_m(lookup: RunLookup) -> tuple[float, float]:
             remedy="correct it there, or give pixel_size_um in the recipe's [scan] table.",
         )
     return float(pitch[0]), float(pitch[-1])
+
+
+def _focus_distance_m(
+    lookup: RunLookup, found: NDArray[np.float64], key: NDArray[np.int_]
+) -> float | tuple[float, ...]:
+    """Return one distance, or one a view where the sample was moved along the beam."""
+    by_view = _by_view(lookup, "focus_distance", found, key)
+    return tuple(by_view.tolist()) if np.ptp(by_view) > 0 else float(by_view[0])
 
 
 def _one(lookup: RunLookup, name: str, found: NDArray[np.float64]) -> float:

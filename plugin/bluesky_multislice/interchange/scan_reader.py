@@ -81,7 +81,7 @@ def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
     found = lookup.number("image_key", f"{DETECTOR}/image_key")
     key = np.zeros(data.shape[0], int) if found is None else np.atleast_1d(found).astype(int)
     position_m, technique = _positions_and_technique(lookup, key, warnings)
-    focus_distance_m = _focus_distance_m(lookup)
+    focus_distance_m = _focus_distance_m(lookup, key)
     frames = Frames(
         data,
         rows=np.flatnonzero(key == 0),
@@ -97,7 +97,7 @@ def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
     regime = _regime(lookup, technique, focus_distance_m is not None, warnings)
     geometry = ScanGeometry(
         technique=technique.name,
-        beam=Beam(wavelength_m_from_energy(_energy_ev(lookup)), focus_distance_m),
+        beam=Beam(wavelength_m_from_energy(_energy_ev(lookup)), focus_distance_m, *_source_blur(lookup)),
         detector=Detector(frames.shape, _pixel_size_m(lookup), regime, imaged=technique.imaged),
         distance_m=_by_view(lookup, "distance", distance, key),
         angle_rad=_angle_rad(lookup, key),
@@ -146,11 +146,27 @@ def _pixel_size_m(lookup: FieldLookup) -> tuple[float, float]:
     return lookup.single("pixel_size", y), lookup.single("pixel_size", x)
 
 
-def _focus_distance_m(lookup: FieldLookup) -> float | None:
+def _focus_distance_m(lookup: FieldLookup, key: NDArray) -> float | tuple[float, ...] | None:
     override = None if lookup.values.focus_distance_mm is None else lookup.values.focus_distance_mm * 1e-3
     place = f"{SOURCE}/focus_distance"
     found = lookup.number("focus_distance", place, override=override, override_name="focus_distance_mm")
-    return None if found is None else lookup.single("focus_distance", found)
+    if found is None or found.ndim == 0:
+        return None if found is None else float(found)
+    by_view = _by_view(lookup, "focus_distance", found, key)
+    return tuple(by_view.tolist()) if np.ptp(by_view) > 0 else float(by_view[0])
+
+
+def _source_blur(lookup: FieldLookup) -> tuple[float, float]:
+    """Return the source size in metres and the divergence in radians."""
+    found = []
+    for name, given, recipe_name in (
+        ("source_size", lookup.values.source_size_um, "source_size_um"),
+        ("divergence", lookup.values.divergence_urad, "divergence_urad"),
+    ):
+        override = None if given is None else given * 1e-6
+        value = lookup.number(name, f"{SOURCE}/{name}", override=override, override_name=recipe_name)
+        found.append(0.0 if value is None else lookup.single(name, value))
+    return found[0], found[1]
 
 
 def _saturation(lookup: FieldLookup) -> float | None:

@@ -36,8 +36,13 @@ def write_scan(path: Path, scan: Scan, *, files: Sequence[FrameFile] | None = No
         file["number_of_entries"] = 1
         file[f"{ENTRY}/technique"] = geometry.technique
         file[f"{SOURCE}/energy"] = energy_joule_from_ev(energy_ev_from_wavelength(geometry.beam.wavelength_m))
-        if geometry.beam.focus_distance_m is not None:
-            file[f"{SOURCE}/focus_distance"] = geometry.beam.focus_distance_m
+        focus = geometry.beam.focus_distance_m
+        if focus is not None:
+            each = isinstance(focus, tuple)
+            file[f"{SOURCE}/focus_distance"] = np.pad(focus, (0, padding), mode="edge") if each else focus
+        for name, value in (("source_size", geometry.beam.source_size_m), ("divergence", geometry.beam.divergence_rad)):
+            if value:
+                file[f"{SOURCE}/{name}"] = value
         for name, field in technique_fields().items():
             if name in geometry.values:
                 file[f"{ENTRY}/{field.place}"] = geometry.values[name]

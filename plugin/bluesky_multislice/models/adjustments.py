@@ -16,6 +16,9 @@ class Adjustments:
         axis_shift_m: (angle, 2) added to the position (y, x) of all views at an angle, metres.
         intensity: (angle,) factor on the expected intensity of all views at an angle.
         distance_m: (distance,) added to each effective distance, metres; near field only.
+        distance_shift_m: (distance, 2) by which the frames of a distance are moved (y, x), metres at the object.
+        distance_magnification: (distance,) part by which the frames of a distance are larger about their middle.
+        distance_rotation_rad: (distance,) turn of the frames of a distance about their middle, from x towards y.
         angle_rad: (angle,) added to each rotation angle, radians.
         tilt_rad: (2,) tilt (α, γ) of the rotation axis, radians, see ``optics.rotate``.
         slice_thickness_m: () or (slice,) added to the thickness of the slices, metres; the volume's middle stays.
@@ -26,6 +29,9 @@ class Adjustments:
     axis_shift_m: Tensor | None = None
     intensity: Tensor | None = None
     distance_m: Tensor | None = None
+    distance_shift_m: Tensor | None = None
+    distance_magnification: Tensor | None = None
+    distance_rotation_rad: Tensor | None = None
     angle_rad: Tensor | None = None
     tilt_rad: Tensor | None = None
     slice_thickness_m: Tensor | None = None

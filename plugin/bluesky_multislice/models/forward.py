@@ -14,23 +14,16 @@ from torch.nn import functional
 
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
-from bluesky_multislice.models.registry import technique_of
+from bluesky_multislice.models.camera import Camera
 from bluesky_multislice.optics import (
     PROPAGATIONS,
     Interpolation,
-    Kernel,
     absorbing_margin,
-    bin_pixels,
-    blur,
-    far_field,
-    near_field,
     planes_of_slices,
-    point_spread_transfer,
     propagator,
     rotate,
     shift_transfer,
 )
-from bluesky_multislice.optics.conventions import frequencies
 
 Edges = Literal["periodic", "outgoing"]
 
@@ -50,7 +43,7 @@ class ForwardModel(nn.Module):
         slices: slices that the volume's planes are binned to along the beam; they need not divide them evenly.
         propagation: name of a propagation in ``optics.PROPAGATIONS``; projection takes one slice.
         options: further keywords of that propagation.
-        margin: pixels that the window has around the frame on every side, against wrap-around.
+        margin: pixels that the window has around the field on every side, against wrap-around.
         edges: ``periodic``, or ``outgoing``: light leaves at the window's edges, in ``margin`` or an eighth of it.
         interpolation: how the sample is turned, see ``optics.rotate``.
         oversampling: pixels of ``geometry`` on a side of each pixel of the frames that come out.
@@ -60,7 +53,8 @@ class ForwardModel(nn.Module):
     Attributes:
         angles_rad: (angle,) distinct rotation angles.
         angle_of: (view,) which of them a view has.
-        effective_distances_m: (distance,) distinct effective distances to the detector.
+        camera: makes frames of the exit waves.
+        effective_distances_m: (distance,) distinct effective distances to the detector, one for each way there.
         far_field: whether frames are diffraction patterns.
         frame: pixels (y, x) of the frames that come out.
         pixel_m: pitch (y, x) of the window.
@@ -70,9 +64,7 @@ class ForwardModel(nn.Module):
 
     _to_entrance: Tensor
     _to_detector: Tensor
-    _optics: Tensor | None
     _absorber: Tensor | None
-    _point_spread: Tensor | None
 
     def __init__(
         self,
@@ -97,52 +89,39 @@ class ForwardModel(nn.Module):
         planes = planes_of_slices(grid.shape[0], self.slices)
         self.slice_thickness_m = [number * grid.voxel_size_m[0] for number in planes]
         self.wavelength_m = geometry.beam.wavelength_m
-        self.far_field = geometry.detector.regime == "far_field"
-        ny, nx = geometry.detector.shape
+        ny, nx = geometry.field_shape
         self.window = (ny + 2 * margin, nx + 2 * margin)
-        self.frame = (ny // oversampling, nx // oversampling)
         self.pixel_m = (grid.voxel_size_m[1], grid.voxel_size_m[2])
         self.angles_rad, self.angle_of = np.unique(geometry.angle_rad, return_inverse=True)
         self._let_out(propagation, edges)
         self._interpolation: Interpolation = interpolation
-        self._oversampling = oversampling
-        spread = None
-        if point_spread_pixels > 0:
-            spread = point_spread_transfer(self.window, point_spread_pixels * oversampling)
-        self.register_buffer("_point_spread", spread, persistent=False)
+        self.camera = Camera(
+            geometry,
+            window=self.window,
+            pixel_m=self.pixel_m,
+            margin=margin,
+            oversampling=oversampling,
+            point_spread_pixels=point_spread_pixels,
+            precision=precision,
+        )
+        self.effective_distances_m = self.camera.effective_distances_m
+        self.far_field, self.frame = self.camera.far_field, self.camera.frame
         self._first = self._first_pixels(geometry.position_m)
-        self.effective_distances_m, self._distance_of = np.unique(geometry.effective_distance_m, return_inverse=True)
         thickness = torch.tensor(grid.thickness_m, dtype=torch.float64)
         distances = torch.as_tensor(self.effective_distances_m)
-        # The scaling theorem of the cone beam is one of Fresnel's kernel; a lens shows the field as it is.
-        self._way_out: Kernel = "angular_spectrum" if geometry.detector.imaged else "fresnel"
-        self.register_buffer("_optics", self._optics_of(geometry), persistent=False)
-        self.register_buffer("_to_entrance", self._transfer(-thickness / 2, "angular_spectrum"), persistent=False)
-        self.register_buffer("_to_detector", self._ways(distances - thickness / 2), persistent=False)
+        self.register_buffer("_to_entrance", self._entrance(-thickness / 2), persistent=False)
+        self.register_buffer("_to_detector", self.camera.ways(distances - thickness / 2), persistent=False)
 
-    def _transfer(self, distance_m: Tensor, kernel: Kernel) -> Tensor:
+    def _entrance(self, distance_m: Tensor) -> Tensor:
+        """Return the transfer function (y, x) from z = 0 over a distance."""
         transfer = propagator(
             self.window,
             pixel_size_m=self.pixel_m,
             wavelength_m=self.wavelength_m,
             distance_m=distance_m,
-            kernel=kernel,
             band_limit=True,
         )
         return transfer.to(self._precision.to_complex())
-
-    def _ways(self, distances_m: Tensor) -> Tensor:
-        """Return the transfer functions (distance, y, x) from the exit plane to the detector."""
-        ways = torch.stack([self._transfer(distance, self._way_out) for distance in distances_m])
-        return ways if self._optics is None else ways * self._optics
-
-    def _optics_of(self, geometry: ScanGeometry) -> Tensor | None:
-        """Return the transfer function (y, x) of what stands between sample and detector, None where nothing does."""
-        optics = technique_of(geometry).optics
-        if optics is None:
-            return None
-        fy, fx = (frequencies(n, pitch) for n, pitch in zip(self.window, self.pixel_m, strict=True))
-        return optics(geometry, fy[:, None], fx).to(self._precision.to_complex())
 
     def _let_out(self, propagation: str, edges: Edges) -> None:
         """Have light leave at the edges: finite difference has a layer of its own, others multiply with a mask."""
@@ -298,10 +277,10 @@ class ForwardModel(nn.Module):
         distances = torch.as_tensor(self.effective_distances_m, device=self._to_entrance.device)
         distances = distances if further is None else distances + further
         if more is None:
-            return thickness, self._to_entrance, self._ways(distances - self.grid.thickness_m / 2)
+            return thickness, self._to_entrance, self.camera.ways(distances - self.grid.thickness_m / 2)
         thickness = distances.new_tensor(thickness) + more
         half = thickness.sum() / 2
-        return thickness, self._transfer(-half, "angular_spectrum"), self._ways(distances - half)
+        return thickness, self._entrance(-half), self.camera.ways(distances - half)
 
     def _expect(
         self,
@@ -315,10 +294,8 @@ class ForwardModel(nn.Module):
     ) -> Tensor:
         thickness, to_entrance, to_detector = self._lengths(adjustments)
         modes = (torch.fft.fft2(probe) * to_entrance)[:, None]
-        to_detector = to_detector[self._distance_of[views]]
         if fraction is not None:
-            shift = shift_transfer(self.window, fraction)
-            modes, to_detector = modes * shift, to_detector * shift.conj()
+            modes = modes * shift_transfer(self.window, fraction)
         entrance = torch.fft.ifft2(modes).expand(-1, len(views), -1, -1)
         wave = self._propagate(
             entrance.flatten(0, 1),
@@ -331,9 +308,4 @@ class ForwardModel(nn.Module):
             absorber=self._absorber,
             **self._options,
         ).unflatten(0, (len(modes), -1))
-        intensity = (far_field(wave) if self.far_field else near_field(wave, to_detector)).sum(0)
-        if self._point_spread is not None:
-            intensity = blur(intensity, self._point_spread)
-        m = self.margin
-        frames = intensity[:, m : self.window[0] - m, m : self.window[1] - m]
-        return bin_pixels(frames, (self._oversampling, self._oversampling)) if self._oversampling > 1 else frames
+        return self.camera(wave, to_detector, fraction, views, adjustments)

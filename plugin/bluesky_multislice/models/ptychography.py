@@ -32,7 +32,8 @@ def probe_of_mean_frame(
         return propagate(embed(amplitude.numpy(), window), distance_m=way, **optics)
     focus = torch.fft.ifft2(torch.fft.ifftshift(amplitude, dim=(-2, -1)), norm="ortho")
     focus = torch.fft.fftshift(focus, dim=(-2, -1))
-    return propagate(focus, distance_m=geometry.beam.focus_distance_m or 0.0, **optics)
+    distance_m = 0.0 if geometry.focus_distance_m is None else float(geometry.focus_distance_m[0])
+    return propagate(focus, distance_m=distance_m, **optics)
 
 
 PTYCHOGRAPHY = Technique(

@@ -2,6 +2,7 @@
 
 import functools
 
+from bluesky_multislice.optics.affine import affine
 from bluesky_multislice.optics.detection import (
     bin_pixels,
     blur,
@@ -44,6 +45,7 @@ __all__ = [
     "Interpolation",
     "Kernel",
     "absorbing_margin",
+    "affine",
     "apply_transfer",
     "bin_pixels",
     "blur",

@@ -1,5 +1,7 @@
 """What a recipe may not ask of a scan."""
 
+import numpy as np
+
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.recipe import Recipe
@@ -7,8 +9,13 @@ from bluesky_multislice.recipe import Recipe
 
 def check_refinement(recipe: Recipe, geometry: ScanGeometry, several_angles: bool) -> None:
     """Refuse what the frames of a scan do not depend on."""
+    far_field = geometry.detector.regime == "far_field"
+    one_distance = far_field or len(np.unique(geometry.effective_distance_m)) == 1
     senseless = {
-        "distance": geometry.detector.regime == "far_field",
+        "distance": far_field,
+        "distance_shift": one_distance,
+        "distance_magnification": one_distance,
+        "distance_rotation": one_distance,
         "slice_spacing": several_angles or recipe.depth_um is None,
         "angle": not several_angles,
         "tilt": not several_angles,
@@ -17,8 +24,9 @@ def check_refinement(recipe: Recipe, geometry: ScanGeometry, several_angles: boo
     refused = [name for name in recipe.refine.quantities if senseless.get(name, False)]
     if refused:
         raise PlanError(
-            "The distance is refined in the near field, slice_spacing at one angle with a depth_um, angle and tilt at "
-            "several angles, and one background.",
+            "The distance is refined in the near field, what its frames do against the first one's with several "
+            "distances, slice_spacing at one angle with a depth_um, angle and tilt at several angles, and one "
+            "background.",
             got=f"{', '.join(refused)} for {'several angles' if several_angles else 'one angle'} in the "
             f"{geometry.detector.regime.replace('_', ' ')}.",
             remedy="leave them out of refine.quantities.",

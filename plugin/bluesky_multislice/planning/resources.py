@@ -34,8 +34,8 @@ def memory_bytes(
     waves_kept: int,
 ) -> int:
     """Return the bytes of one rank: volume-sized state, its frames, and waves of a batch of views."""
-    ny, nx = geometry.detector.shape
-    frames = geometry.views * ny * nx * 4 // ranks
+    ny, nx = geometry.field_shape
+    frames = geometry.views * math.prod(geometry.detector.shape) * 4 // ranks
     waves = 8 * batch * (ny + 2 * margin) * (nx + 2 * margin) * (8 + waves_kept) * modes
     transmissions = 8 * math.prod(grid.shape[1:]) * max(waves_kept, 1)
     return math.prod(grid.shape) * _BYTES_A_VOXEL + frames + waves + transmissions

@@ -36,12 +36,12 @@ def window_margin(
     """
     if geometry.detector.regime == "far_field":
         return 0
-    pixel, frame = min(geometry.object_pixel_m), max(geometry.detector.shape)
+    pixel, frame = min(geometry.object_pixel_m), max(geometry.field_shape)
     wavelength, distance = geometry.beam.wavelength_m, float(np.abs(geometry.effective_distance_m).max())
     walk = wavelength * distance / (2 * pixel) / pixel
     halo = halo_pixels(accuracy, wavelength_m=wavelength, distance_m=distance, pixel_size_m=pixel)
     margin = max(least, math.ceil(min(walk, halo, most * frame)))
-    while margin % multiple_of or any(next_fast_len(n + 2 * margin) != n + 2 * margin for n in geometry.detector.shape):
+    while margin % multiple_of or any(next_fast_len(n + 2 * margin) != n + 2 * margin for n in geometry.field_shape):
         margin += 1
     return margin
 
@@ -61,7 +61,7 @@ def tiles_of(geometry: ScanGeometry, grid: VolumeGrid, margin: int, accuracy: fl
         pixel_size_m=min(geometry.object_pixel_m),
     )
     least = max(_LEAST_TILE, 4 * halo)
-    ny, nx = (max(1, (n + 2 * margin) // least) for n in geometry.detector.shape)
+    ny, nx = (max(1, (n + 2 * margin) // least) for n in geometry.field_shape)
     return (ny, nx), halo
 
 
@@ -89,7 +89,7 @@ def _lateral(geometry: ScanGeometry, margin: int, several_angles: bool) -> tuple
     if several_angles:
         center[1], high[1] = 0.0, np.abs(geometry.position_m[:, 1]).max()
         low[1] = -high[1]
-    frame = np.array(geometry.detector.shape) + (2 * margin if technique_of(geometry).overlapping else 0)
+    frame = np.array(geometry.field_shape) + (2 * margin if technique_of(geometry).overlapping else 0)
     extent = np.ceil((high - low) / np.array(geometry.object_pixel_m) - 1e-3).astype(int) + frame
     return (int(extent[0]), int(extent[1])), (float(center[0]), float(center[1]))
 

@@ -37,6 +37,12 @@ def earlier_plans(recipe: Recipe, geometry: ScanGeometry, plan: Plan) -> tuple[P
             got=f"frames of {geometry.detector.shape} for a fit {factors[0]} times coarser.",
             remedy="ask for fewer coarse_levels.",
         )
+    if factors and factors[0] > 1 and geometry.field_shape != geometry.detector.shape:
+        raise PlanError(
+            "A coarser fit needs frames of one magnification.",
+            got=f"frames that cover {geometry.detector.shape} to {geometry.field_shape} pixels of the finest.",
+            remedy="leave coarse_levels out.",
+        )
     along_z = factors if len(np.unique(geometry.angle_rad)) > 1 else [1] * len(factors)
     propagation = recipe.first_propagation or plan.propagation
     return tuple(

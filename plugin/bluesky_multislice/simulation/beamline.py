@@ -136,8 +136,8 @@ def start_document(geometry: ScanGeometry) -> dict[str, Any]:
         "detector_image": CAMERA,
     }
     document |= geometry.values
-    if geometry.beam.focus_distance_m is not None:
-        document["focus_distance_m"] = geometry.beam.focus_distance_m
+    if geometry.focus_distance_m is not None:
+        document["focus_distance_m"] = float(geometry.focus_distance_m[0])
     return document
 
 

@@ -14,6 +14,9 @@ Quantity = Literal[
     "axis_shift",
     "intensity",
     "distance",
+    "distance_shift",
+    "distance_magnification",
+    "distance_rotation",
     "defocus",
     "angle",
     "tilt",
@@ -80,6 +83,10 @@ _RULES: dict[Quantity, _Rule] = {
     "intensity": _Rule(0.005, -0.5, 0.5, of_views=True),
     "distance": _Rule(0.001, -0.1, 0.1),
     "slice_spacing": _Rule(0.005, -0.5, 0.5),
+    # Pixels of the volume, at the frames' edge where they are magnified or turned.
+    "distance_shift": _Rule(0.05, -1, 1),
+    "distance_magnification": _Rule(0.05, -10, 10),
+    "distance_rotation": _Rule(0.05, -10, 10),
     # Depths of field.
     "defocus": _Rule(0.05, -20, 20),
     # Turns by which the edge of the volume moves by a pixel.
@@ -99,13 +106,13 @@ def make_quantity(
     Args:
         name: which.
         model: the forward model.
-        furthest_pixels: bound of positions and axis shifts.
+        furthest_pixels: bound of positions, axis shifts and shifts of a distance.
         probe_refined: whether the probe moves too, so that it can take over changes of position and intensity.
         device: where the values are kept.
     """
     rule = _RULES[name]
     shape, unit = _shape_and_unit(name, model)
-    reach = furthest_pixels if name in ("positions", "axis_shift") else 1.0
+    reach = furthest_pixels if name in ("positions", "axis_shift", "distance_shift") else 1.0
     return Refined(
         values=torch.zeros(shape, device=device),
         unit=unit.to(device, torch.float32) if isinstance(unit, Tensor) else unit,
@@ -119,12 +126,16 @@ def make_quantity(
 def _shape_and_unit(name: Quantity, model: ForwardModel) -> tuple[tuple[int, ...], float | Tensor]:
     """Return the shape of the values, and one unit in SI."""
     angles, distances_m = len(model.angles_rad), torch.as_tensor(model.effective_distances_m)
-    pixel_m, turn_rad = model.pixel_m[1], 2 / max(model.grid.shape)
+    pixel_m, turn_rad, edge = model.pixel_m[1], 2 / max(model.grid.shape), 2 / max(model.frame)
     return {
         "positions": ((len(model.angle_of), 2), pixel_m),
         "axis_shift": ((angles, 2), pixel_m),
         "intensity": ((angles,), 1.0),
-        "distance": ((len(distances_m),), distances_m),
+        # Parts of where it is out of focus, where a lens images a plane in the sample.
+        "distance": ((len(distances_m),), distances_m.abs().clamp(min=depth_of_field_m(pixel_m, model.wavelength_m))),
+        "distance_shift": ((len(distances_m), 2), pixel_m),
+        "distance_magnification": ((len(distances_m),), edge),
+        "distance_rotation": ((len(distances_m),), edge),
         "defocus": ((), depth_of_field_m(pixel_m, model.wavelength_m)),
         "angle": ((angles,), turn_rad),
         "tilt": ((2,), turn_rad),
@@ -139,7 +150,8 @@ def _gauge(name: Quantity, model: ForwardModel, probe_refined: bool) -> tuple[Te
 
     Positions (y, x) that all move along y move the volume; those that move along x with the cosine and the sine of the
     angle do so, too. In the far field all can move along x where the probe moves the other way. A probe takes over an
-    intensity that all angles share, and a volume an angle.
+    intensity that all angles share, and a volume an angle. A volume that is moved, larger or turned takes over what all
+    distances share: the first one is what the others are measured against.
     """
     angles = torch.as_tensor(model.angles_rad)
     same = torch.ones(len(angles), 1)
@@ -149,6 +161,9 @@ def _gauge(name: Quantity, model: ForwardModel, probe_refined: bool) -> tuple[Te
             moves.append(torch.ones_like(angles))
         rows = torch.as_tensor(model.angle_of) if name == "positions" else torch.arange(len(angles))
         return _orthonormal(same[rows]), _orthonormal(torch.stack(moves, 1)[rows])
+    if name in ("distance_shift", "distance_magnification", "distance_rotation"):
+        first = torch.eye(len(model.effective_distances_m))[:, :1]
+        return (first, first) if name == "distance_shift" else (first,)
     return (_orthonormal(same),) if name == "angle" or (name == "intensity" and probe_refined) else ()
 
 

@@ -27,7 +27,7 @@ class RefinementSettings:
         quantities: their names; none by default.
         from_epoch: first epoch in which they move, from 1.
         strength: factor on their steps.
-        furthest_pixels: most that positions and axis shifts may move, in pixels of the volume.
+        furthest_pixels: most that positions, axis shifts and shifts of a distance may move, in pixels of the volume.
     """
 
     quantities: tuple[Quantity, ...] = ()
@@ -100,6 +100,9 @@ class Refinement:
             axis_shift_m=found.get("axis_shift"),
             intensity=1 + found["intensity"] if "intensity" in found else None,
             distance_m=found.get("distance"),
+            distance_shift_m=found.get("distance_shift"),
+            distance_magnification=found.get("distance_magnification"),
+            distance_rotation_rad=found.get("distance_rotation"),
             angle_rad=found.get("angle"),
             tilt_rad=found.get("tilt"),
             slice_thickness_m=found.get("slice_spacing"),

@@ -44,7 +44,8 @@ class Solution:
         held_back_r_factor: the same of the frames held back; None where there are none.
         differences: what was refined beside volume and probe, by name (``Quantity``), as differences from the scan: SI
             units, a part for intensities, the frames' units for backgrounds. Positions (view, 2), axis shifts (angle,
-            2), intensities and angles (angle,), distances (distance,), tilt (2,), slice spacing (slice,), backgrounds
+            2), intensities and angles (angle,), distances (distance,), their shifts (distance,
+            2), magnifications and rotations (distance,), tilt (2,), slice spacing (slice,), backgrounds
             () or (y, x).
     """
 

@@ -17,7 +17,7 @@ def cylinder_support(geometry: ScanGeometry, grid: VolumeGrid) -> Tensor:
         geometry: the scan.
         grid: the volume; about the axis along z and x.
     """
-    reach_y, reach_x = (n / 2 * p for n, p in zip(geometry.detector.shape, geometry.object_pixel_m, strict=True))
+    reach_y, reach_x = (n / 2 * p for n, p in zip(geometry.field_shape, geometry.object_pixel_m, strict=True))
     bottom, top, radius = -torch.inf, torch.inf, torch.inf
     for angle in set(geometry.angle_rad.tolist()):
         y, x = geometry.position_m[geometry.angle_rad == angle].T

@@ -19,6 +19,9 @@ EVERYTHING = {
     "axis_shift": (ANGLES, 2),
     "intensity": (ANGLES,),
     "distance": (1,),
+    "distance_shift": (2, 2),
+    "distance_magnification": (2,),
+    "distance_rotation": (2,),
     "defocus": (),
     "angle": (ANGLES,),
     "tilt": (2,),
@@ -38,8 +41,10 @@ SETTINGS = FitSettings(
 )
 
 
-def model():
+def model(several_distances=False):
     scan, grid = hologram_geometry(n=N, angles=ANGLES), VolumeGrid((N, N, N), (VOXEL_M, VOXEL_M, VOXEL_M))
+    if several_distances:
+        scan = replace(scan, distance_m=scan.distance_m * (1 + np.arange(ANGLES) % 2))
     return ForwardModel(scan, grid, slices=2)
 
 
@@ -51,7 +56,8 @@ def probe():
 def unknowns(*quantities, probe_step=0.0, **settings):
     refinement = RefinementSettings(quantities, **settings)
     fit = replace(SETTINGS, refinement=refinement, probe_step=probe_step)
-    return Unknowns(model(), probe(), fit, torch.device("cpu"))
+    several = any(name.startswith("distance_") for name in quantities)
+    return Unknowns(model(several), probe(), fit, torch.device("cpu"))
 
 
 def pushed(name, gradient, steps=1, **settings):
@@ -60,7 +66,10 @@ def pushed(name, gradient, steps=1, **settings):
     for _ in range(steps):
         moved.gradients()[-1].add_(gradient)
         moved.step()
-    unit = make_quantity(name, model(), furthest_pixels=2.0, probe_refined=False, device=torch.device("cpu")).unit
+    several = name.startswith("distance_")
+    unit = make_quantity(
+        name, model(several), furthest_pixels=2.0, probe_refined=False, device=torch.device("cpu")
+    ).unit
     return moved.differences[name] / unit
 
 
@@ -92,7 +101,15 @@ def test_a_step_is_in_the_quantitys_own_unit():
 
 @pytest.mark.parametrize(
     ("name", "settings", "bound"),
-    [("positions", {"furthest_pixels": 0.3}, 0.3), ("axis_shift", {}, 2.0), ("distance", {}, 0.1), ("tilt", {}, 20.0)],
+    [
+        ("positions", {"furthest_pixels": 0.3}, 0.3),
+        ("axis_shift", {}, 2.0),
+        ("distance", {}, 0.1),
+        ("distance_shift", {"furthest_pixels": 3.0}, 3.0),
+        ("distance_magnification", {}, 10.0),
+        ("distance_rotation", {}, 10.0),
+        ("tilt", {}, 20.0),
+    ],
 )
 def test_no_quantity_goes_beyond_its_bound(name, settings, bound):
     gradient = torch.ones(EVERYTHING[name])
@@ -199,3 +216,10 @@ def test_a_copy_holds_the_quantities_too():
         saved[-1].fill_(torch.nan)
     moved.restore(saved)
     assert not moved.finite()
+
+
+@pytest.mark.parametrize("name", ["distance_shift", "distance_magnification", "distance_rotation"])
+def test_the_first_distance_is_what_others_are_measured_against(name):
+    moved = pushed(name, 1.0, 3)
+    assert not moved[0].any()
+    assert bool((moved[1] < -0.05).all())
