@@ -33,6 +33,8 @@ class FarFieldScan:
         phase: largest phase of the object, radians.
         photons: a pattern on average.
         modes: mutually incoherent copies of the probe, side by side.
+        flicker: rms change of the beam's intensity from view to view, as a part of its amplitude.
+        breathing: rms shift of the focus from view to view, depths of focus.
         stop: whether a beam stop, a gap between modules and dead pixels hide a part of the patterns.
         seed: of the object, positions and noise.
     """
@@ -46,6 +48,8 @@ class FarFieldScan:
     phase: float = 1.0
     photons: float = 1e6
     modes: int = 1
+    flicker: float = 0.0
+    breathing: float = 0.0
     stop: bool = False
     seed: int = 0
 
@@ -118,16 +122,25 @@ class FarFieldScan:
         return np.fft.fftshift(_back(self.pupils), axes=(-2, -1))
 
     @cached_property
+    def amplitude(self) -> NDArray[np.float64]:
+        """(view,) of the beam, relative to its mean."""
+        return 1 + self.flicker * np.random.default_rng([self.seed, 6]).normal(size=self.positions)
+
+    @cached_property
     def patterns(self) -> NDArray[np.float64]:
         """(view, y, x) expected intensities of one photon."""
         n, middle = 2 * self.detector, len(self.object) / 2
         f = (np.arange(n) - n // 2) / n
+        f2 = f[:, None] ** 2 + f**2
+        shift = np.random.default_rng([self.seed, 7]).normal(size=self.positions)
+        shift *= self.breathing * (self.detector / self.pupil) ** 2
         frames = np.empty((self.positions, self.detector, self.detector))
         for view, place in enumerate(self.position):
             # The wave's pixel n//2 lies at the position.
             start = np.floor(place + middle - n // 2).astype(int)
             part = place + middle - 0.5 - n // 2 - start
-            ramp = np.exp(-2j * np.pi * (f[:, None] * part[0] + f * part[1]))
+            ramp = np.exp(-2j * np.pi * (f[:, None] * part[0] + f * part[1] + f2 * shift[view] / 2))
+            ramp = self.amplitude[view] * ramp
             probe = np.fft.fftshift(_back(self.pupils * ramp), axes=(-2, -1))
             rows, columns = (np.arange(at, at + n).clip(0, len(self.object) - 1) for at in start)
             exit_wave = probe * self.object[np.ix_(rows, columns)]

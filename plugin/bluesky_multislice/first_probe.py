@@ -142,6 +142,6 @@ def _focus_distances_m(
 
 def _short_fit(geometry: ScanGeometry, plan: Plan, probe: Tensor, sets: list[ViewSet], mesh: Mesh) -> Solution:
     thin = replace(plan, propagation="projection", slices=1)
-    settings = replace(plan.fit, epochs=_TRIED_EPOCHS, refinement=RefinementSettings())
+    settings = replace(plan.fit, epochs=_TRIED_EPOCHS, refinement=RefinementSettings(), probe_variations=0)
     unknowns = Unknowns(thin.forward_model(geometry).to(mesh.device), probe, settings, mesh.device)
     return fit(unknowns, sets[0], sets[1], settings, mesh, lambda epoch: None)

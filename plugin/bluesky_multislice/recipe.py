@@ -203,6 +203,13 @@ class Recipe(BaseModel):
         description="Mutually incoherent probe modes. None: three where ptychography at one angle refines the probe, "
         "else one or those of a given probe.",
     )
+    probe_variations: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="Shapes by which the probe's first mode may change from frame to frame, each with a weight of its "
+        "own a frame (orthogonal probe relaxation); for beams that wander or flicker. 0: none.",
+    )
     absorption: bool = Field(default=True, description="Reconstruct β as well as δ; otherwise β = 0.")
     positivity: bool | None = Field(
         default=None, description="Keep δ and β from going negative. None: yes for several angles."

@@ -30,9 +30,8 @@ STRAY, BRIGHTER = 0.1, np.repeat(np.float32([1.0, 1.05]), VIEWS // 2)
 REFINED = ("positions", "axis_shift", "intensity", "background")
 
 
-def measure():
+def measure(angles):
     """Return the scan of a random volume, stray light and a brighter angle in it, and the model."""
-    angles = np.repeat([0.0, 0.8], VIEWS // 2)
     scan = ScanGeometry(
         "holography",
         Beam(1.0),
@@ -66,12 +65,15 @@ def figures(solution):
 
 
 def main(path):
-    measured, model = measure()
+    measured, model = measure(np.repeat([0.0, 0.8], VIEWS // 2))
+    one_angle = measure(np.zeros(VIEWS))
+    weighted = replace(SETTINGS, optimiser="weighted", probe_step=2.0, probe_variations=2)
     refining = replace(SETTINGS, probe_step=0.02, refinement=RefinementSettings(REFINED))
     with join_mesh("cpu") as mesh:
         solutions = {
             "known": fitted(measured, model, SETTINGS, mesh),
             "refined": fitted(measured, model, refining, mesh),
+            "weighted": fitted(*one_angle, weighted, mesh),
         }
         if mesh.rank == 0:
             found = {f"{case}/{name}": value for case, one in solutions.items() for name, value in figures(one).items()}

@@ -8,7 +8,7 @@ import torch
 
 from bluesky_multislice import optics
 from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
-from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.models import Adjustments, ForwardModel
 
 WAVELENGTH_M, PIXEL_M, N, PLANES = 1.0, 2.0, 32, 6
 LIGHT = {"wavelength_m": WAVELENGTH_M, "pixel_size_m": (PIXEL_M, PIXEL_M)}
@@ -102,6 +102,17 @@ def test_probe_modes_add_as_intensities(regime):
     model, modes = model_of(geometry(regime=regime)), probe(modes=3)
     together = model(*blobs(), modes, [0])
     assert relative(together, sum(model(*blobs(), mode[None], [0]) for mode in modes)) < 1e-12
+
+
+@regimes
+def test_variations_are_added_to_the_first_mode_of_their_views(regime):
+    model, modes = model_of(geometry([(0.0, 0.0), (2.0, -3.0)], regime=regime)), probe(modes=3)
+    weights = torch.tensor([[0.5, -0.2], [0.0, 0.3]], dtype=torch.float64)
+    varied = Adjustments(variations=modes[1:], variation_of_view=weights)
+    seen = model(*blobs(), modes[:2], [0, 1], varied)
+    for view, (one, other) in enumerate(weights):
+        own = torch.stack([modes[0] + one * modes[1] + other * modes[2], modes[1]])
+        assert relative(seen[view : view + 1], model(*blobs(), own, [view])) < 1e-12
 
 
 @regimes

@@ -33,7 +33,7 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("case", ["known", "refined"])
+@pytest.mark.parametrize("case", ["known", "refined", "weighted"])
 @pytest.mark.parametrize("name", ["delta", "beta", "history", "r"])
 def test_shared_views_give_the_whole(results, ranks, case, name):
     whole, shared = (results[number][f"{case}/{name}"] for number in (1, ranks))
@@ -48,11 +48,18 @@ def test_quantities_of_all_views_are_refined_wherever_their_frames_lie(results, 
     assert np.linalg.norm(shared - whole) < 1e-3 * np.linalg.norm(whole)  # 5e-5 was measured
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_each_views_part_of_the_probes_variation_is_found_wherever_its_frame_lies(results, ranks):
+    whole, shared = (results[number]["weighted/variation_of_view"] for number in (1, ranks))
+    assert whole.any(axis=1).all()
+    assert np.linalg.norm(shared - whole) < 1e-3 * np.linalg.norm(whole)
+
+
 def test_frames_held_back_find_their_own_positions_on_whatever_rank_they_lie(results):
     assert results[2]["refined/positions"][:2].all()
 
 
-@pytest.mark.parametrize("case", ["known", "refined"])
+@pytest.mark.parametrize("case", ["known", "refined", "weighted"])
 def test_the_fit_explains_the_frames_better_each_epoch(results, case):
     fitted, held_back = results[1][f"{case}/history"].T
     assert (np.diff(fitted) < 0).all()

@@ -5,7 +5,8 @@
                         the rotation axis, ``energy_ev``, ``axes``
 ``/probe``              complex64 (mode, y, x) at z = 0, in the square root of the frames' units
 ``/positions``          float64 (view, 2), metres, (y, x), as refined
-``/refined``            group of what was refined, by its name in the recipe: differences from the scan in SI units
+``/refined``            group of what was refined, by its name in the recipe: differences from the scan in SI units;
+                        ``probe_variations`` complex64 (variation, y, x), ``variation_of_view`` (view, variation)
 ``/history``            group of 1-D columns: epoch, loss, held_back_loss, seconds, coarseness
 ``/shell_correlation``  where asked for, group of 1-D columns: frequency_per_m, correlation, half_bit
 ``/provenance``         JSON

@@ -22,6 +22,8 @@ class Adjustments:
         angle_rad: (angle,) added to each rotation angle, radians.
         tilt_rad: (2,) tilt (α, γ) of the rotation axis, radians, see ``optics.rotate``.
         slice_thickness_m: () or (slice,) added to the thickness of the slices, metres; the volume's middle stays.
+        variations: complex (variation, y, x) shapes that are added to the first mode of the probe at z = 0.
+        variation_of_view: (view, variation) how much of each shape a view's probe has.
         background: () or (y, x) intensity that is no light of the probe, in the units of |probe|².
     """
 
@@ -35,6 +37,8 @@ class Adjustments:
     angle_rad: Tensor | None = None
     tilt_rad: Tensor | None = None
     slice_thickness_m: Tensor | None = None
+    variations: Tensor | None = None
+    variation_of_view: Tensor | None = None
     background: Tensor | None = None
 
 

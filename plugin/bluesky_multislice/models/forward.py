@@ -294,6 +294,10 @@ class ForwardModel(nn.Module):
     ) -> Tensor:
         thickness, to_entrance, to_detector = self._lengths(adjustments)
         modes = (torch.fft.fft2(probe) * to_entrance)[:, None]
+        if adjustments.variations is not None and adjustments.variation_of_view is not None:
+            shapes = torch.fft.fft2(adjustments.variations) * to_entrance
+            own = torch.tensordot(adjustments.variation_of_view[views].to(shapes.dtype), shapes, 1)
+            modes = torch.cat([modes[:1] + own, modes[1:].expand(-1, len(views), -1, -1)])
         if fraction is not None:
             modes = modes * shift_transfer(self.window, fraction)
         entrance = torch.fft.ifft2(modes).expand(-1, len(views), -1, -1)

@@ -40,6 +40,7 @@ def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, v
         optimiser=optimiser,
         step=recipe.step,
         polish=recipe.polish,
+        probe_variations=recipe.probe_variations,
         absorption=recipe.absorption,
         positivity=positivity,
         seed=recipe.seed,

@@ -63,7 +63,7 @@ def _coarser(plan: Plan, factors: tuple[int, int, int], propagation: str) -> Pla
         slices=slices,
         margin=plan.margin // factor,
         halo=math.ceil(plan.halo / factor),
-        fit=replace(plan.fit, refinement=RefinementSettings(), polish=0),
+        fit=replace(plan.fit, refinement=RefinementSettings(), polish=0, probe_variations=0),
         shell_correlation=False,
         coarseness=factor,
     )

@@ -34,6 +34,12 @@ _FAR_OFF = 4.0
 Noise makes any misfit, but no fit of it gets this far: 1.7 was seen.
 """
 
+_LEAP = 1.5
+"""Misfit over the best epoch's, above which weighted descent goes back to that one and on with half its steps.
+
+Frames that contradict each other, by a beam that flickers, make steps too long that serve others.
+"""
+
 _LIGHT_FLOOR = 1.0
 """Light that counts for every voxel, relative to the most that one gets: what gets hardly any moves twofold."""
 
@@ -98,6 +104,9 @@ def fit(
             status = "converged" if judged is None else "overfitting_stopped"
             break
         unknowns.end_epoch()
+        if measure > _LEAP * best_loss and settings.optimiser == "weighted":
+            unknowns.restore(best)
+            unknowns.halve_steps()
     if start_loss is not None and best_loss >= start_loss:
         best, best_epoch = start, 0
         status = "diverged" if best_loss > _FAR_OFF * start_loss else status
@@ -160,7 +169,7 @@ def _follow(unknowns: Unknowns, held_back: ViewSet, settings: FitSettings) -> No
     """Let the positions of frames held back, and the like, follow the volume, which these frames do not move."""
     if unknowns.follows:
         for batch in held_back.batches(settings.batch_views, None):
-            unknowns.follow(misfit_of(unknowns, held_back, batch, settings))
+            unknowns.follow(misfit_of(unknowns, held_back, batch, settings), held_back.views[batch])
 
 
 @torch.no_grad()

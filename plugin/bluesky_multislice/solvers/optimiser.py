@@ -108,3 +108,8 @@ class ObjectOptimiser:
     def end_epoch(self) -> None:
         """Shorten the step."""
         self._epochs_done += 1
+
+    def halve_steps(self) -> None:
+        """Forget the momentum, and go on with half the length."""
+        self._length /= 2
+        self._method.state.clear()

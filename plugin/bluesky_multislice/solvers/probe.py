@@ -54,3 +54,8 @@ class ProbeOptimiser:
     def end_epoch(self) -> None:
         """Shorten the step."""
         self._epochs_done += 1
+
+    def halve_steps(self) -> None:
+        """Forget the momentum, and go on with half the length."""
+        self._step /= 2
+        self._method.state.clear()

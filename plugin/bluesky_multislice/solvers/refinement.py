@@ -120,16 +120,13 @@ class Refinement:
 
     @property
     def follows(self) -> bool:
-        """Whether there is anything that ``follow`` would move."""
-        return self.active and any(part.of_views for part in self._refined.values())
+        """Whether frames held back have values of their own that move."""
+        return self.active and bool(self.of_views)
 
-    def follow(self, misfit: Tensor) -> None:
-        """Add the gradients of frames that fit nothing else to what belongs to their views alone.
-
-        Without it the frames held back would keep the positions that were wrong, and judge a fit by these.
-        """
-        values = [part.values for part in self._refined.values() if part.of_views]
-        misfit.backward(inputs=values)
+    @property
+    def of_views(self) -> list[Tensor]:
+        """The values that belong to the frames of a view or an angle alone."""
+        return [part.values for part in self._refined.values() if part.of_views]
 
     @torch.no_grad()
     def step(self) -> None:

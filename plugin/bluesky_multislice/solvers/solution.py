@@ -46,7 +46,7 @@ class Solution:
             units, a part for intensities, the frames' units for backgrounds. Positions (view, 2), axis shifts (angle,
             2), intensities and angles (angle,), distances (distance,), their shifts (distance,
             2), magnifications and rotations (distance,), tilt (2,), slice spacing (slice,), backgrounds
-            () or (y, x).
+            () or (y, x), probe variations complex (variation, y, x) in the probe\'s unit and of views (view, variation).
     """
 
     delta: Tensor
@@ -66,9 +66,7 @@ class Solution:
         return replace(epoch, epoch=last.epoch + epoch.epoch, seconds=last.seconds + epoch.seconds)
 
     def with_probe_in(self, unit: float) -> "Solution":
-        """Return the same with the probe multiplied by ``unit``, and backgrounds by its square."""
-        differences = {
-            name: value * unit**2 if name.startswith("background") else value
-            for name, value in self.differences.items()
-        }
+        """Return the same with the probe multiplied by ``unit``, and its variations; backgrounds by its square."""
+        factors = {"background": unit**2, "background_map": unit**2, "probe_variations": unit}
+        differences = {name: value * factors.get(name, 1.0) for name, value in self.differences.items()}
         return replace(self, probe=self.probe * unit, differences=differences)

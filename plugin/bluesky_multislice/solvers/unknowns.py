@@ -6,7 +6,7 @@ every sample, energy and voxel. All steps shorten by a cosine.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,12 @@ from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OptimiserName
 from bluesky_multislice.solvers.probe import ProbeOptimiser
+from bluesky_multislice.solvers.probe_variation import ProbeVariation
 from bluesky_multislice.solvers.refinement import Refinement, RefinementSettings
 from bluesky_multislice.solvers.regularisers import Priors, bound
+
+_FIRST_OF_VARIATIONS = 3
+"""First epoch in which the probe may change along the scan: before, it would take over what the object explains."""
 
 _LAST_STEP = 0.02
 """Step of the last epoch, relative to the first's."""
@@ -47,6 +51,7 @@ class FitSettings:
         optimiser: what moves the object.
         step: factor on the object's step where that comes from the data.
         polish: steps of conjugate gradients over all frames after the epochs.
+        probe_variations: shapes by which the probe may change from view to view.
     """
 
     epochs: int
@@ -63,6 +68,7 @@ class FitSettings:
     optimiser: OptimiserName = "nesterov"
     step: float = 1.0
     polish: int = 0
+    probe_variations: int = 0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "FitSettings":
@@ -124,6 +130,16 @@ class Unknowns:
             relative_step=self._relative_step,
             device=device,
         )
+        self._variation: ProbeVariation | None = None
+        if settings.probe_variations:
+            self._variation = ProbeVariation(
+                torch.view_as_complex(self._probe_parts.detach())[0],
+                views=len(model.angle_of),
+                number=settings.probe_variations,
+                strength=settings.refinement.strength,
+                from_epoch=max(settings.refinement.from_epoch, _FIRST_OF_VARIATIONS),
+                relative_step=self._relative_step,
+            )
 
     @torch.no_grad()
     def start_from(self, delta: Tensor, beta: Tensor) -> None:
@@ -155,26 +171,45 @@ class Unknowns:
     @property
     def differences(self) -> dict[str, Tensor]:
         """By name what was refined beside volume and probe, as in ``Solution``."""
-        return {name: value.detach() for name, value in self._refinement.differences().items()}
+        found = {name: value.detach() for name, value in self._refinement.differences().items()}
+        if self._variation is not None:
+            self._variation.tidy()
+            found["probe_variations"] = self._variation.shapes.detach() * self._probe_unit
+            found["variation_of_view"] = self._variation.weights.detach()
+        return found
 
     def expect(self, views: NDArray[np.intp]) -> Tensor:
         """Return the expected intensity (view, y, x)."""
         delta, beta = (*self._volumes, None)[:2]
-        return self._model(delta, beta, self.probe, views, self._refinement.adjustments(), unit=self._unit)
+        adjustments = self._refinement.adjustments()
+        if self._variation is not None:
+            shapes, weights = self._variation.shapes * self._probe_unit, self._variation.weights
+            adjustments = replace(adjustments, variations=shapes, variation_of_view=weights)
+        return self._model(delta, beta, self.probe, views, adjustments, unit=self._unit)
 
     @property
     def follows(self) -> bool:
         """Whether frames held back have values of their own, such as positions, that move."""
-        return self._refinement.follows
+        varies = self._variation is not None and self._variation.active
+        return varies or self._refinement.follows
 
-    def follow(self, misfit: Tensor) -> None:
-        """Add the gradients of frames held back to what belongs to their views alone, such as their positions."""
-        self._refinement.follow(misfit)
+    def follow(self, misfit: Tensor, views: NDArray[np.intp]) -> None:
+        """Add the gradients of frames held back to what belongs to their views alone, such as their positions.
+
+        Without it these frames would keep the positions that were wrong, and judge a fit by these.
+        """
+        inputs = self._refinement.of_views if self._refinement.follows else []
+        if self._variation is not None and self._variation.active:
+            inputs = [*inputs, self._variation.weights]
+            self._variation.see(views)
+        misfit.backward(inputs=inputs)
 
     def add_light(self, views: NDArray[np.intp]) -> None:
         """Add the light of views whose gradients are taken, where the optimiser weighs by it."""
         if self._light is not None:
             self._light += self._model.light(self.probe.detach(), views)
+        if self._variation is not None:
+            self._variation.see(views)
 
     def gradients(self) -> list[Tensor]:
         """Return the gradient of each tensor that is fitted, zero before the first backward pass, and their light."""
@@ -184,7 +219,8 @@ class Unknowns:
                 tensor.grad = torch.zeros_like(tensor)
         own = [tensor.grad for tensor in fitted if tensor.grad is not None]
         light = [] if self._light is None else [self._light]
-        return own + light + self._refinement.gradients()
+        variation = [] if self._variation is None else self._variation.gradients()
+        return own + light + variation + self._refinement.gradients()
 
     def exposure(self, views: NDArray[np.intp]) -> Tensor:
         """Return the light (z, y, x) that each voxel gets in some views, see ``ForwardModel.exposure``."""
@@ -211,6 +247,8 @@ class Unknowns:
             self._light.zero_()
         self.optimiser.step()
         self._probe_optimiser.step()
+        if self._variation is not None:
+            self._variation.step()
         self._refinement.step()
         bound(self.object, self._settings.priors, positivity=self._settings.positivity, support=self._support)
 
@@ -218,7 +256,14 @@ class Unknowns:
         """Shorten the step."""
         self.optimiser.end_epoch()
         self._probe_optimiser.end_epoch()
+        if self._variation is not None:
+            self._variation.end_epoch()
         self._refinement.end_epoch()
+
+    def halve_steps(self) -> None:
+        """Go on from rest, with steps half as long."""
+        self.optimiser.halve_steps()
+        self._probe_optimiser.halve_steps()
 
     def finite(self) -> bool:
         """Return whether every number is finite."""
@@ -227,7 +272,8 @@ class Unknowns:
 
     @property
     def _tensors(self) -> list[Tensor]:
-        return [self.object, self._probe_parts, *self._refinement.tensors]
+        variation = [] if self._variation is None else self._variation.tensors
+        return [self.object, self._probe_parts, *variation, *self._refinement.tensors]
 
     @torch.no_grad()
     def copy(self, over: list[Tensor | None] | None = None) -> list[Tensor | None]:

@@ -187,7 +187,7 @@ def test_frames_held_back_move_their_own_positions_only():
     with torch.no_grad():
         moved.object += 0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1))
     assert moved.follows
-    moved.follow((moved.expect(np.array([2])) ** 2).sum())
+    moved.follow((moved.expect(np.array([2])) ** 2).sum(), np.array([2]))
     volume, wave, positions, distance = moved.gradients()
     assert not any(part.any() for part in (volume, wave, distance))
     np.testing.assert_array_equal(positions.any(1), np.arange(ANGLES) == 2)

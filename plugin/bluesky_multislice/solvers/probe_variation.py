@@ -1,0 +1,136 @@
+"""How the probe changes along the scan: a few shapes that all views share, and how much of each a view has.
+
+Orthogonal probe relaxation (Odstrčil et al., Opt. Express 24, 8360 (2016)), by descent: shapes and weights move against
+their gradients, each divided by its curvature.
+"""
+
+from collections.abc import Callable
+from itertools import count
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_PART = 0.5
+"""Part of the way to the bottom of a batch's misfit that a gradient moves weights and shapes."""
+
+_LEAST_WEIGHT = 0.1
+"""Weight that every view counts with in a shape's curvature, so that shapes do not leap while weights are small."""
+
+
+class ProbeVariation:
+    """What is added to the first mode of each view's probe.
+
+    Args:
+        probe: complex (y, x), the first mode; shapes start as what shifts, intensity and lens errors change in it.
+        views: number of views of the scan.
+        number: of shapes.
+        strength: factor on the steps.
+        from_epoch: first epoch in which they move, from 1.
+        relative_step: epochs done → factor on the steps.
+    """
+
+    def __init__(
+        self,
+        probe: Tensor,
+        *,
+        views: int,
+        number: int,
+        strength: float,
+        from_epoch: int,
+        relative_step: Callable[[int], float],
+    ) -> None:
+        self._strength, self._from_epoch, self._relative_step = strength, from_epoch, relative_step
+        self._energy = float(probe.abs().square().sum())
+        self.weights = torch.zeros((views, number), device=probe.device)
+        self._parts = torch.view_as_real(_first_shapes(probe, number)).contiguous()
+        self._seen = torch.zeros(views, device=probe.device)
+        self._epochs_done = 0
+        self._prepare()
+
+    @property
+    def shapes(self) -> Tensor:
+        """Complex (variation, y, x), orthogonal to each other and of the probe's energy."""
+        return torch.view_as_complex(self._parts)
+
+    @property
+    def active(self) -> bool:
+        """Whether they move in this epoch."""
+        return self._epochs_done + 1 >= self._from_epoch
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What is fitted."""
+        return [self.weights, self._parts]
+
+    def see(self, views: NDArray[np.intp]) -> None:
+        """Note the views whose gradients are added."""
+        self._seen[views] += 1
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients, zero before the first backward pass, and how often each view is in them."""
+        if not self.active:
+            return []
+        for tensor in self.tensors:
+            if tensor.grad is None:
+                tensor.grad = torch.zeros_like(tensor)
+        return [*(tensor.grad for tensor in self.tensors if tensor.grad is not None), self._seen]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move against the gradients, and set them to zero.
+
+        A shape's energy is the curvature of a weight's misfit, the sum of the squared weights that of a shape's.
+        """
+        if not self.active:
+            self._seen.zero_()
+            return
+        of_weights, of_shapes, seen = self.gradients()
+        length = _PART * self._strength * self._relative_step(self._epochs_done)
+        met = seen > 0
+        squares = seen[:, None] * (self.weights.square() + _LEAST_WEIGHT**2)
+        self.weights[met] -= length * of_weights[met] / (seen[met, None] * self._energy)
+        self.weights.clamp_(-1, 1)
+        if met.any():
+            self._parts -= length * of_shapes / squares.sum(0)[:, None, None, None]
+        for gradient in (of_weights, of_shapes, seen):
+            gradient.zero_()
+
+    @torch.no_grad()
+    def tidy(self) -> None:
+        """Make the shapes orthogonal and of the probe's energy, the one that changes most first; no frame changes."""
+        if not self.weights.any():
+            return
+        left, triangle = torch.linalg.qr(self.weights)
+        turned, strength, rows = torch.linalg.svd(triangle @ self._parts.flatten(1), full_matrices=False)
+        size = self._energy**0.5
+        self._parts.copy_((size * rows).view_as(self._parts))
+        self.weights.copy_(left @ turned * strength / size)
+
+    @torch.no_grad()
+    def end_epoch(self) -> None:
+        """Tidy up, shorten the steps, and start to move when it is time."""
+        self.tidy()
+        self._epochs_done += 1
+        self._prepare()
+
+    def _prepare(self) -> None:
+        for tensor in self.tensors:
+            tensor.requires_grad_(self.active)
+
+
+def _first_shapes(probe: Tensor, number: int) -> Tensor:
+    """Return orthogonal shapes (variation, y, x) of a probe's energy: itself, what shifts change, then lens errors."""
+    fy, fx = (torch.fft.fftfreq(n, device=probe.device) for n in probe.shape)
+    spectrum = torch.fft.fft2(probe)
+    shapes = [probe]
+    for degree in count(1):
+        if len(shapes) >= number:
+            break
+        for power in range(degree + 1):
+            bend = fy[:, None] ** (degree - power) * fx**power
+            shapes.append(torch.fft.ifft2(1j * bend * spectrum))
+    parts = torch.view_as_real(torch.stack(shapes[:number])).flatten(1)
+    basis = torch.linalg.qr(parts.T)[0].T * probe.abs().square().sum().sqrt()
+    return torch.view_as_complex(basis.reshape(number, *probe.shape, 2).contiguous())
