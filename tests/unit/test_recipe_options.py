@@ -25,6 +25,7 @@ VALUES = {
     "step": 2.0,
     "refine_probe": False,
     "probe_modes": 2,
+    "probe_variations": 3,
     "absorption": False,
     "positivity": True,
     "total_variation": 0.1,
