@@ -46,7 +46,7 @@ class Solution:
             units, a part for intensities, the frames' units for backgrounds. Positions (view, 2), axis shifts (angle,
             2), intensities and angles (angle,), distances (distance,), their shifts (distance,
             2), magnifications and rotations (distance,), tilt (2,), slice spacing (slice,), backgrounds
-            () or (y, x), probe variations complex (variation, y, x) in the probe\'s unit and of views (view, variation).
+            () or (y, x), probe variations complex (variation, y, x) in the probe's unit and of views (view, variation).
     """
 
     delta: Tensor
