@@ -4,6 +4,7 @@ Shapes: stored frames (row, y, x) as the detector wrote them; frames out (view, 
 with the coordinate.
 """
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal, Protocol, get_args
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError
+from bluesky_multislice.flat_field import FlatField
 
 Orientation = Literal[
     "as_is",
@@ -83,11 +85,18 @@ class Frames:
     Args:
         source: stored frames (row, y, x).
         rows: (view,) row of ``source`` that holds each view; None takes them in order.
-        dark_rows: rows of ``source`` whose mean is subtracted.
-        flat_rows: rows of ``source`` whose mean, less the dark, is divided out.
+        dark_rows: rows of ``source`` with darks, which are subtracted.
+        flat_rows: rows of ``source`` with flats, which are divided out, less their darks. Of several series that were
+            taken during a scan, a frame has the mean of the last before it and of the first behind, by their time.
         mask: (y, x) stored orientation, True where the pixel is good; None is all good.
         orientation: how stored frames turn into oriented ones.
         saturation: stored value from which a pixel counts as saturated; None takes an integer type's largest value.
+        when: (row,) time of every row of ``source``; None takes their order.
+        place_m: (row,) where along the beam the detector stood; flats serve the frames of their own place. None is one
+            place for all; darks serve all.
+
+    Attributes:
+        divided: whether flats are divided out.
     """
 
     def __init__(
@@ -100,6 +109,8 @@ class Frames:
         mask: NDArray[np.bool_] | None = None,
         orientation: Orientation = "as_is",
         saturation: float | None = None,
+        when: NDArray[np.float64] | None = None,
+        place_m: NDArray[np.float64] | None = None,
     ) -> None:
         if len(source.shape) != 3:
             raise FramesError(
@@ -115,24 +126,55 @@ class Frames:
         self.rows = np.arange(source.shape[0]) if rows is None else np.asarray(rows)
         self.dark_rows, self.flat_rows = tuple(dark_rows), tuple(flat_rows)
         self.stored_mask = np.ones(source.shape[1:], bool) if mask is None else np.asarray(mask, bool)
+        described = max(source.shape[0], int(self.rows.max(initial=0)) + 1)
+        self.when = np.arange(described, dtype=float) if when is None else np.asarray(when, float)
+        self.place_m = place_m
+        self._field = FlatField(
+            self._stored,
+            (source.shape[1], source.shape[2]),
+            views=self.rows,
+            dark_rows=self.dark_rows,
+            flat_rows=self.flat_rows,
+            when=self.when,
+            place_m=place_m,
+        )
+        self.divided = self._field.divides
         self.orientation: Orientation = orientation
         if saturation is None and np.issubdtype(source.dtype, np.integer):
             saturation = float(np.iinfo(source.dtype).max)
         self.saturation = saturation
 
-    @cached_property
-    def _dark(self) -> NDArray[np.float32]:
-        return self._mean(self.dark_rows) if self.dark_rows else np.zeros(self.source.shape[1:], np.float32)
+    def dead_pixels(self) -> int:
+        """Read darks and flats, and return how many pixels they exclude beside the mask.
 
-    @cached_property
-    def _gain(self) -> NDArray[np.float32] | None:
-        return self._mean(self.flat_rows) - self._dark if self.flat_rows else None
+        Raises:
+            FramesError: a flat is not brighter than the dark, or leaves no good pixel.
+        """
+        return int(self.stored_mask.sum() - self._good.sum())
+
+    def undivided(self) -> "Frames":
+        """Return the same frames without division by the flats: the beam's structure stays in them.
+
+        Pixels that are dead in a flat stay excluded.
+        """
+        other = copy.copy(self)
+        other.divided = False
+        return other
+
+    def flat(self, view: int) -> NDArray[np.float32]:
+        """Return the mean flat less the dark (y, x), oriented, at the place of a view; zero where no pixel is good.
+
+        Raises:
+            FramesError: there are no flats.
+        """
+        if not self.flat_rows:
+            raise FramesError("A flat must have been taken.", got="none.", remedy="leave illumination out.")
+        flat = np.where(self._good, self._field.flat(int(self.rows[view])), 0)
+        return np.ascontiguousarray(orient(flat, self.orientation), dtype=np.float32)
 
     @cached_property
     def _good(self) -> NDArray[np.bool_]:
-        good = self.stored_mask & np.isfinite(self._dark)
-        if self._gain is not None:
-            good &= self._gain > 0
+        good = self._field.good(self.stored_mask)
         if not good.any():
             raise FramesError(
                 "At least one detector pixel must be good.",
@@ -146,9 +188,8 @@ class Frames:
         """(y, x) oriented, True where the pixel is good."""
         return np.ascontiguousarray(orient(self._good, self.orientation))
 
-    def _mean(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        stored = np.concatenate([self.source[row : row + 1] for row in rows])
-        return stored.mean(axis=0, dtype=np.float64).astype(np.float32)
+    def _stored(self, row: int) -> NDArray:
+        return self.source[row : row + 1][0]
 
     @property
     def views(self) -> int:
@@ -178,16 +219,19 @@ class Frames:
                 shorter than the scan.
         """
         views = np.asarray(views, np.intp)
-        ny, nx = self.source.shape[1:]
-        stored = np.empty((len(views), ny, nx), np.float32)
-        for at, row in enumerate(self.rows[views]):
-            stored[at] = self._read_row(int(row), int(views[at]), saturated)
+        frames = np.empty((len(views), *self.shape), np.float32)
+        for at, (view, row) in enumerate(zip(views.tolist(), self.rows[views].tolist(), strict=True)):
+            frames[at] = orient(self._corrected(self._read_row(row, view, saturated), row), self.orientation)
+        return frames
+
+    def _corrected(self, stored: NDArray, row: int) -> NDArray[np.float32]:
+        frame = stored.astype(np.float32)
         if self.dark_rows:
-            stored = np.maximum(stored - self._dark, 0.0)
-        if self._gain is not None:
-            stored = stored / np.where(self._good, self._gain, 1.0)
-        stored[:, ~self._good] = 0.0
-        return np.ascontiguousarray(orient(stored, self.orientation), dtype=np.float32)
+            frame = np.maximum(frame - self._field.dark(row), 0.0)
+        if self.divided:
+            frame /= np.where(self._good, self._field.gain(row), 1.0)
+        frame[~self._good] = 0.0
+        return frame
 
     def _read_row(self, row: int, view: int, saturated: Saturated) -> NDArray:
         try:

@@ -21,7 +21,7 @@ class FieldPlace(BaseModel):
     """Place of one value: a path in the scan's documents or a fixed value, with its unit.
 
     ``path`` is ``start:KEY.SUBKEY``, ``baseline:DATA_KEY``, ``primary:DATA_KEY`` or
-    ``configuration:DEVICE.KEY`` for Bluesky runs.
+    ``configuration:DEVICE.KEY`` for Bluesky runs; of ``darks`` and ``flats`` it is ``STREAM:DATA_KEY``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -71,6 +71,11 @@ _FIELDS: dict[str, str | None] = {
     "position_x": "m",
     "position_y": "m",
     "frames": None,
+    "exposure": "s",
+    "darks": None,
+    "flats": None,
+    "dark_run": None,
+    "flat_run": None,
 }
 """Field that scans of any technique have → its unit. Positions are the sample's translation, as in CXI."""
 

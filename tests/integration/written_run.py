@@ -22,8 +22,8 @@ POSITIONS = {
 FRAMES = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
 
 
-def write_frames(folder, frames=FRAMES):
-    path = folder / "frames.h5"
+def write_frames(folder, frames=FRAMES, name="frames"):
+    path = folder / f"{name}.h5"
     with h5py.File(path, "w") as file:
         file["data"] = frames
     return path
@@ -39,8 +39,13 @@ def write_run(
     exit_status="success",
     configuration=None,
     baseline=None,
+    times=None,
+    calibrations=None,
 ):
-    """Write a run of three events; ``declared`` frames of ``path`` are registered. Returns its uid."""
+    """Write a run of three events; ``declared`` frames of ``path`` are registered. Returns its uid.
+
+    ``calibrations`` are further streams with images: name → (path, columns, times).
+    """
     writer = TiledWriter(client, batch_size=1)
     run = event_model.compose_run(
         metadata={key: value for key, value in (START | dict(start)).items() if value is not None}
@@ -49,28 +54,37 @@ def write_run(
     if baseline:
         _write_events(writer, run, "baseline", baseline)
     columns = POSITIONS if columns is None else columns
-    keys = _keys(columns) | {
-        "image": {"source": "t", "dtype": "array", "shape": [1, 4, 5], "dtype_numpy": "<u2", "external": "STREAM:"}
-    }
-    descriptor = run.compose_descriptor(name="primary", data_keys=keys, configuration=configuration or {})
-    writer("descriptor", descriptor.descriptor_doc)
-    resource = run.compose_stream_resource(
-        mimetype="application/x-hdf5",
-        uri=path.as_uri(),
-        data_key="image",
-        parameters={"dataset": "data", "chunk_shape": (1, 4, 5), "swmr": False},
-    )
-    writer("stream_resource", resource.stream_resource_doc)
-    indices, seq_nums = {"start": 0, "stop": declared}, {"start": 1, "stop": declared + 1}
-    writer("stream_datum", resource.compose_stream_datum(indices, seq_nums, descriptor.descriptor_doc))
-    for row in range(3):
-        data = {name: values[row] for name, (_, values) in columns.items()} | {"tick": row}
-        writer("event", descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, time.time())))
+    _write_images(writer, run, "primary", path, columns, declared, configuration, times)
+    for name, (where, held, when) in (calibrations or {}).items():
+        rows = len(when)
+        _write_images(writer, run, name, where, held, rows, None, when)
     if exit_status is not None:
         writer(
             "stop", run.compose_stop(exit_status=exit_status, reason="" if exit_status == "success" else "beam lost")
         )
     return run.start_doc["uid"]
+
+
+def _write_images(writer, run, name, path, columns, declared, configuration, times):
+    with h5py.File(path) as file:
+        frames = file["data"]
+        shape, dtype = frames.shape[1:], frames.dtype.str
+    image = {"source": "t", "dtype": "array", "shape": [1, *shape], "dtype_numpy": dtype, "external": "STREAM:"}
+    keys = _keys(columns) | {"image": image}
+    descriptor = run.compose_descriptor(name=name, data_keys=keys, configuration=configuration or {})
+    writer("descriptor", descriptor.descriptor_doc)
+    resource = run.compose_stream_resource(
+        mimetype="application/x-hdf5",
+        uri=path.as_uri(),
+        data_key="image",
+        parameters={"dataset": "data", "chunk_shape": (1, *shape), "swmr": False},
+    )
+    writer("stream_resource", resource.stream_resource_doc)
+    indices, seq_nums = {"start": 0, "stop": declared}, {"start": 1, "stop": declared + 1}
+    writer("stream_datum", resource.compose_stream_datum(indices, seq_nums, descriptor.descriptor_doc))
+    for row, when in enumerate([time.time()] * 3 if times is None else times):
+        data = {key: values[row] for key, (_, values) in columns.items()} | {"tick": row}
+        writer("event", descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, when), time=when))
 
 
 def _keys(columns):

@@ -83,6 +83,40 @@ class TiledFrames:
             raise _unreadable(self._node, error) from error
 
 
+class JoinedFrames:
+    """Frames of several sources, one source's rows after the other's.
+
+    Args:
+        sources: what gives them.
+
+    Raises:
+        FramesError: they differ in shape.
+    """
+
+    def __init__(self, sources: Sequence[FrameSource]) -> None:
+        self._sources = tuple(sources)
+        shapes = [tuple(source.shape[1:]) for source in sources]
+        if len(set(shapes)) != 1:
+            raise FramesError(
+                "Darks, flats and frames of a scan must have one shape.",
+                got=" and ".join(str(shape) for shape in dict.fromkeys(shapes)) + ".",
+                remedy="take darks and flats with the frames' region of interest and binning, or leave them out.",
+            )
+        self._starts = np.cumsum([0, *(source.shape[0] for source in sources)])
+        self.shape: tuple[int, ...] = (int(self._starts[-1]), *shapes[0])
+        self.dtype: np.dtype = np.result_type(*(source.dtype for source in sources))
+
+    def __getitem__(self, rows: slice, /) -> NDArray:
+        """Return frames (row, y, x) of consecutive rows."""
+        start, stop, _ = rows.indices(self.shape[0])
+        parts = [np.empty((0, *self.shape[1:]), self.dtype)]
+        for source, begin in zip(self._sources, self._starts, strict=False):
+            low, high = max(start - begin, 0), min(stop - begin, source.shape[0])
+            if low < high:
+                parts.append(source[low:high].astype(self.dtype))
+        return np.concatenate(parts)
+
+
 def find_frames(node: ArrayClient, events: int) -> tuple[FrameSource, tuple[FrameFile, ...] | None]:
     """Return where the frames of a run are read, and the detector's files where they can be seen.
 

@@ -154,9 +154,21 @@ def _write_events(writer: Callable[[str, Any], None], run: Any, scan: Scan, data
             datum = resource.compose_stream_datum(indices, seq_nums, descriptor.descriptor_doc)
             writer("stream_datum", datum)
     now = time.time()
-    for row in range(rows):
+    times = np.full(rows, now)
+    if "frame_times" in scan.sources:
+        times += scan.frames.when - scan.frames.when.min()
+    for row, when in enumerate(times.tolist()):
         data = {name: values[row].item() for name, (_, values) in columns.items()}
-        writer("event", descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, now)))
+        writer("event", descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, when), time=when))
+
+
+def _distance_m(scan: Scan, distance_m: NDArray) -> NDArray:
+    """Return the distance of every stored frame; those of flats say where the detector stood."""
+    if scan.frames.place_m is None:
+        return distance_m
+    focus_distance_m = scan.geometry.focus_distance_m
+    of_place = scan.frames.place_m - (0.0 if focus_distance_m is None else focus_distance_m[-1])
+    return np.where(np.isnan(distance_m), of_place, distance_m)
 
 
 def _columns(scan: Scan, rows: int) -> dict[str, tuple[str, NDArray]]:
@@ -173,10 +185,10 @@ def _columns(scan: Scan, rows: int) -> dict[str, tuple[str, NDArray]]:
         columns["sample_y"] = ("m", spread(-geometry.position_m[:, 0]))
         columns["sample_x"] = ("m", spread(-geometry.position_m[:, 1]))
     if np.ptp(geometry.distance_m) > 0:
-        columns["detector_distance"] = ("m", spread(geometry.distance_m))
+        columns["detector_distance"] = ("m", _distance_m(scan, spread(geometry.distance_m)))
     focus_distance_m = geometry.beam.focus_distance_m
     if isinstance(focus_distance_m, tuple):
-        columns["focus_distance"] = ("m", spread(np.array(focus_distance_m)))
+        columns["focus_distance"] = ("m", np.nan_to_num(spread(np.array(focus_distance_m)), nan=focus_distance_m[-1]))
     if frames.views < rows:
         image_key = np.full(rows, 3)  # NXtomo: 3 is an invalid image
         for key, of in ((0, frames.rows), (1, frames.flat_rows), (2, frames.dark_rows)):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_multislice.catalog.run_documents import RunDocuments
+from bluesky_multislice.catalog.run_documents import EventStream, RunDocuments
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.instrument import FieldPlace, Instrument, convert, scan_fields
 from bluesky_multislice.models import technique_fields
@@ -41,6 +41,7 @@ START_FIELDS: dict[str, tuple[str, float]] = {
     "saturation": ("detector_saturation", 1.0),
     "angle": ("rotation_angle_deg", np.pi / 180),
     "frames": ("detector_image", 1.0),
+    "exposure": ("exposure_time_s", 1.0),
 }
 """Field → key of the start document and the factor to the unit of ``scan_fields``."""
 
@@ -50,6 +51,7 @@ EVENT_FIELDS: dict[str, tuple[str, str]] = {
     "position_y": ("position_y_key", "sample_y"),
     "distance": ("distance_key", "detector_distance"),
     "focus_distance": ("focus_distance_key", "focus_distance"),
+    "exposure": ("exposure_key", "exposure_time"),
 }
 """Field → key of the start document that names the data key in the events, and the data key where it does not."""
 
@@ -82,6 +84,16 @@ class RunLookup:
                 self.sources[name] = source + self._origin(name, source)
                 return value if scan_fields()[name] is None else self._numbers(name, value) * factor
         return None
+
+    def in_stream(self, name: str, stream: str) -> NDArray[np.float64] | None:
+        """Return the numbers of a field in the events of a stream, or in its configuration, None where it has none."""
+        found, place = self.run.streams[stream], None if self.instrument is None else self.instrument.fields.get(name)
+        value, factor = None, 1.0
+        if name in EVENT_FIELDS:
+            _, value, factor = self._in_stream(stream, self._event_key(name), name, None)
+        if value is None and place is not None and (place.path or "").startswith("configuration:"):
+            _, value, factor = self._in_configuration(name, place, str(place.path).partition(":")[2], [found])
+        return None if value is None else np.ravel(np.asarray(value, np.float64) * factor)
 
     def require(self, name: str) -> Any:
         """Like ``find``, but a missing value is an error that names every place looked in."""
@@ -170,7 +182,9 @@ class RunLookup:
             value = _dig(self.run.start, key)
             return path, value, 1.0 if value is None else self._factor(name, place.unit, path)
         if room == "configuration":
-            return self._in_configuration(name, place, key)
+            return self._in_configuration(name, place, key, list(self.run.streams.values()))
+        if name in ("darks", "flats"):
+            return path, path, 1.0
         if scan_fields()[name] is None and name == "frames":
             return path, key if room == "primary" else None, 1.0
         return self._in_stream(room, key, name, place.unit)
@@ -183,9 +197,11 @@ class RunLookup:
         declared = found.data_keys.get(key, {}).get("units")
         return path, value, self._factor(name, unit or declared, path)
 
-    def _in_configuration(self, name: str, place: FieldPlace, key: str) -> tuple[str, Any, float]:
+    def _in_configuration(
+        self, name: str, place: FieldPlace, key: str, streams: list[EventStream]
+    ) -> tuple[str, Any, float]:
         device, _, signal = key.partition(".")
-        for stream in self.run.streams.values():
+        for stream in streams:
             held = stream.configuration.get(device, {})
             for candidate in (signal, f"{device}-{signal}", f"{device}_{signal}"):
                 if candidate in held.get("data", {}):

@@ -24,7 +24,8 @@ Metadata contract. The start document may hold
 ``multislice``                ``{auto: bool, recipe: {…}}``
 ============================  ===============================================================================
 
-Events may hold ``image_key`` (NXtomo: 0 frame, 1 flat, 2 dark). A stream ``static`` of one event may hold
+Events may hold ``image_key`` (NXtomo: 0 frame, 1 flat, 2 dark); where else darks and flats may be says
+``calibration_frames``. A stream ``static`` of one event may hold
 ``detector_mask`` (y, x; CXI bits, 0 is good) and ``probe`` (mode, y, x). Units of events come from the descriptor.
 Whatever is missing is looked for in the instrument file; the recipe overrules everything.
 """
@@ -37,10 +38,12 @@ from numpy.typing import NDArray
 from tiled.client.array import ArrayClient
 from tiled.client.container import Container
 
-from bluesky_multislice.catalog.frame_sources import find_frames
+from bluesky_multislice.catalog.calibration_frames import find_calibrations, stored_rows
+from bluesky_multislice.catalog.frame_sources import JoinedFrames, find_frames
 from bluesky_multislice.catalog.run_documents import RunDocuments, find_run, require_success
 from bluesky_multislice.catalog.run_fields import RunLookup
 from bluesky_multislice.errors import ScanError
+from bluesky_multislice.flat_field import check_exposures
 from bluesky_multislice.frames import Frames, Orientation
 from bluesky_multislice.geometry import Beam, Detector, Regime, ScanGeometry
 from bluesky_multislice.instrument import Instrument
@@ -91,7 +94,7 @@ def resolve_scan(
     events = _events(run)
     key = _image_key(run, events)
     warnings = [str(text) for text in run.start.get("warnings", [])]
-    frames, files = _frames(run, lookup, key)
+    frames, files = _frames(client, lookup, key, warnings)
     geometry = _geometry(lookup, frames, key, warnings)
     scan = Scan(geometry, frames, _probe(run, lookup), lookup.sources, tuple(warnings))
     return ResolvedScan(scan, files, run.uid, run.start)
@@ -120,19 +123,36 @@ def _geometry(lookup: RunLookup, frames: Frames, key: NDArray[np.int_], warnings
     )
 
 
-def _frames(run: RunDocuments, lookup: RunLookup, key: NDArray[np.int_]) -> tuple[Frames, tuple[FrameFile, ...] | None]:
-    orientation = _orientation(lookup)
+def _frames(
+    client: Container, lookup: RunLookup, key: NDArray[np.int_], warnings: list[str]
+) -> tuple[Frames, tuple[FrameFile, ...] | None]:
+    run, name = lookup.run, _frames_key(lookup)
+    source, files = find_frames(_frames_array(lookup, name), len(key))
     saturation = lookup.find("saturation")
-    source, files = find_frames(_frames_array(run, lookup), len(key))
+    if saturation is None and np.issubdtype(source.dtype, np.integer):
+        saturation = np.iinfo(source.dtype).max
+    others = find_calibrations(client, lookup, name)
+    rows = stored_rows(lookup, key, others)
+    if others:
+        sources = [source, *(other.source for other in others)]
+        source = JoinedFrames(sources)
+        linked = [part for part in (files, *(other.files for other in others)) if part is not None]
+        alike = len(linked) == len(sources) and len({part.dtype for part in sources}) == 1
+        files = tuple(file for part in linked for file in part) if alike else None
+    check_exposures(rows.exposure_s, rows.image_key)
     frames = Frames(
         source,
-        rows=np.flatnonzero(key == 0),
-        dark_rows=np.flatnonzero(key == 2).tolist(),
-        flat_rows=np.flatnonzero(key == 1).tolist(),
+        rows=np.flatnonzero(rows.image_key == 0),
+        dark_rows=np.flatnonzero(rows.image_key == 2).tolist(),
+        flat_rows=np.flatnonzero(rows.image_key == 1).tolist(),
         mask=_mask(run, lookup),
-        orientation=orientation,
+        orientation=_orientation(lookup),
         saturation=None if saturation is None else float(saturation),
+        when=rows.when,
+        place_m=rows.place_m,
     )
+    if (frames.dark_rows or frames.flat_rows) and (dead := frames.dead_pixels()):
+        warnings.append(f"{dead} pixels without light in a flat, or of no number in a dark, are left out")
     return frames, files
 
 
@@ -161,8 +181,8 @@ def _image_key(run: RunDocuments, events: int) -> NDArray[np.int_]:
     return key
 
 
-def _frames_array(run: RunDocuments, lookup: RunLookup) -> ArrayClient:
-    primary = run.streams["primary"]
+def _frames_key(lookup: RunLookup) -> str:
+    primary = lookup.run.streams["primary"]
     name = lookup.find("frames")
     if name is None:
         images = [key for key in primary.parts if (array := primary.array(key)) is not None and array.ndim >= 3]
@@ -174,7 +194,12 @@ def _frames_array(run: RunDocuments, lookup: RunLookup) -> ArrayClient:
                 remedy="name it as detector_image in the start document, or as frames in the instrument file.",
             )
         name, lookup.sources["frames"] = images[0], f"primary:{images[0]}, its only image"
-    node = primary.array(str(name))
+    return str(name)
+
+
+def _frames_array(lookup: RunLookup, name: str) -> ArrayClient:
+    primary = lookup.run.streams["primary"]
+    node = primary.array(name)
     if node is None:
         raise ScanError(
             "The data key of the frames must be an array of the primary stream.",

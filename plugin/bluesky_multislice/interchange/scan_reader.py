@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError, ScanError
+from bluesky_multislice.flat_field import check_exposures, places_differ
 from bluesky_multislice.frames import Frames, Orientation
 from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
 from bluesky_multislice.instrument import Instrument
@@ -82,6 +83,10 @@ def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
     key = np.zeros(data.shape[0], int) if found is None else np.atleast_1d(found).astype(int)
     position_m, technique = _positions_and_technique(lookup, key, warnings)
     focus_distance_m = _focus_distance_m(lookup, key)
+    distance = lookup.required(
+        "distance", f"{DETECTOR}/distance", override=lookup.values.distance_m, override_name="distance_m"
+    )
+    check_exposures(_by_row(lookup.number("exposure", f"{DETECTOR}/count_time"), key), key)
     frames = Frames(
         data,
         rows=np.flatnonzero(key == 0),
@@ -90,9 +95,8 @@ def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
         mask=_good(lookup.file),
         orientation=_orientation(lookup),
         saturation=_saturation(lookup),
-    )
-    distance = lookup.required(
-        "distance", f"{DETECTOR}/distance", override=lookup.values.distance_m, override_name="distance_m"
+        when=_when(lookup, key),
+        place_m=_place_m(lookup, distance, focus_distance_m, key),
     )
     regime = _regime(lookup, technique, focus_distance_m is not None, warnings)
     geometry = ScanGeometry(
@@ -189,6 +193,37 @@ def _by_view(lookup: FieldLookup, name: str, found: NDArray[np.float64], key: ND
         got=f"{len(key)} frames and {len(found)} values of {name} in {lookup.file.filename}.",
         remedy="check whether the detector stopped early, or the file was cut.",
     )
+
+
+def _by_row(found: NDArray[np.float64] | None, key: NDArray) -> NDArray[np.float64]:
+    """Spread one value, or one a view, over all stored frames; NaN where darks and flats have none."""
+    rows = np.full(len(key), np.nan)
+    if found is not None and found.ndim == 1 and len(found) == int((key == 0).sum()):
+        rows[key == 0] = found
+    elif found is not None and (found.ndim == 0 or len(found) == len(key)):
+        rows[:] = found
+    return rows
+
+
+def _when(lookup: FieldLookup, key: NDArray) -> NDArray[np.float64] | None:
+    """Return the time of every stored frame, None where their order says it."""
+    found = lookup.number("frame_times", f"{DETECTOR}/start_time")
+    return found if found is not None and found.shape == key.shape else None
+
+
+def _place_m(
+    lookup: FieldLookup, distance: NDArray[np.float64], focus_distance_m: float | tuple[float, ...] | None, key: NDArray
+) -> NDArray[np.float64] | None:
+    """Return where along the beam the detector stood for every stored frame, None where it never moved.
+
+    That is its distance from the focus, or from z = 0 in a parallel beam: flats do not see the sample being moved.
+    """
+    place = _by_row(distance, key)
+    if isinstance(focus_distance_m, tuple):
+        place = place + _by_row(lookup.number("focus_distance", f"{SOURCE}/focus_distance"), key)
+    else:
+        place = place + (focus_distance_m or 0.0)
+    return place if places_differ(place[key == 0]) else None
 
 
 def _technique(lookup: FieldLookup, translation: NDArray | None, warnings: list[str]) -> Technique:

@@ -49,16 +49,13 @@ def write_scan(path: Path, scan: Scan, *, files: Sequence[FrameFile] | None = No
         if scan.probe is not None:
             file[f"{SOURCE}/probe"] = scan.probe
         file[f"{DETECTOR}/regime"] = geometry.detector.regime
-        file[f"{DETECTOR}/distance"] = (
-            geometry.distance_m[0]
-            if np.ptp(geometry.distance_m) == 0
-            else (np.pad(geometry.distance_m, (0, padding), mode="edge"))
-        )
+        file[f"{DETECTOR}/distance"] = _distance_m(scan, order)
         file[f"{DETECTOR}/y_pixel_size"], file[f"{DETECTOR}/x_pixel_size"] = geometry.detector.pixel_size_m
         file[f"{DETECTOR}/basis_vectors"] = basis_vectors(frames.orientation, geometry.detector.pixel_size_m)
         file[f"{DETECTOR}/mask"] = np.where(frames.stored_mask, 0, 1).astype(np.uint32)
         if padding:
             file[f"{DETECTOR}/image_key"] = image_key.astype(np.uint8)
+            file[f"{DETECTOR}/start_time"] = frames.when[order]
         if frames.saturation is not None:
             file[f"{DETECTOR}/saturation_value"] = frames.saturation
         translation = np.zeros((geometry.views, 3))
@@ -93,6 +90,19 @@ def write_predicted(path: Path, described: Path, frames: NDArray[np.float64], *,
         if isinstance(probe, h5py.Dataset):
             probe[...] = probe[()] * np.sqrt(intensity_scale)
     os.replace(part, path)
+
+
+def _distance_m(scan: Scan, order: NDArray[np.intp]) -> float | NDArray[np.float64]:
+    """Return the distance, or that of every row: those of flats say where the detector stood when they were taken."""
+    geometry, frames = scan.geometry, scan.frames
+    if np.ptp(geometry.distance_m) == 0:
+        return float(geometry.distance_m[0])
+    distance_m = np.pad(geometry.distance_m, (0, len(order) - geometry.views), mode="edge")
+    if frames.place_m is not None:
+        distance_m[geometry.views :] = frames.place_m[order[geometry.views :]]
+        if geometry.focus_distance_m is not None:
+            distance_m[geometry.views :] -= geometry.focus_distance_m[-1]
+    return distance_m
 
 
 def _copy_frames(file: h5py.File, frames: Frames, order: NDArray[np.intp]) -> None:
