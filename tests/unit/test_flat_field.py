@@ -63,7 +63,9 @@ def test_flats_serve_the_frames_of_their_place_and_darks_all():
     series = [(2, 1), (1, 3), (1, 5), (0, 9), (0, 9)]
     place = np.array([np.nan, 0.1, 0.2, 0.2, 0.1])
     np.testing.assert_allclose(levels(frames_of(series, place_m=place)), [2, 4])
-    np.testing.assert_allclose(levels(frames_of(series)), [8 / 3, 8 / 3], rtol=1e-6)  # one series where the place is one
+    np.testing.assert_allclose(
+        levels(frames_of(series)), [8 / 3, 8 / 3], rtol=1e-6
+    )  # one series where the place is one
 
 
 @pytest.mark.parametrize("place", [[0.1, 0.1, 0.2], [np.nan, 0.1, 0.2]])
@@ -94,11 +96,12 @@ def scan_of(series, focus_m=None, **changes):
     return geometry
 
 
-@pytest.mark.parametrize("focus_m", [None, 0.5])
+@pytest.mark.parametrize("focus_m", [None, 0.5, (0.3, 0.4)])
 def test_times_and_places_of_darks_and_flats_survive_in_the_file(tmp_path, focus_m):
     series = [(1, 2), (0, 9), (2, 0), (0, 9), (1, 4), (1, 1)]
     distance = np.array([0.1, 0.2])
-    place = np.array([0.2, 0.1, np.nan, 0.2, 0.2, 0.1]) + (focus_m or 0)
+    first, second = distance + (0 if focus_m is None else np.array(focus_m))
+    place = np.array([second, first, np.nan, second, second, first])
     frames = frames_of(series, shape=(4, 4), place_m=place, when=np.array([0.0, 1, 0, 3, 4, 5]))
     expected = [9, 9 / (2 + 2 * 3 / 4)]
     np.testing.assert_allclose(levels(frames), expected)
@@ -107,6 +110,15 @@ def test_times_and_places_of_darks_and_flats_survive_in_the_file(tmp_path, focus
     read = read_scan(tmp_path / "scan.cxi")
     np.testing.assert_allclose(levels(read.frames), expected, rtol=1e-6)
     np.testing.assert_allclose(read.geometry.distance_m, distance)
+
+
+def test_flats_do_not_see_the_sample_being_moved_along_a_cone_beam(tmp_path):
+    series = [(1, 3), (0, 9), (0, 9)]
+    geometry = scan_of(series, (0.3, 0.2), distance_m=np.array([0.1, 0.2]))
+    write_scan(tmp_path / "scan.cxi", Scan(geometry, frames_of(series, shape=(4, 4))))
+    read = read_scan(tmp_path / "scan.cxi")
+    np.testing.assert_allclose(levels(read.frames), [3, 3])
+    assert read.geometry.beam.focus_distance_m == (0.3, 0.2)
 
 
 def test_exposures_in_the_file_are_those_of_the_frames(tmp_path):
