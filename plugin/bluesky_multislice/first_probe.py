@@ -20,10 +20,9 @@ from bluesky_multislice.models import (
     upsample,
 )
 from bluesky_multislice.parallel import Mesh
-from bluesky_multislice.planning import Plan
+from bluesky_multislice.planning import Plan, thin_plan
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import (
-    RefinementSettings,
     Solution,
     Unknowns,
     ViewSet,
@@ -37,6 +36,9 @@ _TRIED_VIEWS = 100
 
 _TRIED_EPOCHS = 6
 """Epochs after which a focus that is right within a depth of focus or a quarter leads clearly: five times in misfit."""
+
+_TRIED_BATCH = 5
+"""Views that move a first probe at once, at most."""
 
 _WEAK = 0.1
 """Amplitude of a further mode relative to the first."""
@@ -69,8 +71,20 @@ def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: 
 
 
 def _searches_focus(geometry: ScanGeometry) -> bool:
-    patterns = technique_of(geometry).overlapping and geometry.detector.regime == "far_field"
-    return patterns and len(np.unique(geometry.angle_rad)) == 1 and bool(np.ptp(geometry.position_m, axis=0).any())
+    """Whether the focus is looked for: at one angle always, at several where its distance is not known."""
+    if not technique_of(geometry).overlapping or geometry.detector.regime == "near_field":
+        return False
+    several_angles = len(np.unique(geometry.angle_rad)) > 1
+    views = _of_one_angle(geometry)
+    return not (several_angles and geometry.focus_distance_m is not None) and bool(
+        np.ptp(geometry.position_m[views], axis=0).any()
+    )
+
+
+def _of_one_angle(geometry: ScanGeometry) -> NDArray[np.intp]:
+    """Return the views at the angle that has most."""
+    _, angle_of, count = np.unique(geometry.angle_rad, return_inverse=True, return_counts=True)
+    return np.flatnonzero(angle_of == count.argmax())
 
 
 def _given_probe(given: NDArray, geometry: ScanGeometry, plan: Plan, mean_frame: NDArray[np.float32]) -> Tensor:
@@ -92,6 +106,7 @@ def _made_probe(geometry: ScanGeometry, plan: Plan, mean_frame: NDArray[np.float
 
 def _probe_of_best_focus(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: float, mesh: Mesh) -> Tensor:
     """Return the probe (1, y, x) that a short fit to the views in the scan's middle has found."""
+    plan = thin_plan(plan, epochs=_TRIED_EPOCHS, batch_views=min(plan.fit.batch_views, _TRIED_BATCH))
     sets, mask = _middle_views(scan, plan, scale, mesh), scan.frames.mask
     nearest = np.asarray(ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True))
     mean_frame = mean_frame[tuple(nearest)]
@@ -107,11 +122,13 @@ def _probe_of_best_focus(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32]
 
 
 def _middle_views(scan: Scan, plan: Plan, scale: float, mesh: Mesh) -> list[ViewSet]:
-    """Return this rank's share of the views nearest to the scan's middle, to fit and held back."""
+    """Return this rank's share of an angle's views nearest to the scan's middle, to fit and held back."""
+    one_angle = _of_one_angle(scan.geometry)
     position_m = scan.geometry.position_m
-    away = np.linalg.norm(position_m - np.median(position_m, axis=0), axis=1)
+    away = np.linalg.norm(position_m - np.median(position_m[one_angle], axis=0), axis=1)
     sets = []
-    for views in split_views(scan.geometry.views, plan.held_back_every):
+    for part in split_views(len(one_angle), plan.held_back_every):
+        views = one_angle[part]
         near = np.sort(views[np.argsort(away[views], kind="stable")[:_TRIED_VIEWS]])
         own = near[mesh.share(len(near))]
         sets.append(load_views(scan, own, scale=scale, device=mesh.device, saturated=plan.saturated))
@@ -141,7 +158,6 @@ def _focus_distances_m(
 
 
 def _short_fit(geometry: ScanGeometry, plan: Plan, probe: Tensor, sets: list[ViewSet], mesh: Mesh) -> Solution:
-    thin = replace(plan, propagation="projection", slices=1)
-    settings = replace(plan.fit, epochs=_TRIED_EPOCHS, refinement=RefinementSettings(), probe_variations=0)
-    unknowns = Unknowns(thin.forward_model(geometry).to(mesh.device), probe, settings, mesh.device)
-    return fit(unknowns, sets[0], sets[1], settings, mesh, lambda epoch: None)
+    one_angle = replace(geometry, angle_rad=np.zeros(geometry.views))
+    unknowns = Unknowns(plan.forward_model(one_angle).to(mesh.device), probe, plan.fit, mesh.device)
+    return fit(unknowns, sets[0], sets[1], plan.fit, mesh, lambda epoch: None)

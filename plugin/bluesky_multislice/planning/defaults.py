@@ -13,7 +13,7 @@ _STEPS_AN_EPOCH = 20
 """Least steps of the optimiser an epoch, as long as a rank has that many views."""
 
 
-_WEIGHTED_PROBE_STEP = 2.0
+WEIGHTED_PROBE_STEP = 2.0
 """Of the weighted probe: weak modes grow twice as fast as with 1, and the fit is still stable at 3."""
 
 
@@ -35,7 +35,7 @@ def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, v
         epochs=recipe.epochs or _epochs(usual, several_angles, optimiser),
         batch_views=recipe.batch_views or int(np.clip(views_a_rank // _STEPS_AN_EPOCH, 1, 32)),
         object_step_rad=(0.05 if several_angles else 0.02) * recipe.step,
-        probe_step=(_WEIGHTED_PROBE_STEP if optimiser == "weighted" else 0.02) * recipe.step if refine_probe else 0.0,
+        probe_step=(WEIGHTED_PROBE_STEP if optimiser == "weighted" else 0.02) * recipe.step if refine_probe else 0.0,
         gradient_floor=usual.gradient_floor,
         optimiser=optimiser,
         step=recipe.step,

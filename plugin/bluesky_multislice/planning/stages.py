@@ -7,9 +7,10 @@ import numpy as np
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.planning.defaults import WEIGHTED_PROBE_STEP
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.solvers import FitSettings, RefinementSettings
+from bluesky_multislice.solvers import FitSettings, Priors, RefinementSettings
 
 _LATER_STEPS = 0.3
 """Steps of Adam in a fit that starts from an earlier one, relative to those from nothing."""
@@ -67,3 +68,28 @@ def _coarser(plan: Plan, factors: tuple[int, int, int], propagation: str) -> Pla
         shell_correlation=False,
         coarseness=factor,
     )
+
+
+def thin_plan(plan: Plan, *, epochs: int, batch_views: int) -> Plan:
+    """Return the plan of a few epochs on the views of one angle, as if the sample were one thin slice.
+
+    Args:
+        plan: of the reconstruction.
+        epochs: how many.
+        batch_views: views that a rank works on at once.
+    """
+    grid = plan.grid
+    plane = VolumeGrid((1, *grid.shape[1:]), (grid.thickness_m, *grid.voxel_size_m[1:]), grid.center_m)
+    settings = replace(
+        plan.fit,
+        epochs=epochs,
+        batch_views=batch_views,
+        optimiser="weighted",
+        probe_step=WEIGHTED_PROBE_STEP,
+        positivity=False,
+        priors=Priors(),
+        refinement=RefinementSettings(),
+        polish=0,
+        probe_variations=0,
+    )
+    return replace(plan, grid=plane, propagation="projection", slices=1, fit=settings)
