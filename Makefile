@@ -12,6 +12,9 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt
 
+# Tests run in two processes, a file in one of them: most wait for services and processes of their own.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 # Debian packages that some tests need; without them those tests say so and skip.
 DEBIAN_PACKAGES := chromium
 
@@ -27,10 +30,10 @@ demo: setup
 	$(BIN)/multislice demo --out demo-out
 
 check: lint
-	$(BIN)/python -m pytest tests/unit
+	$(PYTEST) tests/unit
 
 test: debian-packages lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: .venv/test.done
 	$(BIN)/ruff check
