@@ -117,7 +117,13 @@ class Refine(BaseModel):
         "distance; defocus of the probe; rotation angles; tilt of the rotation axis; slice_spacing at one angle; a "
         "background that is one number, or a background_map.",
     )
-    from_epoch: int = Field(default=1, ge=1, le=10_000, description="First epoch in which they move.")
+    from_epoch: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="First epoch in which they move. None: the first, but after a quarter of the epochs where "
+        "slice_spacing is among them and the optimiser is weighted.",
+    )
     strength: float = Field(default=1.0, gt=0, le=100, description="Factor on their planned steps.")
     furthest_pixels: float = Field(
         default=2.0,

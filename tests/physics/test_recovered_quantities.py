@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from small_scan import VOXEL_M, ball, blank, hologram_scan, pattern_scan, rebuild, thick_scan
+from three_slices import ThreeSlices
 
 from bluesky_multislice.frames import Frames
 from bluesky_multislice.geometry import depth_of_field_m
@@ -106,6 +107,14 @@ def test_slices_too_far_apart_by_a_sixth():
         )
         < 0.25  # 0.1
     )
+
+
+def test_slices_too_far_apart_by_a_sixth_by_weighted_descent():
+    """Three spacings are refined as one here; few frames hardly tell it."""
+    sample = ThreeSlices(window=64, side=9)
+    thickness_m, depth_um = 0.15 * sample.spacing_m, 1.15 * sample.depth_um
+    recipe = {"depth_um": depth_um, "slices": 3, "probe_modes": 1, "refine_probe": True}
+    assert left_of(thickness_m, sample.scan(), "slice_spacing", **recipe) < 0.55  # 0.42
 
 
 def test_a_distance_wrong_by_two_percent():

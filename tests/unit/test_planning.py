@@ -298,3 +298,9 @@ def test_ptychography_at_one_angle_is_weighed_by_the_light_and_has_modes(regime)
 def test_a_sample_that_turns_is_not_weighed_by_light():
     with pytest.raises(PlanError, match="weighted"):
         plan_of(pattern_geometry(), optimiser="weighted")
+
+
+@pytest.mark.parametrize(("quantity", "epoch"), [("positions", 1), ("slice_spacing", 9)])
+def test_slices_move_apart_when_there_is_something_in_them(quantity, epoch):
+    recipe = {"depth_um": 0.04, "slices": 3, "epochs": 32, "refine": {"quantities": [quantity]}}
+    assert plan_of(pattern_geometry(angles=1), **recipe).fit.refinement.from_epoch == epoch

@@ -107,6 +107,7 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "first_propagation": "projection",
         "epochs": 3,
         "optimiser": "adam",
+        "probe_variations": 2,
         "step": 2.0,
         "refine_probe": False,
         "probe_modes": 2,

@@ -5,7 +5,7 @@ import numpy as np
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.models import FitDefaults, technique_of
-from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.recipe import Recipe, Refine
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import FitSettings, OptimiserName, Priors, RefinementSettings
 
@@ -31,8 +31,9 @@ def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, v
     positivity = several_angles if recipe.positivity is None else recipe.positivity
     vacuum = 1.0 if recipe.l1 is None and positivity and several_angles and usual.holds_vacuum else 0.0
     optimiser = _optimiser(recipe, usual, several_angles, vacuum_is_held=vacuum > 0)
+    epochs = recipe.epochs or _epochs(usual, several_angles, optimiser)
     return FitSettings(
-        epochs=recipe.epochs or _epochs(usual, several_angles, optimiser),
+        epochs=epochs,
         batch_views=recipe.batch_views or int(np.clip(views_a_rank // _STEPS_AN_EPOCH, 1, 32)),
         object_step_rad=(0.05 if several_angles else 0.02) * recipe.step,
         probe_step=(WEIGHTED_PROBE_STEP if optimiser == "weighted" else 0.02) * recipe.step if refine_probe else 0.0,
@@ -44,7 +45,7 @@ def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, v
         absorption=recipe.absorption,
         positivity=positivity,
         seed=recipe.seed,
-        refinement=RefinementSettings(**recipe.refine.model_dump()),
+        refinement=_refinement(recipe.refine, epochs, optimiser),
         fidelity=recipe.fidelity,
         priors=Priors(
             total_variation=smoothing,
@@ -56,6 +57,13 @@ def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, v
             beta_over_delta_max=recipe.beta_over_delta_max,
         ),
     )
+
+
+def _refinement(refine: Refine, epochs: int, optimiser: OptimiserName) -> RefinementSettings:
+    """Return what is refined; weighted descent's long first steps would draw the slices together, or apart."""
+    late = "slice_spacing" in refine.quantities and optimiser == "weighted"
+    from_epoch = refine.from_epoch or (1 + epochs // 4 if late else 1)
+    return RefinementSettings(**{**refine.model_dump(), "from_epoch": from_epoch})
 
 
 def _optimiser(recipe: Recipe, usual: FitDefaults, several_angles: bool, *, vacuum_is_held: bool) -> OptimiserName:
