@@ -23,10 +23,13 @@ _ADVICE: dict[Status, str] = {
     "converged": "",
     "epochs_spent": "",
     "overfitting_stopped": "",
+    "stalled": "the frames are explained hardly better than by an empty volume: check that there is a sample and light "
+    "enough to see it, energy, distance, orientation, and the positions' sign and unit.",
     "diverged": "try a smaller step; check energy, distance, the positions' sign and unit, and the probe.",
 }
 
-_NEVER_BETTER = "no epoch explained the frames better than an empty volume: check that there is a sample."
+_HARDLY_BETTER = 0.9
+"""Misfit over that of the empty start, above which a fit counts as stalled."""
 
 _FAR_OFF = 4.0
 """Misfit over the start's, above which a fit that never improved on it counts as diverged.
@@ -39,6 +42,9 @@ _LEAP = 1.5
 
 Frames that contradict each other, by a beam that flickers, make steps too long that serve others.
 """
+
+_STANDS_STILL = 0.99
+"""Misfit of the fitted frames over that in the best epoch, below which a fit has gone on to fit their noise."""
 
 _LIGHT_FLOOR = 1.0
 """Light that counts for every voxel, relative to the most that one gets: what gets hardly any moves twofold."""
@@ -101,7 +107,8 @@ def fit(
             best = unknowns.copy(over=None if best is start else best)
             best_epoch, best_loss = number, measure
         elif number - best_epoch >= patience:
-            status = "converged" if judged is None else "overfitting_stopped"
+            falls = judged is not None and loss < _STANDS_STILL * history[best_epoch - 1].loss
+            status = "overfitting_stopped" if falls else "converged"
             break
         unknowns.end_epoch()
         if measure > _LEAP * best_loss and settings.optimiser == "weighted":
@@ -110,13 +117,15 @@ def fit(
     if start_loss is not None and best_loss >= start_loss:
         best, best_epoch = start, 0
         status = "diverged" if best_loss > _FAR_OFF * start_loss else status
+    if status != "diverged" and empty and start_loss is not None and best_loss > _HARDLY_BETTER * start_loss:
+        status = "stalled"
     unknowns.restore(best)
     return Solution(
         delta=unknowns.delta.detach(),
         beta=unknowns.beta.detach(),
         probe=unknowns.probe.detach(),
         status=status,
-        advice=_ADVICE[status] if best_epoch or status == "diverged" or not empty else _NEVER_BETTER,
+        advice=_ADVICE[status],
         best_epoch=best_epoch,
         history=tuple(history),
         r_factor=_judge(unknowns, fitted, settings, mesh)[1],

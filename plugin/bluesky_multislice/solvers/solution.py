@@ -6,7 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
-Status = Literal["converged", "epochs_spent", "overfitting_stopped", "diverged"]
+Status = Literal["converged", "epochs_spent", "overfitting_stopped", "stalled", "diverged"]
+"""Why a fit ended; a stalled one explains the frames hardly better than the empty volume that it started from."""
 
 
 @dataclass(frozen=True)
