@@ -4,8 +4,9 @@ Start it with the extra ``benchmark`` installed: ``PYTHONPATH=tests OMP_NUM_THRE
 tests/benchmarks/two_dimensional_multislice_benchmark.py [epochs]``. Frames come from a simulation that uses neither
 package: 324 positions, 128² patterns, a window twice as wide. All start from the same probe, a tenth of its distance
 from the focus off, and refine it, in one mode. The table has, for each, the epoch at which the least of its three
-slices' correlations with the truth is within 0.002 of its best: processor time until then, the correlations, and the residual of
-frames held back. Pty-Chi has its defaults, but the best batches and Adam's step of a few, and twice the epochs.
+slices' correlations with the truth is within 0.002 of its best: processor time until then, the correlations, and the
+residual of frames held back. Pty-Chi has its defaults, but the best batches and Adam's step of a few, and twice the
+epochs.
 """
 
 import contextlib
