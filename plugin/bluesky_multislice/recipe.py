@@ -112,10 +112,10 @@ class Refine(BaseModel):
 
     quantities: tuple[Quantity, ...] = Field(
         default=(),
-        description="positions of all views; axis_shift and intensity of every angle; near-field distance, and "
-        "distance_shift, distance_magnification and distance_rotation of its frames against those of the first "
-        "distance; defocus of the probe; rotation angles; tilt of the rotation axis; slice_spacing at one angle; a "
-        "background that is one number, or a background_map.",
+        description="positions of all views; axis_shift and intensity of every angle; distance to the detector, which "
+        "sizes the object's pixels in the far field; in the near field distance_shift, distance_magnification and "
+        "distance_rotation of a distance's frames against those of the first; defocus of the probe; rotation angles; "
+        "tilt of the rotation axis; slice_spacing at one angle; a background that is one number, or a background_map.",
     )
     from_epoch: int | None = Field(
         default=None,

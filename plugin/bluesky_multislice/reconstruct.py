@@ -65,12 +65,22 @@ class Reconstruction:
 
     @property
     def grid(self) -> VolumeGrid:
-        """The volume's grid, as deep as it was refined to be."""
+        """The volume's grid, as deep as it was refined to be, and as wide as the distance of patterns says."""
         grid, more = self.plan.grid, self.solution.differences.get("slice_spacing")
-        if more is None:
-            return grid
-        depth = grid.voxel_size_m[0] * (1 + float(more.sum()) / grid.thickness_m)
-        return replace(grid, voxel_size_m=(depth, *grid.voxel_size_m[1:]))
+        (depth, y, x), wider = grid.voxel_size_m, _wider(self.geometry, self.solution)
+        if more is not None:
+            depth *= 1 + float(more.sum()) / grid.thickness_m
+        if len(np.unique(self.geometry.angle_rad)) > 1:
+            depth *= wider
+        return replace(grid, voxel_size_m=(depth, wider * y, wider * x))
+
+
+def _wider(geometry: ScanGeometry, solution: Solution) -> float:
+    """Return the object's pixel over the scan's, where the distance of far-field patterns was refined."""
+    further = solution.differences.get("distance")
+    if further is None or geometry.detector.regime == "near_field":
+        return 1.0
+    return 1 + float(further.mean()) / float(geometry.distance_m.mean())
 
 
 def reconstruct(
@@ -115,6 +125,10 @@ def reconstruct(
         deltas = [fit_views(*pair, lambda epoch: None).delta for pair in pairs]
         axes = plan.grid.voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else plan.grid.voxel_size_m[1:]
         agreement = shell_correlation(deltas[0], deltas[1], axes)
+    if len(np.unique(geometry.angle_rad)) > 1:
+        # What was fitted is the phase that a voxel gives.
+        wider = _wider(geometry, solution)
+        solution = replace(solution, delta=solution.delta / wider, beta=solution.beta / wider)
     return Reconstruction(
         plan,
         geometry,

@@ -8,17 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from far_field_scan import FarFieldScan
 from scipy.ndimage import gaussian_filter
-from small_scan import VOXEL_M, ball, blank, hologram_scan, pattern_scan, rebuild, thick_scan
+from small_scan import VOXEL_M, ball, blank, hologram_scan, pattern_scan, rebuild, relative_error, thick_scan
 from three_slices import ThreeSlices
 
 from bluesky_multislice.frames import Frames
 from bluesky_multislice.geometry import depth_of_field_m
 from bluesky_multislice.models import Adjustments
 from bluesky_multislice.optics import propagate
+from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.predict import predict_frames
 from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruct import reconstruct
 
 ANGLES = 16
 
@@ -115,6 +118,26 @@ def test_slices_too_far_apart_by_a_sixth_by_weighted_descent():
     thickness_m, depth_um = 0.15 * sample.spacing_m, 1.15 * sample.depth_um
     recipe = {"depth_um": depth_um, "slices": 3, "probe_modes": 1, "refine_probe": True}
     assert left_of(thickness_m, sample.scan(), "slice_spacing", **recipe) < 0.55  # 0.42
+
+
+def test_patterns_whose_distance_is_wrong_by_two_percent(patterns):
+    """The object's pixel is wrong as well, so that positions in pixels are, and with it δ of a voxel."""
+    geometry, wrong = patterns.geometry, 1.02
+    moved = replace(patterns, geometry=replace(geometry, distance_m=wrong * geometry.distance_m))
+    recipe = Recipe(ranks=1, device="cpu", refine_probe=False, epochs=8, refine={"quantities": ("distance",)})
+    with join_mesh("cpu") as mesh:
+        found = reconstruct(moved, make_plan(recipe, moved), mesh)
+    assert found.grid.voxel_size_m == pytest.approx((VOXEL_M,) * 3, rel=0.005)  # 0.0028
+    assert relative_error(found.solution.delta, pattern_scan()[1]) < 0.1  # 0.085, 0.118 where it is not refined
+
+
+def test_patterns_of_one_angle_and_an_unknown_probe_whose_distance_is_too_short():
+    sample = FarFieldScan(positions=100)
+    scan = sample.scan(focus_known=True)
+    distance_m = scan.geometry.distance_m
+    moved = replace(scan, geometry=replace(scan.geometry, distance_m=0.97 * distance_m))
+    error = -0.03 * distance_m[:1]
+    assert left_of(error, moved, "distance", epochs=16, probe_modes=1, refine_probe=True) < 0.35
 
 
 def test_a_distance_wrong_by_two_percent():

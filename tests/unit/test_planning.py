@@ -271,7 +271,7 @@ def test_too_few_views_to_hold_any_back_is_said():
             {},
             "square object pixels",
         ),
-        (pattern_geometry(), {"refine": {"quantities": ["distance"]}}, "distance for several angles in the far field"),
+        (pattern_geometry(), {"refine": {"quantities": ["distance_shift"]}}, "several angles in the far field"),
         (hologram_geometry(), {"refine": {"quantities": ["slice_spacing"]}}, "slice_spacing for several"),
         (pattern_geometry(angles=1), {"refine": {"quantities": ["slice_spacing"]}}, "slice_spacing for one angle"),
         (pattern_geometry(angles=1), {"refine": {"quantities": ["angle", "tilt"]}}, "angle, tilt for one angle"),

@@ -15,7 +15,8 @@ class Adjustments:
         position_m: (view, 2) added to each view's position (y, x), metres.
         axis_shift_m: (angle, 2) added to the position (y, x) of all views at an angle, metres.
         intensity: (angle,) factor on the expected intensity of all views at an angle.
-        distance_m: (distance,) added to each effective distance, metres; near field only.
+        distance_m: (distance,) added to each effective distance, metres. In the far field the object's pixel grows with
+            the distance, and positions in pixels shrink; light on its way through the sample is left as it is.
         distance_shift_m: (distance, 2) by which the frames of a distance are moved (y, x), metres at the object.
         distance_magnification: (distance,) part by which the frames of a distance are larger about their middle.
         distance_rotation_rad: (distance,) turn of the frames of a distance about their middle, from x towards y.

@@ -62,6 +62,7 @@ class ForwardModel(nn.Module):
         window: pixels (y, x) of the probe.
     """
 
+    _off_middle_m: Tensor
     _to_entrance: Tensor
     _to_detector: Tensor
     _absorber: Tensor | None
@@ -107,6 +108,8 @@ class ForwardModel(nn.Module):
         self.effective_distances_m = self.camera.effective_distances_m
         self.far_field, self.frame = self.camera.far_field, self.camera.frame
         self._first = self._first_pixels(geometry.position_m)
+        off_middle_m = torch.as_tensor(geometry.position_m - np.array(grid.center_m[1:]), dtype=precision)
+        self.register_buffer("_off_middle_m", off_middle_m, persistent=False)
         thickness = torch.tensor(grid.thickness_m, dtype=torch.float64)
         distances = torch.as_tensor(self.effective_distances_m)
         self.register_buffer("_to_entrance", self._entrance(-thickness / 2), persistent=False)
@@ -228,6 +231,10 @@ class ForwardModel(nn.Module):
             moves.append(adjustments.position_m[views])
         if adjustments.axis_shift_m is not None:
             moves.append(adjustments.axis_shift_m[angle : angle + 1])
+        if self.far_field and adjustments.distance_m is not None:
+            distances = torch.as_tensor(self.effective_distances_m).to(adjustments.distance_m)
+            shrunk = 1 / (1 + adjustments.distance_m / distances) - 1
+            moves.append(shrunk[self.camera.distance_of[views], None] * self._off_middle_m[views])
         return (sum(moves) / moves[0].new_tensor(self.pixel_m)).to(self._precision) if moves else None
 
     def _windows(
@@ -270,7 +277,7 @@ class ForwardModel(nn.Module):
 
     def _lengths(self, adjustments: Adjustments) -> tuple[list[float] | Tensor, Tensor, Tensor]:
         """Return the slices' thickness, and the transfer functions to the entrance and to the detector."""
-        more, further = adjustments.slice_thickness_m, adjustments.distance_m
+        more, further = adjustments.slice_thickness_m, None if self.far_field else adjustments.distance_m
         thickness = self.slice_thickness_m
         if more is None and further is None:
             return thickness, self._to_entrance, self._to_detector

@@ -12,7 +12,6 @@ def check_refinement(recipe: Recipe, geometry: ScanGeometry, several_angles: boo
     far_field = geometry.detector.regime == "far_field"
     one_distance = far_field or len(np.unique(geometry.effective_distance_m)) == 1
     senseless = {
-        "distance": far_field,
         "distance_shift": one_distance,
         "distance_magnification": one_distance,
         "distance_rotation": one_distance,
@@ -24,8 +23,8 @@ def check_refinement(recipe: Recipe, geometry: ScanGeometry, several_angles: boo
     refused = [name for name in recipe.refine.quantities if senseless.get(name, False)]
     if refused:
         raise PlanError(
-            "The distance is refined in the near field, what its frames do against the first one's with several "
-            "distances, slice_spacing at one angle with a depth_um, angle and tilt at several angles, and one "
+            "What a distance's frames do against the first one's is refined with several distances in the near "
+            "field, slice_spacing at one angle with a depth_um, angle and tilt at several angles, and one "
             "background.",
             got=f"{', '.join(refused)} for {'several angles' if several_angles else 'one angle'} in the "
             f"{geometry.detector.regime.replace('_', ' ')}.",
