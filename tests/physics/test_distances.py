@@ -220,3 +220,44 @@ def test_frames_of_several_magnifications_share_the_finest_pixel():
             np.testing.assert_allclose(
                 frames[view][7:13:5, 7:13:5], wide[10:18:7, 10:18:7], atol=5e-3 * np.abs(wide - 1).max()
             )
+
+
+def soft(n, pitch_m):
+    """δ (z, y, x) of two spots that every grid of this pitch holds."""
+    at = (np.arange(n) - (n - 1) / 2) * pitch_m / VOXEL_M
+    z, y, x = at[:, None, None], at[:, None], at
+    first = np.exp(-((z - 1.5) ** 2 + (y + 1) ** 2 + (x - 2) ** 2) / 8)
+    return 5e-3 * (first + 0.7 * np.exp(-((z + 2) ** 2 + (y - 1) ** 2 + (x + 1) ** 2) / 6))
+
+
+def soft_frames(distance_m, pitch_m):
+    """Frames (angle, y, x) of N pixels in the parallel beam."""
+    geometry, delta = geometry_of(distances_m=[distance_m]), soft(N, pitch_m)
+    geometry = replace(geometry, detector=replace(geometry.detector, pixel_size_m=(pitch_m, pitch_m)))
+    return list(predict_frames(blank(geometry), delta, 0.05 * delta, voxel_size_m=(pitch_m,) * 3))
+
+
+def cone_scan(magnifications):
+    """Two effective distances by a point source and one detector."""
+    larger, effective_m = np.array(magnifications), DISTANCES_M[:2]
+    frames = [soft_frames(d, VOXEL_M * larger.max() / m) for d, m in zip(effective_m, larger, strict=True)]
+    parallel, distance_m = geometry_of(distances_m=effective_m), effective_m * larger
+    cone = replace(
+        parallel,
+        beam=Beam(1e-9, tuple(np.tile(distance_m / (larger - 1), 12).tolist())),
+        distance_m=np.tile(distance_m, 12),
+        detector=replace(parallel.detector, pixel_size_m=(larger.max() * VOXEL_M,) * 2),
+    )
+    return Scan(cone, Frames(np.stack(frames, 1).reshape(-1, N, N))), parallel
+
+
+def test_a_cone_beam_gives_the_volume_of_a_parallel_beam():
+    scan, parallel = cone_scan((5.0, 5.0))
+    volumes = [rebuild(each, epochs=3).delta for each in (scan, replace(scan, geometry=parallel))]
+    assert relative_error(*volumes) < 1e-5
+
+
+def test_frames_of_two_magnifications_give_one_volume():
+    found = rebuild(cone_scan((5.0, 4.0))[0], epochs=10).delta
+    assert found.shape == (26, 26, 26)
+    assert relative_error(found[3:23, 3:23, 3:23], soft(N, VOXEL_M)) < 0.1  # 0.065
