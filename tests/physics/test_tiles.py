@@ -259,3 +259,16 @@ def test_shapes_that_contradict_each_other_are_refused():
     wave, delta, beta = wave_and_object(2, 12, 12)
     with pytest.raises(ScanError, match="complex wave"):
         optics.tiled_multislice(wave, delta[..., :11], beta, **SLICE)
+
+
+@pytest.mark.parametrize("absorbed", [False, True])
+def test_a_row_of_tiles_computed_again_has_the_gradients_of_stored_waves(absorbed):
+    parts = [part.requires_grad_() for part in wave_and_object(5, 30, 32)]
+    mask = optics.absorbing_margin((30, 32), 4, steps=5) if absorbed else None
+
+    def gradients(gradient):
+        exit_wave = optics.tiled_multislice(*parts, tiles=(3, 2), halo=4, gradient=gradient, absorber=mask, **SLICE)
+        return torch.autograd.grad(exit_wave, parts, random(2, 30, 32, seed=9, dtype=torch.complex128))
+
+    for ours, theirs in zip(gradients("recomputed"), gradients("stored"), strict=True):
+        assert torch.equal(ours, theirs)

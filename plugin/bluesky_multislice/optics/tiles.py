@@ -6,6 +6,7 @@ import itertools
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.optics.multislice import multislice
@@ -52,7 +53,9 @@ def tiled_multislice(
         slice_thickness_m: thickness of a slice, or one for each (z,).
         windows: first pixel (y, x) of each view's window in the planes.
         absorber: real (y, x) factor on the wave behind every slice.
-        gradient: which waves the gradient of each tile keeps.
+        gradient: which waves the gradient of each tile keeps; ``recomputed`` keeps those of one row of tiles at
+            a time: it goes through the thickness again when its turn comes, at the price of recomputing, whatever it
+            absorbs.
         kernel: angular spectrum or Fresnel.
         tiles: number of tiles (y, x); they need not divide the field evenly.
         accuracy: relative error of the scattered wave that the halo may bring.
@@ -78,23 +81,27 @@ def tiled_multislice(
     optics = {"wavelength_m": wavelength_m, "distance_m": thickness.detach().sum().item()}
     halos = [halo_pixels(accuracy, pixel_size_m=p, **optics) if halo is None else halo for p in pixel]
     rows, columns = (_lay(*axis, wave.device) for axis in zip(shape, tiles, halos, strict=True))
+    again = gradient == "recomputed"
     through = functools.partial(
         multislice,
         wavelength_m=wavelength_m,
         pixel_size_m=pixel,
         slice_thickness_m=thickness,
-        gradient=gradient,
+        gradient="stored" if again else gradient,
         kernel=kernel,
     )
 
     masks = [] if absorber is None else [absorber]
 
     def field(*parts: Tensor) -> Tensor:
-        # A cut and its transpose go through all of what they cut: rows first, for all tiles that share them.
-        strips = ([part.index_select(-2, pixels) for part in (*parts, *masks)] for pixels, _ in rows)
-        return torch.cat([row(strip)[:, own] for strip, (_, own) in zip(strips, rows, strict=True)], -2)
+        through_row = functools.partial(checkpoint, row, use_reentrant=False) if again else row
+        strips = (through_row(*parts, *masks, pixels) for pixels, _ in rows)
+        return torch.cat([strip[:, own] for strip, (_, own) in zip(strips, rows, strict=True)], -2)
 
-    def row(strip: list[Tensor]) -> Tensor:
+    def row(*parts_and_pixels: Tensor) -> Tensor:
+        # A cut and its transpose go through all of what they cut: rows first, for all tiles that share them.
+        *parts, pixels = parts_and_pixels
+        strip = [part.index_select(-2, pixels) for part in parts]
         return torch.cat(
             [tile(*(part.index_select(-1, pixels) for part in strip))[..., own] for pixels, own in columns], -1
         )

@@ -1,6 +1,5 @@
 """Recipe and scan → plan."""
 
-import functools
 from dataclasses import replace
 
 import numpy as np
@@ -8,17 +7,15 @@ import numpy as np
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import depth_of_field_m
 from bluesky_multislice.models import technique_of
-from bluesky_multislice.optics import Gradient
 from bluesky_multislice.planning.checks import check_depth, check_fitted, check_refinement
 from bluesky_multislice.planning.defaults import fit_settings, modes_of
+from bluesky_multislice.planning.memory import fitted_into_memory
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.resources import (
     check_device,
     check_memory,
     frames_place,
-    memory_bytes,
     ranks_for,
-    room_bytes,
 )
 from bluesky_multislice.planning.sampling import grid_of, margin_of, slices_of, tiles_of
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
@@ -71,9 +68,6 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
     if recipe.propagation == "tiled-multislice":
         tiles, halo = tiles_of(geometry, grid, margin, recipe.accuracy)
     modes = recipe.probe_modes or modes_of(scan, settings)
-    memory = functools.partial(memory_bytes, grid, geometry, slices, margin, settings.batch_views, ranks, modes)
-    room, ranks_there = room_bytes(recipe.device, ranks)
-    gradient: Gradient = "stored" if memory(waves_kept=slices) * ranks_there < room / 2 else "recomputed"
     plan = Plan(
         grid=grid,
         propagation=recipe.propagation,
@@ -83,7 +77,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         interpolation=recipe.interpolation,
         oversampling=recipe.oversampling,
         point_spread_pixels=recipe.point_spread_pixels,
-        gradient=gradient,
+        gradient="stored",
         tiles=tiles,
         halo=halo,
         probe_modes=modes,
@@ -95,10 +89,11 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         shell_correlation=recipe.shell_correlation,
         fit=settings,
         depths_of_field=grid.thickness_m / depth_of_field,
-        memory_bytes=memory(waves_kept=slices if gradient == "stored" else 0),
+        memory_bytes=0,
         notes=tuple(notes),
         frames_in=recipe.frames_in or frames_place(scan.frames.views, geometry, recipe.device),
     )
+    plan = fitted_into_memory(plan, geometry, recipe.accuracy)
     check_memory(plan)
     earlier = earlier_plans(recipe, geometry, plan)
     return replace(plan, earlier=earlier, fit=with_smaller_steps(settings)) if earlier else plan

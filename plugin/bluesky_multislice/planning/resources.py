@@ -6,39 +6,21 @@ import os
 import torch
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import FramesIn
 
-_BYTES_A_VOXEL = 4 * 2 * 9
-"""δ and β: unknowns, gradient, two moments, best copy, turned, binned, transmission and their gradients."""
+
+def uses_cuda(device: str) -> bool:
+    """Return whether a job computes on GPUs."""
+    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
 
 
 def ranks_for(recipe: Recipe, fitted: int) -> int:
     """Return the number of ranks: one a GPU or core, each with four fitted views at least."""
-    cuda = recipe.device == "cuda" or (recipe.device == "auto" and torch.cuda.is_available())
-    places = torch.cuda.device_count() if cuda else min(os.cpu_count() or 1, 8)
+    places = torch.cuda.device_count() if uses_cuda(recipe.device) else min(os.cpu_count() or 1, 8)
     return max(1, min(places, fitted // 4))
-
-
-def memory_bytes(
-    grid: VolumeGrid,
-    geometry: ScanGeometry,
-    slices: int,
-    margin: int,
-    batch: int,
-    ranks: int,
-    modes: int,
-    *,
-    waves_kept: int,
-) -> int:
-    """Return the bytes of one rank: volume-sized state, its frames, and waves of a batch of views."""
-    ny, nx = geometry.field_shape
-    frames = geometry.views * math.prod(geometry.detector.shape) * 4 // ranks
-    waves = 8 * batch * (ny + 2 * margin) * (nx + 2 * margin) * (8 + waves_kept) * modes
-    transmissions = 8 * math.prod(grid.shape[1:]) * max(waves_kept, 1)
-    return math.prod(grid.shape) * _BYTES_A_VOXEL + frames + waves + transmissions
 
 
 def frames_place(views: int, geometry: ScanGeometry, device: str) -> FramesIn:
@@ -49,7 +31,7 @@ def frames_place(views: int, geometry: ScanGeometry, device: str) -> FramesIn:
 
 def room_bytes(device: str, ranks: int) -> tuple[int, int]:
     """Return the bytes of memory of a GPU or of this machine, and how many ranks share them."""
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+    if uses_cuda(device):
         return torch.cuda.get_device_properties(0).total_memory, 1
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), ranks
 

@@ -1,0 +1,115 @@
+"""What a rank holds at its peak, and how a plan is made to fit into a machine.
+
+The counts are of what the code keeps, checked against the resident peak of jobs (tests/benchmarks/memory_benchmark.py).
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.planning.plan import Plan
+from bluesky_multislice.planning.resources import room_bytes, uses_cuda
+from bluesky_multislice.planning.sampling import tiles_of
+
+_PROGRAM = 390 * 2**20
+"""Bytes of the interpreter, PyTorch, HDF5 and the compiled kernels of a rank, as measured."""
+
+_CACHED_TURNS = 16
+"""Angles whose matrices ``optics.rotate`` keeps."""
+
+_HANDED_BACK = 32 * 2**20
+"""Bytes from which the C library gives a freed array back at once (its largest mmap threshold); others leave holes."""
+
+_HOLES = 2.4
+"""Arrays as large as a small volume that the holes between cached matrices add up to, for each matrix, as measured."""
+
+
+def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
+    """Return the peak of one rank.
+
+    Args:
+        plan: all of it but its memory.
+        geometry: of the scan, as finely sampled as the plan says.
+    """
+    volume, angles = 4 * math.prod(plan.grid.shape), len(np.unique(geometry.angle_rad))
+    held = volume * _volumes(plan, angles) + _frames(plan, geometry) + _batch(plan, geometry, angles)
+    if angles > 1 and plan.interpolation == "linear":
+        # Four neighbours of each voxel of a plane, number and weight, and the transpose.
+        held += min(angles, _CACHED_TURNS) * 4 * 8 * 2 * plan.grid.shape[0] * plan.grid.shape[2]
+    if uses_cuda(plan.device):
+        return int(held)
+    if angles > 1 and volume < _HANDED_BACK:
+        held += min(angles, _CACHED_TURNS) * _HOLES * volume
+    return int(held + _PROGRAM)
+
+
+def fitted_into_memory(plan: Plan, geometry: ScanGeometry, accuracy: float) -> Plan:
+    """Return the plan with its memory, and with the way to differentiate that this machine has room for.
+
+    Waves are stored where that takes no more than half of the memory, else recomputed. Where a whole field is too
+    large for that as well, it is cut into tiles.
+    """
+    room, ranks = room_bytes(plan.device, plan.ranks)
+    stored, again = (_with_memory(replace(plan, gradient=way), geometry) for way in ("stored", "recomputed"))
+    if stored.memory_bytes * ranks < room / 2:
+        return stored
+    if again.memory_bytes * ranks <= room or plan.propagation != "multislice":
+        return again
+    tiles, halo = tiles_of(geometry, plan.grid, plan.margin, accuracy)
+    cut = replace(again, propagation="tiled-multislice", tiles=tiles, halo=halo)
+    note = f"a whole field does not fit into memory: it is cut into {tiles[0]} by {tiles[1]} tiles"
+    cut = _with_memory(replace(cut, notes=(*plan.notes, note)), geometry)
+    return cut if cut.memory_bytes < again.memory_bytes else again
+
+
+def _with_memory(plan: Plan, geometry: ScanGeometry) -> Plan:
+    return replace(plan, memory_bytes=memory_bytes(plan, geometry))
+
+
+def _volumes(plan: Plan, angles: int) -> float:
+    """Return how many arrays as large as one part of the volume are held."""
+    fit = plan.fit
+    parts = 2 if fit.absorption else 1
+    moments = 2 if fit.optimiser == "adam" else 1
+    # Object, gradient and best copy; a gradient on its way, and at the first step the weight of the voxels.
+    count = parts * (3 + moments) + 1 + (fit.optimiser == "nesterov")
+    # This gradient, steepest descent and direction, the ones before, and a copy on the way to the bottom.
+    count += 7 * parts if fit.polish else 0
+    # The whole fit's δ and β, and the δ of the first half.
+    count += 3 if plan.shell_correlation else 0
+    return count + (4 if plan.interpolation == "fourier" and angles > 1 else 0)
+
+
+def _frames(plan: Plan, geometry: ScanGeometry) -> float:
+    """Return the bytes of frames: all of a rank, or two batches where they stay on disk."""
+    views = geometry.views / plan.ranks if plan.frames_in == "memory" else 2 * plan.fit.batch_views
+    return views * 4 * math.prod(geometry.detector.shape) / plan.oversampling**2
+
+
+def _batch(plan: Plan, geometry: ScanGeometry, angles: int) -> float:
+    """Return the bytes of turned planes, waves and transmissions of one batch of views."""
+    views, window = plan.fit.batch_views, math.prod(n + 2 * plan.margin for n in geometry.field_shape)
+    turned = 1 if geometry.views / angles >= views else min(views, angles)
+    planes = 8 * plan.slices * max(window, math.prod(plan.grid.shape[1:]))
+    wave = 8 * window * views * plan.probe_modes
+    kept = _kept(plan)
+    distances = len(np.unique(geometry.effective_distance_m))
+    # Planes are kept as they are padded; one angle's are on their way there, or back as a gradient, which has its own.
+    held = planes * (turned + 2) + wave * (kept + 7) + 8 * window * (distances + 7)
+    if plan.gradient == "stored":
+        held += planes * turned
+    # Tiles have gradients of their own in the planes that all are cut from.
+    return held + (planes if plan.propagation == "tiled-multislice" else 0)
+
+
+def _kept(plan: Plan) -> float:
+    """Return how many waves of the whole field are kept for the gradient."""
+    if plan.gradient == "stored":
+        return plan.slices
+    if plan.propagation == "tiled-multislice":
+        # One row of tiles and its transmissions, with halos.
+        return 2 * plan.slices / plan.tiles[0] * 2.25
+    # Light that left through the edges does not come back: checkpoints instead.
+    return 2 * math.sqrt(plan.slices) if plan.edges == "outgoing" else 0
