@@ -10,6 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.joint_illumination import probe_of_flats
 from bluesky_multislice.models import (
     candidate_distances_m,
     depth_of_focus_m,
@@ -49,6 +50,7 @@ def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: 
 
     A given probe that may be refined is brought to the frames' mean energy. Without one, patterns of one angle are
     fitted from several focus distances for a few epochs, and the probe that explains frames held back best is taken.
+    Where the plan fits the illumination, flats tell the first one.
     Missing modes start as weak copies with a phase ramp.
 
     Args:
@@ -60,6 +62,8 @@ def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: 
     """
     if scan.probe is not None:
         probe = _given_probe(scan.probe, scan.geometry, plan, mean_frame) / math.sqrt(scale)
+    elif plan.joint_illumination:
+        probe = probe_of_flats(scan, plan, scale)
     elif _searches_focus(scan.geometry):
         probe = _probe_of_best_focus(scan, plan, mean_frame / scale, scale, mesh)
     else:

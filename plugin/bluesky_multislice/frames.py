@@ -96,7 +96,7 @@ class Frames:
             place for all; darks serve all.
 
     Attributes:
-        divided: whether flats are divided out.
+        divided: whether flats are divided out pixel by pixel.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Frames:
         return int(self.stored_mask.sum() - self._good.sum())
 
     def undivided(self) -> "Frames":
-        """Return the same frames without division by the flats: the beam's structure stays in them.
+        """Return the same frames over the mean of their flats alone: the beam's structure stays in them.
 
         Pixels that are dead in a flat stay excluded.
         """
@@ -162,7 +162,7 @@ class Frames:
         return other
 
     def flat(self, view: int) -> NDArray[np.float32]:
-        """Return the mean flat less the dark (y, x), oriented, at the place of a view; zero where no pixel is good.
+        """Return the mean flat less the dark (y, x) at the place of a view, of mean 1, zero where no pixel is good.
 
         Raises:
             FramesError: there are no flats.
@@ -170,7 +170,7 @@ class Frames:
         if not self.flat_rows:
             raise FramesError("A flat must have been taken.", got="none.", remedy="leave illumination out.")
         flat = np.where(self._good, self._field.flat(int(self.rows[view])), 0)
-        return np.ascontiguousarray(orient(flat, self.orientation), dtype=np.float32)
+        return np.ascontiguousarray(orient(flat / flat[self._good].mean(), self.orientation), dtype=np.float32)
 
     @cached_property
     def _good(self) -> NDArray[np.bool_]:
@@ -228,8 +228,9 @@ class Frames:
         frame = stored.astype(np.float32)
         if self.dark_rows:
             frame = np.maximum(frame - self._field.dark(row), 0.0)
-        if self.divided:
-            frame /= np.where(self._good, self._field.gain(row), 1.0)
+        if self._field.divides:
+            gain = self._field.gain(row)
+            frame /= np.where(self._good, gain, 1.0) if self.divided else gain[self._good].mean()
         frame[~self._good] = 0.0
         return frame
 

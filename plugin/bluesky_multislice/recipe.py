@@ -174,6 +174,11 @@ class Recipe(BaseModel):
     saturated: Saturated = Field(
         default="refuse", description="Whether saturated pixels are refused, or left out in their frames and counted."
     )
+    illumination: Literal["divided", "joint"] | None = Field(
+        default=None,
+        description="Whether flats are divided out, or tell the first illumination, which the fit then refines with "
+        "the volume: for a beam whose structure the sample refracts. None: divided where there are flats.",
+    )
     fidelity: Literal["amplitude", "poisson", "intensity"] = Field(
         default="amplitude",
         description="Noise that the fit expects: Gaussian on amplitudes, Poisson counts, or Gaussian on intensities.",

@@ -12,6 +12,7 @@ from bluesky_multislice.errors import FramesError
 from bluesky_multislice.first_probe import first_probe
 from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.joint_illumination import empty_beam
 from bluesky_multislice.models import downsample, resample, upsample
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan
@@ -97,6 +98,8 @@ def reconstruct(
     Raises:
         FramesError: a frame cannot be used, or no frame has any light.
     """
+    if plan.joint_illumination:
+        scan = replace(scan, frames=scan.frames.undivided())
     geometry = scan.geometry
     fitted, held = split_views(geometry.views, plan.held_back_every)
     own_fitted, own_held = (views[mesh.share(len(views))] for views in (fitted, held))
@@ -116,6 +119,8 @@ def reconstruct(
             )
             for views in (fitted, held)
         ]
+        if plan.joint_illumination:
+            sets[0] = replace(sets[0], empty=empty_beam(scan, plan, scale, mesh.device))
         return _fit_in_turn(scan, plan, sets, probe, mesh, report)
 
     solution = fit_views(fitted, held, report)

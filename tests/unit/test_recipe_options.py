@@ -40,6 +40,7 @@ VALUES = {
     "shell_correlation": True,
     "held_back_every": 7,
     "frames_in": "disk",
+    "illumination": "joint",
     "batch_views": 3,
     "ranks": 2,
     "device": "cpu",

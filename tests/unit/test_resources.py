@@ -1,7 +1,9 @@
 """Where frames are kept, and what a machine has room for."""
 
 import os
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from small_scan import blank, hologram_geometry
 
@@ -35,3 +37,38 @@ def test_frames_stay_on_disk_where_they_take_more_than_an_eighth_of_the_memory(m
 @pytest.mark.parametrize("place", ["memory", "disk"])
 def test_a_recipe_says_where_frames_are_kept(place):
     assert plan_of(hologram_geometry(), frames_in=place).frames_in == place
+
+
+def several_views(n, views=8):
+    geometry = hologram_geometry(n=n, angles=views)
+    return replace(geometry, angle_rad=np.zeros(views))
+
+
+def test_memory_counts_what_a_choice_keeps():
+    geometry = hologram_geometry(n=128, angles=60)
+    usual = plan_of(geometry)
+    volume = 4 * 128**3
+    more = {
+        "without absorption": ({"absorption": False}, -4 * volume),
+        "Adam": ({"optimiser": "adam"}, volume),
+        "polish": ({"polish": 1}, 14 * volume),
+        "halves": ({"shell_correlation": True}, 3 * volume),
+    }
+    for recipe, bytes_more in more.values():
+        assert plan_of(geometry, **recipe).memory_bytes - usual.memory_bytes == pytest.approx(bytes_more, abs=1)
+    held, streamed = (plan_of(geometry, frames_in=place).memory_bytes for place in ("memory", "disk"))
+    assert held - streamed == (60 - 2 * usual.fit.batch_views) * 4 * 128**2
+
+
+def test_a_field_that_does_not_fit_as_a_whole_is_cut_into_tiles(machine):
+    recipe = {"depth_um": 0.2, "slices": 40, "batch_views": 8, "edges": "outgoing"}
+    machine(10**12)
+    whole = plan_of(several_views(2048), **recipe)
+    assert (whole.propagation, whole.gradient, whole.tiles) == ("multislice", "stored", (1, 1))
+    machine(int(0.63 * whole.memory_bytes))
+    tiled = plan_of(several_views(2048), **recipe)
+    assert (tiled.propagation, tiled.gradient) == ("tiled-multislice", "recomputed")
+    assert min(tiled.tiles) > 1
+    assert tiled.options["halo"] == tiled.halo > 0
+    assert tiled.memory_bytes < 0.63 * whole.memory_bytes
+    assert f"it is cut into {tiled.tiles[0]} by {tiled.tiles[1]} tiles" in tiled.notes[-1]

@@ -3,6 +3,7 @@
 A row of the matrix sums weighted neighbours, each a run of y in memory: what ``embedding_bag`` is made for.
 """
 
+import ctypes
 import functools
 import itertools
 import math
@@ -18,6 +19,10 @@ from torch.nn import functional
 
 _ROWS = 32
 """Rows of y that are turned together: few enough for the copies with y last to stay in a processor's cache."""
+
+
+_LARGE_PLANE = 2**16
+"""Pixels (z, x) from which freed memory between cached matrices is handed back: 4 GiB were seen at 512²."""
 
 
 class _Matrix(NamedTuple):
@@ -105,7 +110,17 @@ def _matrices(
         start, source = (torch.as_tensor(index.astype(np.int32), device=device) for index in (csr.indptr, csr.indices))
         return _Matrix(planes, start, source, torch.as_tensor(csr.data, device=device, dtype=dtype))
 
-    return by_rows(matrix, groups), by_rows(matrix.T.tocsr(), nz)
+    matrices = by_rows(matrix, groups), by_rows(matrix.T.tocsr(), nz)
+    if nz * nx >= _LARGE_PLANE:
+        _hand_back_freed_memory()
+    return matrices
+
+
+def _hand_back_freed_memory() -> None:
+    """Have the GNU C library give the system what was freed between memory that is still held."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _neighbours(

@@ -4,7 +4,9 @@ import numpy as np
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.models import technique_of
 from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.scan import Scan
 
 
 def check_refinement(recipe: Recipe, geometry: ScanGeometry, several_angles: bool) -> None:
@@ -29,6 +31,31 @@ def check_refinement(recipe: Recipe, geometry: ScanGeometry, several_angles: boo
             got=f"{', '.join(refused)} for {'several angles' if several_angles else 'one angle'} in the "
             f"{geometry.detector.regime.replace('_', ' ')}.",
             remedy="leave them out of refine.quantities.",
+        )
+
+
+def check_illumination(recipe: Recipe, scan: Scan) -> None:
+    """Refuse what needs flats without them, and a joint illumination where frames do not share one on the sample."""
+    geometry = scan.geometry
+    if recipe.illumination is not None and not scan.frames.flat_rows:
+        raise PlanError(
+            "An illumination is known from flats.",
+            got=f"illumination {recipe.illumination} for a scan without any.",
+            remedy="take flats, or leave illumination out; refine_probe refines a plane wave.",
+        )
+    if recipe.illumination == "joint" and (recipe.coarse_levels or recipe.first_propagation):
+        raise PlanError(
+            "An illumination is fitted to flats of the frames' own pixels.",
+            got="earlier fits, to coarser frames or by another propagation.",
+            remedy="leave coarse_levels and first_propagation out.",
+        )
+    near = geometry.detector.regime == "near_field" and not technique_of(geometry).overlapping
+    if recipe.illumination == "joint" and not (near and np.ptp(geometry.magnification) <= 1e-3):
+        raise PlanError(
+            "The illumination is fitted from flats for holograms of one magnification; patterns refine their probe.",
+            got=f"{geometry.technique} in the {geometry.detector.regime.replace('_', ' ')}, magnifications "
+            f"{geometry.magnification.min():g} to {geometry.magnification.max():g}.",
+            remedy="leave illumination out.",
         )
 
 

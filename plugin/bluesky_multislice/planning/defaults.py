@@ -24,7 +24,9 @@ _WEIGHTED_MODES = 3
 def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, views_a_rank: int) -> FitSettings:
     """Return how to fit; ``views_a_rank`` are the views that a rank fits."""
     usual = technique_of(geometry).fit
-    refine_probe = usual.refine_probe if recipe.refine_probe is None else recipe.refine_probe
+    refine_probe = recipe.refine_probe
+    if refine_probe is None:
+        refine_probe = usual.refine_probe or recipe.illumination == "joint"
     smoothing = recipe.total_variation
     if smoothing is None:
         smoothing = usual.total_variation if several_angles else 0.0

@@ -22,7 +22,7 @@ _CACHED_TURNS = 16
 _HANDED_BACK = 32 * 2**20
 """Bytes from which the C library gives a freed array back at once (its largest mmap threshold); others leave holes."""
 
-_HOLES = 2.4
+_HOLES = 1.7
 """Arrays as large as a small volume that the holes between cached matrices add up to, for each matrix, as measured."""
 
 
@@ -34,7 +34,7 @@ def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
         geometry: of the scan, as finely sampled as the plan says.
     """
     volume, angles = 4 * math.prod(plan.grid.shape), len(np.unique(geometry.angle_rad))
-    held = volume * _volumes(plan, angles) + _frames(plan, geometry) + _batch(plan, geometry, angles)
+    held = volume * _volumes(plan, angles) + _frames(plan, geometry) + _batch(plan, geometry)
     if angles > 1 and plan.interpolation == "linear":
         # Four neighbours of each voxel of a plane, number and weight, and the transpose.
         held += min(angles, _CACHED_TURNS) * 4 * 8 * 2 * plan.grid.shape[0] * plan.grid.shape[2]
@@ -88,18 +88,17 @@ def _frames(plan: Plan, geometry: ScanGeometry) -> float:
     return views * 4 * math.prod(geometry.detector.shape) / plan.oversampling**2
 
 
-def _batch(plan: Plan, geometry: ScanGeometry, angles: int) -> float:
+def _batch(plan: Plan, geometry: ScanGeometry) -> float:
     """Return the bytes of turned planes, waves and transmissions of one batch of views."""
     views, window = plan.fit.batch_views, math.prod(n + 2 * plan.margin for n in geometry.field_shape)
-    turned = 1 if geometry.views / angles >= views else min(views, angles)
     planes = 8 * plan.slices * max(window, math.prod(plan.grid.shape[1:]))
     wave = 8 * window * views * plan.probe_modes
     kept = _kept(plan)
     distances = len(np.unique(geometry.effective_distance_m))
-    # Planes are kept as they are padded; one angle's are on their way there, or back as a gradient, which has its own.
-    held = planes * (turned + 2) + wave * (kept + 7) + 8 * window * (distances + 7)
+    # Planes of one angle are kept as they are padded; they come to there, and go back as gradients.
+    held = planes * 3 + wave * (kept + 7) + 8 * window * (distances + 7)
     if plan.gradient == "stored":
-        held += planes * turned
+        held += planes
     # Tiles have gradients of their own in the planes that all are cut from.
     return held + (planes if plan.propagation == "tiled-multislice" else 0)
 
@@ -109,7 +108,7 @@ def _kept(plan: Plan) -> float:
     if plan.gradient == "stored":
         return plan.slices
     if plan.propagation == "tiled-multislice":
-        # One row of tiles and its transmissions, with halos.
-        return 2 * plan.slices / plan.tiles[0] * 2.25
+        # One row of tiles of one view and its transmissions, with halos.
+        return 2 * plan.slices / plan.tiles[0] * 2.25 / plan.fit.batch_views
     # Light that left through the edges does not come back: checkpoints instead.
     return 2 * math.sqrt(plan.slices) if plan.edges == "outgoing" else 0

@@ -41,6 +41,7 @@ class Plan:
         notes: what a person should know about these choices.
         coarseness: pixels of the frames on a side of one that is fitted, see ``ScanGeometry.coarser``.
         frames_in: ``disk`` reads frames batch by batch as they are needed.
+        joint_illumination: whether flats are not divided out, but are the start of an illumination that is fitted too.
         earlier: cheaper fits that come first, each the start of the next.
     """
 
@@ -68,6 +69,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     coarseness: int = 1
     frames_in: FramesIn = "memory"
+    joint_illumination: bool = False
     earlier: tuple["Plan", ...] = ()
 
     @property

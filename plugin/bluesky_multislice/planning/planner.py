@@ -7,7 +7,7 @@ import numpy as np
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import depth_of_field_m
 from bluesky_multislice.models import technique_of
-from bluesky_multislice.planning.checks import check_depth, check_fitted, check_refinement
+from bluesky_multislice.planning.checks import check_depth, check_fitted, check_illumination, check_refinement
 from bluesky_multislice.planning.defaults import fit_settings, modes_of
 from bluesky_multislice.planning.memory import fitted_into_memory
 from bluesky_multislice.planning.plan import Plan
@@ -53,6 +53,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         notes.append("too few views to hold any back: the fit is not judged on frames of its own")
     check_fitted(recipe, geometry.views, len(fitted))
     check_refinement(recipe, geometry, several_angles)
+    check_illumination(recipe, scan)
     check_device(recipe.device)
     ranks = recipe.ranks or ranks_for(recipe, len(fitted))
     if ranks > len(fitted):
@@ -91,6 +92,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         depths_of_field=grid.thickness_m / depth_of_field,
         memory_bytes=0,
         notes=tuple(notes),
+        joint_illumination=recipe.illumination == "joint",
         frames_in=recipe.frames_in or frames_place(scan.frames.views, geometry, recipe.device),
     )
     plan = fitted_into_memory(plan, geometry, recipe.accuracy)

@@ -1,5 +1,6 @@
 """Data fidelity, regularisers, the fit and what it gives back."""
 
+from bluesky_multislice.solvers.empty_beam import EmptyBeam
 from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.fit import fit
 from bluesky_multislice.solvers.optimiser import OptimiserName
@@ -13,6 +14,7 @@ from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import FramesIn, ViewSet, load_views, split_views
 
 __all__ = [
+    "EmptyBeam",
     "Epoch",
     "FidelityName",
     "FitSettings",

@@ -17,8 +17,19 @@ def misfit_of(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp], sett
 
 
 def add_gradients(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp], settings: FitSettings) -> Tensor:
-    """Add a batch's gradients, and its light, to the unknowns' and return its misfit and its number of pixels, (2,)."""
-    misfit = misfit_of(unknowns, frames, batch, settings)
-    misfit.backward()
+    """Add a batch's gradients, and its light, to the unknowns' and return its misfit and its number of pixels, (2,).
+
+    One angle after the other: the turned planes of one, and its gradient as large as the volume, are held at a time.
+    """
+    measured, misfit = frames.amplitude[batch], torch.zeros((), device=frames.mask.device)
+    for angle in np.unique(frames.angles[batch]):
+        own = np.flatnonzero(frames.angles[batch] == angle)
+        expected = unknowns.expect(frames.views[batch[own]])
+        part = FIDELITIES[settings.fidelity](expected, measured[own], frames.mask)
+        part.backward()
+        misfit += part.detach()
+    if frames.empty is not None and settings.probe_step > 0:
+        # All flats together count as much as a batch.
+        (len(batch) * frames.empty.misfit(unknowns.probe, settings.fidelity)).backward()
     unknowns.add_light(frames.views[batch])
-    return torch.stack([misfit.detach(), len(batch) * frames.mask.sum()])
+    return torch.stack([misfit, len(batch) * frames.mask.sum()])

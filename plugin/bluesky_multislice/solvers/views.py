@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bluesky_multislice.frames import Saturated
 from bluesky_multislice.scan import Scan
+from bluesky_multislice.solvers.empty_beam import EmptyBeam
 
 FramesIn = Literal["memory", "disk"]
 """Where a rank keeps its frames: all of them in memory, or on disk until their batch comes."""
@@ -91,6 +92,7 @@ class ViewSet:
             saturated in a frame.
         mask: (y, x) 1 where a pixel is good, else 0.
         coarseness: pixels of the scan's frames on a side of one of these, as the pixels sample the object.
+        empty: flats that the probe has to explain, too; None where they are divided out.
     """
 
     views: NDArray[np.intp]
@@ -98,6 +100,7 @@ class ViewSet:
     amplitude: Tensor | StreamedAmplitudes
     mask: Tensor
     coarseness: int = 1
+    empty: EmptyBeam | None = None
 
     def batches(self, size: int, shuffle: np.random.Generator | None) -> list[NDArray[np.intp]]:
         """Return batches of indices into ``views``; a batch mixes angles only where every angle has few views.
