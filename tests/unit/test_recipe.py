@@ -126,7 +126,6 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "held_back_every": 7,
         "frames_in": "disk",
         "illumination": "joint",
-        "probe_variations": 2,
         "batch_views": 3,
         "ranks": 2,
         "device": "cpu",
