@@ -122,12 +122,14 @@ def test_a_magnified_frame_is_one_of_smaller_pixels():
 
 @pytest.fixture(scope="module")
 def aligned():
-    return relative_error(rebuild(Scan(geometry_of(), Frames(frames_of(geometry_of())))).delta, sample())
+    return relative_error(
+        rebuild(Scan(geometry_of(angles=8), Frames(frames_of(geometry_of(angles=8))))).delta, sample()
+    )
 
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_what_distances_do_against_the_first_comes_back_with_the_volume(name, aligned):
-    scan = Scan(geometry_of(), Frames(frames_of(geometry_of(), adjusted(name, ERRORS[name]))))
+    scan = Scan(geometry_of(angles=8), Frames(frames_of(geometry_of(angles=8), adjusted(name, ERRORS[name]))))
     found = rebuild(scan, refine={"quantities": (name,)})
     left = (found.differences[name].numpy() / UNIT[name] - ERRORS[name])[1:]
     assert not found.differences[name][0].any()
@@ -136,7 +138,8 @@ def test_what_distances_do_against_the_first_comes_back_with_the_volume(name, al
 
 
 def test_frames_that_were_moved_spoil_the_volume(aligned):
-    scan = Scan(geometry_of(), Frames(frames_of(geometry_of(), adjusted("distance_shift", ERRORS["distance_shift"]))))
+    moved = adjusted("distance_shift", ERRORS["distance_shift"])
+    scan = Scan(geometry_of(angles=8), Frames(frames_of(geometry_of(angles=8), moved)))
     assert relative_error(rebuild(scan, epochs=15).delta, sample()) > aligned + 0.05
 
 
