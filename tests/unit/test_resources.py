@@ -45,9 +45,9 @@ def several_views(n, views=8):
 
 
 def test_memory_counts_what_a_choice_keeps():
-    geometry = hologram_geometry(n=128, angles=60)
+    geometry = hologram_geometry(n=256, angles=60)
     usual = plan_of(geometry)
-    volume = 4 * 128**3
+    volume = 4 * 256**3
     more = {
         "without absorption": ({"absorption": False}, -4 * volume),
         "Adam": ({"optimiser": "adam"}, volume),
@@ -57,7 +57,7 @@ def test_memory_counts_what_a_choice_keeps():
     for recipe, bytes_more in more.values():
         assert plan_of(geometry, **recipe).memory_bytes - usual.memory_bytes == pytest.approx(bytes_more, abs=1)
     held, streamed = (plan_of(geometry, frames_in=place).memory_bytes for place in ("memory", "disk"))
-    assert held - streamed == (60 - 2 * usual.fit.batch_views) * 4 * 128**2
+    assert held - streamed == (60 - 2 * usual.fit.batch_views) * 4 * 256**2
 
 
 def test_a_field_that_does_not_fit_as_a_whole_is_cut_into_tiles(machine):

@@ -13,7 +13,7 @@ from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.resources import room_bytes, uses_cuda
 from bluesky_multislice.planning.sampling import tiles_of
 
-_PROGRAM = 390 * 2**20
+_PROGRAM = 405 * 2**20
 """Bytes of the interpreter, PyTorch, HDF5 and the compiled kernels of a rank, as measured."""
 
 _CACHED_TURNS = 16
@@ -22,8 +22,14 @@ _CACHED_TURNS = 16
 _HANDED_BACK = 32 * 2**20
 """Bytes from which the C library gives a freed array back at once (its largest mmap threshold); others leave holes."""
 
-_HOLES = 1.7
-"""Arrays as large as a small volume that the holes between cached matrices add up to, for each matrix, as measured."""
+_HOLES = {"nesterov": 1.7, "adam": 1.0, "weighted": 1.0}
+"""Arrays as large as a small volume that the holes between cached matrices add up to, for each matrix, as measured.
+
+Accelerated descent turns whole volumes besides, to weigh voxels by their light.
+"""
+
+_LARGE_HOLES = 200 * 2**20
+"""Bytes of holes between large matrices, which are handed back each time, as measured."""
 
 
 def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
@@ -40,8 +46,9 @@ def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
         held += min(angles, _CACHED_TURNS) * 4 * 8 * 2 * plan.grid.shape[0] * plan.grid.shape[2]
     if uses_cuda(plan.device):
         return int(held)
-    if angles > 1 and volume < _HANDED_BACK:
-        held += min(angles, _CACHED_TURNS) * _HOLES * volume
+    if angles > 1:
+        small = min(angles, _CACHED_TURNS) * _HOLES[plan.fit.optimiser] * volume
+        held += small if volume < _HANDED_BACK else _LARGE_HOLES
     return int(held + _PROGRAM)
 
 
