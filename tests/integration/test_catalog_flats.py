@@ -101,8 +101,19 @@ def test_flats_that_cannot_serve_are_refused(tiled_client, folder, values, shape
         resolve_scan(tiled_client, uid)
 
 
-def test_a_flat_run_that_does_not_exist_is_named(tiled_client, folder):
-    uid = write_run(tiled_client, write_frames(folder), start={"multislice": {"flat_run": "gone"}})
-    with pytest.raises(CatalogError, match=r"flat run.*gone from start:multislice.flat_run of run") as caught:
-        resolve_scan(tiled_client, uid)
+@pytest.mark.parametrize(
+    ("start", "fields", "words"),
+    [
+        ({"multislice": {"flat_run": "gone"}}, {}, r"flat run.*gone from start:multislice.flat_run of run"),
+        (
+            {"taken": {"black": ["gone"]}},
+            {"dark_run": FieldPlace(path="start:taken.black")},
+            r"dark run.*gone from instrument file B7: start:taken.black of run",
+        ),
+    ],
+)
+def test_a_run_that_does_not_exist_is_named(tiled_client, folder, start, fields, words):
+    uid = write_run(tiled_client, write_frames(folder), start=start)
+    with pytest.raises(CatalogError, match=words) as caught:
+        resolve_scan(tiled_client, uid, instrument=Instrument(name="B7", fields=fields))
     assert uid in caught.value.got
