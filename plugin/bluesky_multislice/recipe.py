@@ -19,6 +19,7 @@ from bluesky_multislice.models import technique_fields, techniques
 from bluesky_multislice.plausibility import energy_doubt
 
 Support = Literal["everywhere", "cylinder"]
+Start = Literal["thin_sample", "empty"]
 Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "finite-difference-wide", "projection"]
 Quantity = Literal[
     "positions",
@@ -179,6 +180,16 @@ class Recipe(BaseModel):
         description="Whether flats are divided out, or tell the first illumination, which the fit then refines with "
         "the volume: for a beam whose structure the sample refracts. None: divided where there are flats.",
     )
+    start: Start | None = Field(
+        default=None,
+        description="Volume that holography of several angles starts from: a thin-sample retrieval, back-projected, or "
+        "none. None: thin_sample where there are several angles.",
+    )
+    find_axis: bool | None = Field(
+        default=None,
+        description="Look for the rotation axis in holograms before the fit. None: where 40 angles or more cover half "
+        "a turn evenly.",
+    )
     fidelity: Literal["amplitude", "poisson", "intensity"] = Field(
         default="amplitude",
         description="Noise that the fit expects: Gaussian on amplitudes, Poisson counts, or Gaussian on intensities.",
@@ -230,6 +241,11 @@ class Recipe(BaseModel):
         ge=0,
         le=10,
         description="Weight of total variation, relative to the fit. None: small at several angles, 0 at one.",
+    )
+    smoothing_by_held_back: bool = Field(
+        default=False,
+        description="Choose the weight of total variation by frames held back: short fits with a third, once and three "
+        "times of it come first, in about the time of one fit more.",
     )
     total_variation_z: float = Field(
         default=1.0, ge=0, le=100, description="Factor on the differences along the beam inside total variation."

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError
 from bluesky_multislice.first_probe import first_probe
+from bluesky_multislice.first_volume import FirstVolume, first_volume
 from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.joint_illumination import empty_beam
@@ -17,6 +18,7 @@ from bluesky_multislice.models import downsample, resample, upsample
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan
 from bluesky_multislice.plausibility import pattern_warnings
+from bluesky_multislice.rotation_axis import find_axis_pixels, move_axis
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import (
     Epoch,
@@ -32,6 +34,9 @@ from bluesky_multislice.solvers import (
     split_views,
 )
 
+_SHORTER = 3
+"""Epochs of a fit over those of one that tries a weight."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
@@ -39,10 +44,13 @@ class Reconstruction:
 
     Attributes:
         plan: what was done.
-        geometry: the scan's geometry.
+        geometry: the scan's geometry, about the axis that was found.
         solution: the unknowns and the course of the fit.
         warnings: what a person should know about the frames.
         saturated_pixels: how many pixels of all frames to fit were left out because they are saturated.
+        axis_pixels: how far the rotation axis was found from where the scan has it, along x, pixels of the volume; None
+            where it was not looked for, or not found.
+        start: what the volume started from.
         shell_correlation: of δ from two halves of the views; None where the plan does not ask for it.
     """
 
@@ -51,6 +59,8 @@ class Reconstruction:
     solution: Solution
     warnings: tuple[str, ...] = ()
     saturated_pixels: int = 0
+    axis_pixels: float | None = None
+    start: str = "empty"
     shell_correlation: ShellCorrelation | None = None
 
     @property
@@ -100,14 +110,21 @@ def reconstruct(
     """
     if plan.joint_illumination:
         scan = replace(scan, frames=scan.frames.undivided())
-    geometry = scan.geometry
-    fitted, held = split_views(geometry.views, plan.held_back_every)
+    fitted, held = split_views(scan.geometry.views, plan.held_back_every)
     own_fitted, own_held = (views[mesh.share(len(views))] for views in (fitted, held))
     light = _measure_light(scan, own_fitted, own_held, plan.saturated, mesh)
     scale = light.scale
     probe = first_probe(scan, plan, light.mean_frame, scale, mesh)
 
-    def fit_views(fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None]) -> Solution:
+    axis_pixels = find_axis_pixels(scan, plan, probe, scale, mesh) if plan.find_axis else None
+    if axis_pixels:
+        scan = move_axis(scan, axis_pixels, plan.grid.voxel_size_m[2])
+    geometry = scan.geometry
+
+    def fit_views(
+        plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None]
+    ) -> tuple[Solution, FirstVolume | None, Plan]:
+        start = first_volume(scan, plan, fitted, held, probe, scale, mesh)
         sets = [
             load_views(
                 scan,
@@ -121,13 +138,14 @@ def reconstruct(
         ]
         if plan.joint_illumination:
             sets[0] = replace(sets[0], empty=empty_beam(scan, plan, scale, mesh.device))
-        return _fit_in_turn(scan, plan, sets, probe, mesh, report)
+        plan = _with_best_smoothing(scan, plan, sets, probe, start, mesh)
+        return _fit_in_turn(scan, plan, sets, probe, start, mesh, report), start, plan
 
-    solution = fit_views(fitted, held, report)
+    solution, start, plan = fit_views(plan, fitted, held, report)
     agreement = None
     if plan.shell_correlation:
         pairs = zip(halves(geometry, fitted), halves(geometry, held), strict=True)
-        deltas = [fit_views(*pair, lambda epoch: None).delta for pair in pairs]
+        deltas = [fit_views(plan, *pair, lambda epoch: None)[0].delta for pair in pairs]
         axes = plan.grid.voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else plan.grid.voxel_size_m[1:]
         agreement = shell_correlation(deltas[0], deltas[1], axes)
     if len(np.unique(geometry.angle_rad)) > 1:
@@ -138,10 +156,38 @@ def reconstruct(
         plan,
         geometry,
         solution.with_probe_in(np.sqrt(scale)),
-        warnings=(*pattern_warnings(geometry, light.mean_frame, scan.probe), *light.warnings),
+        warnings=(
+            *pattern_warnings(geometry, light.mean_frame, scan.probe),
+            *light.warnings,
+            *_axis_warnings(plan, axis_pixels),
+        ),
         saturated_pixels=light.saturated_pixels,
+        axis_pixels=axis_pixels,
+        start=start.origin if start else "empty",
         shell_correlation=agreement,
     )
+
+
+def _with_best_smoothing(
+    scan: Scan, plan: Plan, sets: Sequence[ViewSet], probe: torch.Tensor, start: FirstVolume | None, mesh: Mesh
+) -> Plan:
+    """Return the plan with the weight of total variation whose short fit explains frames held back best."""
+    if not plan.smoothings:
+        return plan
+    epochs = max(1, plan.fit.epochs // _SHORTER)
+
+    def with_weight(weight: float, plan: Plan = plan) -> Plan:
+        priors = replace(plan.fit.priors, total_variation=weight)
+        earlier = tuple(with_weight(weight, stage) for stage in plan.earlier)
+        return replace(plan, fit=replace(plan.fit, priors=priors), earlier=earlier, smoothings=())
+
+    def misfit(weight: float) -> float:
+        short = replace(with_weight(weight), earlier=())
+        short = replace(short, fit=replace(short.fit, epochs=epochs, polish=0))
+        tried = _fit_in_turn(scan, short, sets, probe, start, mesh, lambda epoch: None)
+        return min(epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss for epoch in tried.history)
+
+    return with_weight(min(plan.smoothings, key=misfit))
 
 
 def _fit_in_turn(
@@ -149,12 +195,16 @@ def _fit_in_turn(
     plan: Plan,
     sets: Sequence[ViewSet],
     first_probe: torch.Tensor,
+    start: FirstVolume | None,
     mesh: Mesh,
     report: Callable[[Epoch], None],
 ) -> Solution:
     """Fit as the plan's earlier fits say, and then as it says itself, each from what the one before has found."""
     first, *others = (*plan.earlier, plan)
-    solution = _fit_stage(scan, first, sets, _coarser_probe(first_probe, first.coarseness), None, mesh, report)
+    volumes = None
+    if start is not None:
+        volumes = [resample(part, plan.grid, first.grid) for part in (start.delta, start.beta)]
+    solution = _fit_stage(scan, first, sets, _coarser_probe(first_probe, first.coarseness), volumes, mesh, report)
     for before, stage in pairwise((first, *others)):
         probe = _coarser_probe(first_probe, stage.coarseness)
         if stage.fit.probe_step > 0:
@@ -197,6 +247,15 @@ def _fit_stage(
 def _coarser_probe(probe: torch.Tensor, factor: int) -> torch.Tensor:
     """Return the probe (mode, y, x) that belongs to frames ``factor`` times coarser, of the same mean intensity."""
     return torch.from_numpy(downsample(probe.cpu().numpy(), factor)) / factor
+
+
+def _axis_warnings(plan: Plan, axis_pixels: float | None) -> tuple[str, ...]:
+    """Return what is odd about where the rotation axis was found."""
+    if plan.find_axis and axis_pixels is None:
+        return ("the holograms do not tell where the rotation axis is: it stays where the scan has it",)
+    if axis_pixels is not None and abs(axis_pixels) > 1:
+        return (f"the rotation axis was found {axis_pixels:+.2f} pixels in x from where the scan has it",)
+    return ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,7 +92,7 @@ class Phantom:
         geometry = self.geometry()
         return np.concatenate(
             [
-                self._patterns(_turned(coefficients, angle), geometry.position_m[geometry.angle_rad == angle] / VOXEL_M)
+                self._patterns(turned(coefficients, angle), geometry.position_m[geometry.angle_rad == angle] / VOXEL_M)
                 for angle in np.unique(geometry.angle_rad)
             ]
         )
@@ -129,7 +129,7 @@ class Phantom:
         return np.abs(spectrum[:, seen, seen] / FINER**2 / self.window) ** 2
 
 
-def _turned(coefficients: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
+def turned(coefficients: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
     """Return the sample (z, y, x) turned about y, from the spline coefficients of its planes (z, x)."""
     n = len(coefficients)
     along = np.arange(n) - (n - 1) / 2

@@ -82,7 +82,7 @@ def wide_probe(model: ForwardModel):
 @pytest.mark.parametrize("choice", [{"coarse_levels": 1}, {"first_propagation": "projection"}])
 def test_a_fit_goes_on_from_the_cheaper_ones(choice):
     scan, truth = thick_scan()
-    alone, after = (rebuild(scan, epochs=2, total_variation=0.0, **recipe) for recipe in ({}, choice))
+    alone, after = (rebuild(scan, epochs=2, total_variation=0.0, start="empty", **recipe) for recipe in ({}, choice))
     fine = [epoch for epoch in after.history if epoch.epoch > len(after.history) - 2]
     assert fine[0].loss < 0.5 * alone.history[0].loss
     assert relative_error(after.delta, truth) < relative_error(alone.delta, truth)

@@ -1,6 +1,7 @@
 """Forward models: geometry in buffers, the unknowns always arguments, noiseless expected intensity out."""
 
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
+from bluesky_multislice.models.back_projection import angle_weights, back_project
 from bluesky_multislice.models.forward import Edges, ForwardModel
 from bluesky_multislice.models.illumination import downsample, embed, upsample
 from bluesky_multislice.models.registry import find_technique, technique_fields, technique_of, techniques
@@ -12,6 +13,7 @@ from bluesky_multislice.models.shadows import (
     shadows_distance_m,
 )
 from bluesky_multislice.models.technique import FitDefaults, Optics, ScanField, Technique
+from bluesky_multislice.models.thin_sample import contrast_transfer_phase, paganin_phase
 
 __all__ = [
     "NO_ADJUSTMENTS",
@@ -22,11 +24,15 @@ __all__ = [
     "Optics",
     "ScanField",
     "Technique",
+    "angle_weights",
+    "back_project",
     "candidate_distances_m",
+    "contrast_transfer_phase",
     "depth_of_focus_m",
     "downsample",
     "embed",
     "find_technique",
+    "paganin_phase",
     "resample",
     "shadow_likeness",
     "shadows_distance_m",

@@ -83,6 +83,20 @@ def _optimiser(recipe: Recipe, usual: FitDefaults, several_angles: bool, *, vacu
     return usual.one_angle
 
 
+def smoothings_of(recipe: Recipe, settings: FitSettings, held_back: int) -> tuple[float, ...]:
+    """Return the weights of total variation that frames held back choose from; none where the planned one is taken."""
+    if not recipe.smoothing_by_held_back:
+        return ()
+    weight = settings.priors.total_variation
+    if weight == 0 or held_back == 0:
+        raise PlanError(
+            "Frames held back choose between multiples of a weight of total variation.",
+            got=f"a weight of {weight:g} and {held_back} frames held back.",
+            remedy="give total_variation and held_back_every, or leave smoothing_by_held_back out.",
+        )
+    return weight / 3, weight, weight * 3
+
+
 def modes_of(scan: Scan, settings: FitSettings) -> int:
     """Return the probe's modes: no real beam is quite coherent, nor a detector pixel a point."""
     if settings.optimiser == "weighted" and settings.probe_step > 0:

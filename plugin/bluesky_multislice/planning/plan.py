@@ -8,7 +8,7 @@ from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models import Edges, ForwardModel
 from bluesky_multislice.optics import Gradient, Interpolation
-from bluesky_multislice.recipe import Support
+from bluesky_multislice.recipe import Start, Support
 from bluesky_multislice.solvers import FitSettings, FramesIn
 
 
@@ -38,6 +38,9 @@ class Plan:
         fit: how to fit.
         depths_of_field: thickness of the volume in depths of field; above one the thin-sample model is wrong.
         memory_bytes: expected peak of one rank.
+        start: ``thin_sample`` begins with a thin-sample retrieval, where it explains the frames better than nothing.
+        find_axis: whether the rotation axis is looked for before the fit.
+        smoothings: weights of total variation that short fits try first; frames held back choose; none keeps the fit's.
         notes: what a person should know about these choices.
         coarseness: pixels of the frames on a side of one that is fitted, see ``ScanGeometry.coarser``.
         frames_in: ``disk`` reads frames batch by batch as they are needed.
@@ -66,6 +69,9 @@ class Plan:
     fit: FitSettings
     depths_of_field: float
     memory_bytes: int
+    start: Start = "empty"
+    find_axis: bool = False
+    smoothings: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     coarseness: int = 1
     frames_in: FramesIn = "memory"
@@ -112,6 +118,7 @@ class Plan:
                 "fit": FitSettings.from_dict(values["fit"]),
                 "tiles": tuple(values["tiles"]),
                 "notes": tuple(values["notes"]),
+                "smoothings": tuple(values["smoothings"]),
                 "earlier": tuple(cls.from_dict(earlier) for earlier in values["earlier"]),
             }
         )

@@ -8,7 +8,7 @@ from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import depth_of_field_m
 from bluesky_multislice.models import technique_of
 from bluesky_multislice.planning.checks import check_depth, check_fitted, check_illumination, check_refinement
-from bluesky_multislice.planning.defaults import fit_settings, modes_of
+from bluesky_multislice.planning.defaults import fit_settings, modes_of, smoothings_of
 from bluesky_multislice.planning.memory import fitted_into_memory
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.resources import (
@@ -19,6 +19,7 @@ from bluesky_multislice.planning.resources import (
 )
 from bluesky_multislice.planning.sampling import grid_of, margin_of, slices_of, tiles_of
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
+from bluesky_multislice.planning.start import finds_axis, start_of
 from bluesky_multislice.plausibility import angle_warnings, position_warnings
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
@@ -91,6 +92,9 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         fit=settings,
         depths_of_field=grid.thickness_m / depth_of_field,
         memory_bytes=0,
+        start=start_of(recipe, geometry),
+        find_axis=finds_axis(recipe, geometry),
+        smoothings=smoothings_of(recipe, settings, len(held)),
         notes=tuple(notes),
         joint_illumination=recipe.illumination == "joint",
         frames_in=recipe.frames_in or frames_place(scan.frames.views, geometry, recipe.device),

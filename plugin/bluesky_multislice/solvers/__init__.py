@@ -2,7 +2,7 @@
 
 from bluesky_multislice.solvers.empty_beam import EmptyBeam
 from bluesky_multislice.solvers.fidelity import FidelityName
-from bluesky_multislice.solvers.fit import fit
+from bluesky_multislice.solvers.fit import fit, judge
 from bluesky_multislice.solvers.optimiser import OptimiserName
 from bluesky_multislice.solvers.quantities import Quantity
 from bluesky_multislice.solvers.refinement import RefinementSettings
@@ -30,6 +30,7 @@ __all__ = [
     "cylinder_support",
     "fit",
     "halves",
+    "judge",
     "load_views",
     "shell_correlation",
     "split_views",

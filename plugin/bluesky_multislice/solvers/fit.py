@@ -78,9 +78,9 @@ def fit(
     patience = max(10, settings.epochs // 2)
     history: list[Epoch] = []
     empty = not unknowns.object.any()
-    start, start_loss = unknowns.copy(), _judge(unknowns, held_back, settings, mesh)[0]
+    start, start_loss = unknowns.copy(), judge(unknowns, held_back, settings, mesh)[0]
     if start_loss is None:
-        start_loss = _judge(unknowns, fitted, settings, mesh)[0]
+        start_loss = judge(unknowns, fitted, settings, mesh)[0]
     best, best_epoch, best_loss = start, 0, math.inf
     status: Status = "epochs_spent"
     noise = 0.0
@@ -96,7 +96,7 @@ def fit(
                 end_game = ConjugateGradients(unknowns, fitted, settings, weight, noise, mesh)
             loss = end_game.step()
         _follow(unknowns, held_back, settings)
-        judged, _ = _judge(unknowns, held_back, settings, mesh)
+        judged, _ = judge(unknowns, held_back, settings, mesh)
         history.append(Epoch(number, loss, judged, time.monotonic() - began, fitted.coarseness))
         report(history[-1])
         measure = loss if judged is None else judged
@@ -128,8 +128,8 @@ def fit(
         advice=_ADVICE[status],
         best_epoch=best_epoch,
         history=tuple(history),
-        r_factor=_judge(unknowns, fitted, settings, mesh)[1],
-        held_back_r_factor=_judge(unknowns, held_back, settings, mesh)[1],
+        r_factor=judge(unknowns, fitted, settings, mesh)[1],
+        held_back_r_factor=judge(unknowns, held_back, settings, mesh)[1],
         differences=unknowns.differences,
     )
 
@@ -182,10 +182,17 @@ def _follow(unknowns: Unknowns, held_back: ViewSet, settings: FitSettings) -> No
 
 
 @torch.no_grad()
-def _judge(
+def judge(
     unknowns: Unknowns, frames: ViewSet, settings: FitSettings, mesh: Mesh
 ) -> tuple[float, float] | tuple[None, None]:
-    """Return mean misfit and R-factor over all ranks' frames, None where there are none."""
+    """Return mean misfit and R-factor over all ranks' frames, None where there are none.
+
+    Args:
+        unknowns: what is judged.
+        frames: this rank's frames.
+        settings: of the fit.
+        mesh: the ranks.
+    """
     total = torch.zeros(4, dtype=torch.float64, device=mesh.device)
     for batch in frames.batches(settings.batch_views, None):
         expected, measured = unknowns.expect(frames.views[batch]), frames.amplitude[batch]

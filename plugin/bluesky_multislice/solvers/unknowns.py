@@ -143,9 +143,10 @@ class Unknowns:
 
     @torch.no_grad()
     def start_from(self, delta: Tensor, beta: Tensor) -> None:
-        """Take δ and β (z, y, x) to start from; they are empty without."""
+        """Take δ and β (z, y, x) to start from, brought within their bounds; they are empty without."""
         for part, given in zip(self.object, (delta, beta), strict=False):
             part.copy_(given).div_(self._unit)
+        self.move(torch.zeros((), device=self.object.device))
 
     @property
     def delta(self) -> Tensor:

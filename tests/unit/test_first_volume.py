@@ -1,0 +1,123 @@
+"""The first volume of holograms, and what decides about it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_scan import VOXEL_M, ball, blank, hologram_geometry, relative_error
+
+from bluesky_multislice.errors import PlanError
+from bluesky_multislice.first_volume import first_volume, load_holograms
+from bluesky_multislice.frames import Frames
+from bluesky_multislice.parallel import Mesh, join_mesh
+from bluesky_multislice.planning import make_plan
+from bluesky_multislice.predict import predict_frames
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruct import reconstruct
+from bluesky_multislice.scan import Scan
+from bluesky_multislice.solvers import split_views
+
+N, ANGLES, RATIO = 32, 24, 0.1
+
+
+def measured(geometry, delta):
+    frames = predict_frames(blank(geometry), delta, RATIO * delta, voxel_size_m=(VOXEL_M,) * 3, slices=4)
+    return Scan(geometry, Frames(np.array(list(frames), np.float32)))
+
+
+@pytest.fixture(scope="module")
+def weak():
+    """A hologram scan of a weak ball off the axis in all directions, and its δ."""
+    delta = ball(N, radius=5.0, delta=2e-4)
+    return measured(hologram_geometry(N, ANGLES, distance_m=60e-9), delta), delta
+
+
+def started(scan, views=None, **recipe):
+    """The first volume of a scan in a beam of intensity one."""
+    plan = make_plan(Recipe(**{"ranks": 1, "device": "cpu", **recipe}), scan)
+    probe = torch.ones(1, *plan.forward_model(scan.geometry).window, dtype=torch.complex64)
+    with join_mesh("cpu") as mesh:
+        fitted, held_back = split_views(scan.geometry.views, 8)
+        return first_volume(scan, plan, fitted if views is None else views, held_back, probe, 1.0, mesh)
+
+
+def test_a_weak_sample_is_found_in_place(weak):
+    scan, truth = weak
+    found = started(scan, beta_over_delta_min=RATIO, beta_over_delta_max=RATIO)
+    assert "contrast transfer, β/δ 0.1" in found.origin
+    assert relative_error(found.delta, truth) < 0.5  # 0.41 was measured
+    alike = np.corrcoef(found.delta.ravel(), truth.ravel())[0, 1]
+    assert alike > 0.9
+    for axis in (0, 1, 2):
+        assert np.corrcoef(found.delta.flip(axis).ravel(), truth.ravel())[0, 1] < 0.95 * alike
+    torch.testing.assert_close(found.beta, RATIO * found.delta)
+
+
+def test_several_distances_are_taken_together(weak):
+    scan, truth = weak
+    geometry = scan.geometry
+    both = replace(
+        geometry,
+        distance_m=np.concatenate([geometry.distance_m, geometry.distance_m / 2]),
+        angle_rad=np.tile(geometry.angle_rad, 2),
+        position_m=np.tile(geometry.position_m, (2, 1)),
+    )
+    two = measured(both, truth)
+    errors = [relative_error(started(two, views).delta, truth) for views in (np.arange(2 * ANGLES), np.arange(ANGLES))]
+    assert errors[0] < 0.95 * errors[1]
+
+
+def test_views_beside_the_axis_are_put_in_place(weak):
+    scan, truth = weak
+    position_m = np.zeros((ANGLES, 2))
+    position_m[:, 1] = 3 * VOXEL_M
+    aside = measured(replace(scan.geometry, position_m=position_m), truth)
+    found, plain = started(aside).delta, started(scan).delta
+    edge = (found.shape[-1] - N) // 2
+    inside = found[edge : edge + N, :, edge : edge + N]
+    assert np.corrcoef(inside.ravel(), plain.ravel())[0, 1] > 0.98
+
+
+def test_bad_pixels_leave_no_holes(weak):
+    scan, _ = weak
+    stored, mask = scan.frames.read(np.arange(ANGLES)), np.ones((N, N), bool)
+    stored[:, 15, 12], mask[15, 12] = np.nan, False
+    holed = started(Scan(scan.geometry, Frames(stored, mask=mask)))
+    assert relative_error(holed.delta, started(scan).delta) < 0.15
+
+
+def test_ranks_share_the_angles(weak):
+    scan, _ = weak
+    plan = make_plan(Recipe(ranks=1, device="cpu"), scan)
+    probe = torch.ones(1, *plan.forward_model(scan.geometry).window, dtype=torch.complex64)
+    views = np.arange(ANGLES)
+    shares = [load_holograms(scan, plan, views, probe, 1.0, Mesh(rank, 3, torch.device("cpu"))) for rank in range(3)]
+    assert sorted(own.angle_rad for share in shares for own in share) == sorted(scan.geometry.angle_rad)
+
+
+def test_an_empty_volume_is_kept_where_no_retrieval_explains_the_frames(weak):
+    scan, _ = weak
+    random = np.random.default_rng(0).uniform(0.5, 1.5, (ANGLES, N, N)).astype(np.float32)
+    assert started(Scan(scan.geometry, Frames(random))) is None
+
+
+def test_the_fit_goes_on_from_it(weak):
+    scan, truth = weak
+    results = {}
+    for start in ("thin_sample", "empty"):
+        with join_mesh("cpu") as mesh:
+            plan = make_plan(Recipe(ranks=1, device="cpu", start=start, epochs=2, find_axis=False), scan)
+            results[start] = reconstruct(scan, plan, mesh)
+    assert results["thin_sample"].start.startswith("thin sample")
+    assert results["empty"].start == "empty"
+    errors = [relative_error(results[start].solution.delta, truth) for start in ("thin_sample", "empty")]
+    assert errors[0] < 0.9 * errors[1]
+
+
+def test_it_is_planned_for_holograms_of_several_angles(weak):
+    scan, _ = weak
+    assert make_plan(Recipe(), scan).start == "thin_sample"
+    assert make_plan(Recipe(), blank(hologram_geometry(N, 1))).start == "empty"
+    with pytest.raises(PlanError, match="thin_sample for holography of 1 angle"):
+        make_plan(Recipe(start="thin_sample"), blank(hologram_geometry(N, 1)))
