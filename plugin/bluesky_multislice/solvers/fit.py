@@ -78,10 +78,11 @@ def fit(
     patience = max(10, settings.epochs // 2)
     history: list[Epoch] = []
     empty = not unknowns.object.any()
-    start, start_loss = unknowns.copy(), judge(unknowns, held_back, settings, mesh)[0]
+    start_loss = judge(unknowns, held_back, settings, mesh)[0]
     if start_loss is None:
         start_loss = judge(unknowns, fitted, settings, mesh)[0]
-    best, best_epoch, best_loss = start, 0, math.inf
+    least_loss = math.inf if start_loss is None else start_loss
+    best, best_epoch, best_loss = unknowns.copy(), 0, math.inf
     status: Status = "epochs_spent"
     noise = 0.0
     began = time.monotonic()
@@ -104,7 +105,8 @@ def fit(
             status = "diverged"
             break
         if measure < best_loss:
-            best = unknowns.copy(over=None if best is start else best)
+            if measure < least_loss:
+                best = unknowns.copy(over=best)
             best_epoch, best_loss = number, measure
         elif number - best_epoch >= patience:
             falls = judged is not None and loss < _STANDS_STILL * history[best_epoch - 1].loss
@@ -114,10 +116,10 @@ def fit(
         if measure > _LEAP * best_loss and settings.optimiser == "weighted":
             unknowns.restore(best)
             unknowns.halve_steps()
-    if start_loss is not None and best_loss >= start_loss:
-        best, best_epoch = start, 0
-        status = "diverged" if best_loss > _FAR_OFF * start_loss else status
-    if status != "diverged" and empty and start_loss is not None and best_loss > _HARDLY_BETTER * start_loss:
+    if best_loss >= least_loss:
+        best_epoch = 0
+        status = "diverged" if best_loss > _FAR_OFF * least_loss else status
+    if status != "diverged" and empty and best_loss > _HARDLY_BETTER * least_loss:
         status = "stalled"
     unknowns.restore(best)
     return Solution(
