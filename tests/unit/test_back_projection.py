@@ -1,5 +1,9 @@
 """Filtered back-projection in this package's axes and units."""
 
+import os
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -68,3 +72,15 @@ def test_the_order_of_angles_does_not_matter():
     angles = np.array([0.1, 2.0, 0.3, 1.1])
     order = np.array([2, 0, 3, 1])
     np.testing.assert_allclose(angle_weights(angles)[order], angle_weights(angles[order]))
+
+
+def test_the_threads_of_torch_stay_as_they_were():
+    """In a process of its own: numba asks for threads once."""
+    script = """
+import numpy as np, torch
+from bluesky_multislice.models import back_project
+torch.set_num_threads(1)
+back_project(np.ones((2, 1, 8), np.float32), np.array([0.0, 1.0]), np.full(2, 0.5))
+assert torch.get_num_threads() == 1, torch.get_num_threads()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"NUMBA_NUM_THREADS": "2"})

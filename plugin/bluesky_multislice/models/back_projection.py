@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import numba
 import numpy as np
+import torch
 from algotom.rec.reconstruction import apply_ramp_filter, back_projection_cpu
 from numpy.typing import NDArray
 
@@ -52,10 +53,15 @@ def angle_weights(angles_rad: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep numba to one thread: with more, algotom 1.7's loop over angles loses sums (a quarter of the values seen)."""
+    """Keep numba to one thread: with more, algotom 1.7's loop over angles loses sums (a quarter of the values seen).
+
+    Both may have one OpenMP, in which numba sets the threads of PyTorch, too, from its first question on.
+    """
+    of_torch = torch.get_num_threads()
     threads = numba.get_num_threads()
     numba.set_num_threads(1)
     try:
         yield
     finally:
         numba.set_num_threads(threads)
+        torch.set_num_threads(of_torch)
