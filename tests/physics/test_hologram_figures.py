@@ -1,4 +1,4 @@
-"""Holograms of a thick phantom by an independent, finer simulation: the planned fit beside projection and plain Adam."""
+"""Holograms of a thick phantom by an independent, finer simulation: the plan beside plain Adam and projection."""
 
 import pytest
 from small_scan import rebuild, relative_error
