@@ -49,9 +49,9 @@ def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: 
     """Return the probe (mode, y, x) to start from, in the root of the frames' units over ``scale``.
 
     A given probe that may be refined is brought to the frames' mean energy. Without one, patterns of one angle are
-    fitted from several focus distances for a few epochs, and the probe that explains frames held back best is taken.
-    Where the plan fits the illumination, flats tell the first one.
-    Missing modes start as weak copies with a phase ramp.
+    fitted from several focus distances for a few epochs, and the probe that explains frames held back best is taken; of
+    several angles one serves, where the focus distance is not known. Where the plan fits the illumination, flats tell
+    the first one. Missing modes start as weak copies with a phase ramp.
 
     Args:
         scan: what was measured.

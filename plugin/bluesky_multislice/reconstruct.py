@@ -148,9 +148,9 @@ def reconstruct(
         deltas = [fit_views(plan, *pair, lambda epoch: None)[0].delta for pair in pairs]
         axes = plan.grid.voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else plan.grid.voxel_size_m[1:]
         agreement = shell_correlation(deltas[0], deltas[1], axes)
-    if len(np.unique(geometry.angle_rad)) > 1:
+    wider = _wider(geometry, solution)
+    if wider != 1 and len(np.unique(geometry.angle_rad)) > 1:
         # What was fitted is the phase that a voxel gives.
-        wider = _wider(geometry, solution)
         solution = replace(solution, delta=solution.delta / wider, beta=solution.beta / wider)
     return Reconstruction(
         plan,

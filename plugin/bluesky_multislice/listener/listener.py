@@ -66,6 +66,7 @@ class _Listener:
         self._pause_s = 1.0
 
     def run(self, stop: threading.Event) -> None:
+        """Hand over what has stopped, event by event and sweep by sweep, until ``stop`` is set."""
         stream = RunStream(self._connect, sequence=self._state.sequence, on_event=self._events.put)
         stream.start()
         _log.info("Listening to %s", self._settings.tiled_uri)

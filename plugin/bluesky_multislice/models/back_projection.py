@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numba
 import numpy as np
 import torch
-from algotom.rec.reconstruction import apply_ramp_filter, back_projection_cpu
 from numpy.typing import NDArray
 
 
@@ -24,6 +22,9 @@ def back_project(
 
     Source: Kak & Slaney, Principles of Computerized Tomographic Imaging (1988), ch. 3.
     """
+    # algotom and numba take time and 180 MB, which those who project nothing back need not spend.
+    from algotom.rec.reconstruction import apply_ramp_filter, back_projection_cpu
+
     _, rows, columns = projections.shape
     volume = np.empty((columns, rows, columns), np.float32)
     # The turn of algotom's slices (row, column) has the opposite sense of ours (z, x).
@@ -57,6 +58,8 @@ def _one_thread() -> Iterator[None]:
 
     Both may have one OpenMP, in which numba sets the threads of PyTorch, too, from its first question on.
     """
+    import numba
+
     of_torch = torch.get_num_threads()
     threads = numba.get_num_threads()
     numba.set_num_threads(1)

@@ -16,6 +16,12 @@ from bluesky_multislice.planning.sampling import tiles_of
 _PROGRAM = 405 * 2**20
 """Bytes of the interpreter, PyTorch, HDF5 and the compiled kernels of a rank, as measured."""
 
+_BACK_PROJECTION = 180 * 2**20
+"""Bytes of the libraries that make the first volume, as measured."""
+
+_EXCHANGE = 120 * 2**20
+"""Bytes of the exchange among several ranks, as measured."""
+
 _CACHED_TURNS = 16
 """Angles whose matrices ``optics.rotate`` keeps."""
 
@@ -49,7 +55,8 @@ def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
     if angles > 1:
         small = min(angles, _CACHED_TURNS) * _HOLES[plan.fit.optimiser] * volume
         held += small if volume < _HANDED_BACK else _LARGE_HOLES
-    return int(held + _PROGRAM)
+    libraries = _BACK_PROJECTION if plan.start != "empty" else 0
+    return int(held + _PROGRAM + libraries + (_EXCHANGE if plan.ranks > 1 else 0))
 
 
 def fitted_into_memory(plan: Plan, geometry: ScanGeometry, accuracy: float) -> Plan:

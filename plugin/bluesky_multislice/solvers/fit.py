@@ -38,7 +38,7 @@ Noise makes any misfit, but no fit of it gets this far: 1.7 was seen.
 """
 
 _LEAP = 1.5
-"""Misfit over the best epoch's, above which weighted descent goes back to that one and on with half its steps.
+"""Misfit over the best epoch's, above which weighted descent goes back to the best unknowns and on with half its steps.
 
 Frames that contradict each other, by a beam that flickers, make steps too long that serve others.
 """
