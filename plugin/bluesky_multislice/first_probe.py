@@ -29,6 +29,7 @@ from bluesky_multislice.solvers import (
     ViewSet,
     fit,
     load_views,
+    share_views,
     split_views,
 )
 
@@ -65,7 +66,8 @@ def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: 
     elif plan.joint_illumination:
         probe = probe_of_flats(scan, plan, scale)
     elif _searches_focus(scan.geometry):
-        probe = _probe_of_best_focus(scan, plan, mean_frame / scale, scale, mesh)
+        # It is a plane: every rank has room for all of it.
+        probe = _probe_of_best_focus(scan, plan, mean_frame / scale, scale, mesh.undivided)
     else:
         probe = _made_probe(scan.geometry, plan, mean_frame / scale)
     ramp = torch.linspace(-np.pi, np.pi, probe.shape[-1])
@@ -134,8 +136,8 @@ def _middle_views(scan: Scan, plan: Plan, scale: float, mesh: Mesh) -> list[View
     for part in split_views(len(one_angle), plan.held_back_every):
         views = one_angle[part]
         near = np.sort(views[np.argsort(away[views], kind="stable")[:_TRIED_VIEWS]])
-        own = near[mesh.share(len(near))]
-        sets.append(load_views(scan, own, scale=scale, device=mesh.device, saturated=plan.saturated))
+        own, lane = share_views(near, plan.lanes, mesh)
+        sets.append(load_views(scan, own, scale=scale, device=mesh.device, saturated=plan.saturated, lane=lane))
     return sets
 
 

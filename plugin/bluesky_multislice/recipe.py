@@ -280,7 +280,20 @@ class Recipe(BaseModel):
         "all frames take more than an eighth of the memory.",
     )
     batch_views: int | None = Field(default=None, ge=1, description="Views a rank works on at once. None: planned.")
+    batches_per_step: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Batches that a step of the fit adds up. The volume does not depend on how many ranks share them. "
+        "None: two, or one for each group of ranks that shares the views.",
+    )
     ranks: int | None = Field(default=None, ge=1, le=4096, description="Processes of the job. None: one a GPU or core.")
+    mesh: str | None = Field(
+        default=None,
+        pattern=r"^[1-9]\d{0,3}x[1-9]\d{0,3}$",
+        description="Ranks as angle x slab, such as 2x2: groups that share the views, times slabs along y that the "
+        "volume is cut into. None: no more slabs than memory asks for.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job computes.")
     seed: int = Field(default=0, ge=0, description="Seed of the order of views.")
     refine: Refine = Field(default_factory=Refine, description="What is refined beside volume and probe.")

@@ -130,6 +130,8 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "find_axis": False,
         "smoothing_by_held_back": True,
         "batch_views": 3,
+        "batches_per_step": 3,
+        "mesh": "2x1",
         "ranks": 2,
         "device": "cpu",
         "seed": 5,

@@ -45,6 +45,8 @@ VALUES = {
     "frames_in": "disk",
     "illumination": "joint",
     "batch_views": 3,
+    "batches_per_step": 3,
+    "mesh": "2x1",
     "ranks": 2,
     "device": "cpu",
     "seed": 5,

@@ -5,6 +5,8 @@ import numpy as np
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models import technique_of
+from bluesky_multislice.parallel import check_rows
+from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
 
@@ -94,4 +96,15 @@ def check_fitted(recipe: Recipe, views: int, fitted: int) -> None:
             "Two halves of the views are needed to correlate them.",
             got=f"{fitted} view to fit.",
             remedy="leave shell_correlation out.",
+        )
+
+
+def check_slabs(recipe: Recipe, plan: Plan) -> None:
+    """Refuse slabs that the volume's rows, or what is refined, do not allow."""
+    check_rows(plan.grid.shape[1], plan.slabs)
+    if plan.slabs > 1 and "tilt" in recipe.refine.quantities:
+        raise PlanError(
+            "A tilted rotation axis couples the rows of a volume, so that it cannot be cut into slabs.",
+            got=f"{plan.slabs} slabs, and tilt among what is refined.",
+            remedy="ask for a mesh with one slab, such as 2x1, or leave tilt out.",
         )

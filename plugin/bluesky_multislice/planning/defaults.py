@@ -10,7 +10,7 @@ from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import FitSettings, OptimiserName, Priors, RefinementSettings
 
 _STEPS_AN_EPOCH = 20
-"""Least steps of the optimiser an epoch, as long as a rank has that many views."""
+"""Least steps of the optimiser an epoch, as long as a lane has that many views."""
 
 
 WEIGHTED_PROBE_STEP = 2.0
@@ -21,8 +21,8 @@ _WEIGHTED_MODES = 3
 """Of a probe that patterns of one angle refine."""
 
 
-def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, views_a_rank: int) -> FitSettings:
-    """Return how to fit; ``views_a_rank`` are the views that a rank fits."""
+def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, views_a_lane: int) -> FitSettings:
+    """Return how to fit; ``views_a_lane`` are the views that each of a step's batches is of."""
     usual = technique_of(geometry).fit
     refine_probe = recipe.refine_probe
     if refine_probe is None:
@@ -36,7 +36,7 @@ def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, v
     epochs = recipe.epochs or _epochs(usual, several_angles, optimiser)
     return FitSettings(
         epochs=epochs,
-        batch_views=recipe.batch_views or int(np.clip(views_a_rank // _STEPS_AN_EPOCH, 1, 32)),
+        batch_views=recipe.batch_views or int(np.clip(views_a_lane // _STEPS_AN_EPOCH, 1, 32)),
         object_step_rad=(0.05 if several_angles else 0.02) * recipe.step,
         probe_step=(WEIGHTED_PROBE_STEP if optimiser == "weighted" else 0.02) * recipe.step if refine_probe else 0.0,
         gradient_floor=usual.gradient_floor,

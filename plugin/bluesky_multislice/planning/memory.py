@@ -45,7 +45,7 @@ def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
         plan: all of it but its memory.
         geometry: of the scan, as finely sampled as the plan says.
     """
-    volume, angles = 4 * math.prod(plan.grid.shape), len(np.unique(geometry.angle_rad))
+    volume, angles = 4 * math.prod(plan.grid.shape) / plan.slabs, len(np.unique(geometry.angle_rad))
     held = volume * _volumes(plan, angles) + _frames(plan, geometry) + _batch(plan, geometry)
     if angles > 1 and plan.interpolation == "linear":
         # Four neighbours of each voxel of a plane, number and weight, and the transpose.
@@ -59,7 +59,26 @@ def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
     return int(held + _PROGRAM + libraries + (_EXCHANGE if plan.ranks > 1 else 0))
 
 
-def fitted_into_memory(plan: Plan, geometry: ScanGeometry, accuracy: float) -> Plan:
+def fitted_into_memory(plan: Plan, geometry: ScanGeometry, accuracy: float, slabs: int | None) -> Plan:
+    """Return the plan with its memory, and with what this machine has room for.
+
+    Args:
+        plan: all of it but its memory.
+        geometry: of the scan, as finely sampled as the plan says.
+        accuracy: that tiles are to have.
+        slabs: slabs of the volume; None: as few as memory asks for.
+    """
+    numbers = [slabs] if slabs else [n for n in range(1, plan.ranks + 1) if plan.ranks % n == 0]
+    found = plan
+    for number in numbers:
+        found = _propagated_in_memory(replace(plan, slabs=number), geometry, accuracy)
+        room, ranks = room_bytes(plan.device, plan.ranks)
+        if found.memory_bytes * ranks <= room:
+            break
+    return found
+
+
+def _propagated_in_memory(plan: Plan, geometry: ScanGeometry, accuracy: float) -> Plan:
     """Return the plan with its memory, and with the way to differentiate that this machine has room for.
 
     Waves are stored where that takes no more than half of the memory, else recomputed. Where a whole field is too

@@ -23,6 +23,32 @@ def ranks_for(recipe: Recipe, fitted: int) -> int:
     return max(1, min(places, fitted // 4))
 
 
+def mesh_for(recipe: Recipe, fitted: int) -> tuple[int, int | None]:
+    """Return the number of ranks and, where the recipe gives a mesh, the number of slabs.
+
+    Raises:
+        PlanError: ranks and mesh contradict each other, or ranks would have nothing to fit.
+    """
+    if recipe.mesh is None:
+        ranks, slabs = recipe.ranks or ranks_for(recipe, fitted), None
+    else:
+        angles, slabs = (int(number) for number in recipe.mesh.split("x"))
+        ranks = angles * slabs
+        if recipe.ranks not in (None, ranks):
+            raise PlanError(
+                "A mesh angle x slab multiplies to the number of ranks.",
+                got=f"{recipe.ranks} ranks and the mesh {recipe.mesh}.",
+                remedy="leave one of them out, or correct it.",
+            )
+    if ranks > fitted:
+        raise PlanError(
+            "Every rank needs a view to fit.",
+            got=f"{ranks} ranks for {fitted} fitted views.",
+            remedy="ask for fewer ranks.",
+        )
+    return ranks, slabs
+
+
 def frames_place(views: int, geometry: ScanGeometry, device: str) -> FramesIn:
     """Return where frames are kept: on disk where those of all ranks take more than an eighth of the memory."""
     room, ranks = room_bytes(device, 1)

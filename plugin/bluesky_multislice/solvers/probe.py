@@ -33,14 +33,14 @@ class ProbeOptimiser:
             self._method = torch.optim.Adam([parts], lr=step, betas=(0.9, 0.99), eps=1e-12, fused=True)
 
     @torch.no_grad()
-    def weigh(self, light: Tensor) -> None:
+    def weigh(self, light: float) -> None:
         """Divide the gradient by its curvature.
 
         Args:
-            light: (y, x) Σ|probe|² of the views that the gradient is of, normalised as the gradient is.
+            light: Σ|probe|² of the views that the gradient is of over all pixels, normalised as the gradient is.
         """
         if self._parts.grad is not None:
-            self._parts.grad *= self._parts.square().sum() / light.sum()
+            self._parts.grad *= self._parts.square().sum() / light
 
     @torch.no_grad()
     def step(self) -> None:
