@@ -49,14 +49,13 @@ class HollowCone(Phantom):
 
 def main(path: Path, phantom: HollowCone, photons: float, recipe: dict) -> None:
     """Print the table."""
-    truth = phantom.truth()
     with join_mesh(recipe["device"]) as mesh:
         frames = load_frames(path, phantom, mesh)
         if mesh.rank == 0:
             print(f"\n{phantom.size} voxels a side, {len(frames)} frames, {photons:g} photons each, {mesh.size} ranks")
-            print(f"{'':28}{'error':>8}{'FSC':>8}{'held back':>11}{'time':>9}")
+            print(f"{'':32}{'error':>8}{'FSC':>8}{'held back':>11}{'time':>9}")
         for name in ("projection", "multislice"):
-            measure(name, phantom.scan(frames, photons), truth, recipe, mesh)
+            measure(name, phantom, frames, photons, recipe, mesh)
 
 
 if __name__ == "__main__":

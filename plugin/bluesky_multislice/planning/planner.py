@@ -7,7 +7,13 @@ import numpy as np
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import depth_of_field_m
 from bluesky_multislice.models import technique_of
-from bluesky_multislice.planning.checks import check_depth, check_fitted, check_illumination, check_refinement
+from bluesky_multislice.planning.checks import (
+    check_depth,
+    check_fitted,
+    check_illumination,
+    check_refinement,
+    schedule_notes,
+)
 from bluesky_multislice.planning.defaults import fit_settings, modes_of, smoothings_of
 from bluesky_multislice.planning.memory import fitted_into_memory
 from bluesky_multislice.planning.plan import Plan
@@ -64,6 +70,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
             remedy="ask for fewer ranks.",
         )
     settings = fit_settings(recipe, geometry, several_angles, len(fitted) // ranks)
+    notes += schedule_notes(recipe, settings)
     if recipe.propagation == "projection":
         slices = 1
     tiles, halo = (1, 1), 0
