@@ -119,7 +119,7 @@ def reconstruct(
     light = _measure_light(scan, own_fitted, own_held, plan.saturated, mesh)
     scale = light.scale
     probe = first_probe(scan, plan, light.mean_frame, scale, mesh)
-    plan = with_probe_light(plan, light_of_frames(probe, scan, plan, light.mean_frame / scale))
+    probe_light = light_of_frames(probe, scan, plan, light.mean_frame / scale)
 
     axis_pixels = find_axis_pixels(scan, plan, probe, scale, mesh) if plan.find_axis else None
     if axis_pixels:
@@ -144,7 +144,8 @@ def reconstruct(
         if plan.joint_illumination:
             sets[0] = replace(sets[0], empty=empty_beam(scan, plan, scale, mesh.device))
         plan = _with_best_smoothing(scan, plan, sets, probe, start, mesh)
-        return _fit_in_turn(scan, plan, sets, probe, start, mesh, report), start, plan
+        lit = with_probe_light(plan, probe_light)
+        return _fit_in_turn(scan, lit, sets, probe, start, mesh, report), start, plan
 
     solution, start, plan = fit_views(plan, fitted, held, report)
     agreement = None
