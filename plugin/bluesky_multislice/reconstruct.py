@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError
-from bluesky_multislice.first_probe import first_probe
+from bluesky_multislice.first_probe import first_probe, light_of_frames
 from bluesky_multislice.first_volume import FirstVolume, first_volume
 from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.joint_illumination import empty_beam
 from bluesky_multislice.models import downsample, resample, upsample
 from bluesky_multislice.parallel import Mesh, Slab
-from bluesky_multislice.planning import Plan
+from bluesky_multislice.planning import Plan, with_probe_light
 from bluesky_multislice.plausibility import pattern_warnings
 from bluesky_multislice.rotation_axis import find_axis_pixels, move_axis
 from bluesky_multislice.scan import Scan
@@ -78,13 +78,17 @@ class Reconstruction:
     @property
     def grid(self) -> VolumeGrid:
         """The volume's grid, as deep as it was refined to be, and as wide as the distance of patterns says."""
-        grid, more = self.plan.grid, self.solution.differences.get("slice_spacing")
-        (depth, y, x), wider = grid.voxel_size_m, _wider(self.geometry, self.solution)
-        if more is not None:
-            depth *= 1 + float(more.sum()) / grid.thickness_m
-        if len(np.unique(self.geometry.angle_rad)) > 1:
-            depth *= wider
-        return replace(grid, voxel_size_m=(depth, wider * y, wider * x))
+        return _refined_grid(self.plan.grid, self.geometry, self.solution)
+
+
+def _refined_grid(grid: VolumeGrid, geometry: ScanGeometry, solution: Solution) -> VolumeGrid:
+    (depth, y, x), wider = grid.voxel_size_m, _wider(geometry, solution)
+    more = solution.differences.get("slice_spacing")
+    if more is not None:
+        depth *= 1 + float(more.sum()) / grid.thickness_m
+    if len(np.unique(geometry.angle_rad)) > 1:
+        depth *= wider
+    return replace(grid, voxel_size_m=(depth, wider * y, wider * x))
 
 
 def _wider(geometry: ScanGeometry, solution: Solution) -> float:
@@ -116,6 +120,7 @@ def reconstruct(
     light = _measure_light(scan, own_fitted, own_held, plan.saturated, mesh)
     scale = light.scale
     probe = first_probe(scan, plan, light.mean_frame, scale, mesh)
+    probe_light = light_of_frames(probe, scan, plan, light.mean_frame / scale)
 
     axis_pixels = find_axis_pixels(scan, plan, probe, scale, mesh) if plan.find_axis else None
     if axis_pixels:
@@ -145,7 +150,8 @@ def reconstruct(
             sets[0] = replace(sets[0], empty=empty_beam(scan, plan, scale, mesh.device))
         data = _Data(scan, sets[0], sets[1], rank_of_view)
         plan = _with_best_smoothing(data, plan, probe, start, mesh)
-        return _fit_in_turn(data, plan, probe, start, mesh, report), start, plan
+        lit = with_probe_light(plan, probe_light)
+        return _fit_in_turn(data, lit, probe, start, mesh, report), start, plan
 
     solution, start, plan = fit_views(plan, fitted, held, report)
     agreement = None
@@ -153,7 +159,8 @@ def reconstruct(
         pairs = zip(halves(geometry, fitted), halves(geometry, held), strict=True)
         slab = Slab(mesh, plan.grid.shape[1])
         deltas = [slab.join(fit_views(plan, *pair, lambda epoch: None)[0].delta) for pair in pairs]
-        axes = plan.grid.voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else plan.grid.voxel_size_m[1:]
+        voxel_size_m = _refined_grid(plan.grid, geometry, solution).voxel_size_m
+        axes = voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else voxel_size_m[1:]
         agreement = shell_correlation(deltas[0], deltas[1], axes)
     wider = _wider(geometry, solution)
     if wider != 1 and len(np.unique(geometry.angle_rad)) > 1:

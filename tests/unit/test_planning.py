@@ -230,7 +230,8 @@ def test_several_angles_want_accelerated_descent_where_it_leaves_no_haze():
 
 
 def test_a_plan_survives_json():
-    plan = plan_of(pattern_geometry(angles=1), refine={"quantities": ["positions"]})
+    refine = {"quantities": ["positions"], "schedules": {"positions": {"bound": 1.0}, "probe": {"strength": 0.5}}}
+    plan = plan_of(pattern_geometry(angles=1), refine=refine)
     assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
 
 

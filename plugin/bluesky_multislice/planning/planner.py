@@ -12,6 +12,7 @@ from bluesky_multislice.planning.checks import (
     check_illumination,
     check_refinement,
     check_slabs,
+    schedule_notes,
 )
 from bluesky_multislice.planning.defaults import fit_settings, modes_of, smoothings_of
 from bluesky_multislice.planning.memory import fitted_into_memory
@@ -67,6 +68,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
     ranks, slabs = mesh_for(recipe, len(fitted))
     lanes = recipe.batches_per_step or min(len(fitted), max(_LANES, ranks // (slabs or 1)))
     settings = fit_settings(recipe, geometry, several_angles, len(fitted) // lanes)
+    notes += schedule_notes(recipe, settings)
     if recipe.propagation == "projection":
         slices = 1
     tiles, halo = (1, 1), 0

@@ -32,8 +32,8 @@ def add_gradients(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp], 
         part = FIDELITIES[settings.fidelity](expected, measured[np.flatnonzero(members[own])], frames.mask)
         part.backward()
         misfit += part.detach()
-    if frames.empty is not None and settings.probe_step > 0:
+    if frames.empty is not None and (probe := unknowns.probe).requires_grad:
         # All flats together count as much as a batch.
-        (int(own.sum()) * frames.empty.misfit(unknowns.probe, settings.fidelity)).backward()
+        (int(own.sum()) * frames.empty.misfit(probe, settings.fidelity)).backward()
     unknowns.add_light(frames.views[batch])
     return torch.stack([misfit, int(own.sum()) * frames.mask.sum()])

@@ -22,11 +22,9 @@ from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OptimiserName
 from bluesky_multislice.solvers.probe import ProbeOptimiser
 from bluesky_multislice.solvers.probe_variation import ProbeVariation
-from bluesky_multislice.solvers.refinement import Refinement, RefinementSettings
+from bluesky_multislice.solvers.refinement import Refinement
 from bluesky_multislice.solvers.regularisers import Priors, bound
-
-_FIRST_OF_VARIATIONS = 3
-"""First epoch in which the probe may change along the scan: before, it would take over what the object explains."""
+from bluesky_multislice.solvers.schedule import RefinementSettings
 
 _LAST_STEP = 0.02
 """Step of the last epoch, relative to the first's."""
@@ -53,6 +51,8 @@ class FitSettings:
         step: factor on the object's step where that comes from the data.
         polish: steps of conjugate gradients over all frames after the epochs.
         probe_variations: shapes by which the probe may change from view to view.
+        probe_light: mean |probe|² a pixel that the frames' light gives, which bounds a refined probe; None: that of the
+            probe to start from.
     """
 
     epochs: int
@@ -70,6 +70,7 @@ class FitSettings:
     step: float = 1.0
     polish: int = 0
     probe_variations: int = 0
+    probe_light: float | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "FitSettings":
@@ -112,8 +113,7 @@ class Unknowns:
         self._volumes = [part.detach().requires_grad_() for part in self.object]
         for volume, gradient in zip(self._volumes, self.object.grad, strict=True):
             volume.grad = gradient
-        parts = torch.view_as_real(probe.to(device) / self._probe_unit).contiguous()
-        self._probe_parts = parts.requires_grad_(settings.probe_step > 0)
+        self._probe_parts = torch.view_as_real(probe.to(device) / self._probe_unit).contiguous()
         #: moves the object.
         self.optimiser = ObjectOptimiser(
             self.object,
@@ -126,8 +126,14 @@ class Unknowns:
         )
         weighted = settings.optimiser == "weighted"
         self._light = torch.zeros(held[1:], device=device) if weighted else None
+        light = settings.probe_light
         self._probe_optimiser = ProbeOptimiser(
-            self._probe_parts, weighted=weighted, step=settings.probe_step, relative_step=self._relative_step
+            self._probe_parts,
+            weighted=weighted,
+            step=settings.probe_step,
+            schedule=settings.refinement.schedule_of("probe"),
+            power=None if light is None else light * probe.numel() / len(probe) / self._probe_unit**2,
+            relative_step=self._relative_step,
         )
         self._refinement = Refinement(
             model,
@@ -142,8 +148,7 @@ class Unknowns:
                 torch.view_as_complex(self._probe_parts.detach())[0],
                 views=len(model.angle_of),
                 number=settings.probe_variations,
-                strength=settings.refinement.strength,
-                from_epoch=max(settings.refinement.from_epoch, _FIRST_OF_VARIATIONS),
+                schedule=settings.refinement.schedule_of("probe_variations"),
                 relative_step=self._relative_step,
             )
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bluesky_multislice.solvers import Schedule
 from bluesky_multislice.solvers.optimiser import ObjectOptimiser
 from bluesky_multislice.solvers.probe import ProbeOptimiser
 
@@ -95,7 +96,9 @@ def test_weighted_descent_moves_bright_and_dim_pixels_alike_and_dark_ones_little
 
 def test_the_weighted_probe_rests_for_an_epoch_and_then_moves_by_its_curvature():
     parts = torch.full((1, 2, 2, 2), 2.0, requires_grad=True)
-    probe = ProbeOptimiser(parts, weighted=True, step=1.0, relative_step=lambda epochs: 1.0)
+    probe = ProbeOptimiser(
+        parts, weighted=True, step=1.0, schedule=Schedule(1, 1.0, 4.0), relative_step=lambda epochs: 1.0
+    )
     light = 4.0
     places = []
     for _ in range(2):
