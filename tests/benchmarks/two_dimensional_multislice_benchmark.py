@@ -57,7 +57,7 @@ def ours(sample: ThreeSlices, epochs: int, **recipe: object) -> Course:
         first = torch.from_numpy(scan.probe) / math.sqrt(scale)
         unknowns = Unknowns(plan.forward_model(scan.geometry), first, plan.fit, mesh.device)
         sets = [
-            load_views(scan, views, scale=scale, device=mesh.device)
+            load_views(scan, views, scale=scale, device=mesh.device, lane=np.arange(len(views)) % plan.lanes)
             for views in split_views(len(sample.counts), HELD_BACK_EVERY)
         ]
 

@@ -29,7 +29,8 @@ N, LANES = 16, 4
 SETTINGS = FitSettings(
     epochs=5,
     batch_views=4,
-    object_step_rad=0.05,
+    # Rounding makes differences along a longer way relatively smaller.
+    object_step_rad=0.2,
     probe_step=0.0,
     gradient_floor=0.02,
     absorption=True,
@@ -38,7 +39,7 @@ SETTINGS = FitSettings(
 )
 SMOOTH = replace(SETTINGS, positivity=True, priors=Priors(total_variation=0.01, vacuum=1.0, smoothness_z=0.01))
 AT = torch.arange(N) - (N - 1) / 2
-PROBE = 2 * torch.exp(-(AT[:, None] ** 2 + AT**2) / 40)[None].to(torch.complex64)
+PROBE = 2 * torch.exp(-(AT[:, None] ** 2 + AT**2) / 100)[None].to(torch.complex64)
 STRAY = 0.1
 TURNED = np.array([0.0, 0.8])
 PROPAGATIONS = {
@@ -77,9 +78,10 @@ def ptychography(angles):
 
 
 def measure(geometry, grid, **model):
-    """Return the scan of a random volume; holograms have stray light, which patterns would hardly bear."""
+    """Return the scan of a random volume, weaker for patterns; holograms have stray light, which these hardly bear."""
     generator = torch.Generator().manual_seed(1)
-    delta = 0.01 * torch.rand(grid.shape, generator=generator)
+    strength = 0.01 if geometry.technique == "holography" else 0.002
+    delta = strength * torch.rand(grid.shape, generator=generator)
     frames = ForwardModel(geometry, grid, **model)(delta, 0.1 * delta, PROBE, range(geometry.views)).numpy()
     return Scan(geometry, Frames(frames + (STRAY if geometry.technique == "holography" else 0)))
 

@@ -46,9 +46,11 @@ def relative_difference(one, other):
 @pytest.mark.parametrize("case", EVERY_CASE)
 def test_a_mesh_gives_the_volume_of_one_rank(results, mesh, case):
     volumes = [np.stack([results[ranks][f"{case}/{part}"] for part in ("delta", "beta")]) for ranks in (mesh, (1, 1))]
-    assert relative_difference(*volumes) < 1e-5  # 7e-6 was measured
+    # 2e-6 was measured, 9e-6 for patterns: far-field positions and a probe that move together amplify rounding.
+    bound = 2e-5 if case.startswith("patterns") else 1e-5
+    assert relative_difference(*volumes) < bound
     for name in ("history", "r", "probe"):
-        assert relative_difference(*(results[ranks][f"{case}/{name}"] for ranks in (mesh, (1, 1)))) < 1e-5
+        assert relative_difference(*(results[ranks][f"{case}/{name}"] for ranks in (mesh, (1, 1)))) < bound
 
 
 @pytest.mark.parametrize("mesh", MESHES)

@@ -14,7 +14,7 @@ from thick_phantom import VOXEL_M, Phantom, fourier_shell_correlation
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.solvers import Unknowns, fit, load_views, split_views
+from bluesky_multislice.solvers import Unknowns, fit, load_views, share_views, split_views
 
 SMALL = Phantom(size=32, window=16, angles=20, positions=5, reach=8, focus=24, spheres=25)
 """Five depths of field thick."""
@@ -41,8 +41,10 @@ def fitted(frames, photons, **recipe):
         scale = float(scan.frames.read(np.arange(scan.geometry.views)).mean())
         unknowns = Unknowns(model, torch.from_numpy(scan.probe) / np.sqrt(scale), plan.fit, mesh.device)
         sets = [
-            load_views(scan, views, scale=scale, device=mesh.device)
-            for views in split_views(scan.geometry.views, plan.held_back_every)
+            load_views(scan, views, scale=scale, device=mesh.device, lane=lane)
+            for views, lane in (
+                share_views(views, plan.lanes, mesh) for views in split_views(scan.geometry.views, plan.held_back_every)
+            )
         ]
         deltas = []
         solution = fit(unknowns, *sets, plan.fit, mesh, lambda epoch: deltas.append(unknowns.delta.detach().clone()))

@@ -120,6 +120,11 @@ class ForwardModel(nn.Module):
         self.register_buffer("_to_entrance", self._entrance(-thickness / 2), persistent=False)
         self.register_buffer("_to_detector", self.camera.ways(distances - thickness / 2), persistent=False)
 
+    @property
+    def first_rows(self) -> NDArray[np.intp]:
+        """(view,) the volume's row in which each view's window begins; it may lie outside."""
+        return np.rint(self._first[:, 0]).astype(np.intp)
+
     def ranks_of_views(self, slabs: int) -> NDArray[np.intp]:
         """Return for each view of the scan the slab whose rank computes it, see ``parallel.ranks_of_views``."""
         return ranks_of_views(self._first[:, 0], self.window[0], self.grid.shape[1], slabs)

@@ -125,8 +125,14 @@ def _frames(plan: Plan, geometry: ScanGeometry) -> float:
 
 def _batch(plan: Plan, geometry: ScanGeometry) -> float:
     """Return the bytes of turned planes, waves and transmissions of one batch of views."""
-    views, window = plan.fit.batch_views, math.prod(n + 2 * plan.margin for n in geometry.field_shape)
-    planes = 8 * plan.slices * max(window, math.prod(plan.grid.shape[1:]))
+    views, (high, wide) = (
+        math.ceil(plan.fit.batch_views / plan.slabs),
+        (n + 2 * plan.margin for n in geometry.field_shape),
+    )
+    window, (_, rows, columns) = high * wide, plan.grid.shape
+    # Windows of a slab's views reach out of it by half of their height on either side.
+    seen = rows if plan.slabs == 1 else min(rows, math.ceil(rows / plan.slabs) + high)
+    planes = 8 * plan.slices * max(window, seen * columns)
     wave = 8 * window * views * plan.probe_modes
     kept = _kept(plan)
     distances = len(np.unique(geometry.effective_distance_m))

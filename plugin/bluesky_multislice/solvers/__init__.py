@@ -11,7 +11,7 @@ from bluesky_multislice.solvers.shell_correlation import ShellCorrelation, halve
 from bluesky_multislice.solvers.solution import Epoch, Solution
 from bluesky_multislice.solvers.support import cylinder_support
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
-from bluesky_multislice.solvers.views import FramesIn, ViewSet, load_views, share_views, split_views
+from bluesky_multislice.solvers.views import FramesIn, ViewSet, in_batches, load_views, share_views, split_views
 
 __all__ = [
     "EmptyBeam",
@@ -32,6 +32,7 @@ __all__ = [
     "cylinder_support",
     "fit",
     "halves",
+    "in_batches",
     "judge",
     "load_views",
     "share_views",

@@ -69,7 +69,7 @@ def curvature(
         unknowns.object.sub_(direction, alpha=part)
         difference = _amplitude(unknowns, frames, batch) - before
         unknowns.object.copy_(saved)
-        answer += torch.stack([difference.square().sum(), len(difference) * frames.mask.sum()])
+        answer += torch.stack([difference.square().sum(dtype=torch.float64), len(difference) * frames.mask.sum()])
     mesh.sum(answer)
     return 2 * float(answer[0] / answer[1]) / part**2
 

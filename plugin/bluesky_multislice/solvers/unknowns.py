@@ -241,7 +241,7 @@ class Unknowns:
 
     def dot(self, one: Tensor, other: Tensor) -> float:
         """Return Σ one·other over the whole volume of tensors that are shaped like the object."""
-        return self.slab.total(float((one * other).sum()))
+        return self.slab.total(float((one * other).sum(dtype=torch.float64)))
 
     def gradients(self) -> list[Tensor]:
         """Return the gradient of each tensor that is fitted, zero before the first backward pass, and their light."""

@@ -117,16 +117,14 @@ class ViewSet:
 
     def batches(self, size: int, shuffle: np.random.Generator | None = None) -> list[NDArray[np.intp]]:
         """Return batches of indices into ``views``, of all lanes as if they were one; see ``steps``."""
-        batches = self._in_batches(np.arange(len(self.views)), size, shuffle)
+        batches = in_batches(self.angles, size, shuffle)
         self._read_ahead(batches)
         return batches
 
     def steps(self, size: int, shuffles: Mapping[int, np.random.Generator | None]) -> list[list[NDArray[np.intp]]]:
         """Return the batches of each step, indices into ``views``: one of every lane, as long as it has any left.
 
-        A batch mixes angles only where every angle has few views. Angles follow each other by the golden ratio of their
-        range, so that a few batches in a row, wherever they start, look from all sides (Köhler, IEEE Symp. Conf. Rec.
-        Nucl. Sci. 6, 3961 (2004)). Frames on disk are read ahead in the order that was returned last.
+        Frames on disk are read ahead in the order that was returned last.
 
         Args:
             size: most views a batch.
@@ -136,7 +134,7 @@ class ViewSet:
         lanes = []
         for number in self.lanes():
             index = everything if self.lane is None else np.flatnonzero(self.lane == number)
-            lanes.append(self._in_batches(index, size, shuffles[number]))
+            lanes.append([index[batch] for batch in in_batches(self.angles[index], size, shuffles[number])])
         steps = [[lane[at] for lane in lanes if at < len(lane)] for at in range(max(map(len, lanes), default=0))]
         self._read_ahead([batch for step in steps for batch in step])
         return steps
@@ -151,23 +149,6 @@ class ViewSet:
             return batch
         return (np.cumsum(self.own) - 1)[batch[self.own[batch]]]
 
-    def _in_batches(
-        self, index: NDArray[np.intp], size: int, shuffle: np.random.Generator | None
-    ) -> list[NDArray[np.intp]]:
-        if shuffle is not None:
-            index = shuffle.permutation(index)
-        groups = [index[self.angles[index] == angle] for angle in np.unique(self.angles[index])]
-        order = np.arange(len(groups))
-        if shuffle is not None:
-            order = np.argsort((_GOLDEN * order + shuffle.random()) % 1)
-        mixed = max(map(len, groups), default=0) < size
-        pieces = [np.array_split(group, len(group) if mixed else math.ceil(len(group) / size)) for group in groups]
-        rounds = range(max(map(len, pieces), default=0))
-        batches = [pieces[at][number] for number in rounds for at in order if number < len(pieces[at])]
-        if mixed and batches:
-            return np.array_split(np.concatenate(batches), math.ceil(len(index) / size))
-        return batches
-
     def coarser(self, factor: int, *, far_field: bool) -> "ViewSet":
         """Return the frames as ``ScanGeometry.coarser`` samples them, of the same mean where they keep all their light.
 
@@ -181,6 +162,33 @@ class ViewSet:
             return replace(self, amplitude=StreamedAmplitudes(reader), mask=mask, coarseness=factor)
         amplitude, mask = coarsen(self.amplitude, self.mask, factor, far_field=far_field)
         return replace(self, amplitude=amplitude, mask=mask, coarseness=factor)
+
+
+def in_batches(angles: NDArray[np.float64], size: int, shuffle: np.random.Generator | None) -> list[NDArray[np.intp]]:
+    """Return batches of indices of views; a batch mixes angles only where every angle has few views.
+
+    Angles follow each other by the golden ratio of their range, so that a few batches in a row, wherever they start,
+    look from all sides (Köhler, IEEE Symp. Conf. Rec. Nucl. Sci. 6, 3961 (2004)).
+
+    Args:
+        angles: (view,) rotation angle of each.
+        size: most views a batch.
+        shuffle: where to start, and the order of each angle's views; None keeps them in order.
+    """
+    index = np.arange(len(angles))
+    if shuffle is not None:
+        index = shuffle.permutation(index)
+    groups = [index[angles[index] == angle] for angle in np.unique(angles)]
+    order = np.arange(len(groups))
+    if shuffle is not None:
+        order = np.argsort((_GOLDEN * order + shuffle.random()) % 1)
+    mixed = max(map(len, groups), default=0) < size
+    pieces = [np.array_split(group, len(group) if mixed else math.ceil(len(group) / size)) for group in groups]
+    rounds = range(max(map(len, pieces), default=0))
+    batches = [pieces[at][number] for number in rounds for at in order if number < len(pieces[at])]
+    if mixed and batches:
+        return np.array_split(np.concatenate(batches), math.ceil(len(index) / size))
+    return batches
 
 
 def coarsen(amplitude: Tensor, mask: Tensor, factor: int, *, far_field: bool) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,81 @@
+"""What ranks that hold slabs of a volume send each other in an epoch, counted before anything is computed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.parallel import Mesh, Slab
+from bluesky_multislice.planning.plan import Plan
+from bluesky_multislice.solvers import in_batches, split_views
+
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Bytes that all ranks together send to others of their angle in an epoch.
+
+    Attributes:
+        rows: turned rows and their gradients: those of a batch's windows outside of the slab, once for all its views.
+        priors: rows beside the slabs, for the regularisers.
+        strips: what it would be instead of ``rows`` if every view gathered the rows of its window over the full width
+            from wherever they are stored, and gave back their gradients, as in Du et al., Opt. Express 29, 10000
+            (2021).
+    """
+
+    rows: int
+    priors: int
+    strips: int
+
+
+def exchange_of(plan: Plan, geometry: ScanGeometry) -> Exchange:
+    """Return what is sent in the first epoch of a plan; others differ by the order of views.
+
+    Args:
+        plan: of the reconstruction.
+        geometry: of the scan.
+    """
+    model, lanes = plan.forward_model(geometry), plan.lanes
+    rank_of_view, first = model.ranks_of_views(plan.slabs), model.first_rows
+    parts, (depth, height, width) = 2 if plan.fit.absorption else 1, plan.grid.shape
+    fitted, held = split_views(geometry.views, plan.held_back_every)
+    batches = [_batches(views, geometry.angle_rad, lanes, plan) for views in (fitted, held)]
+    outside = 0
+    for lane_batches, ways in zip(batches, (2, 1), strict=True):
+        for batch in (batch for lane in lane_batches for batch in lane):
+            for angle in np.unique(geometry.angle_rad[batch]):
+                seen = batch[geometry.angle_rad[batch] == angle]
+                outside += ways * _rows_outside(plan, rank_of_view, seen, first[seen], model.window[0])
+    steps = max(map(len, batches[0]), default=0)
+    borders = 2 * (plan.slabs - 1) * (plan.ranks // plan.slabs) if plan.fit.priors.weighted else 0
+    row = parts * width * _FLOAT
+    elsewhere = (2 * len(fitted) + len(held)) * min(model.window[0], height) * (plan.slabs - 1) / plan.slabs
+    return Exchange(outside * plan.slices * row, steps * borders * depth * row, int(elsewhere * plan.slices * row))
+
+
+def _batches(
+    views: NDArray[np.intp], angle_rad: NDArray[np.float64], lanes: int, plan: Plan
+) -> list[list[NDArray[np.intp]]]:
+    """Return for each lane batches of views as the fit takes them in its first epoch."""
+    found = []
+    for number in range(lanes):
+        part = views[np.arange(len(views)) % lanes == number]
+        shuffle = np.random.default_rng([plan.fit.seed, number])
+        found.append([part[batch] for batch in in_batches(angle_rad[part], plan.fit.batch_views, shuffle)])
+    return found
+
+
+def _rows_outside(
+    plan: Plan, rank_of_view: NDArray[np.intp], views: NDArray[np.intp], first: NDArray[np.intp], window: int
+) -> int:
+    """Return how many rows of the windows of some views at an angle all ranks need from others."""
+    found = 0
+    for number in range(plan.slabs):
+        slab = Slab(Mesh(number, plan.slabs, torch.device("cpu"), plan.slabs), plan.grid.shape[1], rank_of_view)
+        start, end = slab.wanted(views, first, window)[number]
+        inside = max(0, min(end, slab.rows.stop) - max(start, slab.rows.start))
+        found += end - start - inside
+    return found
