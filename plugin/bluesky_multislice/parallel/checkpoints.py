@@ -12,14 +12,13 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
@@ -29,10 +28,9 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor, Replicate, Shard, empty
 
 from bluesky_multislice.errors import JobError
+from bluesky_multislice.parallel.agreement import Agreement
 from bluesky_multislice.parallel.durable_files import check_sum, make_durable, write_durably
 from bluesky_multislice.parallel.mesh import Mesh
-
-T = TypeVar("T")
 
 Described = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and type of the tensors of a checkpoint, by name."""
@@ -63,12 +61,11 @@ class Checkpoints:
 
     def __init__(self, folder: Path, mesh: Mesh, identity: Mapping[str, str]) -> None:
         self._folder, self._mesh, self._identity = folder, mesh, dict(identity)
-        # Its own group: the thread that writes must not mix its messages with those of the fit.
-        self._group = _own_group() if mesh.size > 1 else None
+        self._agreement = Agreement(mesh)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self.blocked_s = 0.0
-        found = self._from_first_rank(self._look)
+        found = self._agreement.of_first(self._look)
         self.events: list[dict[str, Any]] = found["events"]
         self._records: dict[int, dict[str, Any]] = found["records"]
         self._next = 1 + max(found["numbers"], default=0)
@@ -102,8 +99,8 @@ class Checkpoints:
         saved = async_save(
             {name: self._placed(name, tensor.detach()) for name, tensor in tensors.items()},
             storage_writer=FileSystemWriter(part),
-            process_group=self._group,
-            no_dist=self._group is None,
+            process_group=self._agreement.group,
+            no_dist=self._agreement.group is None,
         )
         self._pending = self._thread.submit(self._complete, saved, number, part, dict(record))
         self.blocked_s = time.monotonic() - began
@@ -120,7 +117,7 @@ class Checkpoints:
         Tensors of other ranks are left out; ``rank/…`` without a number is this one's own.
         """
         self.wait()
-        known = self._from_first_rank(
+        known = self._agreement.of_first(
             lambda: {n: record for n, record in self._records.items() if record["fit"] == fit}
         )
         for number in sorted(known, reverse=True):
@@ -184,7 +181,7 @@ class Checkpoints:
         """Give a checkpoint that all ranks have written its name, and remove what is older."""
         try:
             saved.result()
-            sums = self._from_all(lambda: {path.name: check_sum(path) for path in self._own_files(part)})
+            sums = self._agreement.of_all(lambda: {path.name: check_sum(path) for path in self._own_files(part)})
             if self._mesh.rank == 0:
                 files = {name: number for own in sums for name, number in own.items()}
                 write_durably(part / "checkpoint.json", record | {"identity": self._identity, "files": files})
@@ -213,31 +210,6 @@ class Checkpoints:
     def _numbered(self) -> list[Path]:
         """Return the folders of complete checkpoints, and of torn ones."""
         return [path for path in self._folder.glob("[0-9]*") if path.name.isdigit()]
-
-    def _from_first_rank(self, look: Callable[[], T]) -> T:
-        """Return on all ranks what rank 0 finds."""
-        found: list[Any] = [look() if self._mesh.rank == 0 else None]
-        if self._group is not None:
-            dist.broadcast_object_list(found, src=0, group=self._group)
-        return found[0]
-
-    def _from_all(self, look: Callable[[], T]) -> list[T]:
-        """Return on all ranks what each of them finds; a failure of any is one of all.
-
-        Raises:
-            OSError: a rank could not look.
-        """
-        try:
-            own: tuple[T | None, str] = look(), ""
-        except OSError as error:
-            own = None, str(error)
-        found = [own] * self._mesh.size
-        if self._group is not None:
-            dist.all_gather_object(found, own, group=self._group)
-        failed = [fault for _, fault in found if fault]
-        if failed:
-            raise OSError(failed[0])
-        return [value for value, _ in found if value is not None]
 
     def _look(self) -> dict[str, Any]:
         """Return what lies in the folder, without what a run that was killed had not completed."""
@@ -269,7 +241,7 @@ class Checkpoints:
         place = self._folder / f"{number:06}"
         own = sorted(record["files"])[self._mesh.rank :: self._mesh.size]
         try:
-            sums = self._from_all(lambda: {name: check_sum(place / name) for name in own})
+            sums = self._agreement.of_all(lambda: {name: check_sum(place / name) for name in own})
         except OSError as error:
             return str(error)
         torn = [name for found in sums for name, number in found.items() if number != record["files"][name]]
@@ -301,8 +273,8 @@ class Checkpoints:
             load(
                 state,
                 storage_reader=FileSystemReader(place),
-                process_group=self._group,
-                no_dist=self._group is None,
+                process_group=self._agreement.group,
+                no_dist=self._agreement.group is None,
             )
         except (Exception, CheckpointException) as error:
             return f"{place}: {_cause(error)}"
@@ -310,12 +282,6 @@ class Checkpoints:
             name.replace(own, "rank/"): tensor.to_local() if isinstance(tensor, DTensor) else tensor
             for name, tensor in state.items()
         }
-
-
-def _own_group() -> dist.ProcessGroup | None:
-    """Return a group of all ranks; gloo, for what is written lies in the host's memory."""
-    group = dist.new_group(backend="gloo")
-    return group if isinstance(group, dist.ProcessGroup) else None
 
 
 def _placements(dimensions: int) -> tuple[Replicate, Shard]:
