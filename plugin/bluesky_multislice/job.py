@@ -5,63 +5,100 @@ torchrun --nproc-per-node N -m bluesky_multislice.job FOLDER
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
 
 from bluesky_multislice.errors import JobError
-from bluesky_multislice.interchange import JobFolder, read_scan, write_result
-from bluesky_multislice.parallel import Mesh, Slab, end_process, join_mesh
-from bluesky_multislice.planning import Plan
+from bluesky_multislice.interchange import INTERRUPTED_STATUS, JobFolder, read_scan, write_result
+from bluesky_multislice.parallel import Checkpoints, Mesh, Slab, end_process, join_mesh, lost_rank
+from bluesky_multislice.planning import Plan, identity
 from bluesky_multislice.provenance import describe
 from bluesky_multislice.reconstruct import Reconstruction, reconstruct
-from bluesky_multislice.solvers import Epoch
+from bluesky_multislice.solvers import Epoch, Interrupted, Journal, Solution
 from bluesky_multislice.units import energy_ev_from_wavelength
 
 
-def run(folder: JobFolder) -> None:
-    """Reconstruct the scan in a job folder; every rank calls it.
+def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
+    """Reconstruct the scan in a job folder, from where an earlier run has stopped; every rank calls it.
+
+    Args:
+        folder: the job folder.
+        asked: tells the signal that asks this rank to stop, empty where there is none.
 
     Raises:
+        Interrupted: the job was asked to stop, and has kept its state.
         MultisliceError: the scan or the plan cannot be used, or the fit diverged.
     """
     began = time.monotonic()
     job = folder.read_job()
     plan = Plan.from_dict(job["plan"])
     # Joined before the scan is read: no rank can leave an error before rank 0 has cleared those of an earlier run.
-    with join_mesh(plan.device, plan.slabs) as mesh, _error_left_in(folder), folder.progress.open("a") as progress:
+    with join_mesh(plan.device, plan.slabs) as mesh, _error_left_in(folder), _progress(folder, plan, mesh) as report:
         scan = read_scan(folder.frames)
 
-        def report(epoch: Epoch) -> None:
+        def reason() -> str:
+            requested = mesh.rank == 0 and folder.stop_request.exists()
+            return asked() or ("stop-request" if requested else "")
+
+        with closing(Checkpoints(folder.checkpoints, mesh, identity(scan, plan))) as checkpoints:
+            journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, asked=reason)
+            try:
+                result = reconstruct(scan, plan, mesh, report, journal)
+            except Interrupted as stop:
+                if mesh.rank == 0:
+                    # On a full disk the exit status tells.
+                    with suppress(OSError):
+                        folder.write_interrupted(reason=stop.reason, epoch=stop.epoch)
+                raise
+            if result.solution.status == "diverged":
+                checkpoints.clear()
+                _refuse(result.solution)
+            peak_memory_bytes = mesh.peak_memory_bytes()
+            slab, solution = Slab(mesh, plan.grid.shape[1]), result.solution
+            delta, beta = (slab.parts(part) for part in (solution.delta, solution.beta))
             if mesh.rank == 0:
-                record = asdict(epoch) | {"epochs": plan.epochs}
-                progress.write(json.dumps(record) + "\n")
+                seconds, events = time.monotonic() - began, checkpoints.events
+                _write(folder, job, result, delta, beta, mesh, seconds, peak_memory_bytes, events)
+            elif mesh.angle == 0:
+                # The first rank asks for the slabs of δ and then for those of β.
+                for _ in chain(delta, beta):
+                    pass
+            checkpoints.clear()
+
+
+def _refuse(solution: Solution) -> NoReturn:
+    raise JobError(
+        "A fit must not diverge.",
+        got=f"a misfit of {solution.history[-1].loss:.3g} after {len(solution.history)} epochs.",
+        remedy=solution.advice,
+    )
+
+
+@contextmanager
+def _progress(folder: JobFolder, plan: Plan, mesh: Mesh) -> Iterator[Callable[[Epoch], None]]:
+    """Give what writes a line an epoch, on rank 0; what a full disk does not take, it tries again."""
+    if mesh.rank:
+        yield lambda epoch: None
+        return
+    with folder.progress.open("a") as progress:
+
+        def report(epoch: Epoch) -> None:
+            progress.write(json.dumps(asdict(epoch) | {"epochs": plan.epochs}) + "\n")
+            with suppress(OSError):
                 progress.flush()
 
-        result = reconstruct(scan, plan, mesh, report)
-        if result.solution.status == "diverged":
-            raise JobError(
-                "A fit must not diverge.",
-                got=f"a misfit of {result.solution.history[-1].loss:.3g} after {len(result.solution.history)} epochs.",
-                remedy=result.solution.advice,
-            )
-        peak_memory_bytes = mesh.peak_memory_bytes()
-        slab, solution = Slab(mesh, plan.grid.shape[1]), result.solution
-        delta, beta = (slab.parts(part) for part in (solution.delta, solution.beta))
-        if mesh.rank == 0:
-            _write(folder, job, result, delta, beta, mesh, time.monotonic() - began, peak_memory_bytes)
-        elif mesh.angle == 0:
-            # The first rank asks for the slabs of δ and then for those of β.
-            for _ in chain(delta, beta):
-                pass
+        yield report
 
 
 @contextmanager
@@ -69,8 +106,10 @@ def _error_left_in(folder: JobFolder) -> Iterator[None]:
     """Leave an error in the folder before the mesh closes: the other ranks then only see their peer disappear."""
     try:
         yield
+    except Interrupted:
+        raise
     except Exception as error:
-        folder.write_error(error)
+        folder.write_error(lost_rank(error) or error)
         raise
 
 
@@ -83,6 +122,7 @@ def _write(
     mesh: Mesh,
     seconds: float,
     peak_memory_bytes: int,
+    events: list[dict],
 ) -> None:
     solution, geometry = result.solution, result.geometry
     columns = [asdict(epoch) for epoch in solution.history]
@@ -105,6 +145,7 @@ def _write(
             device=mesh.device,
             seconds=seconds,
             peak_memory_bytes=peak_memory_bytes,
+            events=events,
         ),
         refined={name: value.cpu().numpy() for name, value in solution.differences.items()},
         shell_correlation=None if agreement is None else agreement.curves,
@@ -112,14 +153,20 @@ def _write(
 
 
 def main() -> int:
-    """Run the job folder named on the command line; its error is left in the folder."""
+    """Run the job folder named on the command line, and return its exit status; its error is left in the folder."""
+    signals: list[str] = []
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, lambda number, _: signals.append(signal.Signals(number).name))
     folder = JobFolder(Path(sys.argv[1]))
     torch.manual_seed(0)
     if os.environ.get("RANK", "0") == "0":
         folder.forget_last_run()
     try:
         with _error_left_in(folder):
-            run(folder)
+            run(folder, asked=lambda: signals[0] if signals else "")
+    except Interrupted as stop:
+        print(f"stopped by {stop.reason}; the next run goes on from epoch {stop.epoch}", flush=True)
+        return INTERRUPTED_STATUS
     except Exception:
         traceback.print_exc()
         return 1

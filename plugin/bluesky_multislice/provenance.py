@@ -1,10 +1,9 @@
 """What made a volume, from which bytes."""
 
 import hashlib
-import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +27,7 @@ def describe(
     device: torch.device,
     seconds: float,
     peak_memory_bytes: int,
+    events: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the provenance of a reconstruction, ready for JSON.
 
@@ -39,7 +39,10 @@ def describe(
         device: where rank 0 computed.
         seconds: duration of the job's work.
         peak_memory_bytes: most that a rank has held; the plan says what was expected.
+        events: what happened to the job's checkpoints: where it was resumed, and warnings.
     """
+    resumed = [event["resumed"] for event in events if "resumed" in event]
+    odd = [event["warning"] for event in events if "warning" in event]
     solution, agreement = result.solution, result.shell_correlation
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -55,9 +58,10 @@ def describe(
             "ranks": ranks,
             "threads": torch.get_num_threads(),
             "peak_memory_bytes": peak_memory_bytes,
-            "restarts": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+            "restarts": len(resumed),
+            "resumed": resumed,
         },
-        "warnings": list(result.warnings),
+        "warnings": [*result.warnings, *odd],
         "figures": {
             "model": result.plan.propagation,
             "status": solution.status,

@@ -245,6 +245,13 @@ class Recipe(BaseModel):
         description="Batches that a step of the fit adds up. The volume does not depend on how many ranks share them. "
         "None: two, or one for each group of ranks that shares the views.",
     )
+    checkpoint_every: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Epochs between two checkpoints, from which a job that was stopped goes on; more where one is "
+        "still being written. None: every five minutes, or as often as takes 2 % of the time.",
+    )
     ranks: int | None = Field(default=None, ge=1, le=4096, description="Processes of the job. None: one a GPU or core.")
     mesh: str | None = Field(
         default=None,

@@ -22,6 +22,8 @@ from bluesky_multislice.rotation_axis import find_axis_pixels, move_axis
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import (
     Epoch,
+    FitJournal,
+    Journal,
     ShellCorrelation,
     Solution,
     Unknowns,
@@ -100,7 +102,11 @@ def _wider(geometry: ScanGeometry, solution: Solution) -> float:
 
 
 def reconstruct(
-    scan: Scan, plan: Plan, mesh: Mesh, report: Callable[[Epoch], None] = lambda epoch: None
+    scan: Scan,
+    plan: Plan,
+    mesh: Mesh,
+    report: Callable[[Epoch], None] = lambda epoch: None,
+    journal: Journal | None = None,
 ) -> Reconstruction:
     """Reconstruct the volume of a scan.
 
@@ -108,10 +114,12 @@ def reconstruct(
         scan: what was measured; each rank reads only its own frames.
         plan: from ``make_plan``.
         mesh: the ranks.
-        report: called after every epoch.
+        report: called after every epoch, also those that an earlier run has done.
+        journal: keeps the fits' state now and then, and may know that of an earlier run, which then goes on.
 
     Raises:
         FramesError: a frame cannot be used, or no frame has any light.
+        Interrupted: the job was asked to stop.
     """
     if plan.joint_illumination:
         scan = replace(scan, frames=scan.frames.undivided())
@@ -142,23 +150,26 @@ def reconstruct(
         )
 
     def fit_views(
-        plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None]
+        plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None], name: str
     ) -> tuple[Solution, FirstVolume | None, Plan]:
+        if journal:
+            journal.look()
         start = first_volume(scan, plan, fitted, held, probe, scale, mesh)
         sets = [load(views) for views in (fitted, held)]
         if plan.joint_illumination:
             sets[0] = replace(sets[0], empty=empty_beam(scan, plan, scale, mesh.device))
         data = _Data(scan, sets[0], sets[1], rank_of_view)
-        plan = _with_best_smoothing(data, plan, probe, start, mesh)
+        plan = _with_best_smoothing(data, plan, probe, start, mesh, journal)
         lit = with_probe_light(plan, probe_light)
-        return _fit_in_turn(data, lit, probe, start, mesh, report), start, plan
+        return _fit_in_turn(data, lit, probe, start, mesh, report, journal, name), start, plan
 
-    solution, start, plan = fit_views(plan, fitted, held, report)
+    solution, start, plan = fit_views(plan, fitted, held, report, "all views")
     agreement = None
     if plan.shell_correlation:
-        pairs = zip(halves(geometry, fitted), halves(geometry, held), strict=True)
+        pairs = zip(halves(geometry, fitted), halves(geometry, held), ("first half", "second half"), strict=True)
         slab = Slab(mesh, plan.grid.shape[1])
-        deltas = [slab.join(fit_views(plan, *pair, lambda epoch: None)[0].delta) for pair in pairs]
+        found = (fit_views(plan, some, judging, lambda epoch: None, name)[0] for some, judging, name in pairs)
+        deltas = [slab.join(half.delta) for half in found]
         voxel_size_m = _refined_grid(plan.grid, geometry, solution).voxel_size_m
         axes = voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else voxel_size_m[1:]
         agreement = shell_correlation(deltas[0], deltas[1], axes)
@@ -192,7 +203,14 @@ class _Data:
     rank_of_view: NDArray[np.intp]
 
 
-def _with_best_smoothing(data: _Data, plan: Plan, probe: torch.Tensor, start: FirstVolume | None, mesh: Mesh) -> Plan:
+def _with_best_smoothing(
+    data: _Data,
+    plan: Plan,
+    probe: torch.Tensor,
+    start: FirstVolume | None,
+    mesh: Mesh,
+    journal: Journal | None,
+) -> Plan:
     """Return the plan with the weight of total variation whose short fit explains frames held back best."""
     if not plan.smoothings:
         return plan
@@ -206,7 +224,8 @@ def _with_best_smoothing(data: _Data, plan: Plan, probe: torch.Tensor, start: Fi
     def misfit(weight: float) -> float:
         short = replace(with_weight(weight), earlier=())
         short = replace(short, fit=replace(short.fit, epochs=epochs, polish=0))
-        tried = _fit_in_turn(data, short, probe, start, mesh, lambda epoch: None)
+        name = f"total variation {weight:g}"
+        tried = _fit_in_turn(data, short, probe, start, mesh, lambda epoch: None, journal, name)
         return min(epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss for epoch in tried.history)
 
     return with_weight(min(plan.smoothings, key=misfit))
@@ -219,14 +238,18 @@ def _fit_in_turn(
     start: FirstVolume | None,
     mesh: Mesh,
     report: Callable[[Epoch], None],
+    journal: Journal | None,
+    name: str,
 ) -> Solution:
     """Fit as the plan's earlier fits say, and then as it says itself, each from what the one before has found."""
     first, *others = (*plan.earlier, plan)
+    journals = [journal.fit(f"{name}, fit {number}") if journal else None for number in range(1 + len(others))]
     volumes = None
     if start is not None:
         volumes = [_onto(part, plan.grid, first.grid, mesh) for part in (start.delta, start.beta)]
-    solution = _fit_stage(data, first, _coarser_probe(first_probe, first.coarseness), volumes, mesh, report)
-    for before, stage in pairwise((first, *others)):
+    probe = _coarser_probe(first_probe, first.coarseness)
+    solution = _fit_stage(data, first, probe, volumes, mesh, report, journals[0])
+    for (before, stage), kept in zip(pairwise((first, *others)), journals[1:], strict=True):
         probe = _coarser_probe(first_probe, stage.coarseness)
         if stage.fit.probe_step > 0:
             finer = before.coarseness // stage.coarseness
@@ -236,7 +259,7 @@ def _fit_in_turn(
         def report_on(epoch: Epoch, before: Solution = solution) -> None:
             report(before.continued(epoch))
 
-        found = _fit_stage(data, stage, probe, volumes, mesh, report_on)
+        found = _fit_stage(data, stage, probe, volumes, mesh, report_on, kept)
         solution = replace(
             found,
             best_epoch=len(solution.history) + found.best_epoch,
@@ -260,6 +283,7 @@ def _fit_stage(
     volumes: Sequence[torch.Tensor] | None,
     mesh: Mesh,
     report: Callable[[Epoch], None],
+    journal: FitJournal | None,
 ) -> Solution:
     """Fit the frames as coarse as a plan says, from a probe and δ and β."""
     slab, geometry = Slab(mesh, stage.grid.shape[1], data.rank_of_view), data.scan.geometry
@@ -272,7 +296,7 @@ def _fit_stage(
     fitted, held = (
         views.coarser(stage.coarseness, far_field=model.far_field) for views in (data.fitted, data.held_back)
     )
-    return fit(unknowns, fitted, held, stage.fit, mesh, report)
+    return fit(unknowns, fitted, held, stage.fit, mesh, report, journal)
 
 
 def _coarser_probe(probe: torch.Tensor, factor: int) -> torch.Tensor:

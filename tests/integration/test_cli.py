@@ -23,7 +23,7 @@ from command_line import (
 from small_scan import ball, blank, hologram_geometry, hologram_scan, pattern_scan, relative_error, thick_scan
 
 from bluesky_multislice.frames import Frames, unorient
-from bluesky_multislice.interchange import read_provenance, read_scan, write_scan
+from bluesky_multislice.interchange import JobFolder, read_provenance, read_scan, write_scan
 from bluesky_multislice.recipe import Propagation
 from bluesky_multislice.scan import Scan
 
@@ -298,6 +298,22 @@ def test_a_reconstruction_that_is_ended_takes_its_ranks_with_it(small_file, tmp_
     assert len(ranks) >= 3, "torchrun and two ranks"
     assert not [rank for rank in ranks if rank.is_running()]
     assert leftovers(tmp_path, "scan.cxi") == set()
+
+
+def test_a_reconstruction_that_was_ended_goes_on_in_its_job_folder(small_file, tmp_path):
+    result, job = tmp_path / "result.h5", JobFolder(tmp_path / "job")
+    words = ["reconstruct", small_file, "-o", result, "--job-folder", job.path, "--ranks", 2, "--epochs", 60]
+    process = subprocess.Popen([str(COMMAND), *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(job.read_progress()) > 2, timeout_s=120)
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    epoch = job.read_interrupted()["epoch"]
+    assert not result.exists()
+    refused(multislice(*words, "--seed", 3), "another plan", "remove")
+    done = multislice(*words)
+    assert done.returncode == 0, done.stdout
+    assert read_provenance(result)["machine"]["resumed"] == [{"epoch": epoch, "ranks": 2}]
+    assert job.job.exists()
 
 
 def wait_for(condition, timeout_s=60):

@@ -159,6 +159,7 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "batch_views": 3,
         "batches_per_step": 3,
         "mesh": "2x1",
+        "checkpoint_every": 4,
         "ranks": 2,
         "device": "cpu",
         "seed": 5,

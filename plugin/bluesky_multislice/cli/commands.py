@@ -40,10 +40,20 @@ def main() -> None:
 @multislice.command()
 @click.argument("scan", type=_FILE)
 @click.option("-o", "--output", type=_FILE, required=True, help="Result file (HDF5).")
+@click.option(
+    "--job-folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the job's state; the same command goes on from there after a stop, a crash or a power cut.",
+)
 @_instrument
 @recipe_options
 def reconstruct(
-    scan: Path, output: Path, instrument_file: Path | None, recipe_file: Path | None, **options: Any
+    scan: Path,
+    output: Path,
+    job_folder: Path | None,
+    instrument_file: Path | None,
+    recipe_file: Path | None,
+    **options: Any,
 ) -> None:
     """Reconstruct the interchange file SCAN; no service is needed."""
     from bluesky_multislice.cli.reconstruct_file import reconstruct_file
@@ -69,7 +79,13 @@ def reconstruct(
             progress.update(task, completed=epoch["epoch"], loss=loss)
 
         provenance = reconstruct_file(
-            scan, output, recipe, instrument=_read_instrument(instrument_file), on_plan=on_plan, on_progress=on_progress
+            scan,
+            output,
+            recipe,
+            instrument=_read_instrument(instrument_file),
+            job_folder=job_folder,
+            on_plan=on_plan,
+            on_progress=on_progress,
         )
     for warning in provenance["warnings"]:
         _CONSOLE.print(f"[yellow]note[/yellow] {warning}")

@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def reconstruct_file(
     recipe: Recipe,
     *,
     instrument: Instrument | None,
+    job_folder: Path | None = None,
     on_plan: Callable[[Plan, tuple[str, ...]], None],
     on_progress: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def reconstruct_file(
         output: the result file; written only when complete.
         recipe: how to reconstruct.
         instrument: where else to look for the scan's values.
+        job_folder: where the job keeps its state; one that was stopped or killed there goes on. None: nowhere.
         on_plan: called with the plan and with what a person should know about the scan.
         on_progress: called with each epoch's record.
 
@@ -51,8 +54,8 @@ def reconstruct_file(
         )
     plan = make_plan(recipe, scan)
     on_plan(plan, scan.warnings + plan.notes)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as room:
-        folder = JobFolder(Path(room)).create()
+    with _room(job_folder, output) as room:
+        folder = JobFolder(room).create()
         write_scan(folder.frames, scan, files=[FrameFile(scan_file, DATA, scan.frames.source.shape[0])])
         folder.write_job(
             recipe=recipe.model_dump(mode="json"),
@@ -62,3 +65,13 @@ def reconstruct_file(
         run_to_end(LocalScheduler(), folder, ranks=plan.ranks, on_progress=on_progress)
         shutil.move(folder.result, output)
     return read_provenance(output)
+
+
+@contextmanager
+def _room(job_folder: Path | None, output: Path) -> Iterator[Path]:
+    """Give a place for the job: one that stays, or a hidden one beside the result that does not."""
+    if job_folder is not None:
+        yield job_folder.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as room:
+        yield Path(room)

@@ -1,9 +1,19 @@
 """Recipe and scan → everything the reconstruction needs to know, before anything is allocated."""
 
 from bluesky_multislice.planning.exchange import Exchange, exchange_of
+from bluesky_multislice.planning.identity import identity
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.planner import make_plan
 from bluesky_multislice.planning.sampling import window_margin
 from bluesky_multislice.planning.stages import thin_plan, with_probe_light
 
-__all__ = ["Exchange", "Plan", "exchange_of", "make_plan", "thin_plan", "window_margin", "with_probe_light"]
+__all__ = [
+    "Exchange",
+    "Plan",
+    "exchange_of",
+    "identity",
+    "make_plan",
+    "thin_plan",
+    "window_margin",
+    "with_probe_light",
+]

@@ -52,6 +52,7 @@ def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
         held += min(angles, _CACHED_TURNS) * 4 * 8 * 2 * plan.grid.shape[0] * plan.grid.shape[2]
     if uses_cuda(plan.device):
         return int(held)
+    held += volume * _written(plan)
     if angles > 1:
         small = min(angles, _CACHED_TURNS) * _HOLES[plan.fit.optimiser] * volume
         held += small if volume < _HANDED_BACK else _LARGE_HOLES
@@ -115,6 +116,15 @@ def _volumes(plan: Plan, angles: int) -> float:
     # The whole fit's δ and β, and the δ of the first half.
     count += 3 if plan.shell_correlation else 0
     return count + (4 if plan.interpolation == "fourier" and angles > 1 else 0)
+
+
+def _written(plan: Plan) -> int:
+    """Return how many arrays as large as one part of the volume a checkpoint is written from while the fit goes on."""
+    fit = plan.fit
+    parts = 2 if fit.absorption else 1
+    moments = 2 if fit.optimiser == "adam" else 1
+    # Object and best copy, and the weight of the voxels.
+    return parts * (2 + moments) + (fit.optimiser == "nesterov")
 
 
 def _frames(plan: Plan, geometry: ScanGeometry) -> float:

@@ -48,6 +48,7 @@ class Plan:
         coarseness: pixels of the frames on a side of one that is fitted, see ``ScanGeometry.coarser``.
         frames_in: ``disk`` reads frames batch by batch as they are needed.
         joint_illumination: whether flats are not divided out, but are the start of an illumination that is fitted too.
+        checkpoint_every: least epochs between two checkpoints; None goes by time.
         earlier: cheaper fits that come first, each the start of the next.
     """
 
@@ -81,6 +82,7 @@ class Plan:
     coarseness: int = 1
     frames_in: FramesIn = "memory"
     joint_illumination: bool = False
+    checkpoint_every: int | None = None
     earlier: tuple["Plan", ...] = ()
 
     @property

@@ -104,6 +104,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         smoothings=smoothings_of(recipe, settings, len(held)),
         notes=tuple(notes),
         joint_illumination=recipe.illumination == "joint",
+        checkpoint_every=recipe.checkpoint_every,
         frames_in=recipe.frames_in or frames_place(scan.frames.views, geometry, recipe.device),
     )
     plan = fitted_into_memory(plan, geometry, recipe.accuracy, slabs)

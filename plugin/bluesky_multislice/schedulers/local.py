@@ -53,6 +53,8 @@ class LocalScheduler:
             return JobState.RUNNING
         if job_id in self._cancelled:
             return JobState.CANCELLED
+        if JobFolder(Path(job_id)).interrupted.exists():
+            return JobState.INTERRUPTED
         done = child.returncode == 0 if child else True
         return JobState.COMPLETED if done and JobFolder(Path(job_id)).result.exists() else JobState.FAILED
 
@@ -100,6 +102,8 @@ def _environment(ranks: int) -> dict[str, str]:
     """One thread a core over all ranks; the ranks of one machine talk over its loopback interface."""
     environment = dict(os.environ)
     environment["OMP_NUM_THREADS"] = str(max(1, _cores() // ranks))
+    # torchrun would die of a SIGUSR1 that it is not told to pass on, and leave its ranks alone.
+    environment.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     environment.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     return environment
 

@@ -12,13 +12,14 @@ _LOG_LINES = 50
 
 
 class JobState(StrEnum):
-    """Where a job is in its life."""
+    """Where a job is in its life; an interrupted one stopped at a checkpoint and goes on when submitted again."""
 
     PENDING = "pending"
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
 
     @property
     def ended(self) -> bool:
@@ -64,15 +65,22 @@ def run_to_end(
         poll_s: seconds between two looks.
 
     Raises:
-        MultisliceError: the error that the job left, or JobError where it left none.
+        MultisliceError: the error that the job left, or JobError where it left none or was interrupted.
     """
     folder.forget_last_run()
+    folder.withdraw_stop()
     job_id = scheduler.submit(folder, ranks=ranks)
     try:
         state = _wait(scheduler, job_id, folder, on_progress, poll_s)
     except BaseException:
         scheduler.cancel(job_id)
         raise
+    if stopped := folder.read_interrupted():
+        raise JobError(
+            "A job must end with a result.",
+            got=f"it was asked to stop ({stopped['reason']}) and left a checkpoint of epoch {stopped['epoch']}.",
+            remedy=f"start it again in the same folder, {folder.path}: it goes on from there.",
+        )
     if state is not JobState.COMPLETED:
         raise folder.read_error() or JobError(
             "A job must end with a result.",

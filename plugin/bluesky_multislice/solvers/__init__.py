@@ -3,6 +3,7 @@
 from bluesky_multislice.solvers.empty_beam import EmptyBeam
 from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.fit import fit, judge
+from bluesky_multislice.solvers.journal import FitJournal, Interrupted, Journal
 from bluesky_multislice.solvers.optimiser import OptimiserName
 from bluesky_multislice.solvers.quantities import Quantity
 from bluesky_multislice.solvers.regularisers import Priors
@@ -17,8 +18,11 @@ __all__ = [
     "EmptyBeam",
     "Epoch",
     "FidelityName",
+    "FitJournal",
     "FitSettings",
     "FramesIn",
+    "Interrupted",
+    "Journal",
     "OptimiserName",
     "Priors",
     "Quantity",

@@ -4,6 +4,8 @@ Polak and Ribière's direction, restarted where it would point uphill, weighted 
 (Nocedal & Wright, Numerical Optimization, 5.2).
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -52,6 +54,20 @@ class ConjugateGradients:
         if bend > 0:
             self._unknowns.move(-self._unknowns.dot(gradient, direction) / bend * direction)
         return loss
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what it remembers, by name, of the volume's shape."""
+        found = {"volume/polish_weight": self._weight}
+        if self._before is not None:
+            found["volume/polish_gradient"], _, found["volume/polish_direction"] = self._before
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` returned."""
+        self._weight = state["volume/polish_weight"]
+        if "volume/polish_gradient" in state:
+            gradient, direction = state["volume/polish_gradient"], state["volume/polish_direction"]
+            self._before = gradient, self._weight * gradient, direction
 
     def _gradient(self) -> tuple[float, Tensor]:
         """Return the mean misfit and the gradient of misfit and regularisers, 0 where a bound is in its way."""

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.conjugate_gradients import ConjugateGradients
+from bluesky_multislice.solvers.course import Course, load_random_state, random_state
 from bluesky_multislice.solvers.data_step import step_to_the_bottom
 from bluesky_multislice.solvers.fidelity import FIDELITIES, amplitude_r_factor
+from bluesky_multislice.solvers.journal import FitJournal
 from bluesky_multislice.solvers.misfit import add_gradients, misfit_of
 from bluesky_multislice.solvers.regularisers import add_gradient_of_penalty, noise_of_vacuum
 from bluesky_multislice.solvers.solution import Epoch, Solution, Status
@@ -57,6 +59,7 @@ def fit(
     settings: FitSettings,
     mesh: Mesh,
     report: Callable[[Epoch], None],
+    journal: FitJournal | None = None,
 ) -> Solution:
     """Fit δ, β and the probe.
 
@@ -66,75 +69,136 @@ def fit(
         held_back: views to judge by, with this rank's frames.
         settings: how to fit.
         mesh: the ranks.
-        report: called after every epoch.
+        report: called after every epoch, also those that an earlier run has done.
+        journal: keeps the state now and then, and may know that of an earlier run, which then goes on.
 
     Returns:
         the unknowns of the epoch that explained the held-back frames best (the fitted ones where none are held back),
         those from before the first epoch where none improved on them, with the status; a fit that diverges returns the
         last good unknowns and says so.
+
+    Raises:
+        Interrupted: the job was asked to stop, and the journal has kept the state.
     """
-    shuffles = {lane: np.random.default_rng([settings.seed, lane]) for lane in fitted.lanes()}
-    steps = int(mesh.largest(len(fitted.steps(settings.batch_views, dict.fromkeys(shuffles)))))
-    patience = max(10, settings.epochs // 2)
-    history: list[Epoch] = []
-    empty = unknowns.empty
-    start_loss = judge(unknowns, held_back, settings, mesh)[0]
-    if start_loss is None:
-        start_loss = judge(unknowns, fitted, settings, mesh)[0]
-    least_loss = math.inf if start_loss is None else start_loss
-    best, best_epoch, best_loss = unknowns.copy(), 0, math.inf
-    status: Status = "epochs_spent"
-    noise = 0.0
-    began = time.monotonic()
-    end_game = None
-    for number in range(1, settings.epochs + settings.polish + 1):
-        if number <= settings.epochs:
-            batches = fitted.steps(settings.batch_views, shuffles)
-            batches += [[]] * (steps - len(batches))
-            loss, noise = _fit_epoch(unknowns, fitted, batches, settings, mesh, noise)
-        else:
-            if end_game is None:
-                weight = _weight(unknowns, fitted, mesh)
-                end_game = ConjugateGradients(unknowns, fitted, settings, weight, noise, mesh)
-            loss = end_game.step()
-        _follow(unknowns, held_back, settings)
-        judged, _ = judge(unknowns, held_back, settings, mesh)
-        history.append(Epoch(number, loss, judged, time.monotonic() - began, fitted.coarseness))
-        report(history[-1])
-        measure = loss if judged is None else judged
-        if not (math.isfinite(measure) and unknowns.finite()):
-            status = "diverged"
-            break
-        if measure < best_loss:
-            if measure < least_loss:
-                best = unknowns.copy(over=best)
-            best_epoch, best_loss = number, measure
-        elif number - best_epoch >= patience:
-            falls = judged is not None and loss < _STANDS_STILL * history[best_epoch - 1].loss
-            status = "overfitting_stopped" if falls else "converged"
-            break
-        unknowns.end_epoch()
-        if measure > _LEAP * best_loss and settings.optimiser == "weighted":
-            unknowns.restore(best)
-            unknowns.halve_steps()
-    if best_loss >= least_loss:
-        best_epoch = 0
-        status = "diverged" if best_loss > _FAR_OFF * least_loss else status
-    if status != "diverged" and empty and best_loss > _HARDLY_BETTER * least_loss:
-        status = "stalled"
-    unknowns.restore(best)
+    loop = _Loop(unknowns, fitted, held_back, settings, mesh)
+    kept = journal.load() if journal else None
+    course = loop.go_on(*kept) if kept else loop.begin()
+    for epoch in course.history:
+        report(epoch)
+    if not course.ended:
+        loop.run(report, journal)
+        _settle(course)
+        unknowns.restore(loop.best)
+        if journal:
+            journal.end(course, lambda: unknowns.state([], mesh))
     return Solution(
         delta=unknowns.delta.detach(),
         beta=unknowns.beta.detach(),
         probe=unknowns.probe.detach(),
-        status=status,
-        advice=_ADVICE[status],
-        best_epoch=best_epoch,
-        history=tuple(history),
+        status=course.status,
+        advice=_ADVICE[course.status],
+        best_epoch=course.best_epoch,
+        history=tuple(course.history),
         r_factor=judge(unknowns, fitted, settings, mesh)[1],
         held_back_r_factor=judge(unknowns, held_back, settings, mesh)[1],
         differences=unknowns.differences,
     )
+
+
+class _Loop:
+    """The epochs of a fit, see ``fit`` for the arguments, and all that they carry from one to the next."""
+
+    def __init__(
+        self, unknowns: Unknowns, fitted: ViewSet, held_back: ViewSet, settings: FitSettings, mesh: Mesh
+    ) -> None:
+        self._unknowns, self._fitted, self._held_back = unknowns, fitted, held_back
+        self._settings, self._mesh = settings, mesh
+        self._shuffles = {lane: np.random.default_rng([settings.seed, lane]) for lane in fitted.lanes()}
+        self._steps = int(mesh.largest(len(fitted.steps(settings.batch_views, dict.fromkeys(self._shuffles)))))
+        self._end_game: ConjugateGradients | None = None
+        self._course: Course
+        self.best: list[Tensor | None]
+
+    def begin(self) -> Course:
+        """Judge what the fit starts from."""
+        loss = judge(self._unknowns, self._held_back, self._settings, self._mesh)[0]
+        if loss is None:
+            loss = judge(self._unknowns, self._fitted, self._settings, self._mesh)[0]
+        self._course = Course(self._unknowns.empty, math.inf if loss is None else loss)
+        self.best = self._unknowns.copy()
+        return self._course
+
+    def go_on(self, course: Course, state: Mapping[str, Tensor]) -> Course:
+        """Take up what an earlier run has kept."""
+        self._course, self.best = course, self._unknowns.load(state, self._mesh)
+        load_random_state(state, self._shuffles)
+        if len(course.history) > self._settings.epochs and not course.ended:
+            self._end_game = self._conjugate_gradients()
+            self._end_game.load(state)
+        return course
+
+    def run(self, report: Callable[[Epoch], None], journal: FitJournal | None) -> None:
+        """Do the epochs that are left."""
+        settings, course, unknowns = self._settings, self._course, self._unknowns
+        patience = max(10, settings.epochs // 2)
+        began = time.monotonic() - course.seconds
+        for number in range(len(course.history) + 1, settings.epochs + settings.polish + 1):
+            loss = self._move(number)
+            _follow(unknowns, self._held_back, settings)
+            judged, _ = judge(unknowns, self._held_back, settings, self._mesh)
+            course.history.append(Epoch(number, loss, judged, time.monotonic() - began, self._fitted.coarseness))
+            report(course.history[-1])
+            measure = loss if judged is None else judged
+            if not (math.isfinite(measure) and unknowns.finite()):
+                course.status = "diverged"
+                break
+            if measure < course.best_loss:
+                if measure < course.least_loss:
+                    self.best = unknowns.copy(over=self.best)
+                course.best_epoch, course.best_loss = number, measure
+            elif number - course.best_epoch >= patience:
+                falls = judged is not None and loss < _STANDS_STILL * course.history[course.best_epoch - 1].loss
+                course.status = "overfitting_stopped" if falls else "converged"
+                break
+            unknowns.end_epoch()
+            if measure > _LEAP * course.best_loss and settings.optimiser == "weighted":
+                unknowns.restore(self.best)
+                unknowns.halve_steps()
+            if journal:
+                journal.end_epoch(course, self._state)
+
+    def _move(self, number: int) -> float:
+        """Do an epoch, and return the mean misfit before each of its steps."""
+        if number <= self._settings.epochs:
+            steps = self._fitted.steps(self._settings.batch_views, self._shuffles)
+            steps += [[]] * (self._steps - len(steps))
+            loss, self._course.noise = _fit_epoch(
+                self._unknowns, self._fitted, steps, self._settings, self._mesh, self._course.noise
+            )
+            return loss
+        if self._end_game is None:
+            self._end_game = self._conjugate_gradients()
+        return self._end_game.step()
+
+    def _conjugate_gradients(self) -> ConjugateGradients:
+        weight = _weight(self._unknowns, self._fitted, self._mesh)
+        return ConjugateGradients(self._unknowns, self._fitted, self._settings, weight, self._course.noise, self._mesh)
+
+    def _state(self) -> dict[str, Tensor]:
+        """Return the tensors that are needed to go on, by name; see ``Unknowns.state``."""
+        state = self._unknowns.state(self.best, self._mesh) | random_state(self._mesh.rank, self._shuffles)
+        return state if self._end_game is None else state | self._end_game.state()
+
+
+def _settle(course: Course) -> None:
+    """Say what became of a fit whose epochs are done."""
+    if course.best_loss >= course.least_loss:
+        course.best_epoch = 0
+        if course.best_loss > _FAR_OFF * course.least_loss:
+            course.status = "diverged"
+    if course.status != "diverged" and course.empty and course.best_loss > _HARDLY_BETTER * course.least_loss:
+        course.status = "stalled"
+    course.ended = True
 
 
 def _fit_epoch(

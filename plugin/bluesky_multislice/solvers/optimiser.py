@@ -1,10 +1,12 @@
 """What moves the object: accelerated descent with its step from the data or the light, or Adam with a step by hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from bluesky_multislice.solvers.moments import load_moments, moments
 
 OptimiserName = Literal["adam", "nesterov", "weighted"]
 
@@ -116,3 +118,24 @@ class ObjectOptimiser:
         """Forget the momentum, and go on with half the length."""
         self._length /= 2
         self._method.state.clear()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what it remembers, by name; what is called ``volume/…`` lies as the volume does."""
+        (group,) = self._method.param_groups
+        numbers = [self._epochs_done, self._length, group.get("eps", 0.0), self._floor_is_set]
+        found = {"object/numbers": torch.tensor(numbers, dtype=torch.float64)}
+        if self._weight is not None:
+            found["volume/weight"] = self._weight
+        for name, tensor in moments(self._method, ["object"]).items():
+            found[f"volume/{name}" if tensor.ndim else name] = tensor
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` returned."""
+        (group,) = self._method.param_groups
+        epochs, self._length, floor, floor_is_set = state["object/numbers"].tolist()
+        self._epochs_done, self._floor_is_set = int(epochs), bool(floor_is_set)
+        if "eps" in group:
+            group["eps"] = floor
+        self._weight = state.get("volume/weight")
+        load_moments(self._method, ["object"], {name.removeprefix("volume/"): value for name, value in state.items()})

@@ -1,10 +1,11 @@
 """What moves the probe: weighted descent with the object's weighted one, Adam otherwise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from bluesky_multislice.solvers.moments import load_moments, moments
 from bluesky_multislice.solvers.optimiser import WEIGHTED_MOMENTUM
 from bluesky_multislice.solvers.schedule import Schedule
 
@@ -85,6 +86,18 @@ class ProbeOptimiser:
         """Forget the momentum, and go on with half the length."""
         self._step /= 2
         self._method.state.clear()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what it remembers, by name."""
+        numbers = torch.tensor([self._epochs_done, self._step, *self._powers], dtype=torch.float64)
+        return {"probe/numbers": numbers, **moments(self._method, ["probe/parts"])}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` returned."""
+        epochs, self._step, *powers = state["probe/numbers"].tolist()
+        self._epochs_done, self._powers = int(epochs), (powers[0], powers[1])
+        load_moments(self._method, ["probe/parts"], state)
+        self._prepare()
 
     def _prepare(self) -> None:
         self._parts.requires_grad_(self.active)

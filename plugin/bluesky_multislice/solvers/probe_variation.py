@@ -4,7 +4,7 @@ Orthogonal probe relaxation (Odstrčil et al., Opt. Express 24, 8360 (2016)), by
 their gradients, each divided by its curvature.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 
 import numpy as np
@@ -113,6 +113,20 @@ class ProbeVariation:
         """Tidy up, shorten the steps, and start to move when it is time."""
         self.tidy()
         self._epochs_done += 1
+        self._prepare()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return weights, shapes and what else is needed to go on, by name."""
+        numbers = torch.tensor([self._epochs_done, self._energy], dtype=torch.float64)
+        return {"variation/numbers": numbers, "variation/weights": self.weights, "variation/shapes": self._parts}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` returned."""
+        epochs, self._energy = state["variation/numbers"].tolist()
+        self._epochs_done = int(epochs)
+        self.weights.copy_(state["variation/weights"])
+        self._parts.copy_(state["variation/shapes"])
         self._prepare()
 
     def _prepare(self) -> None:

@@ -5,12 +5,13 @@ as its schedule says. What no frame depends on is taken out after every step: po
 instance.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from bluesky_multislice.models import Adjustments, ForwardModel
+from bluesky_multislice.solvers.moments import load_moments, moments
 from bluesky_multislice.solvers.quantities import Refined, make_quantity
 from bluesky_multislice.solvers.schedule import RefinementSettings, Schedule
 
@@ -50,6 +51,21 @@ class _Moving:
         self._steps += 1
         self._adam.zero_grad(set_to_none=False)
         self.part.tidy()
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """Return values and what else is needed to go on, under names that begin with the quantity's."""
+        (group,) = self._adam.param_groups
+        numbers = torch.tensor([self._steps, group["eps"]], dtype=torch.float64)
+        return {name: self.part.values, f"{name}/numbers": numbers, **moments(self._adam, [name])}
+
+    @torch.no_grad()
+    def load(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` returned."""
+        (group,) = self._adam.param_groups
+        self.part.values.copy_(state[name])
+        steps, group["eps"] = state[f"{name}/numbers"].tolist()
+        self._steps = int(steps)
+        load_moments(self._adam, [name], state)
 
 
 class Refinement:
@@ -139,6 +155,20 @@ class Refinement:
     def end_epoch(self) -> None:
         """Shorten the steps, and start to move what it is time for."""
         self._epochs_done += 1
+        self._prepare()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the values and what else is needed to go on, by name."""
+        found = {"refined/epochs": torch.tensor(self._epochs_done)}
+        for name, each in self._moving.items():
+            found |= each.state(f"refined/{name}")
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` returned."""
+        self._epochs_done = int(state["refined/epochs"])
+        for name, each in self._moving.items():
+            each.load(f"refined/{name}", state)
         self._prepare()
 
     def _prepare(self) -> None:

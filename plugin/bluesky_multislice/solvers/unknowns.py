@@ -251,8 +251,7 @@ class Unknowns:
                 tensor.grad = torch.zeros_like(tensor)
         own = [tensor.grad for tensor in fitted if tensor.grad is not None]
         light = [] if self._light is None else [self._light]
-        variation = [] if self._variation is None else self._variation.gradients()
-        return own + light + variation + self._refinement.gradients()
+        return own + light + self._waiting
 
     def exposure(self, views: NDArray[np.intp]) -> Tensor:
         """Return the light (z, y, x) that each voxel held gets in some views, see ``ForwardModel.exposure``."""
@@ -327,6 +326,51 @@ class Unknowns:
         """Go back to a copy."""
         for tensor, was in zip(self._tensors, saved, strict=True):
             tensor.zero_() if was is None else tensor.copy_(was)
+
+    def state(self, best: list[Tensor | None], mesh: Mesh) -> dict[str, Tensor]:
+        """Return all that a fit needs to go on, by name; they are no copies.
+
+        What is called ``volume/…`` lies on the ranks as the object does, all else is the same on every rank.
+
+        Args:
+            best: from ``copy``.
+            mesh: the ranks, which all call this.
+        """
+        found = {"volume/object": self.object, "probe/parts": self._probe_parts}
+        found["probe/unit"] = torch.tensor(self._probe_unit, dtype=torch.float64)
+        found |= self.optimiser.state() | self._probe_optimiser.state() | self._refinement.state()
+        if self._variation is not None:
+            found |= self._variation.state()
+        waiting = [gradient.clone() for gradient in self._waiting]
+        mesh.sum(*waiting)
+        found |= {f"waiting/{number}": gradient for number, gradient in enumerate(waiting)}
+        volume, *_ = best or [None]
+        if self.slab.largest(float(volume is not None)):
+            # A slab may be empty and the volume not.
+            best = [torch.zeros_like(self.object) if volume is None else volume, *best[1:]]
+        kept = ((number, tensor) for number, tensor in enumerate(best) if tensor is not None)
+        return found | {f"best/{number}" if number else "volume/best": tensor for number, tensor in kept}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor], mesh: Mesh) -> list[Tensor | None]:
+        """Go on from what ``state`` returned; return the copy that it held."""
+        self.object.copy_(state["volume/object"])
+        self._probe_parts.copy_(state["probe/parts"])
+        self._probe_unit = float(state["probe/unit"])
+        self.optimiser.load(state)
+        self._probe_optimiser.load(state)
+        self._refinement.load(state)
+        if self._variation is not None:
+            self._variation.load(state)
+        for number, gradient in enumerate(self._waiting if mesh.rank == 0 else []):
+            gradient.copy_(state.get(f"waiting/{number}", torch.zeros(())))
+        return [state.get(f"best/{number}" if number else "volume/best") for number in range(len(self._tensors))]
+
+    @property
+    def _waiting(self) -> list[Tensor]:
+        """The gradients that frames held back add to after an epoch (``follow``), and that the next step takes."""
+        variation = [] if self._variation is None else self._variation.gradients()
+        return variation + self._refinement.gradients()
 
     def _relative_step(self, epoch: int) -> float:
         done = min(epoch / self._settings.epochs, 1)

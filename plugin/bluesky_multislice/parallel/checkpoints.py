@@ -1,0 +1,296 @@
+"""Checkpoints of all ranks' tensors on shared storage, by torch.distributed.checkpoint: whole or not at all.
+
+One is written to ``000007.part`` while the ranks compute on, and is called ``000007`` when every rank's part is on the
+disk. ``checkpoint.json`` in it has what is not a tensor, and a check sum of every file, by which a torn one is told.
+
+Names say how tensors are shared: ``volume/…`` (…, y, x) is cut into rows along y where the volume is,
+``rank<number>/…`` is a rank's own, any other is the same on all ranks and is saved once.
+"""
+
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.tensor import DTensor, Replicate, Shard, empty
+
+from bluesky_multislice.errors import JobError
+from bluesky_multislice.parallel.agreement import Agreement
+from bluesky_multislice.parallel.durable_files import check_sum, make_durable, write_durably
+from bluesky_multislice.parallel.mesh import Mesh
+
+Described = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""Shape and type of the tensors of a checkpoint, by name."""
+
+_KEPT = 2
+"""Newest checkpoints that stay, for the case that one of them is torn."""
+
+# What it says of a job of one rank, in every save and load.
+warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
+
+
+class Checkpoints:
+    """The checkpoints of one job, written and read by all of its ranks together.
+
+    Attributes:
+        events: what happened to them in this run and those before, oldest first: ``{"warning": …}`` or what ``note``
+            was given; on rank 0.
+        blocked_s: how long this rank's last ``save`` kept it from computing.
+
+    Args:
+        folder: where they lie; all ranks see it.
+        mesh: the ranks.
+        identity: digests of what a checkpoint must belong to, by what they are of.
+
+    Raises:
+        JobError: there are checkpoints of something else.
+    """
+
+    def __init__(self, folder: Path, mesh: Mesh, identity: Mapping[str, str]) -> None:
+        self._folder, self._mesh, self._identity = folder, mesh, dict(identity)
+        self._agreement = Agreement(mesh)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self.blocked_s = 0.0
+        found = self._agreement.of_first(self._look)
+        self.events: list[dict[str, Any]] = found["events"]
+        self._records: dict[int, dict[str, Any]] = found["records"]
+        self._next = 1 + max(found["numbers"], default=0)
+        self._refuse_strangers()
+        for text in found["torn"]:
+            self.warn(text)
+
+    @property
+    def newest(self) -> dict[str, Any] | None:
+        """Record of the newest complete checkpoint, as rank 0 knows it."""
+        return self._records[max(self._records)] if self._records else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether this rank still writes one."""
+        return self._pending is not None and not self._pending.done()
+
+    def save(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Begin to write a checkpoint; returns when the tensors may change again.
+
+        A failure to write is no error: it is noted, and the checkpoints before stay.
+
+        Args:
+            record: for JSON; ``fit`` names what it belongs to, ``ended`` one that is kept until the job ends.
+            tensors: by name; this rank's rows of those called ``volume/…``.
+        """
+        self.wait()
+        began = time.monotonic()
+        number, self._next = self._next, self._next + 1
+        part = self._folder / f"{number:06}.part"
+        saved = async_save(
+            {name: self._placed(name, tensor.detach()) for name, tensor in tensors.items()},
+            storage_writer=FileSystemWriter(part),
+            process_group=self._agreement.group,
+            no_dist=self._agreement.group is None,
+        )
+        self._pending = self._thread.submit(self._complete, saved, number, part, dict(record))
+        self.blocked_s = time.monotonic() - began
+
+    def wait(self) -> None:
+        """Return when what ``save`` began is written, or has failed."""
+        if self._pending is not None:
+            self._pending.result()
+        self._pending = None
+
+    def load(self, fit: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Return record and tensors of a fit's newest good checkpoint, None where there is none.
+
+        Tensors of other ranks are left out; ``rank/…`` without a number is this one's own.
+        """
+        self.wait()
+        known = self._agreement.of_first(
+            lambda: {n: record for n, record in self._records.items() if record["fit"] == fit}
+        )
+        for number in sorted(known, reverse=True):
+            record = known[number]
+            described = self._describe(number, record)
+            tensors = described if isinstance(described, str) else self._read(number, described)
+            if isinstance(tensors, dict):
+                return record, tensors
+            self._records.pop(number, None)
+            self.warn(f"the checkpoint of epoch {record['epoch']} is torn, the one before is taken: {tensors}")
+        return None
+
+    def note(self, **event: Any) -> None:
+        """Remember what happened; written down where the disk still takes it."""
+        self.events.append(event)
+        if self._mesh.rank == 0:
+            with suppress(OSError):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with self._events_file.open("a") as file:
+                    file.write(json.dumps(event) + "\n")
+
+    def warn(self, text: str) -> None:
+        """Note what a person should know, and print it."""
+        self.note(warning=text)
+        if self._mesh.rank == 0:
+            with suppress(OSError):
+                print(text, flush=True)
+
+    def clear(self) -> None:
+        """Remove all of them, when the job has its result."""
+        self.wait()
+        if self._mesh.rank == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._records = {}
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self.wait()
+        self._thread.shutdown()
+
+    @property
+    def _events_file(self) -> Path:
+        return self._folder / "events.jsonl"
+
+    def _placed(self, name: str, tensor: Tensor) -> Tensor:
+        """Return the tensor as a part of the whole that all ranks together save or load."""
+        if self._mesh.slabs == 1 or not name.startswith("volume/"):
+            return tensor
+        rows = round(self._mesh.sum_over_slabs(tensor.shape[-2]))
+        whole = torch.empty((*tensor.shape[:-2], rows, tensor.shape[-1]), device="meta")
+        return DTensor.from_local(
+            tensor.contiguous(),
+            self._mesh.devices,
+            _placements(tensor.ndim),
+            run_check=False,
+            shape=whole.shape,
+            stride=whole.stride(),
+        )
+
+    def _complete(self, saved: Any, number: int, part: Path, record: dict[str, Any]) -> None:
+        """Give a checkpoint that all ranks have written its name, and remove what is older."""
+        try:
+            saved.result()
+            sums = self._agreement.of_all(lambda: {path.name: check_sum(path) for path in self._own_files(part)})
+            if self._mesh.rank == 0:
+                files = {name: number for own in sums for name, number in own.items()}
+                write_durably(part / "checkpoint.json", record | {"identity": self._identity, "files": files})
+                os.replace(part, part.with_suffix(""))
+                make_durable(self._folder)
+        except (Exception, CheckpointException) as error:
+            if self._mesh.rank == 0:
+                # First, so that a full disk takes what is said.
+                shutil.rmtree(part, ignore_errors=True)
+                self.warn(f"the checkpoint of epoch {record['epoch']} could not be written ({_cause(error)})")
+            return
+        self._records[number] = record
+        for old in sorted(self._records)[:-_KEPT]:
+            if not self._records[old].get("ended"):
+                del self._records[old]
+        if self._mesh.rank == 0:
+            for path in self._numbered():
+                if int(path.name) not in self._records:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _own_files(self, part: Path) -> list[Path]:
+        """Return the files of a checkpoint that this rank wrote."""
+        own = list(part.glob(f"__{self._mesh.rank}_*"))
+        return [*own, part / ".metadata"] if self._mesh.rank == 0 else own
+
+    def _numbered(self) -> list[Path]:
+        """Return the folders of complete checkpoints, and of torn ones."""
+        return [path for path in self._folder.glob("[0-9]*") if path.name.isdigit()]
+
+    def _look(self) -> dict[str, Any]:
+        """Return what lies in the folder, without what a run that was killed had not completed."""
+        for part in self._folder.glob("*.part"):
+            shutil.rmtree(part, ignore_errors=True)
+        numbers = [int(path.name) for path in self._numbered()]
+        records, events, torn = {}, [], []
+        if self._events_file.exists():
+            events = [json.loads(line) for line in self._events_file.read_text().split("\n")[:-1]]
+        for number in numbers:
+            try:
+                records[number] = json.loads((self._folder / f"{number:06}" / "checkpoint.json").read_text())
+            except (OSError, ValueError) as error:
+                torn.append(f"the checkpoint with number {number} is torn ({error})")
+        return {"numbers": numbers, "records": records, "events": events, "torn": torn}
+
+    def _refuse_strangers(self) -> None:
+        for record in self._records.values():
+            others = [name for name, digest in self._identity.items() if record["identity"].get(name) != digest]
+            if others:
+                raise JobError(
+                    "A job goes on from checkpoints of its own scan and plan only.",
+                    got=f"a checkpoint of epoch {record['epoch']} that belongs to another {' and '.join(others)}.",
+                    remedy=f"remove {self._folder} to start from the beginning, or use another job folder.",
+                )
+
+    def _describe(self, number: int, record: Mapping[str, Any]) -> Described | str:
+        """Return what tensors a checkpoint has, or what is wrong with its files."""
+        place = self._folder / f"{number:06}"
+        own = sorted(record["files"])[self._mesh.rank :: self._mesh.size]
+        try:
+            sums = self._agreement.of_all(lambda: {name: check_sum(place / name) for name in own})
+        except OSError as error:
+            return str(error)
+        torn = [name for found in sums for name, number in found.items() if number != record["files"][name]]
+        if torn:
+            return f"{place / torn[0]} is not as it was written"
+        stored = FileSystemReader(place).read_metadata().state_dict_metadata
+        return {
+            name: (tuple(about.size), about.properties.dtype)
+            for name, about in stored.items()
+            if isinstance(about, TensorStorageMetadata)
+        }
+
+    def _read(
+        self, number: int, described: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+    ) -> dict[str, Tensor] | str:
+        """Return this rank's part of a checkpoint, or what is wrong with its files."""
+        own = f"rank{self._mesh.rank}/"
+        state: dict[str, Tensor] = {}
+        for name, (shape, dtype) in described.items():
+            if name.startswith("volume/") and self._mesh.slabs > 1:
+                places = _placements(len(shape))
+                state[name] = empty(*shape, dtype=dtype, device_mesh=self._mesh.devices, placements=places)
+            elif name.startswith(own):
+                state[name] = torch.empty(shape, dtype=dtype)
+            elif not name.startswith("rank"):
+                state[name] = torch.empty(shape, dtype=dtype, device=self._mesh.device)
+        place = self._folder / f"{number:06}"
+        try:
+            load(
+                state,
+                storage_reader=FileSystemReader(place),
+                process_group=self._agreement.group,
+                no_dist=self._agreement.group is None,
+            )
+        except (Exception, CheckpointException) as error:
+            return f"{place}: {_cause(error)}"
+        return {
+            name.replace(own, "rank/"): tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            for name, tensor in state.items()
+        }
+
+
+def _placements(dimensions: int) -> tuple[Replicate, Shard]:
+    """Return how a volume lies on a mesh (angle, slab): the same for all angles, its last axis but one in slabs."""
+    return Replicate(), Shard(dimensions - 2)
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first rank's failure of several, in one line."""
+    failures = getattr(error, "failures", None)
+    first = next(iter(failures.values()))[0] if failures else error
+    return f"{type(first).__name__}: {first}".split("\n")[0]

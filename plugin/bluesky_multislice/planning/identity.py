@@ -1,0 +1,59 @@
+"""What a job's state belongs to: a scan, and what the plan says of the volume and the fits."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from bluesky_multislice.planning.plan import Plan
+from bluesky_multislice.scan import Scan
+
+_OF_THE_MACHINE = (
+    "ranks",
+    "slabs",
+    "lanes",
+    "device",
+    "memory_bytes",
+    "frames_in",
+    "gradient",
+    "notes",
+    "checkpoint_every",
+    "batch_views",
+    "earlier",
+)
+"""What a plan may say otherwise on another machine, with the same volume in the end but for the order of sums."""
+
+
+def identity(scan: Scan, plan: Plan) -> dict[str, str]:
+    """Return digests of the scan and of the plan, whatever machine they are for.
+
+    Of the stored frames, the first, the middle and the last one count: to read all of them would take too long.
+
+    Args:
+        scan: what was measured.
+        plan: what will be done.
+    """
+    source = scan.frames.source
+    rows = sorted({0, source.shape[0] // 2, source.shape[0] - 1})
+    frames = hashlib.sha256(np.ascontiguousarray(scan.frames.mask).tobytes())
+    for row in rows:
+        frames.update(np.ascontiguousarray(source[row : row + 1]).tobytes())
+    if scan.probe is not None:
+        frames.update(np.ascontiguousarray(scan.probe).tobytes())
+    geometry = asdict(scan.geometry)
+    return {
+        "scan": _digest([geometry, list(source.shape), frames.hexdigest()]),
+        "plan": _digest([_essence(stage.as_dict()) for stage in (*plan.earlier, plan)]),
+    }
+
+
+def _essence(plan: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in plan.items() if name not in _OF_THE_MACHINE}
+    return kept | {"fit": {name: value for name, value in plan["fit"].items() if name not in _OF_THE_MACHINE}}
+
+
+def _digest(values: list[Any]) -> str:
+    text = json.dumps(values, sort_keys=True, default=np.ndarray.tolist)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

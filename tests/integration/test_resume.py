@@ -1,0 +1,286 @@
+"""Real jobs of several ranks that are killed or asked to stop, and go on."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import psutil
+import pytest
+from small_scan import hologram_scan
+
+from bluesky_multislice.errors import JobError
+from bluesky_multislice.interchange import JobFolder, read_provenance, read_volume, write_scan
+from bluesky_multislice.planning import make_plan
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.schedulers import JobState, LocalScheduler, run_to_end
+
+RANKS, EPOCHS = 2, 40
+EVERY_SIGNAL = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+
+
+def stage(path, **recipe):
+    folder, scan = JobFolder(path).create(), hologram_scan()
+    asked = {
+        "ranks": RANKS,
+        "epochs": EPOCHS,
+        "held_back_every": 4,
+        "checkpoint_every": 1,
+        "device": "cpu",
+        "mesh": "2x1",
+    }
+    settings = Recipe(**(asked | recipe))
+    write_scan(folder.frames, scan)
+    plan = make_plan(settings, scan).as_dict()
+    folder.write_job(recipe=settings.model_dump(mode="json"), plan=plan, origin={})
+    return folder
+
+
+@contextmanager
+def started(folder, ranks=RANKS):
+    """torchrun as a batch script starts it; whatever is left of it in the end is killed."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    own = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PET_SIGNALS_TO_HANDLE": EVERY_SIGNAL}
+    with folder.log.open("ab") as log:
+        agent = subprocess.Popen(
+            [*command, "-m", "bluesky_multislice.job", str(folder.path)],
+            env=os.environ | own,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    family = [psutil.Process(agent.pid)]
+    try:
+        yield agent
+    finally:
+        if agent.poll() is None:
+            family += family[0].children(recursive=True)
+            for process in family:
+                process.kill()
+            agent.wait()
+
+
+def finish(folder, ranks=RANKS):
+    with started(folder, ranks) as agent:
+        assert agent.wait(250) == 0, folder.log.read_text()
+    return {
+        "loss": [(row["loss"], row["held_back_loss"]) for row in folder.read_progress()],
+        "delta": read_volume(folder.result).delta,
+        "provenance": read_provenance(folder.result),
+    }
+
+
+def wait_for(what, limit_s=200):
+    end = time.monotonic() + limit_s
+    while not what():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def checkpoints(folder):
+    return [path for path in folder.checkpoints.glob("0*") if path.suffix != ".part"]
+
+
+def ranks_of(agent):
+    """The processes of the ranks, in the order of their numbers."""
+    found = [child for child in psutil.Process(agent.pid).children() if "bluesky_multislice.job" in child.cmdline()]
+    return sorted(found, key=lambda process: int(process.environ()["RANK"]))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What the job gives that nothing disturbs."""
+    return finish(stage(tmp_path_factory.mktemp("whole") / "job"))
+
+
+def assert_same_course(found, whole):
+    np.testing.assert_allclose(found["loss"], whole["loss"], rtol=1e-5)
+    distance = np.linalg.norm(found["delta"] - whole["delta"])
+    assert distance < 1e-5 * np.linalg.norm(whole["delta"])
+
+
+def test_a_job_that_is_done_keeps_no_checkpoints_and_was_never_resumed(whole):
+    assert len(whole["loss"]) == EPOCHS
+    assert whole["provenance"]["machine"]["restarts"] == 0
+    assert whole["provenance"]["warnings"] == []
+
+
+def test_a_job_that_was_killed_twice_ends_as_if_it_had_not_been(whole, tmp_path):
+    folder = stage(tmp_path / "job")
+    for _ in range(2):
+        before = {path.name for path in checkpoints(folder)}
+        with started(folder) as agent:
+            wait_for(lambda before=before: {path.name for path in checkpoints(folder)} - before)
+            wait_for(lambda: len(folder.read_progress()) > 3)
+            for process in [psutil.Process(agent.pid), *ranks_of(agent)]:
+                process.kill()
+            assert agent.wait(20) == -signal.SIGKILL
+    found = finish(folder)
+    assert_same_course(found, whole)
+    resumed = found["provenance"]["machine"]["resumed"]
+    assert found["provenance"]["machine"]["restarts"] == len(resumed) == 2
+    assert 0 < resumed[0]["epoch"] < resumed[1]["epoch"] <= EPOCHS
+    assert not folder.checkpoints.exists()
+
+
+@pytest.mark.parametrize("ask", ["SIGTERM", "SIGUSR1", "stop-request", "SIGUSR1 to a rank"])
+def test_a_job_that_is_asked_to_stop_says_so_and_goes_on_later(ask, whole, tmp_path):
+    folder = stage(tmp_path / "job", checkpoint_every=1000)
+    with started(folder) as agent:
+        wait_for(lambda: len(folder.read_progress()) > 2)
+        ranks = ranks_of(agent)
+        if ask == "stop-request":
+            folder.request_stop()
+        elif ask == "SIGUSR1 to a rank":
+            ranks[1].send_signal(signal.SIGUSR1)
+        else:
+            agent.send_signal(signal.Signals[ask])
+        assert agent.wait(60) == 1
+    stopped = folder.read_interrupted()
+    assert stopped["reason"] == ask.split()[0]
+    assert len(folder.read_progress()) == stopped["epoch"] > 2
+    assert folder.read_error() is None
+    assert not folder.result.exists()
+    assert f"goes on from epoch {stopped['epoch']}" in folder.log.read_text()
+    if ask in ("stop-request", "SIGUSR1 to a rank"):  # torchrun tells nothing of ranks when it is asked itself
+        assert "exitcode  : 75" in folder.log.read_text()
+    found = finish(folder)
+    assert_same_course(found, whole)
+    assert found["provenance"]["machine"]["resumed"] == [{"epoch": stopped["epoch"], "ranks": RANKS}]
+    assert folder.read_interrupted() is None
+
+
+@pytest.mark.parametrize(("ranks", "mesh"), [(1, "1x1"), (2, "1x2"), (4, "2x2")])
+def test_a_job_goes_on_on_another_mesh(ranks, mesh, whole, tmp_path):
+    folder = stage(tmp_path / "job")
+    with started(folder) as agent:
+        wait_for(lambda: len(folder.read_progress()) > 3)
+        folder.request_stop()
+        agent.wait(60)
+    epoch = folder.read_interrupted()["epoch"]
+    stage(folder.path, ranks=ranks, mesh=mesh)
+    found = finish(folder, ranks)
+    assert found["provenance"]["machine"]["resumed"] == [{"epoch": epoch, "ranks": ranks}]
+    np.testing.assert_allclose(found["loss"], whole["loss"], rtol=1e-3)
+    assert np.linalg.norm(found["delta"] - whole["delta"]) < 1e-3 * np.linalg.norm(whole["delta"])
+
+
+def test_a_job_in_slabs_that_was_killed_ends_as_if_it_had_not_been(whole, tmp_path):
+    folder = stage(tmp_path / "job", mesh="1x2")
+    with started(folder) as agent:
+        wait_for(lambda: checkpoints(folder) and len(folder.read_progress()) > 3)
+        for process in [psutil.Process(agent.pid), *ranks_of(agent)]:
+            process.kill()
+    found = finish(folder)
+    assert found["provenance"]["machine"]["restarts"] == 1
+    np.testing.assert_allclose(found["loss"], whole["loss"], rtol=1e-3)
+    assert np.linalg.norm(found["delta"] - whole["delta"]) < 1e-3 * np.linalg.norm(whole["delta"])
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_dies_ends_the_job_within_seconds(victim, tmp_path):
+    folder = stage(tmp_path / "job", epochs=2000)
+    with started(folder) as agent:
+        wait_for(lambda: len(folder.read_progress()) > 1)
+        ranks = ranks_of(agent)
+        ranks[victim].kill()
+        began = time.monotonic()
+        assert agent.wait(60) == 1
+        assert time.monotonic() - began < 20  # 1.5 s on a quiet machine
+    assert not [process for process in ranks if process.is_running()]
+    log = folder.log.read_text()
+    assert "Traceback" in log
+    assert "Signal 9 (SIGKILL)" in log
+    assert "a rank of the job has gone" in folder.read_error().got
+    assert folder.read_interrupted() is None
+
+
+def test_of_a_torn_checkpoint_the_one_before_is_taken_and_the_provenance_says_so(whole, tmp_path):
+    folder = stage(tmp_path / "job")
+    with started(folder) as agent:
+        wait_for(lambda: len(checkpoints(folder)) == 2)
+        folder.request_stop()
+        agent.wait(60)
+    newest, epoch = max(checkpoints(folder)), folder.read_interrupted()["epoch"]
+    file = max(newest.glob("*.distcp"), key=lambda path: path.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-100])
+    found = finish(folder)
+    assert_same_course(found, whole)
+    (warning,) = found["provenance"]["warnings"]
+    assert f"checkpoint of epoch {epoch} is torn" in warning
+
+
+def test_checkpoints_of_another_plan_are_refused(tmp_path):
+    folder = stage(tmp_path / "job")
+    with started(folder) as agent:
+        wait_for(lambda: checkpoints(folder))
+        folder.request_stop()
+        agent.wait(60)
+    stage(folder.path, seed=1)
+    with started(folder) as agent:
+        assert agent.wait(100) == 1
+    error = folder.read_error()
+    assert isinstance(error, JobError)
+    assert "another plan" in error.got
+    assert "remove" in error.remedy
+
+
+def test_a_cancelled_job_is_cancelled_and_leaves_a_checkpoint(tmp_path):
+    folder, scheduler = stage(tmp_path / "job", epochs=5000, checkpoint_every=1000), LocalScheduler()
+    job_id = scheduler.submit(folder, ranks=RANKS)
+    try:
+        wait_for(lambda: len(folder.read_progress()) > 1)
+    finally:
+        scheduler.cancel(job_id)
+    assert scheduler.status(job_id) is JobState.CANCELLED
+    assert folder.read_interrupted()["reason"] == "SIGTERM"
+    assert checkpoints(folder)
+
+
+def test_a_scheduler_says_that_a_job_was_interrupted_and_what_to_do(tmp_path):
+    folder, scheduler = stage(tmp_path / "job", epochs=5000), LocalScheduler()
+
+    def ask(record):
+        if record["epoch"] == 3:
+            folder.request_stop()
+
+    with pytest.raises(JobError, match=r"stop-request.*start it again in the same folder"):
+        run_to_end(scheduler, folder, ranks=RANKS, on_progress=ask, poll_s=0.05)
+    assert scheduler.status(str(folder.path)) is JobState.INTERRUPTED
+    assert LocalScheduler().status(str(folder.path)) is JobState.INTERRUPTED
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"only one who may mount has a small disk: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_with_a_full_disk_the_run_goes_on_and_the_last_good_checkpoint_stays(small_disk, whole):
+    folder, ballast = stage(small_disk / "job"), small_disk / "ballast"
+    with started(folder) as agent:
+        wait_for(lambda: len(checkpoints(folder)) == 2)
+        ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 2**16))
+        wait_for(lambda: "could not be written" in folder.log.read_text())
+        before = len(folder.read_progress())
+        wait_for(lambda: len(folder.read_progress()) > before + 1)
+        for process in [psutil.Process(agent.pid), *ranks_of(agent)]:
+            process.kill()
+    ballast.unlink()
+    found = finish(folder)
+    assert_same_course(found, whole)
+    assert found["provenance"]["machine"]["restarts"] == 1
+    warnings = found["provenance"]["warnings"]
+    assert warnings
+    assert all("could not be written" in warning and "No space left on device" in warning for warning in warnings)
