@@ -145,8 +145,8 @@ class Recipe(BaseModel):
     )
     find_axis: bool | None = Field(
         default=None,
-        description="Look for the rotation axis in holograms before the fit. None: where 40 angles or more cover half "
-        "a turn evenly.",
+        description="Look for the rotation axis in holograms before the fit; of fewer than 40 angles it is believed "
+        "where two methods agree. None: where 40 angles or more cover half a turn evenly.",
     )
     fidelity: Literal["amplitude", "poisson", "intensity"] = Field(
         default="amplitude",

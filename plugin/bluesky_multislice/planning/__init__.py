@@ -4,5 +4,6 @@ from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.planner import make_plan
 from bluesky_multislice.planning.sampling import window_margin
 from bluesky_multislice.planning.stages import thin_plan, with_probe_light
+from bluesky_multislice.planning.start import angles_tell_axis
 
-__all__ = ["Plan", "make_plan", "thin_plan", "window_margin", "with_probe_light"]
+__all__ = ["Plan", "angles_tell_axis", "make_plan", "thin_plan", "window_margin", "with_probe_light"]
