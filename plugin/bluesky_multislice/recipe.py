@@ -111,8 +111,8 @@ class Recipe(BaseModel):
     edges: Literal["periodic", "outgoing"] = Field(
         default="periodic", description="Whether light leaves at the window's edges or comes around to the other side."
     )
-    interpolation: Literal["linear", "fourier"] = Field(
-        default="linear", description="How the volume is turned: fast, or exact for fine details."
+    interpolation: Literal["linear", "cubic", "fourier"] = Field(
+        default="linear", description="How the volume is turned: fast, better for fine details, or exact for them."
     )
     oversampling: int = Field(
         default=1, ge=1, le=8, description="Pixels of the model on a side of each detector pixel, which sums them."
@@ -145,8 +145,8 @@ class Recipe(BaseModel):
     )
     find_axis: bool | None = Field(
         default=None,
-        description="Look for the rotation axis in holograms before the fit. None: where 40 angles or more cover half "
-        "a turn evenly.",
+        description="Look for the rotation axis in holograms before the fit; of fewer than 40 angles it is believed "
+        "where two methods agree. None: where 40 angles or more cover half a turn evenly.",
     )
     fidelity: Literal["amplitude", "poisson", "intensity"] = Field(
         default="amplitude",

@@ -43,6 +43,7 @@ LINEAR = {
     ),
     "rotation": lambda wave: rotated(wave),
     "rotation into slices": lambda wave: rotated(wave, slices=1),
+    "rotation by cubic convolution, tilted": lambda wave: rotated(wave, tilt_rad=(0.2, -0.3), interpolation="cubic"),
     "rotation by shears": lambda wave: rotated(wave, interpolation="fourier"),
     "rotation by shears, tilted": lambda wave: rotated(wave, tilt_rad=(0.2, -0.3), interpolation="fourier"),
     "rotation, tilted": lambda wave: rotated(wave, tilt_rad=(0.2, -0.3)),
@@ -146,7 +147,7 @@ def matrix(n_z, n_x, angle, interpolation):
 
 @pytest.mark.parametrize(("n_z", "n_x"), [(6, 6), (5, 7), (8, 5)])
 @pytest.mark.parametrize("angle", [0.3, -1.1, np.pi / 2, 2.5])
-@pytest.mark.parametrize("interpolation", ["linear", "fourier"])
+@pytest.mark.parametrize("interpolation", ["linear", "cubic", "fourier"])
 def test_gradient_of_rotation_is_its_exact_transpose(n_z, n_x, angle, interpolation):
     forward, back = matrix(n_z, n_x, angle, interpolation)
     assert np.allclose(back, forward.T, atol=1e-14)
@@ -157,7 +158,7 @@ def smooth_volume(*shape):
     return torch.exp(-((at[0] - 0.7) ** 2 + (at[1] + 0.4) ** 2 + (at[2] - 1.1) ** 2) / 8)
 
 
-@pytest.mark.parametrize("interpolation", ["linear", "fourier"])
+@pytest.mark.parametrize("interpolation", ["linear", "cubic", "fourier"])
 @pytest.mark.parametrize("angle", [0.3, 1.9])
 @pytest.mark.parametrize("slices", [None, 3])
 def test_gradients_reach_volume_angle_and_tilt(interpolation, angle, slices):

@@ -59,6 +59,9 @@ def test_single_layer_is_thin_from_the_side_too():
     assert float(turned[6:].abs().max()) == 0
 
 
+TURNS = [{}, {"interpolation": "cubic"}, {"interpolation": "fourier"}, {"tilt_rad": (0.1, -0.2)}]
+
+
 def test_no_turn_changes_nothing():
     volume = torch.rand(4, 3, 5)
     assert torch.equal(optics.rotate(volume, 0.0), volume)
@@ -102,10 +105,13 @@ def error_of_a_full_turn(thing, interpolation, *args):
     return distance(turned, start)
 
 
-@pytest.mark.parametrize(("period", "linear"), [(16, 0.016), (8, 0.056), (4, 0.21), (2.5, 0.46)])
-def test_error_of_the_interpolations_for_details(period, linear):
+@pytest.mark.parametrize(
+    ("period", "linear", "cubic"), [(16, 0.016, 6.5e-4), (8, 0.056, 0.005), (4, 0.21, 0.052), (2.5, 0.46, 0.25)]
+)
+def test_error_of_the_interpolations_for_details(period, linear, cubic):
     """What the docstring of rotate says; the little that is left to shears is the envelope cut by the volume."""
     assert 0.9 * linear < error_of_a_turn(detail, "linear", period) < linear
+    assert 0.9 * cubic < error_of_a_turn(detail, "cubic", period) < cubic
     assert error_of_a_turn(detail, "fourier", period) < min(5e-5, linear / 300)
     assert error_of_a_full_turn(detail, "fourier", period) < min(
         1e-4, error_of_a_full_turn(detail, "linear", period) / 1e3
@@ -115,8 +121,10 @@ def test_error_of_the_interpolations_for_details(period, linear):
 def test_error_of_the_interpolations_for_a_sharp_disc():
     assert 0.035 < error_of_a_turn(soft_disc, "linear") < 0.045
     assert error_of_a_turn(soft_disc, "fourier") < 0.045
-    linear, fourier = (error_of_a_full_turn(soft_disc, way) for way in ("linear", "fourier"))
+    assert error_of_a_turn(soft_disc, "cubic") < 0.035
+    linear, cubic, fourier = (error_of_a_full_turn(soft_disc, way) for way in ("linear", "cubic", "fourier"))
     assert linear == pytest.approx(0.145, abs=0.01)
+    assert cubic == pytest.approx(0.08, abs=0.01)
     assert fourier < linear / 5
     ripple = optics.rotate(soft_disc(0.0), 0.35, interpolation="fourier")
     assert 0.1 < max(float(ripple.max()) - 1, -float(ripple.min())) < 0.15
@@ -154,7 +162,7 @@ def test_shears_bring_nothing_around_from_a_full_volume(shape, angle, corner):
 
 @pytest.mark.parametrize("slices", [1, 3, 5, 12, 13])
 @pytest.mark.parametrize("angle", [0.0, 0.4, np.pi / 2])
-@pytest.mark.parametrize("options", [{}, {"interpolation": "fourier"}, {"tilt_rad": (0.1, -0.2)}])
+@pytest.mark.parametrize("options", TURNS)
 def test_turning_into_slices_is_turning_and_averaging(slices, angle, options):
     volume = torch.rand(13, 4, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     volume.requires_grad_()
@@ -170,7 +178,7 @@ def test_turning_into_slices_is_turning_and_averaging(slices, angle, options):
     assert torch.allclose(ours, theirs, atol=1e-14)
 
 
-@pytest.mark.parametrize("interpolation", ["linear", "fourier"])
+@pytest.mark.parametrize("interpolation", ["linear", "cubic", "fourier"])
 def test_layout_in_memory_and_many_rows_change_nothing(interpolation):
     """More rows than are turned together, and y last in memory as a transposed view has it."""
     volume = torch.rand(9, 70, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -181,7 +189,7 @@ def test_layout_in_memory_and_many_rows_change_nothing(interpolation):
     assert torch.allclose(whole, torch.cat(rows, 1), atol=1e-14)
 
 
-@pytest.mark.parametrize("options", [{}, {"interpolation": "fourier"}, {"tilt_rad": (0.1, -0.2)}])
+@pytest.mark.parametrize("options", TURNS)
 def test_single_precision_is_enough_for_a_turn(options):
     volume = torch.rand(24, 5, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     single = optics.rotate(volume.float(), 0.7, **options)
@@ -189,7 +197,7 @@ def test_single_precision_is_enough_for_a_turn(options):
     assert distance(single, optics.rotate(volume, 0.7, **options)) < 3e-6
 
 
-@pytest.mark.parametrize(("interpolation", "bound"), [("linear", 3 / (8 * 2.5**2)), ("fourier", 3e-4)])
+@pytest.mark.parametrize(("interpolation", "bound"), [("linear", 3 / (8 * 2.5**2)), ("cubic", 0.01), ("fourier", 3e-4)])
 @pytest.mark.parametrize("tilt", [(0.3, 0.0), (0.0, 0.3), (-0.2, 0.25)])
 def test_blob_off_the_tilted_axis_lands_where_the_convention_says(interpolation, bound, tilt):
     """Linear interpolation errs by up to an eighth of the curvature in each of three directions."""

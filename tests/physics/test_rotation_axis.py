@@ -37,6 +37,14 @@ def test_the_axis_is_found_within_a_fifth_of_a_pixel(shifted):
     assert found_in(scan) == pytest.approx(axis, abs=0.2)
 
 
+@pytest.mark.parametrize(("angles", "seed"), [(24, 5), (20, 5), (16, 3), (16, 4), (12, 5), (8, 3)])
+def test_of_few_angles_an_axis_is_found_within_a_quarter_pixel_or_not_at_all(angles, seed):
+    few = replace(SMALL, angles=angles, seed=seed, axis=1.3)
+    found = found_in(few.scan(few.frames()))
+    assert found is None or found == pytest.approx(few.axis, abs=0.25)
+    assert (found is not None) == (angles >= 20)
+
+
 def test_the_reconstruction_is_about_the_axis_that_was_found():
     axis, results = 3.3, {}
     moved = replace(SMALL, axis=axis)

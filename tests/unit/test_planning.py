@@ -192,6 +192,7 @@ def test_vacuum_is_held_against_noise_in_patterns_of_several_angles(geometry, ch
         ({"accuracy": 0.01}, lambda plan: plan.slices == plan_of(pattern_geometry(), accuracy=0.01).slices),
         ({"edges": "outgoing"}, lambda plan: plan.edges == "outgoing"),
         ({"interpolation": "fourier"}, lambda plan: plan.interpolation == "fourier"),
+        ({"interpolation": "cubic"}, lambda plan: plan.memory_bytes > plan_of(pattern_geometry()).memory_bytes),
         ({"oversampling": 2}, lambda plan: plan.oversampling == 2 and plan.grid.shape == (96, 96, 96)),
         ({"point_spread_pixels": 1.5}, lambda plan: plan.point_spread_pixels == 1.5),
         ({"propagation": "finite-difference"}, lambda plan: plan.propagation == "finite-difference"),

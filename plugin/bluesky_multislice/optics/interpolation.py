@@ -1,4 +1,4 @@
-"""Linear interpolation in the planes (z, x) of a volume as one sparse matrix, the same for all y, and its transpose.
+"""Linear or cubic interpolation in the planes (z, x) as one sparse matrix, the same for all y, and its transpose.
 
 A row of the matrix sums weighted neighbours, each a run of y in memory: what ``embedding_bag`` is made for.
 """
@@ -7,8 +7,8 @@ import ctypes
 import functools
 import itertools
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,35 @@ _ROWS = 32
 
 _LARGE_PLANE = 2**16
 """Pixels (z, x) from which freed memory between cached matrices is handed back: 4 GiB were seen at 512²."""
+
+
+KernelName = Literal["linear", "cubic"]
+
+
+class _Kernel(NamedTuple):
+    """What a neighbour counts, by its distance in pixels along one axis.
+
+    Attributes:
+        reach: pixels on either side that count.
+        value: of distances up to the reach.
+        slope: the derivative.
+    """
+
+    reach: int
+    value: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    slope: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+KERNELS: dict[KernelName, _Kernel] = {
+    "linear": _Kernel(1, lambda d: 1 - d, lambda d: -np.ones_like(d)),
+    # Cubic convolution, a = −1/2: Keys, IEEE Trans. Acoust. Speech Signal Process. 29, 1153 (1981).
+    "cubic": _Kernel(
+        2,
+        lambda d: np.where(d <= 1, (1.5 * d - 2.5) * d**2 + 1, ((2.5 - 0.5 * d) * d - 4) * d + 2),
+        lambda d: np.where(d <= 1, (4.5 * d - 5) * d, (5 - 1.5 * d) * d - 4),
+    ),
+}
+"""Kernels of the interpolation along an axis."""
 
 
 class _Matrix(NamedTuple):
@@ -67,16 +96,19 @@ class _Product(torch.autograd.Function):
         return _Product.apply(gradients[0], *ctx.matrices), None, None
 
 
-def turn_linearly(volume: Tensor, angle_rad: float | Tensor, slice_of_plane: tuple[int, ...]) -> Tensor:
-    """Return (slice, y, x): the volume turned by linear interpolation, its planes averaged in slices.
+def turn_in_planes(
+    volume: Tensor, angle_rad: float | Tensor, slice_of_plane: tuple[int, ...], kernel: KernelName = "linear"
+) -> Tensor:
+    """Return (slice, y, x): the volume turned by interpolation, its planes averaged in slices.
 
     Args:
         volume: (z, y, x).
         angle_rad: θ; differentiable as a tensor.
         slice_of_plane: (z,) index of the slice that each turned plane belongs to.
+        kernel: of the interpolation.
     """
     angle = torch.as_tensor(angle_rad, dtype=torch.float64)
-    case = slice_of_plane, volume.shape[2], angle.detach().item(), volume.dtype, volume.device
+    case = slice_of_plane, volume.shape[2], angle.detach().item(), volume.dtype, volume.device, kernel
     turned = _Product.apply(volume, *_matrices(*case))
     if not angle.requires_grad:
         return turned
@@ -92,6 +124,7 @@ def _matrices(
     angle_rad: float,
     dtype: torch.dtype,
     device: torch.device,
+    kernel: KernelName,
     slope: bool = False,
 ) -> tuple[_Matrix, _Matrix]:
     """Return the matrix of a turn with its slices averaged, or of its slope in θ, and the transpose of the same."""
@@ -101,7 +134,7 @@ def _matrices(
     share = np.repeat(1 / np.bincount(group)[group], nx)
     entries = [
         (share[inside] * value[inside], image[inside], source[inside])
-        for source, value, inside in _neighbours(nz, nx, angle_rad, slope)
+        for source, value, inside in _neighbours(nz, nx, angle_rad, KERNELS[kernel], slope)
     ]
     value, row, column = (np.concatenate(part) for part in zip(*entries, strict=True))
     matrix = sparse.coo_array((value, (row, column)), shape=(groups * nx, nz * nx)).tocsr()
@@ -124,11 +157,11 @@ def _hand_back_freed_memory() -> None:
 
 
 def _neighbours(
-    nz: int, nx: int, angle_rad: float, slope: bool
+    nz: int, nx: int, angle_rad: float, kernel: _Kernel, slope: bool
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]]:
-    """Yield the four neighbours of the points that the lab's pixels see: place, weight and whether it exists.
+    """Yield the neighbours of the points that the lab's pixels see: place, weight and whether it exists.
 
-    All are (z·x,). The weight is a product of two hats 1 − |distance|; its slope in θ replaces one by its derivative.
+    All are (z·x,). The weight is a product of the kernel along z and x; its slope in θ replaces one by its derivative.
     """
     z, x = (
         part.ravel() for part in np.meshgrid(np.arange(nz) - (nz - 1) / 2, np.arange(nx) - (nx - 1) / 2, indexing="ij")
@@ -136,10 +169,15 @@ def _neighbours(
     cosine, sine = math.cos(angle_rad), math.sin(angle_rad)
     sample_z, sample_x = x * sine + z * cosine, x * cosine - z * sine
     at_z, at_x = sample_z + (nz - 1) / 2, sample_x + (nx - 1) / 2
-    for above, beside in itertools.product((0, 1), (0, 1)):
+    offsets = range(1 - kernel.reach, 1 + kernel.reach)
+    for above, beside in itertools.product(offsets, offsets):
         i, j = np.floor(at_z).astype(int) + above, np.floor(at_x).astype(int) + beside
-        hat_z, hat_x = 1 - np.abs(at_z - i), 1 - np.abs(at_x - j)
-        value = hat_z * hat_x
+        value_z, value_x = kernel.value(np.abs(at_z - i)), kernel.value(np.abs(at_x - j))
+        value = value_z * value_x
         if slope:
-            value = (2 * above - 1) * sample_x * hat_x - (2 * beside - 1) * sample_z * hat_z
+            slope_z, slope_x = (
+                np.where(up > 0, -1, 1) * kernel.slope(np.abs(at - place))
+                for up, at, place in ((above, at_z, i), (beside, at_x, j))
+            )
+            value = slope_z * sample_x * value_x - value_z * slope_x * sample_z
         yield i * nx + j, value, (i >= 0) & (i < nz) & (j >= 0) & (j < nx)

@@ -6,10 +6,12 @@ from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.planner import make_plan
 from bluesky_multislice.planning.sampling import window_margin
 from bluesky_multislice.planning.stages import thin_plan, with_probe_light
+from bluesky_multislice.planning.start import angles_tell_axis
 
 __all__ = [
     "Exchange",
     "Plan",
+    "angles_tell_axis",
     "exchange_of",
     "identity",
     "make_plan",

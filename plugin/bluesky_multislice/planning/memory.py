@@ -25,6 +25,9 @@ _EXCHANGE = 120 * 2**20
 _CACHED_TURNS = 16
 """Angles whose matrices ``optics.rotate`` keeps."""
 
+_NEIGHBOURS = {"linear": 4, "cubic": 16}
+"""Voxels of a plane that one of a turned plane is interpolated from."""
+
 _HANDED_BACK = 32 * 2**20
 """Bytes from which the C library gives a freed array back at once (its largest mmap threshold); others leave holes."""
 
@@ -47,9 +50,10 @@ def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
     """
     volume, angles = 4 * math.prod(plan.grid.shape) / plan.slabs, len(np.unique(geometry.angle_rad))
     held = volume * _volumes(plan, angles) + _frames(plan, geometry) + _batch(plan, geometry)
-    if angles > 1 and plan.interpolation == "linear":
-        # Four neighbours of each voxel of a plane, number and weight, and the transpose.
-        held += min(angles, _CACHED_TURNS) * 4 * 8 * 2 * plan.grid.shape[0] * plan.grid.shape[2]
+    if angles > 1 and plan.interpolation in _NEIGHBOURS:
+        # Neighbours of each voxel of a plane, number and weight, and the transpose.
+        turn = _NEIGHBOURS[plan.interpolation] * 8 * 2 * plan.grid.shape[0] * plan.grid.shape[2]
+        held += min(angles, _CACHED_TURNS) * turn
     if uses_cuda(plan.device):
         return int(held)
     held += volume * _written(plan)

@@ -1,0 +1,34 @@
+"""What torchrun starts for test_start_on_ranks: axis and first volume of small holograms; rank 0 saves what it got."""
+
+import sys
+
+import numpy as np
+import torch
+from thick_hologram import Hologram
+
+from bluesky_multislice.first_volume import first_volume
+from bluesky_multislice.parallel import end_process, join_mesh
+from bluesky_multislice.planning import make_plan
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.rotation_axis import find_axis_pixels
+from bluesky_multislice.solvers import split_views
+
+PHANTOM = Hologram(size=24, angles=41, distance=40, bodies=30, radii=(0.06, 0.14), axis=1.5)
+
+
+def main(path):
+    scan = PHANTOM.scan(np.load(path))
+    with join_mesh("cpu") as mesh:
+        plan = make_plan(Recipe(ranks=mesh.size, device="cpu"), scan)
+        probe = torch.ones(1, *plan.forward_model(scan.geometry).window, dtype=torch.complex64)
+        views = split_views(scan.geometry.views, plan.held_back_every)
+        axis_pixels = find_axis_pixels(scan, plan, probe, 1.0, mesh)
+        start = first_volume(scan, plan, *views, probe, 1.0, mesh)
+        if mesh.rank == 0 and start is not None:
+            found = {"delta": start.delta, "beta": start.beta, "origin": start.origin, "axis": axis_pixels}
+            np.savez(path.replace(".npy", f"-{mesh.size}.npz"), **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+    end_process(0)
