@@ -80,7 +80,7 @@ def run(case: str, mesh_name: str) -> None:
     with join_mesh("cpu", plan.slabs) as mesh:
         if case == "memory":
             # Everything is loaded and compiled, and buffers have their size, before the volume is made.
-            small = patterns(64, 64, 1, 2)
+            small = patterns(64, 64, 2, 2)
             short = make_plan(Recipe(mesh=mesh_name, slices=8, epochs=1, batches_per_step=4, held_back_every=0), small)
             unknowns, sets, _ = prepared(small, short, mesh)
             fit(unknowns, *sets, short.fit, mesh, lambda epoch: None)
