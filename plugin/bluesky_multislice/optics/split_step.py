@@ -207,7 +207,6 @@ class _Run:
         return wave, behind, slices
 
     def _room(self, number: int) -> Tensor:
-        """Return memory for waves (number, view, y, x)."""
         return empty((number, *self.shape), self.wave[0])
 
     def _slice(self, z: int) -> Slice:
@@ -257,8 +256,7 @@ class _Run:
         for z, here, wave in slices:
             if spacing:
                 in_distance[z + 1] = self._slope(z + 1, h, wave)
-            # Where views have objects of their own, gradients are written, not added.
-            if self.delta.shape[1] == 1:
+            if self.delta.shape[1] == 1:  # Gradients in objects of the views' own are written, not added.
                 in_delta[z] = in_beta[z] = 0
             for number, (group, behind) in enumerate(zip(self.groups, wave, strict=True)):
                 part = self.steps[z + 1].transpose(h[number])
