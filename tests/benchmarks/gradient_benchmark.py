@@ -155,7 +155,7 @@ def parts_of_a_slice(views: int) -> None:
             made = partial(kind, *(part[0] for part in planes), 1.0, kind.seen(None, wave, planes[0]))
             name = f"{kind.__name__}, {'own' if own else 'shared'}"
             works[f"{name}, made"] = (made, 20)
-            works[f"{name}, transmit"] = (partial(made().transmit, wave, group), 20)
+            works[f"{name}, transmit"] = (partial(made().transmit, wave, group, torch.empty_like(wave)), 20)
             works[f"{name}, back"] = (partial(made().back, gradient, wave, group, *sums), 20)
     times = interleaved(works)
     print(

@@ -16,48 +16,52 @@ from bluesky_multislice.optics.sampling import Windows
 
 
 class FusedSlice:
-    """A ``Slice`` in one thread; where each view has its own object, T is made again for each use, view by view.
+    """A ``Slice`` in one thread; where each view has its own object, T is made again at each use, in registers.
 
     Args:
         delta: δ (1 or view, Y, X), float32 on the processor.
         beta: β, the same shape and type.
         strength: kΔz.
-        first: first pixel that each view sees of the planes, from ``seen``.
+        first: first pixel that each view sees of shared planes, from ``seen``.
     """
 
     def __init__(self, delta: Tensor, beta: Tensor, strength: float, first: np.ndarray) -> None:
-        self._delta, self._beta = (planes.detach().reshape(-1).numpy() for planes in (delta, beta))
-        self._strength, self._first, self._row = float32(strength), first, delta.shape[-1]
-        self._pixels = delta[0].numel()
-        self._shared = np.empty(self._pixels, np.complex64) if len(delta) == 1 else None
-        if self._shared is not None:
-            _transmission(self._delta, self._beta, self._strength, self._shared)
+        self._delta, self._beta = (planes.detach().numpy() for planes in (delta, beta))
+        self._strength, self._first, self._own = float32(strength), first, len(delta) > 1
+        if not self._own:
+            self._shared = np.empty(delta.shape[1:], np.complex64)
+            _transmission(*_flat(self._delta, self._beta), self._strength, self._shared.reshape(-1))
 
     @staticmethod
     def seen(windows: Windows | None, wave: Tensor, planes: Tensor) -> np.ndarray:
-        """Return the first pixel (view,) that each view of waves (view, y, x) sees of planes (z, 1 or view, Y, X)."""
-        if windows is not None:
-            return np.array([y * planes.shape[-1] + x for y, x in windows], np.int64)
-        return np.arange(len(wave), dtype=np.int64) * (planes[0, 0].numel() if planes.shape[1] > 1 else 0)
+        """Return the first pixel (view, 2), along y and x, that each view of waves (view, y, x) sees of the planes."""
+        return np.array(windows or [(0, 0)] * len(wave), np.int64)
 
-    def transmit(self, wave: Tensor, group: slice) -> Tensor:
+    def transmit(self, wave: Tensor, group: slice, into: Tensor) -> Tensor:
         """Return T·ψ."""
-        wave = wave.contiguous()
-        _multiply(wave.numpy(), *self._seen_by(group))
-        return wave
+        waves = wave.contiguous().numpy(), into.numpy()
+        if self._own:
+            _multiply_own(*_flat(*waves, self._delta[group], self._beta[group]), self._strength)
+        else:
+            _multiply(*waves, self._shared, self._first[group])
+        return into
 
     def back(
         self, h: Tensor, wave: Tensor, group: slice, in_delta: Tensor, in_beta: Tensor, *, undo: bool = False
     ) -> Tensor:
-        """Add the gradients of a group of views to those of the slice; return T·h."""
+        """Bring the gradients of a group of views into those of the slice; return T·h."""
         h = h.contiguous()
-        sums = (planes.view(-1).numpy() for planes in (in_delta, in_beta))
-        _back(h.numpy(), wave.contiguous().numpy(), *self._seen_by(group), *sums, undo)
+        waves, sums = (h.numpy(), wave.contiguous().numpy()), (in_delta.numpy(), in_beta.numpy())
+        if self._own:
+            parts = (part[group] for part in (self._delta, self._beta, *sums))
+            _back_own(*_flat(*waves, *parts), self._strength, undo)
+        else:
+            _back(*waves, self._shared, self._first[group], sums[0][0], sums[1][0], self._strength, undo)
         return h
 
-    def _seen_by(self, group: slice) -> tuple[np.ndarray, np.ndarray, np.float32, np.ndarray, np.ndarray, int]:
-        plane = np.empty(self._pixels, np.complex64) if self._shared is None else self._shared
-        return self._delta, self._beta, self._strength, plane, self._first[group], self._row
+
+def _flat(*arrays: np.ndarray) -> list[np.ndarray]:
+    return [array.reshape(-1) for array in arrays]
 
 
 def compiled(signature: str) -> Callable[[Callable], Callable]:
@@ -115,47 +119,65 @@ def _exp(x):
     return e * scale.view(float32)
 
 
+@numba.njit(inline="always")
+def _transmitted(delta, beta, strength):
+    cosine, sine = _cos_and_sin(-strength * delta)
+    modulus = _exp(-strength * beta)
+    return complex(modulus * cosine, modulus * sine)
+
+
 @compiled("void(float32[::1], float32[::1], float32, complex64[::1])")
 def _transmission(delta, beta, strength, plane):
     for i in range(plane.size):
-        cosine, sine = _cos_and_sin(-strength * delta[i])
-        modulus = _exp(-strength * beta[i])
-        plane[i] = complex(modulus * cosine, modulus * sine)
+        plane[i] = _transmitted(delta[i], beta[i], strength)
 
 
-_SEEN = "float32[::1], float32[::1], float32, complex64[::1], int64[::1], int64"
+@numba.njit(inline="always")
+def _inverse(t):
+    scale = float32(1) / (t.real * t.real + t.imag * t.imag)
+    return complex(scale * t.real, -scale * t.imag)
 
 
-@compiled(f"void(complex64[:, :, ::1], {_SEEN})")
-def _multiply(wave, delta, beta, strength, plane, first, row):
+_OWN = "complex64[::1], complex64[::1], float32[::1], float32[::1]"
+_SHARED = "complex64[:, :, ::1], complex64[:, :, ::1], complex64[:, ::1], int64[:, ::1]"
+
+
+@compiled(f"void({_OWN}, float32)")
+def _multiply_own(wave, into, delta, beta, strength):
+    for i in range(wave.size):
+        into[i] = wave[i] * _transmitted(delta[i], beta[i], strength)
+
+
+@compiled(f"void({_OWN}, float32[::1], float32[::1], float32, boolean)")
+def _back_own(h, wave, delta, beta, in_delta, in_beta, strength, undo):
+    for i in range(wave.size):
+        q, t = h[i] * wave[i], _transmitted(delta[i], beta[i], strength)
+        in_delta[i] = strength * q.imag
+        in_beta[i] = -strength * q.real
+        h[i] *= t
+        if undo:
+            wave[i] *= _inverse(t)
+
+
+@compiled(f"void({_SHARED})")
+def _multiply(wave, into, plane, first):
     views, ny, nx = wave.shape
-    own = plane.size < delta.size
     for view in range(views):
-        start = first[view]
-        if own:
-            end = start + plane.size
-            _transmission(delta[start:end], beta[start:end], strength, plane)
+        y0, x0 = first[view]
         for y in range(ny):
-            at = y * row if own else start + y * row
-            psi, t = wave[view, y], plane[at : at + nx]
+            psi, through, t = wave[view, y], into[view, y], plane[y0 + y, x0 : x0 + nx]
             for x in range(nx):
-                psi[x] *= t[x]
+                through[x] = psi[x] * t[x]
 
 
-@compiled(f"void(complex64[:, :, ::1], complex64[:, :, ::1], {_SEEN}, float32[::1], float32[::1], boolean)")
-def _back(h, wave, delta, beta, strength, plane, first, row, in_delta, in_beta, undo):
+@compiled(f"void({_SHARED}, float32[:, ::1], float32[:, ::1], float32, boolean)")
+def _back(h, wave, plane, first, in_delta, in_beta, strength, undo):
     views, ny, nx = wave.shape
-    own = plane.size < delta.size
     for view in range(views):
-        start = first[view]
-        if own:
-            end = start + plane.size
-            _transmission(delta[start:end], beta[start:end], strength, plane)
+        y0, x0 = first[view]
         for y in range(ny):
-            here = start + y * row
-            at = y * row if own else here
-            adjoint, psi, t = h[view, y], wave[view, y], plane[at : at + nx]
-            to_delta, to_beta = in_delta[here : here + nx], in_beta[here : here + nx]
+            adjoint, psi, t = h[view, y], wave[view, y], plane[y0 + y, x0 : x0 + nx]
+            to_delta, to_beta = in_delta[y0 + y, x0 : x0 + nx], in_beta[y0 + y, x0 : x0 + nx]
             for x in range(nx):
                 q = adjoint[x] * psi[x]
                 to_delta[x] += strength * q.imag
@@ -163,5 +185,4 @@ def _back(h, wave, delta, beta, strength, plane, first, row, in_delta, in_beta, 
                 adjoint[x] *= t[x]
             if undo:
                 for x in range(nx):
-                    scale = float32(1) / (t[x].real * t[x].real + t[x].imag * t[x].imag)
-                    psi[x] *= complex(scale * t[x].real, -scale * t[x].imag)
+                    psi[x] *= _inverse(t[x])

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol
 
-import psutil
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bluesky_multislice.optics.conventions import wavenumber
+from bluesky_multislice.optics.memory import empty, free_memory
 from bluesky_multislice.optics.sampling import Windows, check_wave_and_object, thickness_of_slices
 from bluesky_multislice.optics.transmission import EagerSlice, Slice
 
@@ -156,7 +156,7 @@ class _Run:
         self.steps = [chain.make_step((before + behind) / 2) for before, behind in pairwise(ends)]
         self.at_once = _views_at_once(wave)
         self.groups = [slice(first, first + self.at_once) for first in range(0, len(wave), self.at_once)]
-        self.wave = list(wave.split(self.at_once))
+        self.wave, self.shape = list(wave.split(self.at_once)), wave.shape
         self.make_slice = _maker_of_slices(chain.windows, wave, delta, beta)
 
     def choose(self) -> str:
@@ -165,7 +165,7 @@ class _Run:
         if way == "auto":
             pixels = sum(group.numel() for group in self.wave) + self.delta[0].numel()
             needed = pixels * len(self.delta) * self.wave[0].element_size()
-            share = self.chain.largest(needed / _free_memory(self.delta.device))
+            share = self.chain.largest(needed / free_memory(self.delta.device))
             way = "stored" if share < _SHARE_OF_MEMORY else "recomputed"
         if way == "recomputed" and not self._can_be_undone():
             way = "checkpointed"
@@ -185,24 +185,29 @@ class _Run:
         if keep is None:
             every = math.isqrt(nz - 1) + 1
             keep = range(every - 1, nz, every)
-        wave, behind, slices = self._through(range(nz), self.wave, keep)
+        wave, behind, slices = self._through(range(nz), self.wave, keep, self._room(len(keep)))
         exit_wave = torch.cat([self.steps[nz].apply(group) for group in wave])
         return exit_wave, behind, slices if way == "stored" else {}
 
     def _through(
-        self, numbers: range, wave: _Groups, keep: Container[int]
+        self, numbers: range, wave: _Groups, keep: Container[int], room: Tensor
     ) -> tuple[_Groups, dict[int, _Groups], dict[int, Slice]]:
-        """Step to each slice and transmit; return the last wave, the kept ones and their slices."""
+        """Step to each slice and transmit; return the last wave, the kept ones, in their room, and their slices."""
         behind, slices = {}, {}
+        passing = empty(self.shape, wave[0])
         for z in numbers:
             here = self._slice(z)
+            into = room[len(behind)] if z in keep else passing
             wave = [
-                self._absorb(here.transmit(self.steps[z].apply(part), group))
+                self._absorb(here.transmit(self.steps[z].apply(part), group, into[group]))
                 for part, group in zip(wave, self.groups, strict=True)
             ]
             if z in keep:
                 behind[z], slices[z] = wave, here
         return wave, behind, slices
+
+    def _room(self, number: int) -> Tensor:
+        return empty((number, *self.shape), self.wave[0])
 
     def _slice(self, z: int) -> Slice:
         return self.make_slice(self.delta[z], self.beta[z], self.chain.wavenumber * self.thickness[z])
@@ -221,9 +226,10 @@ class _Run:
         if way == "stored":
             yield from ((z, slices[z], behind[z]) for z in reversed(range(last)))
             return
+        room = self._room(min(behind) + 1)
         for start in reversed((-1, *behind)):
             numbers = range(start + 1, last)
-            _, waves, parts = self._through(numbers, self.wave if start < 0 else behind[start], numbers)
+            _, waves, parts = self._through(numbers, self.wave if start < 0 else behind[start], numbers, room)
             yield from ((z, parts[z], waves[z]) for z in reversed(numbers))
             last = start + 1
 
@@ -244,13 +250,14 @@ class _Run:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return the gradients in wave, δ, β and thickness."""
         h = [part.conj_physical() for part in gradient.resolve_conj().split(self.at_once)]
-        in_delta, in_beta = (part.new_empty(part.shape) for part in (self.delta, self.beta))
+        in_delta, in_beta = (empty(part.shape, part) for part in (self.delta, self.beta))
         in_distance = [0.0] * len(self.steps)
         in_thickness = [0.0] * len(self.thickness)
         for z, here, wave in slices:
             if spacing:
                 in_distance[z + 1] = self._slope(z + 1, h, wave)
-            in_delta[z] = in_beta[z] = 0
+            if self.delta.shape[1] == 1:  # Gradients in objects of the views' own are written, not added.
+                in_delta[z] = in_beta[z] = 0
             for number, (group, behind) in enumerate(zip(self.groups, wave, strict=True)):
                 part = self.steps[z + 1].transpose(h[number])
                 h[number] = self._absorb(here.back(part, behind, group, in_delta[z], in_beta[z], undo=undo))
@@ -290,9 +297,3 @@ def _views_at_once(wave: Tensor) -> int:
     if wave.device.type != "cpu":
         return len(wave)
     return max(1, _GROUP_BYTES * torch.get_num_threads() // (wave[0].numel() * wave.element_size()))
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available

@@ -30,14 +30,16 @@ def _transmission(delta: Tensor, beta: Tensor, strength: float) -> Tensor:
 class Slice(Protocol):
     """What a slice does to the waves of a group of views."""
 
-    def transmit(self, wave: Tensor, group: slice) -> Tensor:
-        """Return T·ψ of the waves (view, y, x) of a group, in their memory if it is contiguous."""
+    def transmit(self, wave: Tensor, group: slice, into: Tensor) -> Tensor:
+        """Return T·ψ of the waves (view, y, x) of a group in other, contiguous memory."""
         ...
 
     def back(
         self, h: Tensor, wave: Tensor, group: slice, in_delta: Tensor, in_beta: Tensor, *, undo: bool = False
     ) -> Tensor:
-        """Add kΔz·Im q to ∂L/∂δ and −kΔz·Re q to ∂L/∂β, q = h·ψ; return T·h, in h's memory if it is contiguous.
+        """Bring kΔz·Im q into ∂L/∂δ and −kΔz·Re q into ∂L/∂β, q = h·ψ; return T·h, in h's memory if it is contiguous.
+
+        They are added where views share the object, else written over what is there.
 
         Args:
             h: conj(∂L/∂ψ*) (view, y, x) behind the slice.
@@ -70,14 +72,14 @@ class EagerSlice:
             return None
         return _pixels_of_windows(windows, wave.shape[-2:], planes.shape[-1]).to(wave.device)
 
-    def transmit(self, wave: Tensor, group: slice) -> Tensor:
+    def transmit(self, wave: Tensor, group: slice, into: Tensor) -> Tensor:
         """Return T·ψ."""
-        return wave.mul_(self._plane_of(group))
+        return torch.mul(wave, self._plane_of(group), out=into)
 
     def back(
         self, h: Tensor, wave: Tensor, group: slice, in_delta: Tensor, in_beta: Tensor, *, undo: bool = False
     ) -> Tensor:
-        """Add the gradients of a group of views to those of the slice; return T·h."""
+        """Bring the gradients of a group of views into those of the slice; return T·h."""
         product = h * wave
         for found, strength, part in (
             (in_delta, self._strength, product.imag),
@@ -86,12 +88,12 @@ class EagerSlice:
             if self._pixels is not None:
                 found.view(-1).index_add_(0, self._pixels[group].view(-1), part.reshape(-1), alpha=strength)
             elif len(found) > 1:
-                found[group].add_(part, alpha=strength)
+                torch.mul(part, strength, out=found[group])
             else:
                 found.add_(part.sum(0, keepdim=True), alpha=strength)
         if undo:
             wave.div_(self._plane_of(group))
-        return self.transmit(h, group)
+        return h.mul_(self._plane_of(group))
 
     def _plane_of(self, group: slice) -> Tensor:
         """Return T as a group of views sees it."""

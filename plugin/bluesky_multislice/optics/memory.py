@@ -1,0 +1,79 @@
+"""How much memory is free; memory that is used again, for fresh pages cost as much as a Fourier transform of them."""
+
+import math
+import threading
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+MOST_BYTES = 2**28
+"""Bytes that are kept for use again, at most."""
+
+
+class _Block:
+    """Memory, and whether a tensor is in it."""
+
+    def __init__(self, size: int) -> None:
+        # numpy asks the system for huge pages where there is much of it.
+        self._bytes = np.empty(size, np.uint8)
+        self._given = lambda: None
+
+    @property
+    def size(self) -> int:
+        return self._bytes.nbytes
+
+    @property
+    def is_free(self) -> bool:
+        return self._given() is None
+
+    def give(self, kind: np.dtype, shape: Sequence[int]) -> Tensor:
+        # The tensor's storage, which its views share, holds the array.
+        array = self._bytes.view(kind).reshape(shape)
+        self._given = weakref.ref(array)
+        return torch.from_numpy(array)
+
+
+_kept: list[_Block] = []
+_lock = threading.Lock()
+
+
+def empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return a tensor of a shape, in the type and on the device of another, its values undefined.
+
+    On the processor it takes, where there is one, the memory of an earlier tensor of as many bytes that nobody holds
+    any more. A new size gives smaller such memory back to the system, so that little is held that nothing needs.
+    """
+    if like.device.type != "cpu":
+        return like.new_empty(shape)
+    kind = torch.empty(0, dtype=like.dtype).numpy().dtype
+    with _lock:
+        return _block(math.prod(shape) * kind.itemsize).give(kind, shape)
+
+
+def _block(size: int) -> _Block:
+    for block in _kept:
+        if block.size == size and block.is_free:
+            return block
+    _kept[:] = [block for block in _kept if block.size > size or not block.is_free]
+    if bytes_kept() + size > MOST_BYTES:
+        _kept[:] = [block for block in _kept if not block.is_free]
+    new = _Block(size)
+    if bytes_kept() + size <= MOST_BYTES:
+        _kept.append(new)
+    return new
+
+
+def bytes_kept() -> int:
+    """Return how much memory is kept, in use or for use again."""
+    return sum(block.size for block in _kept)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

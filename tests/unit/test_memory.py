@@ -1,0 +1,56 @@
+"""Memory of tensors that nobody holds any more is used again, within bounds."""
+
+import pytest
+import torch
+
+from bluesky_multislice.optics import memory
+
+LIKE = torch.zeros(1, dtype=torch.complex64)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(memory, "_kept", [])
+
+
+def address(shape, like=LIKE):
+    return memory.empty(shape, like).data_ptr()
+
+
+def test_memory_that_nobody_holds_is_used_again_in_any_shape_and_type():
+    first = memory.empty((4, 6), LIKE)
+    assert (first.shape, first.dtype) == ((4, 6), torch.complex64)
+    where = first.data_ptr()
+    del first
+    assert address((6, 4)) == where
+    assert address((6, 8), torch.zeros(1)) == where
+
+
+@pytest.mark.parametrize(
+    "part",
+    [lambda tensor: tensor, lambda tensor: tensor[2:], lambda tensor: tensor.real, lambda tensor: tensor.numpy()],
+)
+def test_memory_of_which_a_part_is_held_stays_as_it_is(part):
+    held = part(memory.empty((4, 6), LIKE).fill_(1))
+    for _ in range(3):
+        memory.empty((4, 6), LIKE).fill_(2)
+    assert (held.real == 1).all()
+
+
+def test_a_new_size_gives_smaller_free_memory_back():
+    small, held = memory.empty((2,), LIKE), memory.empty((3,), LIKE)
+    del small
+    memory.empty((9,), LIKE)
+    memory.empty((4,), LIKE)
+    assert memory.bytes_kept() == (3 + 4 + 9) * 8
+    assert held.shape == (3,)
+
+
+def test_no_more_than_a_bound_is_kept(monkeypatch):
+    monkeypatch.setattr(memory, "MOST_BYTES", 80)
+    memory.empty((8,), LIKE)
+    held = memory.empty((5,), LIKE)
+    assert memory.bytes_kept() == 5 * 8
+    others = [memory.empty((5,), LIKE) for _ in range(3)]
+    assert memory.bytes_kept() == 2 * 5 * 8
+    assert len({tensor.data_ptr() for tensor in (held, *others)}) == 4
