@@ -189,9 +189,11 @@ class Checkpoints:
                 make_durable(self._folder)
         except (Exception, CheckpointException) as error:
             if self._mesh.rank == 0:
+                left = shutil.disk_usage(self._folder.parent).free / 2**20
                 # First, so that a full disk takes what is said.
                 shutil.rmtree(part, ignore_errors=True)
-                self.warn(f"the checkpoint of epoch {record['epoch']} could not be written ({_cause(error)})")
+                why = f"{_cause(error)}; {left:.3g} MiB of the disk were left"
+                self.warn(f"the checkpoint of epoch {record['epoch']} could not be written ({why})")
             return
         self._records[number] = record
         for old in sorted(self._records)[:-_KEPT]:
@@ -290,7 +292,11 @@ def _placements(dimensions: int) -> tuple[Replicate, Shard]:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the first rank's failure of several, in one line."""
+    """Return the first rank's failure of several, in one line; what PyTorch says of a full disk hides the reason."""
     failures = getattr(error, "failures", None)
     first = next(iter(failures.values()))[0] if failures else error
-    return f"{type(first).__name__}: {first}".split("\n")[0]
+    behind = first
+    while behind.__context__ is not None:
+        behind = behind.__context__
+    found = behind if isinstance(behind, OSError) else first
+    return f"{type(found).__name__}: {found}".split("\n")[0]
