@@ -20,7 +20,15 @@ from bluesky_multislice.interchange.job_folder import JobFolder
 from bluesky_multislice.listener import automatic_key
 from bluesky_multislice.planning import Plan, make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import LocalScheduler, run_to_end
+from bluesky_multislice.schedulers import (
+    Allocation,
+    JobStatus,
+    Scheduler,
+    allocate,
+    make_scheduler,
+    read_site,
+    run_to_end,
+)
 from bluesky_multislice.settings import FLOW, ServiceSettings
 from flows.reports import ProgressReport, report_result
 
@@ -28,9 +36,12 @@ _EVERYTHING_DERIVED = Recipe()
 
 
 def _end_job(flow: Flow, flow_run: FlowRun, state: State) -> None:
-    """End ranks that outlived their flow run, such as one that was killed for its memory."""
-    folder = _folder(ServiceSettings.from_environment(), flow_run.parameters["run_uid"], flow_run)
-    LocalScheduler().cancel(str(folder.path))
+    """End a job that outlived its flow run, such as one that was killed for its memory."""
+    settings = ServiceSettings.from_environment()
+    scheduler = make_scheduler(read_site(settings.site))
+    folder = _folder(settings, flow_run.parameters["run_uid"], flow_run)
+    if job := scheduler.adopt(folder, name=str(flow_run.id)):
+        scheduler.cancel(job)
 
 
 @flow(
@@ -62,10 +73,12 @@ def _reconstruct_and_publish(client: Container, run_uid: str, recipe: Recipe, se
         resolved = resolve(client, run_uid, recipe, settings)
     with _timed(seconds, "plan"):
         plan = make_the_plan(recipe, resolved)
+    site = read_site(settings.site)
+    allocation = allocate(site, recipe.resources, ranks=plan.ranks)
     with _timed(seconds, "stage"):
         folder = stage(_folder(settings, run_uid, flow_run), recipe, plan, resolved)
     with _timed(seconds, "reconstruct"):
-        reconstruct(folder, plan, resolved.run_uid)
+        reconstruct(make_scheduler(site), folder, allocation, plan, resolved.run_uid)
     provenance = read_provenance(folder.result) | {
         "model": recipe.propagation,
         "flow_run": {"id": str(flow_run.id), "name": flow_run.name},
@@ -126,10 +139,16 @@ def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.Resol
 
 
 @task(cache_policy=NO_CACHE)
-def reconstruct(folder: JobFolder, plan: Plan, run_uid: str) -> None:
+def reconstruct(scheduler: Scheduler, folder: JobFolder, allocation: Allocation, plan: Plan, run_uid: str) -> None:
     """Run the job and follow it; a cancelled flow run takes the job's processes with it."""
-    report = ProgressReport(run_uid, plan.epochs, get_run_logger())
-    run_to_end(LocalScheduler(), folder, ranks=plan.ranks, on_progress=report)
+    log, name = get_run_logger(), str(_this_run().id)
+    log.info("By hand: %s", scheduler.by_hand(folder, name=name, allocation=allocation))
+    report = ProgressReport(run_uid, plan.epochs, log)
+
+    def on_status(status: JobStatus) -> None:
+        log.info("Job %s", status)
+
+    run_to_end(scheduler, folder, name=name, allocation=allocation, on_progress=report, on_status=on_status)
     report.done()
 
 

@@ -46,5 +46,9 @@ class JobError(MultisliceError):
     """The reconstruction job ended without a result."""
 
 
+class SchedulerError(MultisliceError):
+    """The scheduler refused a job or did not answer, or its site profile cannot be used."""
+
+
 class CatalogError(MultisliceError):
     """The Tiled server refused or lacks what was asked of it."""

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options
 from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.recipe import Recipe, Refine, ScanValues
+from bluesky_multislice.resources import Resources
 
 VALUES = {
     "propagation": "projection",
@@ -52,6 +53,16 @@ VALUES = {
     "refine_from_epoch": 3,
     "refine_strength": 0.5,
     "refine_furthest_pixels": 4.0,
+    "resources_nodes": 2,
+    "resources_gpus_per_node": 4,
+    "resources_cpus_per_task": 8,
+    "resources_memory_gb": 100,
+    "resources_walltime_minutes": 90,
+    "resources_partition": "gpu",
+    "resources_account": "beamline",
+    "resources_qos": "live",
+    "resources_constraint": "a100&ib",
+    "resources_nice": 10,
     "technique": "holography",
     "regime": "near_field",
     "energy_ev": 700.0,
@@ -95,10 +106,11 @@ def flag(name, value):
 def tables():
     """The fields of the recipe and of its tables: option, table and field."""
     for name in Recipe.model_fields:
-        if name not in ("scan", "refine"):
+        if name not in ("scan", "refine", "resources"):
             yield name, None, name
     yield from ((name, "scan", name) for name in ScanValues.model_fields)
     yield from (("refine_" + name, "refine", name) for name in Refine.model_fields)
+    yield from (("resources_" + name, "resources", name) for name in Resources.model_fields)
 
 
 @pytest.mark.parametrize(("option", "table", "field"), list(tables()))

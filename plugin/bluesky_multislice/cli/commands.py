@@ -41,12 +41,19 @@ def main() -> None:
 @click.argument("scan", type=_FILE)
 @click.option("-o", "--output", type=_FILE, required=True, help="Result file (HDF5).")
 @_instrument
+@click.option("--site", "site_file", type=_FILE, help="Profile (TOML) of the machine that computes. Without: this one.")
 @recipe_options
 def reconstruct(
-    scan: Path, output: Path, instrument_file: Path | None, recipe_file: Path | None, **options: Any
+    scan: Path,
+    output: Path,
+    instrument_file: Path | None,
+    site_file: Path | None,
+    recipe_file: Path | None,
+    **options: Any,
 ) -> None:
     """Reconstruct the interchange file SCAN; no service is needed."""
     from bluesky_multislice.cli.reconstruct_file import reconstruct_file
+    from bluesky_multislice.schedulers import read_site
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the job's ranks on its way out
     recipe = collect_recipe(recipe_file, options)
@@ -69,7 +76,13 @@ def reconstruct(
             progress.update(task, completed=epoch["epoch"], loss=loss)
 
         provenance = reconstruct_file(
-            scan, output, recipe, instrument=_read_instrument(instrument_file), on_plan=on_plan, on_progress=on_progress
+            scan,
+            output,
+            recipe,
+            instrument=_read_instrument(instrument_file),
+            site=read_site(site_file),
+            on_plan=on_plan,
+            on_progress=on_progress,
         )
     for warning in provenance["warnings"]:
         _CONSOLE.print(f"[yellow]note[/yellow] {warning}")

@@ -9,8 +9,9 @@ import click
 from pydantic.fields import FieldInfo
 
 from bluesky_multislice.recipe import Recipe, Refine, ScanValues, make_recipe, read_recipe
+from bluesky_multislice.resources import Resources
 
-_TABLES = {"scan": (ScanValues, ""), "refine": (Refine, "refine_")}
+_TABLES = {"scan": (ScanValues, ""), "refine": (Refine, "refine_"), "resources": (Resources, "resources_")}
 """Table of the recipe → its class, and what its options begin with."""
 
 

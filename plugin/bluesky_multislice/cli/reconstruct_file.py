@@ -12,7 +12,7 @@ from bluesky_multislice.interchange import FrameFile, JobFolder, read_provenance
 from bluesky_multislice.interchange.fields import DATA
 from bluesky_multislice.planning import Plan, make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import LocalScheduler, run_to_end
+from bluesky_multislice.schedulers import SiteProfile, allocate, make_scheduler, run_to_end
 
 
 def reconstruct_file(
@@ -21,6 +21,7 @@ def reconstruct_file(
     recipe: Recipe,
     *,
     instrument: Instrument | None,
+    site: SiteProfile,
     on_plan: Callable[[Plan, tuple[str, ...]], None],
     on_progress: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def reconstruct_file(
         output: the result file; written only when complete.
         recipe: how to reconstruct.
         instrument: where else to look for the scan's values.
+        site: the machine that computes.
         on_plan: called with the plan and with what a person should know about the scan.
         on_progress: called with each epoch's record.
 
@@ -50,6 +52,7 @@ def reconstruct_file(
             "A result must not replace the scan that it comes from.", got=f"{output}.", remedy="choose another name."
         )
     plan = make_plan(recipe, scan)
+    allocation = allocate(site, recipe.resources, ranks=plan.ranks)
     on_plan(plan, scan.warnings + plan.notes)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as room:
         folder = JobFolder(Path(room)).create()
@@ -59,6 +62,6 @@ def reconstruct_file(
             plan=plan.as_dict(),
             origin={"file": str(scan_file.resolve()), "sources": scan.sources, "warnings": list(scan.warnings)},
         )
-        run_to_end(LocalScheduler(), folder, ranks=plan.ranks, on_progress=on_progress)
+        run_to_end(make_scheduler(site), folder, name=output.name, allocation=allocation, on_progress=on_progress)
         shutil.move(folder.result, output)
     return read_provenance(output)

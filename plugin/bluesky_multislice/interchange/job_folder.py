@@ -8,6 +8,8 @@
 ``checkpoints/``       state to resume from
 ``result/volume.h5``   the result file; appears complete or not at all
 ``error.json``         rule, got and remedy of the error that ended the job
+``submission.json``    the owner's name for the job, and its id at the scheduler
+``cancelled``          there where somebody cancelled the job
 =====================  ===========================================================================
 """
 
@@ -61,11 +63,36 @@ class JobFolder:
         """The error that ended the job."""
         return self.path / "error.json"
 
+    @property
+    def submission(self) -> Path:
+        """Name and id of the job that was submitted last."""
+        return self.path / "submission.json"
+
+    @property
+    def cancelled(self) -> Path:
+        """There where the job was cancelled."""
+        return self.path / "cancelled"
+
     def create(self) -> "JobFolder":
         """Make the folder, private to its owner and group."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o750)
         self.result.parent.mkdir(exist_ok=True)
         return self
+
+    def write_submission(self, *, name: str, job_id: str) -> None:
+        """Keep which job was submitted, and forget that an earlier one was cancelled."""
+        self.cancelled.unlink(missing_ok=True)
+        write_json(self.submission, {"name": name, "job_id": job_id})
+
+    def read_submission(self) -> dict[str, str] | None:
+        """Return ``name`` and ``job_id`` of the job that was submitted last; None where none was."""
+        return json.loads(self.submission.read_text()) if self.submission.exists() else None
+
+    def read_log(self, lines: int) -> str:
+        """Return the last lines that the job printed."""
+        if not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def write_job(self, *, recipe: dict[str, Any], plan: dict[str, Any], origin: dict[str, Any]) -> None:
         """Write ``job.json``, whole or not at all."""
