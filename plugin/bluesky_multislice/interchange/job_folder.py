@@ -5,12 +5,33 @@
 ``frames.h5``          the scan as an interchange file; frames copied or linked where they lie
 ``progress.jsonl``     a line an epoch, written by rank 0
 ``log.txt``            what the job printed
-``checkpoints/``       state to resume from
+``checkpoints/``       state to resume from; removed when the result is there
 ``result/volume.h5``   the result file; appears complete or not at all
 ``error.json``         rule, got and remedy of the error that ended the job
+``stop-request``       asks a running job to stop; its presence is all that counts
+``interrupted.json``   why a job stopped before its end, and the epoch that it goes on from
 ``submission.json``    the owner's name for the job, and its id at the scheduler
 ``cancelled``          there where somebody cancelled the job
 =====================  ===========================================================================
+
+Stopping and going on. A job stops at the end of an epoch when one of its ranks gets SIGUSR1 or SIGTERM, or when
+``stop-request`` is there. It then writes a checkpoint and ``interrupted.json``, removes ``stop-request``, and every
+rank exits with status 75 (``INTERRUPTED_STATUS``). torchrun makes 1 of any such status: look for ``interrupted.json``.
+Started again in the same folder, on as many ranks or others, the job goes on from its newest good checkpoint.
+
+torchrun passes SIGTERM on to its ranks and kills them after ``PET_SHUTDOWN_TIMEOUT`` seconds (30 without it). SIGUSR1
+kills torchrun itself, and its ranks live on, unless ``PET_SIGNALS_TO_HANDLE`` names it. The file needs neither, and
+does no harm to a job that is only starting: a rank without its handlers yet dies of either signal. In a batch
+script of Slurm::
+
+    #SBATCH --signal=B:USR1@600      # seconds before the time limit: more than an epoch and a checkpoint take
+    rm -f "$FOLDER/stop-request" "$FOLDER/interrupted.json"
+    trap 'touch "$FOLDER/stop-request"' USR1
+    srun torchrun ... -m bluesky_multislice.job "$FOLDER" &
+    while kill -0 $!; do wait $!; done 2> /dev/null      # a trapped signal ends a wait early
+    wait $!; status=$?
+    [ -e "$FOLDER/interrupted.json" ] && status=75
+    exit $status
 """
 
 import json
@@ -21,6 +42,9 @@ from typing import Any
 
 from bluesky_multislice import errors
 from bluesky_multislice.errors import JobError, MultisliceError
+
+INTERRUPTED_STATUS = 75
+"""Exit status of ranks that stopped at a checkpoint: EX_TEMPFAIL of sysexits.h, try again."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +86,21 @@ class JobFolder:
     def error(self) -> Path:
         """The error that ended the job."""
         return self.path / "error.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """State to resume from."""
+        return self.path / "checkpoints"
+
+    @property
+    def stop_request(self) -> Path:
+        """Asks a running job to stop."""
+        return self.path / "stop-request"
+
+    @property
+    def interrupted(self) -> Path:
+        """Why a job stopped before its end."""
+        return self.path / "interrupted.json"
 
     @property
     def submission(self) -> Path:
@@ -110,9 +149,34 @@ class JobFolder:
             ) from error
 
     def forget_last_run(self) -> None:
-        """Remove the error and the progress that an earlier run left, so that they are not taken for this one's."""
-        self.error.unlink(missing_ok=True)
-        self.progress.unlink(missing_ok=True)
+        """Remove what an earlier run left and could be taken for this one's: error, interruption and progress.
+
+        Checkpoints stay. A job that goes on from one reports the epochs before it again.
+        """
+        for path in (self.error, self.interrupted, self.progress):
+            path.unlink(missing_ok=True)
+
+    def request_stop(self) -> None:
+        """Ask the job to write a checkpoint at the end of its epoch and to stop."""
+        self.stop_request.touch()
+
+    def withdraw_stop(self) -> None:
+        """Take the request back, as before a job is started again."""
+        self.stop_request.unlink(missing_ok=True)
+
+    def write_interrupted(self, *, reason: str, epoch: int) -> None:
+        """Say that the job stopped, and take the request for granted.
+
+        Args:
+            reason: ``SIGTERM``, ``SIGUSR1`` or ``stop-request``.
+            epoch: epochs done of all fits; 0 where the job starts from the beginning again.
+        """
+        write_json(self.interrupted, {"reason": reason, "epoch": epoch})
+        self.withdraw_stop()
+
+    def read_interrupted(self) -> dict[str, Any] | None:
+        """Return ``reason`` and ``epoch`` of a job that stopped before its end, None of any other."""
+        return json.loads(self.interrupted.read_text()) if self.interrupted.exists() else None
 
     def write_error(self, error: BaseException) -> None:
         """Leave the error that ended the job for whoever waits for it; the first rank's stands."""

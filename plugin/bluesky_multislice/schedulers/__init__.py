@@ -1,6 +1,6 @@
 """Schedulers: submit, status, cancel, logs and adoption of reconstruction jobs, on the machine of a site profile."""
 
-from bluesky_multislice.schedulers.following import failure, follow, may_go_on, run_to_end, submit_once
+from bluesky_multislice.schedulers.following import failure, follow, may_go_on, run_to_end, start_again, submit_once
 from bluesky_multislice.schedulers.local import LocalScheduler
 from bluesky_multislice.schedulers.scheduler import Job, JobState, JobStatus, Scheduler
 from bluesky_multislice.schedulers.site import Allocation, SiteProfile, allocate, read_site
@@ -20,6 +20,7 @@ __all__ = [
     "may_go_on",
     "read_site",
     "run_to_end",
+    "start_again",
     "submit_once",
 ]
 

@@ -10,14 +10,20 @@ from bluesky_multislice.schedulers.scheduler import Job, JobState, JobStatus, Sc
 from bluesky_multislice.schedulers.site import Allocation
 
 _LOG_LINES = 50
-_MAY_GO_ON = (JobState.NODE_FAILURE, JobState.PREEMPTED, JobState.TIMEOUT)
+_MAY_GO_ON = (JobState.NODE_FAILURE, JobState.PREEMPTED, JobState.TIMEOUT, JobState.INTERRUPTED)
 
 
 def submit_once(scheduler: Scheduler, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
     """Return the job of that name: the one that was submitted before, or else a new one."""
     if found := scheduler.adopt(folder, name=name):
         return found
+    return start_again(scheduler, folder, name=name, allocation=allocation)
+
+
+def start_again(scheduler: Scheduler, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
+    """Submit a job, also one that ran before in this folder: it goes on from its newest checkpoint."""
     folder.forget_last_run()
+    folder.withdraw_stop()
     return scheduler.submit(folder, name=name, allocation=allocation)
 
 
@@ -45,11 +51,10 @@ def follow(
             on_status(status)
             last = status
         records = job.folder.read_progress()
-        # A job that is started again may write its progress anew.
-        seen = seen if len(records) >= seen else 0
         for record in records[seen:]:
             on_progress(record)
-        seen = len(records)
+        # A job that goes on from a checkpoint writes the epochs before it again.
+        seen = max(seen, len(records))
         if status.ended:
             return status
         time.sleep(poll_s)
@@ -60,6 +65,13 @@ def failure(scheduler: Scheduler, job: Job, status: JobStatus) -> MultisliceErro
     if status.state is JobState.COMPLETED:
         return None
     left = job.folder.read_error() if status.state is JobState.FAILED else None
+    if stopped := job.folder.read_interrupted():
+        return JobError(
+            "A job must end with a result.",
+            got=f"job {job.id} {status} was asked to stop ({stopped['reason']}); it left a checkpoint of epoch "
+            f"{stopped['epoch']}.",
+            remedy=f"start it again in the same folder, {job.folder.path}: it goes on from there.",
+        )
     return left or JobError(
         "A job must end with a result.",
         got=f"job {job.id} {status}; the last lines of its log:\n{scheduler.tail(job, _LOG_LINES)}\n",
@@ -98,8 +110,7 @@ def run_to_end(
     Raises:
         MultisliceError: the error that the job left, or JobError where it left none.
     """
-    folder.forget_last_run()
-    job = scheduler.submit(folder, name=name, allocation=allocation)
+    job = start_again(scheduler, folder, name=name, allocation=allocation)
     try:
         status = follow(scheduler, job, on_progress=on_progress, on_status=on_status, poll_s=poll_s)
     except BaseException:

@@ -57,6 +57,8 @@ class LocalScheduler:
             return JobStatus(JobState.RUNNING)
         if job.folder.cancelled.exists():
             return JobStatus(JobState.CANCELLED)
+        if job.folder.interrupted.exists():
+            return JobStatus(JobState.INTERRUPTED)
         code = child.returncode if child else 0
         if code == 0 and job.folder.result.exists():
             return JobStatus(JobState.COMPLETED)
@@ -106,6 +108,8 @@ class LocalScheduler:
     def _environment(self, ranks: int) -> dict[str, str]:
         """One thread a core over all ranks; the ranks of one machine talk over its loopback interface."""
         environment = without_keys(os.environ) | {"OMP_NUM_THREADS": str(max(1, _cores() // ranks))}
+        # torchrun would die of a SIGUSR1 that it is not told to pass on, and leave its ranks alone.
+        environment.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         return environment | dict(self._profile.environment)
 

@@ -20,6 +20,8 @@ class JobState(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     NODE_FAILURE = "node_failure"
     PREEMPTED = "preempted"
+    INTERRUPTED = "interrupted"
+    """It stopped at a checkpoint and goes on when submitted again."""
     NOT_VISIBLE = "not_visible"
     """The scheduler does not show the job, or does not answer: for the moment nobody knows."""
 
