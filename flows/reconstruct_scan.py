@@ -76,7 +76,8 @@ def _reconstruct_and_publish(client: Container, run_uid: str, recipe: Recipe, se
     site = read_site(settings.site)
     allocation = allocate(site, recipe.resources, ranks=plan.ranks)
     with _timed(seconds, "stage"):
-        folder = stage(_folder(settings, run_uid, flow_run), recipe, plan, resolved)
+        folder = _folder(settings, run_uid, flow_run).create(site.readers)
+        stage(folder, recipe, plan, resolved)
     with _timed(seconds, "reconstruct"):
         reconstruct(make_scheduler(site), folder, allocation, plan, resolved.run_uid)
     provenance = read_provenance(folder.result) | {
@@ -121,9 +122,8 @@ def make_the_plan(recipe: Recipe, resolved: catalog.ResolvedScan) -> Plan:
 
 
 @task(cache_policy=NO_CACHE)
-def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.ResolvedScan) -> JobFolder:
+def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.ResolvedScan) -> None:
     """Write the job folder: everything that the job needs to run without Tiled and Prefect."""
-    folder.create()
     write_scan(folder.frames, resolved.scan, files=resolved.files)
     folder.write_job(
         recipe=recipe.model_dump(mode="json"),
@@ -135,7 +135,6 @@ def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.Resol
         },
     )
     get_run_logger().info("Job folder %s", folder.path)
-    return folder
 
 
 @task(cache_policy=NO_CACHE)
@@ -182,7 +181,7 @@ def _this_run() -> FlowRun:
 
 def _folder(settings: ServiceSettings, run_uid: str, flow_run: FlowRun) -> JobFolder:
     """One folder a flow run: a rerun never touches a former result."""
-    return JobFolder((settings.jobs_root / run_uid / str(flow_run.id)).absolute())
+    return JobFolder.under(settings.jobs_root, run_uid, str(flow_run.id))
 
 
 def _made_before(client: Container, run_uid: str, recipe: Recipe) -> str | None:

@@ -29,7 +29,7 @@ def stage(tmp_path):
 @pytest.fixture
 def scheduler(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
-    return LocalScheduler(module="sleeping_job", grace_s=5)
+    return LocalScheduler(module="sleeping_job", grace_s=5, poll_s=0.1)
 
 
 def wait_for_ranks(folder, limit_s=60):
@@ -47,7 +47,7 @@ def assert_gone(ranks):
 
 def test_a_job_runs_to_its_result_and_reports_every_epoch(scheduler, stage):
     folder, records = stage(result=True), []
-    run_to_end(scheduler, folder, name="me", allocation=TWO, on_progress=records.append, poll_s=0.1)
+    run_to_end(scheduler, folder, name="me", allocation=TWO, on_progress=records.append)
     assert [record["epoch"] for record in records] == [0, 1, 2]
     assert scheduler.status(Job(str(folder.path), folder)).state is JobState.COMPLETED
     assert LocalScheduler(module="sleeping_job").status(Job(str(folder.path), folder)).state is JobState.COMPLETED
@@ -107,7 +107,7 @@ def test_another_process_cancels_ranks_whose_torchrun_was_killed(scheduler, stag
     job = scheduler.submit(folder, name="me", allocation=TWO)
     ranks = wait_for_ranks(folder)
     os.kill(psutil.Process(ranks[0]["pid"]).ppid(), signal.SIGKILL)
-    other = LocalScheduler(module="sleeping_job", grace_s=5)
+    other = LocalScheduler(module="sleeping_job", grace_s=5, poll_s=0.1)
     assert other.status(job).state is JobState.RUNNING
     other.cancel(job)
     assert_gone(ranks)

@@ -38,10 +38,11 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bluesky_multislice import errors
 from bluesky_multislice.errors import JobError, MultisliceError
+from bluesky_multislice.interchange.names import safe_name
 
 INTERRUPTED_STATUS = 75
 """Exit status of ranks that stopped at a checkpoint: EX_TEMPFAIL of sysexits.h, try again."""
@@ -112,10 +113,29 @@ class JobFolder:
         """There where the job was cancelled."""
         return self.path / "cancelled"
 
-    def create(self) -> "JobFolder":
-        """Make the folder, private to its owner and group."""
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o750)
-        self.result.parent.mkdir(exist_ok=True)
+    @classmethod
+    def under(cls, root: Path, *names: str) -> "JobFolder":
+        """Return the job folder of some names, such as a scan's and a flow run's, below a root.
+
+        A name that is no plain word, such as one with a slash, becomes one: none leads out of the root.
+        """
+        return cls(root.absolute().joinpath(*(safe_name(name) for name in names)))
+
+    def create(self, readers: Literal["user", "group"] = "group") -> "JobFolder":
+        """Make the folder, private to its owner, or to the owner and the group.
+
+        Raises:
+            JobError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o750 if readers == "group" else 0o700)
+            self.result.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise JobError(
+                "A job folder must be writable.",
+                got=f"{error}.",
+                remedy="make room on the shared storage, or correct its owner.",
+            ) from error
         return self
 
     def write_submission(self, *, name: str, job_id: str) -> None:

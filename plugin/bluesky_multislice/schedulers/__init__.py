@@ -4,6 +4,7 @@ from bluesky_multislice.schedulers.following import failure, follow, may_go_on, 
 from bluesky_multislice.schedulers.local import LocalScheduler
 from bluesky_multislice.schedulers.scheduler import Job, JobState, JobStatus, Scheduler
 from bluesky_multislice.schedulers.site import Allocation, SiteProfile, allocate, read_site
+from bluesky_multislice.schedulers.slurm import SlurmScheduler
 
 __all__ = [
     "Allocation",
@@ -13,6 +14,7 @@ __all__ = [
     "LocalScheduler",
     "Scheduler",
     "SiteProfile",
+    "SlurmScheduler",
     "allocate",
     "failure",
     "follow",
@@ -27,4 +29,4 @@ __all__ = [
 
 def make_scheduler(profile: SiteProfile) -> Scheduler:
     """Return the scheduler of a site."""
-    return LocalScheduler(profile)
+    return SlurmScheduler(profile) if profile.scheduler == "slurm" else LocalScheduler(profile)

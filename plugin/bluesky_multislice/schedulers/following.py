@@ -33,7 +33,6 @@ def follow(
     *,
     on_progress: Callable[[dict[str, Any]], None],
     on_status: Callable[[JobStatus], None] = lambda status: None,
-    poll_s: float = 0.5,
 ) -> JobStatus:
     """Wait for the end of a job and return how it ended. Whatever stops the waiting leaves the job alone.
 
@@ -42,7 +41,6 @@ def follow(
         job: the job, submitted by whomever.
         on_progress: called with each record of ``progress.jsonl``.
         on_status: called with the first status and with each other one that follows.
-        poll_s: seconds between two looks.
     """
     seen, last = 0, None
     while True:
@@ -57,7 +55,7 @@ def follow(
         seen = max(seen, len(records))
         if status.ended:
             return status
-        time.sleep(poll_s)
+        time.sleep(scheduler.poll_s)
 
 
 def failure(scheduler: Scheduler, job: Job, status: JobStatus) -> MultisliceError | None:
@@ -94,7 +92,6 @@ def run_to_end(
     allocation: Allocation,
     on_progress: Callable[[dict[str, Any]], None],
     on_status: Callable[[JobStatus], None] = lambda status: None,
-    poll_s: float = 0.5,
 ) -> None:
     """Submit a job and wait for its end. Whatever stops the waiting also ends the job.
 
@@ -105,14 +102,13 @@ def run_to_end(
         allocation: nodes, ranks and time.
         on_progress: called with each record of ``progress.jsonl``.
         on_status: called with each change of the job's status.
-        poll_s: seconds between two looks.
 
     Raises:
         MultisliceError: the error that the job left, or JobError where it left none.
     """
     job = start_again(scheduler, folder, name=name, allocation=allocation)
     try:
-        status = follow(scheduler, job, on_progress=on_progress, on_status=on_status, poll_s=poll_s)
+        status = follow(scheduler, job, on_progress=on_progress, on_status=on_status)
     except BaseException:
         scheduler.cancel(job)
         raise

@@ -28,11 +28,19 @@ class LocalScheduler:
         profile: interpreter, container and environment of the job.
         module: module that every rank runs, with the job folder as its argument.
         grace_s: seconds between asking a cancelled job to end and killing it.
+        poll_s: seconds between two looks at a job.
     """
 
-    def __init__(self, profile: SiteProfile | None = None, *, module: str = JOB_MODULE, grace_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        profile: SiteProfile | None = None,
+        *,
+        module: str = JOB_MODULE,
+        grace_s: float = 20.0,
+        poll_s: float = 0.5,
+    ) -> None:
         self._profile = profile or SiteProfile()
-        self._module, self._grace_s = module, grace_s
+        self._module, self._grace_s, self.poll_s = module, grace_s, poll_s
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def submit(self, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:

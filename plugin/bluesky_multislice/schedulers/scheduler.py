@@ -73,7 +73,13 @@ class Job:
 
 
 class Scheduler(Protocol):
-    """Starts jobs and tells how they are. A job can be followed by another process than the one that submitted it."""
+    """Starts jobs and tells how they are. A job can be followed by another process than the one that submitted it.
+
+    Attributes:
+        poll_s: seconds between two looks at a job.
+    """
+
+    poll_s: float
 
     def submit(self, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
         """Start the job in a staged folder.
