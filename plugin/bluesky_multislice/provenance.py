@@ -16,6 +16,7 @@ from torch import Tensor
 from bluesky_multislice.interchange import frame_files
 from bluesky_multislice.reconstruct import Reconstruction
 
+_RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 _LARGEST_HASHED = 4 * 2**30
 
 
@@ -55,7 +56,8 @@ def describe(
             "ranks": ranks,
             "threads": torch.get_num_threads(),
             "peak_memory_bytes": peak_memory_bytes,
-            "restarts": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+            "restarts": sum(int(os.environ.get(name, "0")) for name in _RESTARTS),
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
         },
         "warnings": list(result.warnings),
         "figures": {

@@ -45,9 +45,15 @@ class Cluster:
     def stop_controller(self):
         end_process(self.process("slurmctld"))
 
-    def start_controller(self):
-        subprocess.run(["slurmctld"], env=self.environment, check=True, timeout=60)
-        eventually(lambda: "UP" in self.ask("scontrol", "ping"))
+    def start_controller(self, *options):
+        subprocess.run(["slurmctld", *options], env=self.environment, check=True, timeout=60)
+        eventually(self.answers)
+        eventually(
+            lambda: self.ask("sinfo", "--noheader", "--Node", "--partition=gpu", "--responding").count("\n") == 2
+        )
+
+    def answers(self):
+        return subprocess.run(["scontrol", "ping"], env=self.environment, capture_output=True).returncode == 0
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,7 +105,9 @@ class SlurmScheduler:
                 )
             time.sleep(_NOT_ASKED_AGAIN_S)
         if status.state is JobState.CANCELLED:
-            job.folder.cancelled.touch()
+            # The folder may be read-only or full, and Slurm knows it anyway.
+            with suppress(OSError):
+                job.folder.cancelled.touch()
 
     def tail(self, job: Job, lines: int) -> str:
         """Return the last lines that the job printed."""
