@@ -24,7 +24,9 @@ from bluesky_multislice.schedulers import (
     Allocation,
     JobStatus,
     Scheduler,
+    SiteProfile,
     allocate,
+    machine_of,
     make_scheduler,
     read_site,
     run_to_end,
@@ -71,9 +73,9 @@ def _reconstruct_and_publish(client: Container, run_uid: str, recipe: Recipe, se
     flow_run, seconds = _this_run(), {}
     with _timed(seconds, "resolve"):
         resolved = resolve(client, run_uid, recipe, settings)
-    with _timed(seconds, "plan"):
-        plan = make_the_plan(recipe, resolved)
     site = read_site(settings.site)
+    with _timed(seconds, "plan"):
+        plan = make_the_plan(recipe, resolved, site)
     allocation = allocate(site, recipe.resources, ranks=plan.ranks)
     with _timed(seconds, "stage"):
         folder = _folder(settings, run_uid, flow_run).create(site.readers)
@@ -111,9 +113,9 @@ def resolve(client: Container, run_uid: str, recipe: Recipe, settings: ServiceSe
 
 
 @task(name="plan", cache_policy=NO_CACHE)
-def make_the_plan(recipe: Recipe, resolved: catalog.ResolvedScan) -> Plan:
+def make_the_plan(recipe: Recipe, resolved: catalog.ResolvedScan, site: SiteProfile) -> Plan:
     """Derive grid, slices, ranks and memory."""
-    plan = make_plan(recipe, resolved.scan)
+    plan = make_plan(recipe, resolved.scan, machine_of(site, recipe.resources))
     log = get_run_logger()
     log.info("%s, volume %s, %d slices, %d ranks", plan.propagation, plan.grid.shape, plan.slices, plan.ranks)
     for note in plan.notes:

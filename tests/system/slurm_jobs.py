@@ -18,7 +18,8 @@ GRACE_S = 8
 def site(**fields):
     """The profile of the tests' cluster."""
     environment = {"PYTHONPATH": str(MODULES), "GLOO_SOCKET_IFNAME": "lo"} | fields.pop("environment", {})
-    return SiteProfile(scheduler="slurm", nodes=2, ranks_per_node=2, environment=environment, **fields)
+    fields = {"nodes": 2, "ranks_per_node": 2, "memory_gb": 1} | fields
+    return SiteProfile(scheduler="slurm", environment=environment, **fields)
 
 
 def scheduler(**fields):

@@ -12,7 +12,7 @@ from bluesky_multislice.interchange import FrameFile, JobFolder, read_provenance
 from bluesky_multislice.interchange.fields import DATA
 from bluesky_multislice.planning import Plan, make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import SiteProfile, allocate, make_scheduler, run_to_end
+from bluesky_multislice.schedulers import SiteProfile, allocate, machine_of, make_scheduler, run_to_end
 
 
 def reconstruct_file(
@@ -51,7 +51,7 @@ def reconstruct_file(
         raise ScanError(
             "A result must not replace the scan that it comes from.", got=f"{output}.", remedy="choose another name."
         )
-    plan = make_plan(recipe, scan)
+    plan = make_plan(recipe, scan, machine_of(site, recipe.resources))
     allocation = allocate(site, recipe.resources, ranks=plan.ranks)
     on_plan(plan, scan.warnings + plan.notes)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as room:

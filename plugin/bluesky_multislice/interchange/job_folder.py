@@ -128,7 +128,10 @@ class JobFolder:
             JobError: it cannot be made.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o750 if readers == "group" else 0o700)
+            mode = 0o750 if readers == "group" else 0o700
+            # mkdir gives its mode to the last folder only; a scan's flow runs are nobody's business either.
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=mode)
+            self.path.mkdir(exist_ok=True, mode=mode)
             self.result.parent.mkdir(exist_ok=True)
         except OSError as error:
             raise JobError(

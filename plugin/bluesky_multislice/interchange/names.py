@@ -14,4 +14,5 @@ def safe_name(text: str) -> str:
     if _SAFE.fullmatch(text):
         return text
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
-    return re.sub(r"[^A-Za-z0-9]+", "-", text)[:40].strip("-") + ("-" if text else "") + digest
+    words = re.sub(r"[^A-Za-z0-9]+", "-", text)[:40].strip("-")
+    return f"{words}-{digest}" if words else digest

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.planning.resources import room_bytes, uses_cuda
 from bluesky_multislice.planning.sampling import tiles_of
 
 _PROGRAM = 405 * 2**20
@@ -38,19 +38,20 @@ _LARGE_HOLES = 200 * 2**20
 """Bytes of holes between large matrices, which are handed back each time, as measured."""
 
 
-def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
+def memory_bytes(plan: Plan, geometry: ScanGeometry, cuda: bool) -> int:
     """Return the peak of one rank.
 
     Args:
         plan: all of it but its memory.
         geometry: of the scan, as finely sampled as the plan says.
+        cuda: whether it is a GPU's.
     """
     volume, angles = 4 * math.prod(plan.grid.shape), len(np.unique(geometry.angle_rad))
     held = volume * _volumes(plan, angles) + _frames(plan, geometry) + _batch(plan, geometry)
     if angles > 1 and plan.interpolation == "linear":
         # Four neighbours of each voxel of a plane, number and weight, and the transpose.
         held += min(angles, _CACHED_TURNS) * 4 * 8 * 2 * plan.grid.shape[0] * plan.grid.shape[2]
-    if uses_cuda(plan.device):
+    if cuda:
         return int(held)
     if angles > 1:
         small = min(angles, _CACHED_TURNS) * _HOLES[plan.fit.optimiser] * volume
@@ -59,14 +60,14 @@ def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
     return int(held + _PROGRAM + libraries + (_EXCHANGE if plan.ranks > 1 else 0))
 
 
-def fitted_into_memory(plan: Plan, geometry: ScanGeometry, accuracy: float) -> Plan:
-    """Return the plan with its memory, and with the way to differentiate that this machine has room for.
+def fitted_into_memory(plan: Plan, geometry: ScanGeometry, accuracy: float, machine: Machine) -> Plan:
+    """Return the plan with its memory, and with the way to differentiate that the machine has room for.
 
     Waves are stored where that takes no more than half of the memory, else recomputed. Where a whole field is too
     large for that as well, it is cut into tiles.
     """
-    room, ranks = room_bytes(plan.device, plan.ranks)
-    stored, again = (_with_memory(replace(plan, gradient=way), geometry) for way in ("stored", "recomputed"))
+    room, ranks, cuda = machine.memory_bytes, machine.sharing(plan.ranks), machine.cuda
+    stored, again = (_with_memory(replace(plan, gradient=way), geometry, cuda) for way in ("stored", "recomputed"))
     if stored.memory_bytes * ranks < room / 2:
         return stored
     if again.memory_bytes * ranks <= room or plan.propagation != "multislice":
@@ -74,12 +75,12 @@ def fitted_into_memory(plan: Plan, geometry: ScanGeometry, accuracy: float) -> P
     tiles, halo = tiles_of(geometry, plan.grid, plan.margin, accuracy)
     cut = replace(again, propagation="tiled-multislice", tiles=tiles, halo=halo)
     note = f"a whole field does not fit into memory: it is cut into {tiles[0]} by {tiles[1]} tiles"
-    cut = _with_memory(replace(cut, notes=(*plan.notes, note)), geometry)
+    cut = _with_memory(replace(cut, notes=(*plan.notes, note)), geometry, cuda)
     return cut if cut.memory_bytes < again.memory_bytes else again
 
 
-def _with_memory(plan: Plan, geometry: ScanGeometry) -> Plan:
-    return replace(plan, memory_bytes=memory_bytes(plan, geometry))
+def _with_memory(plan: Plan, geometry: ScanGeometry, cuda: bool) -> Plan:
+    return replace(plan, memory_bytes=memory_bytes(plan, geometry, cuda))
 
 
 def _volumes(plan: Plan, angles: int) -> float:

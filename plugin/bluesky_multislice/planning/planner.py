@@ -9,11 +9,13 @@ from bluesky_multislice.geometry import depth_of_field_m
 from bluesky_multislice.models import technique_of
 from bluesky_multislice.planning.checks import check_depth, check_fitted, check_illumination, check_refinement
 from bluesky_multislice.planning.defaults import fit_settings, modes_of, smoothings_of
+from bluesky_multislice.planning.machine import Machine, this_machine
 from bluesky_multislice.planning.memory import fitted_into_memory
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.resources import (
     check_device,
     check_memory,
+    device_for,
     frames_place,
     ranks_for,
 )
@@ -26,12 +28,13 @@ from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import split_views
 
 
-def make_plan(recipe: Recipe, scan: Scan) -> Plan:
+def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
     """Derive a plan.
 
     Args:
         recipe: what a person chose.
         scan: what was measured.
+        site: the machine that computes; None for this one.
 
     Raises:
         PlanError: the recipe does not fit the scan, or the machine has too little memory.
@@ -55,8 +58,9 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
     check_fitted(recipe, geometry.views, len(fitted))
     check_refinement(recipe, geometry, several_angles)
     check_illumination(recipe, scan)
-    check_device(recipe.device)
-    ranks = recipe.ranks or ranks_for(recipe, len(fitted))
+    check_device(recipe.device, site)
+    machine = site or this_machine(recipe.device)
+    ranks = recipe.ranks or ranks_for(machine, len(fitted))
     if ranks > len(fitted):
         raise PlanError(
             "Every rank needs a view to fit.",
@@ -85,7 +89,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         probe_modes=modes,
         held_back_every=recipe.held_back_every,
         ranks=ranks,
-        device=recipe.device,
+        device=device_for(recipe.device, site),
         support=recipe.support,
         saturated=recipe.saturated,
         shell_correlation=recipe.shell_correlation,
@@ -97,9 +101,9 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         smoothings=smoothings_of(recipe, settings, len(held)),
         notes=tuple(notes),
         joint_illumination=recipe.illumination == "joint",
-        frames_in=recipe.frames_in or frames_place(scan.frames.views, geometry, recipe.device),
+        frames_in=recipe.frames_in or frames_place(scan.frames.views, geometry, machine),
     )
-    plan = fitted_into_memory(plan, geometry, recipe.accuracy)
-    check_memory(plan)
+    plan = fitted_into_memory(plan, geometry, recipe.accuracy, machine)
+    check_memory(plan, machine)
     earlier = earlier_plans(recipe, geometry, plan)
     return replace(plan, earlier=earlier, fit=with_smaller_steps(settings)) if earlier else plan

@@ -3,7 +3,7 @@
 from bluesky_multislice.schedulers.following import failure, follow, may_go_on, run_to_end, start_again, submit_once
 from bluesky_multislice.schedulers.local import LocalScheduler
 from bluesky_multislice.schedulers.scheduler import Job, JobState, JobStatus, Scheduler
-from bluesky_multislice.schedulers.site import Allocation, SiteProfile, allocate, read_site
+from bluesky_multislice.schedulers.site import Allocation, SiteProfile, allocate, machine_of, read_site
 from bluesky_multislice.schedulers.slurm import SlurmScheduler
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "allocate",
     "failure",
     "follow",
+    "machine_of",
     "make_scheduler",
     "may_go_on",
     "read_site",

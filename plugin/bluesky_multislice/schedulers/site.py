@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bluesky_multislice.errors import RecipeError, SchedulerError
+from bluesky_multislice.planning import Machine
 from bluesky_multislice.resources import Constraint, Name, Resources
 from bluesky_multislice.schedulers.environment import names_a_key
 
@@ -110,10 +111,21 @@ class SiteProfile(BaseModel):
     readers: Literal["user", "group"] = Field(default="group", description="Who may read job folders.")
     overrides: Overrides = Field(default_factory=Overrides, description="What a recipe may change.")
 
+    @property
+    def cuda(self) -> bool:
+        """Whether ranks compute on GPUs."""
+        return self.device == "cuda" or (self.device is None and self.gpus_per_node > 0)
+
     @model_validator(mode="after")
-    def _slurm_needs_ranks(self) -> "SiteProfile":
-        if self.scheduler == "slurm" and not (self.ranks_per_node or self.gpus_per_node):
+    def _slurm_needs_a_size(self) -> "SiteProfile":
+        if self.scheduler == "local":
+            return self
+        if not (self.ranks_per_node or self.gpus_per_node):
             raise ValueError("give gpus_per_node, or ranks_per_node where there are no GPUs")
+        if not (self.gpu_memory_gb if self.cuda else self.memory_gb):
+            raise ValueError(
+                "give gpu_memory_gb, or memory_gb where ranks compute on processors: plans are made for it"
+            )
         return self
 
 
@@ -182,6 +194,20 @@ def granted(profile: SiteProfile, resources: Resources) -> SiteProfile:
             remedy="ask for less, or have [overrides] of the site's profile changed.",
         )
     return profile.model_copy(update=asked)
+
+
+def machine_of(profile: SiteProfile, resources: Resources) -> Machine | None:
+    """Return the machine that a plan is made for; None for this one.
+
+    Raises:
+        RecipeError: the profile does not allow what the recipe asks for.
+    """
+    site = granted(profile, resources)
+    if site.scheduler == "local":
+        return None
+    places = site.ranks_per_node or site.gpus_per_node
+    memory_gb = site.gpu_memory_gb if site.cuda else site.memory_gb
+    return Machine(site.nodes * places, places, (memory_gb or 0) * 10**9, site.cuda)
 
 
 def allocate(profile: SiteProfile, resources: Resources, *, ranks: int) -> Allocation:

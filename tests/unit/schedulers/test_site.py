@@ -6,8 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from bluesky_multislice.errors import RecipeError, SchedulerError
+from bluesky_multislice.planning import Machine
 from bluesky_multislice.resources import Resources
-from bluesky_multislice.schedulers import Allocation, SiteProfile, allocate, read_site
+from bluesky_multislice.schedulers import Allocation, SiteProfile, allocate, machine_of, read_site
 from bluesky_multislice.schedulers.site import Overrides
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "deploy" / "slurm").glob("*.toml"))
@@ -27,7 +28,7 @@ HOSTILE = (
     "x" * 10_000,
     "",
 )
-CLUSTER = {"scheduler": "slurm", "nodes": 2, "gpus_per_node": 2, "walltime_minutes": 30}
+CLUSTER = {"scheduler": "slurm", "nodes": 2, "gpus_per_node": 2, "gpu_memory_gb": 80, "walltime_minutes": 30}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -99,7 +100,26 @@ def test_ranks_without_a_place_are_refused(ranks):
 def test_a_site_without_gpus_says_how_many_ranks_a_node_has():
     with pytest.raises(ValidationError, match="ranks_per_node"):
         SiteProfile(scheduler="slurm")
-    assert allocate(SiteProfile(scheduler="slurm", ranks_per_node=8), Resources(), ranks=8).cpus_per_task == 8
+    profile = SiteProfile(scheduler="slurm", ranks_per_node=8, memory_gb=64)
+    assert allocate(profile, Resources(), ranks=8).cpus_per_task == 8
+
+
+@pytest.mark.parametrize("fields", [{"gpus_per_node": 2}, {"ranks_per_node": 2}, {"gpus_per_node": 2, "device": "cpu"}])
+def test_a_site_says_how_much_memory_there_is(fields):
+    with pytest.raises(ValidationError, match="memory_gb"):
+        SiteProfile(scheduler="slurm", **fields)
+
+
+def test_plans_are_made_for_the_sites_nodes():
+    assert machine_of(read_site(None), Resources()) is None
+    gpus = SiteProfile(**CLUSTER, overrides=Overrides(nodes=3))
+    assert machine_of(gpus, Resources(nodes=3)) == Machine(6, 2, 80 * 10**9, cuda=True)
+    cores = SiteProfile(scheduler="slurm", nodes=2, ranks_per_node=8, memory_gb=64)
+    assert machine_of(cores, Resources()) == Machine(16, 8, 64 * 10**9, cuda=False)
+    idle = SiteProfile(**CLUSTER, device="cpu", memory_gb=32)
+    assert machine_of(idle, Resources()) == Machine(4, 2, 32 * 10**9, cuda=False)
+    with pytest.raises(RecipeError):
+        machine_of(gpus, Resources(nodes=4))
 
 
 @pytest.mark.parametrize("value", HOSTILE)
