@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bluesky_multislice.errors import JobError, MultisliceError
+from bluesky_multislice.errors import JobError, LostRankError, MultisliceError
 from bluesky_multislice.interchange.job_folder import JobFolder
 from bluesky_multislice.schedulers.scheduler import Job, JobState, JobStatus, Scheduler
 from bluesky_multislice.schedulers.site import Allocation
@@ -80,7 +80,8 @@ def failure(scheduler: Scheduler, job: Job, status: JobStatus) -> MultisliceErro
 def may_go_on(job: Job, status: JobStatus) -> bool:
     """Return whether starting the job again in its folder can help: it was ended from outside, not by its input."""
     if status.state is JobState.FAILED:
-        return job.folder.read_error() is None
+        error = job.folder.read_error()
+        return error is None or isinstance(error, LostRankError)
     return status.state in _MAY_GO_ON
 
 
