@@ -6,6 +6,7 @@ import subprocess
 import pytest
 from slurm_jobs import ONE, ended, ranks_of, room, scheduler, staged
 
+from bluesky_multislice.errors import SchedulerError
 from bluesky_multislice.interchange.job_folder import JobFolder
 from bluesky_multislice.schedulers import Job, JobState
 
@@ -50,7 +51,7 @@ def test_a_hostile_name_is_a_name_only(room, mark, kind):
 
 def test_hostile_folders_and_environments_reach_the_ranks_as_they_are(room, mark):
     values = {f"HOSTILE_{kind}": HOSTILE[kind].format(mark=mark) for kind in ("quotes", "command", "option", "pattern")}
-    place = room / "a b'c\"$(touch mark)%j;touch mark"
+    place = room / "a b'c\"$(touch mark);touch mark"
     place.mkdir()
     folder = staged(place / "job", result=True)
     slurm = scheduler(environment=values)
@@ -58,6 +59,13 @@ def test_hostile_folders_and_environments_reach_the_ranks_as_they_are(room, mark
     (rank,) = ranks_of(folder, 1)
     assert {name: rank["environment"].get(name) for name in values} == values
     assert folder.log.exists()
+
+
+@pytest.mark.parametrize("name", ["a%j", "a\\b", "a\nb"])
+def test_a_folder_whose_name_slurm_takes_for_a_pattern_is_refused(room, name):
+    with pytest.raises(SchedulerError, match="MULTISLICE_JOBS_ROOT"):
+        scheduler().submit(staged(room / name), name="pattern", allocation=ONE)
+    assert scheduler().live() == {}
 
 
 def test_the_callers_environment_and_its_defaults_stay_outside(room, monkeypatch):

@@ -48,6 +48,12 @@ class SlurmScheduler:
 
     def submit(self, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
         """Write the batch script into the folder and submit it."""
+        if re.search(r"[%\\]", str(folder.path)) or not str(folder.path).isprintable():
+            raise SchedulerError(
+                "A job folder's path has no %, no backslash and no control characters: Slurm takes them for patterns.",
+                got=f"{str(folder.path)!r}.",
+                remedy="choose another folder for jobs (MULTISLICE_JOBS_ROOT).",
+            )
         try:
             script = batch_script(self._profile, allocation, name=safe_name(name), module=self._module)
             _script_of(folder).write_text(script)
