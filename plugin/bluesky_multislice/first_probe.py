@@ -20,6 +20,7 @@ from bluesky_multislice.models import (
     technique_of,
     upsample,
 )
+from bluesky_multislice.optics import bin_pixels, far_field
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan, thin_plan
 from bluesky_multislice.scan import Scan
@@ -29,6 +30,7 @@ from bluesky_multislice.solvers import (
     ViewSet,
     fit,
     load_views,
+    share_views,
     split_views,
 )
 
@@ -43,6 +45,10 @@ _TRIED_BATCH = 5
 
 _WEAK = 0.1
 """Amplitude of a further mode relative to the first."""
+
+
+_LEAST_SEEN = 0.5
+"""Part of the probe's light that has to fall on good pixels to tell how much of it there is."""
 
 
 def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: float, mesh: Mesh) -> Tensor:
@@ -65,13 +71,36 @@ def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: 
     elif plan.joint_illumination:
         probe = probe_of_flats(scan, plan, scale)
     elif _searches_focus(scan.geometry):
-        probe = _probe_of_best_focus(scan, plan, mean_frame / scale, scale, mesh)
+        # It is a plane: every rank has room for all of it.
+        probe = _probe_of_best_focus(scan, plan, mean_frame / scale, scale, mesh.undivided)
     else:
         probe = _made_probe(scan.geometry, plan, mean_frame / scale)
     ramp = torch.linspace(-np.pi, np.pi, probe.shape[-1])
     for number in range(probe.shape[0], plan.probe_modes):
         probe = torch.cat([probe, _WEAK * probe[:1] * torch.exp(1j * number * ramp)])
     return probe
+
+
+def light_of_frames(probe: Tensor, scan: Scan, plan: Plan, mean_frame: NDArray[np.floating]) -> float:
+    """Return the mean of |probe|² over its pixels that gives the frames their light with nothing in the beam.
+
+    Good pixels of patterns tell, as long as the probe's light falls on them. Other probes were made of the frames, or
+    of flats, and have it.
+
+    Args:
+        probe: complex (mode, y, x) to start from, in the root of the frames' units over their scale.
+        scan: what was measured.
+        plan: of the reconstruction.
+        mean_frame: (y, x), over the scale.
+    """
+    light = float(probe.abs().square().sum(0).mean())
+    if scan.geometry.detector.regime == "near_field":
+        return light
+    pattern = bin_pixels(far_field(probe.cpu()).sum(0), (plan.oversampling, plan.oversampling)).numpy()
+    good = scan.frames.mask
+    if pattern[good].sum() < _LEAST_SEEN * pattern.sum():
+        return light
+    return light * float(mean_frame[good].sum() / pattern[good].sum())
 
 
 def _searches_focus(geometry: ScanGeometry) -> bool:
@@ -134,8 +163,8 @@ def _middle_views(scan: Scan, plan: Plan, scale: float, mesh: Mesh) -> list[View
     for part in split_views(len(one_angle), plan.held_back_every):
         views = one_angle[part]
         near = np.sort(views[np.argsort(away[views], kind="stable")[:_TRIED_VIEWS]])
-        own = near[mesh.share(len(near))]
-        sets.append(load_views(scan, own, scale=scale, device=mesh.device, saturated=plan.saturated))
+        own, lane = share_views(near, plan.lanes, mesh)
+        sets.append(load_views(scan, own, scale=scale, device=mesh.device, saturated=plan.saturated, lane=lane))
     return sets
 
 

@@ -21,10 +21,10 @@ from bluesky_multislice.models import (
     resample,
 )
 from bluesky_multislice.optics.conventions import wavenumber
-from bluesky_multislice.parallel import Mesh
+from bluesky_multislice.parallel import Mesh, Slab
 from bluesky_multislice.planning import Plan
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import RefinementSettings, Unknowns, cylinder_support, judge, load_views
+from bluesky_multislice.solvers import RefinementSettings, Unknowns, cylinder_support, judge, load_views, share_views
 
 _RATIOS = (0.01, 0.1)
 """β/δ that are tried where the recipe does not bound it; the fit then finds each voxel's own."""
@@ -41,7 +41,7 @@ _ROWS = 32
 
 @dataclass(frozen=True, eq=False)
 class FirstVolume:
-    """δ and β (z, y, x) on the plan's grid, and how they were found, for a person."""
+    """δ and β (z, y, x) on the plan's grid, the rows held, and how they were found, for a person."""
 
     delta: Tensor
     beta: Tensor
@@ -95,7 +95,7 @@ def first_volume(
         return None
     holograms = load_holograms(scan, plan, fitted, probe, scale, mesh)
     misfit_of = _judge_of(scan, plan, held_back if len(held_back) else fitted, probe, scale, mesh)
-    empty = torch.zeros(plan.grid.shape, device=mesh.device)
+    empty = Slab(mesh, plan.grid.shape[1]).part_of(torch.zeros((), device=mesh.device).expand(plan.grid.shape))
     best, least = None, _MOST_LEFT * misfit_of(empty, empty)
     retrievals: dict[str, Retrieval] = {"contrast transfer": by_contrast_transfer}
     if len(np.unique(scan.geometry.effective_distance_m)) == 1:
@@ -235,23 +235,30 @@ def _volume(
     plan: Plan,
     mesh: Mesh,
 ) -> Tensor:
-    """Return δ (z, y, x) from the projected phases of all ranks' angles, within its bounds."""
+    """Return δ (z, y, x), the rows held, from the projected phases of all ranks' angles, within its bounds."""
     grid, angles_rad = plan.grid, np.unique(all_angles_rad)
-    _, height, width = grid.shape
-    volume = torch.zeros((width, height, width))
-    if phases:
-        weight_of = dict(zip(angles_rad.tolist(), angle_weights(angles_rad).tolist(), strict=True))
-        own = np.array([angle for angle, _ in phases])
-        weights = np.array([weight_of[angle] for angle, _ in phases])
-        stack = torch.stack([phase for _, phase in phases]).numpy()
-        for row in range(0, height, _ROWS):
-            rows = slice(row, row + _ROWS)
-            volume[:, rows] = torch.from_numpy(back_project(stack[:, rows], own, weights))
-    volume = volume.to(mesh.device)
-    mesh.sum(volume)
+    depth, height, width = grid.shape
+    weight_of = dict(zip(angles_rad.tolist(), angle_weights(angles_rad).tolist(), strict=True))
+    own = np.array([angle for angle, _ in phases])
+    weights = np.array([weight_of[angle] for angle, _ in phases])
+    held = Slab(mesh, height).rows
+    volume = torch.zeros((width, held.stop - held.start, width), device=mesh.device)
+    for row in range(0, height, _ROWS):
+        rows = range(row, min(row + _ROWS, height))
+        block = torch.zeros((width, len(rows), width))
+        if phases:
+            stack = torch.stack([phase[row : rows.stop] for _, phase in phases]).numpy()
+            block = torch.from_numpy(back_project(stack, own, weights))
+        block = block.to(mesh.device)
+        mesh.sum(block)
+        first, end = max(row, held.start), min(rows.stop, held.stop)
+        if first < end:
+            volume[:, first - held.start : end - held.start] = block[:, first - row : end - row]
     volume /= wavenumber(geometry.beam.wavelength_m) * grid.voxel_size_m[2]
-    pitch_m = (grid.voxel_size_m[2], *grid.voxel_size_m[1:])
-    volume = resample(volume, VolumeGrid((width, height, width), pitch_m, grid.center_m), grid)
+    # Rows lie where they lay: only z and x are sampled anew.
+    pitch_m, rows_held = (grid.voxel_size_m[2], *grid.voxel_size_m[1:]), volume.shape[1]
+    found = VolumeGrid((width, rows_held, width), pitch_m, grid.center_m)
+    volume = resample(volume, found, replace(grid, shape=(depth, rows_held, width)))
     return volume.clamp(min=0) if plan.fit.positivity else volume
 
 
@@ -260,11 +267,15 @@ def _judge_of(
 ) -> Callable[[Tensor, Tensor], float]:
     """Return what gives the misfit of a volume at a few views."""
     settings = replace(plan.fit, batch_views=1, refinement=RefinementSettings())
-    support = cylinder_support(scan.geometry, plan.grid) if plan.support == "cylinder" else None
-    unknowns = Unknowns(plan.forward_model(scan.geometry).to(mesh.device), probe, settings, mesh.device, support)
-    some = views[np.unique(np.linspace(0, len(views) - 1, _JUDGED_VIEWS).astype(int))]
-    own = some[mesh.share(len(some))]
-    frames = load_views(scan, own, scale=scale, device=mesh.device, saturated=plan.saturated)
+    rank_of_view = plan.forward_model(scan.geometry).ranks_of_views(mesh.slabs)
+    slab = Slab(mesh, plan.grid.shape[1], rank_of_view)
+    support = cylinder_support(scan.geometry, plan.grid, slab.rows) if plan.support == "cylinder" else None
+    model = plan.forward_model(scan.geometry, slab).to(mesh.device)
+    unknowns = Unknowns(model, probe, settings, mesh.device, support)
+    spread = views[np.unique(np.linspace(0, len(views) - 1, _JUDGED_VIEWS).astype(int))]
+    some, _ = share_views(spread, mesh.angles, mesh)
+    own = rank_of_view[some] == mesh.slab
+    frames = load_views(scan, some, scale=scale, device=mesh.device, saturated=plan.saturated, own=own)
 
     def misfit(delta: Tensor, beta: Tensor) -> float:
         unknowns.start_from(delta, beta)

@@ -8,9 +8,10 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.interchange import JobFolder, read_scan, write_result
-from bluesky_multislice.parallel import Mesh, end_process, join_mesh
+from bluesky_multislice.parallel import Mesh, Slab, end_process, join_mesh
 from bluesky_multislice.planning import Plan
 from bluesky_multislice.provenance import describe
 from bluesky_multislice.reconstruct import Reconstruction, reconstruct
@@ -36,7 +37,7 @@ def run(folder: JobFolder) -> None:
     job = folder.read_job()
     plan = Plan.from_dict(job["plan"])
     # Joined before the scan is read: no rank can leave an error before rank 0 has cleared those of an earlier run.
-    with join_mesh(plan.device) as mesh, _error_left_in(folder), folder.progress.open("a") as progress:
+    with join_mesh(plan.device, plan.slabs) as mesh, _error_left_in(folder), folder.progress.open("a") as progress:
         scan = read_scan(folder.frames)
 
         def report(epoch: Epoch) -> None:
@@ -53,8 +54,14 @@ def run(folder: JobFolder) -> None:
                 remedy=result.solution.advice,
             )
         peak_memory_bytes = mesh.peak_memory_bytes()
+        slab, solution = Slab(mesh, plan.grid.shape[1]), result.solution
+        delta, beta = (slab.parts(part) for part in (solution.delta, solution.beta))
         if mesh.rank == 0:
-            _write(folder, job, result, mesh, time.monotonic() - began, peak_memory_bytes)
+            _write(folder, job, result, delta, beta, mesh, time.monotonic() - began, peak_memory_bytes)
+        elif mesh.angle == 0:
+            # The first rank asks for the slabs of δ and then for those of β.
+            for _ in chain(delta, beta):
+                pass
 
 
 @contextmanager
@@ -68,7 +75,14 @@ def _error_left_in(folder: JobFolder) -> Iterator[None]:
 
 
 def _write(
-    folder: JobFolder, job: dict, result: Reconstruction, mesh: Mesh, seconds: float, peak_memory_bytes: int
+    folder: JobFolder,
+    job: dict,
+    result: Reconstruction,
+    delta: Iterable[tuple[slice, torch.Tensor]],
+    beta: Iterable[tuple[slice, torch.Tensor]],
+    mesh: Mesh,
+    seconds: float,
+    peak_memory_bytes: int,
 ) -> None:
     solution, geometry = result.solution, result.geometry
     columns = [asdict(epoch) for epoch in solution.history]
@@ -76,8 +90,8 @@ def _write(
     history = {name: np.array([row[name] for row in columns], float) for name in columns[0]}
     write_result(
         folder.result,
-        delta=solution.delta.detach().cpu().numpy(),
-        beta=solution.beta.detach().cpu().numpy(),
+        delta=((rows, part.cpu().numpy()) for rows, part in delta),
+        beta=((rows, part.cpu().numpy()) for rows, part in beta),
         probe=solution.probe.cpu().numpy(),
         positions=result.position_m,
         history=history,

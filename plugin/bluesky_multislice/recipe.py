@@ -17,26 +17,12 @@ from bluesky_multislice.frames import Orientation, Saturated
 from bluesky_multislice.geometry import Regime
 from bluesky_multislice.models import technique_fields, techniques
 from bluesky_multislice.plausibility import energy_doubt
+from bluesky_multislice.refine import Refine
 from bluesky_multislice.resources import Resources
 
 Support = Literal["everywhere", "cylinder"]
 Start = Literal["thin_sample", "empty"]
 Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "finite-difference-wide", "projection"]
-Quantity = Literal[
-    "positions",
-    "axis_shift",
-    "intensity",
-    "distance",
-    "distance_shift",
-    "distance_magnification",
-    "distance_rotation",
-    "defocus",
-    "angle",
-    "tilt",
-    "slice_spacing",
-    "background",
-    "background_map",
-]
 
 
 def _known_technique(name: str) -> str:
@@ -105,34 +91,6 @@ class ScanValues(BaseModel):
         if doubt is not None:
             raise ValueError(doubt)
         return value
-
-
-class Refine(BaseModel):
-    """What is refined beside the volume and the probe, where the scan does not know it well enough."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    quantities: tuple[Quantity, ...] = Field(
-        default=(),
-        description="positions of all views; axis_shift and intensity of every angle; distance to the detector, which "
-        "sizes the object's pixels in the far field; in the near field distance_shift, distance_magnification and "
-        "distance_rotation of a distance's frames against those of the first; defocus of the probe; rotation angles; "
-        "tilt of the rotation axis; slice_spacing at one angle; a background that is one number, or a background_map.",
-    )
-    from_epoch: int | None = Field(
-        default=None,
-        ge=1,
-        le=10_000,
-        description="First epoch in which they move. None: the first, but after a quarter of the epochs where "
-        "slice_spacing is among them and the optimiser is weighted.",
-    )
-    strength: float = Field(default=1.0, gt=0, le=100, description="Factor on their planned steps.")
-    furthest_pixels: float = Field(
-        default=2.0,
-        gt=0,
-        le=64,
-        description="Most that positions, axis shifts and shifts of a distance may move, pixels.",
-    )
 
 
 class Recipe(BaseModel):
@@ -281,7 +239,20 @@ class Recipe(BaseModel):
         "all frames take more than an eighth of the memory.",
     )
     batch_views: int | None = Field(default=None, ge=1, description="Views a rank works on at once. None: planned.")
+    batches_per_step: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Batches that a step of the fit adds up. The volume does not depend on how many ranks share them. "
+        "None: two, or one for each group of ranks that shares the views.",
+    )
     ranks: int | None = Field(default=None, ge=1, le=4096, description="Processes of the job. None: one a GPU or core.")
+    mesh: str | None = Field(
+        default=None,
+        pattern=r"^[1-9]\d{0,3}x[1-9]\d{0,3}$",
+        description="Ranks as angle x slab, such as 2x2: groups that share the views, times slabs along y that the "
+        "volume is cut into. None: no more slabs than memory asks for.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job computes.")
     seed: int = Field(default=0, ge=0, description="Seed of the order of views.")
     resources: Resources = Field(
@@ -295,6 +266,15 @@ class Recipe(BaseModel):
         least, most = self.beta_over_delta_min, self.beta_over_delta_max
         if least is not None and most is not None and least > most:
             raise ValueError("beta_over_delta_min must not exceed beta_over_delta_max")
+        return self
+
+    @model_validator(mode="after")
+    def _scheduled_are_refined(self) -> "Recipe":
+        given = self.refine.schedules.given
+        if "probe_variations" in given and not self.probe_variations:
+            raise ValueError("a schedule for probe_variations needs a number of them")
+        if "probe" in given and self.refine_probe is False:
+            raise ValueError("a schedule for a probe that is not refined")
         return self
 
     def digest(self) -> str:

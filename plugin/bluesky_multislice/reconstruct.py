@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError
-from bluesky_multislice.first_probe import first_probe
+from bluesky_multislice.first_probe import first_probe, light_of_frames
 from bluesky_multislice.first_volume import FirstVolume, first_volume
 from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.joint_illumination import empty_beam
 from bluesky_multislice.models import downsample, resample, upsample
-from bluesky_multislice.parallel import Mesh
-from bluesky_multislice.planning import Plan
+from bluesky_multislice.parallel import Mesh, Slab
+from bluesky_multislice.planning import Plan, with_probe_light
 from bluesky_multislice.plausibility import pattern_warnings
 from bluesky_multislice.rotation_axis import find_axis_pixels, move_axis
 from bluesky_multislice.scan import Scan
@@ -30,6 +30,7 @@ from bluesky_multislice.solvers import (
     fit,
     halves,
     load_views,
+    share_views,
     shell_correlation,
     split_views,
 )
@@ -45,7 +46,7 @@ class Reconstruction:
     Attributes:
         plan: what was done.
         geometry: the scan's geometry, about the axis that was found.
-        solution: the unknowns and the course of the fit.
+        solution: the unknowns and the course of the fit; δ and β of the rows that this rank holds.
         warnings: what a person should know about the frames.
         saturated_pixels: how many pixels of all frames to fit were left out because they are saturated.
         axis_pixels: how far the rotation axis was found from where the scan has it, along x, pixels of the volume; None
@@ -77,13 +78,17 @@ class Reconstruction:
     @property
     def grid(self) -> VolumeGrid:
         """The volume's grid, as deep as it was refined to be, and as wide as the distance of patterns says."""
-        grid, more = self.plan.grid, self.solution.differences.get("slice_spacing")
-        (depth, y, x), wider = grid.voxel_size_m, _wider(self.geometry, self.solution)
-        if more is not None:
-            depth *= 1 + float(more.sum()) / grid.thickness_m
-        if len(np.unique(self.geometry.angle_rad)) > 1:
-            depth *= wider
-        return replace(grid, voxel_size_m=(depth, wider * y, wider * x))
+        return _refined_grid(self.plan.grid, self.geometry, self.solution)
+
+
+def _refined_grid(grid: VolumeGrid, geometry: ScanGeometry, solution: Solution) -> VolumeGrid:
+    (depth, y, x), wider = grid.voxel_size_m, _wider(geometry, solution)
+    more = solution.differences.get("slice_spacing")
+    if more is not None:
+        depth *= 1 + float(more.sum()) / grid.thickness_m
+    if len(np.unique(geometry.angle_rad)) > 1:
+        depth *= wider
+    return replace(grid, voxel_size_m=(depth, wider * y, wider * x))
 
 
 def _wider(geometry: ScanGeometry, solution: Solution) -> float:
@@ -115,38 +120,47 @@ def reconstruct(
     light = _measure_light(scan, own_fitted, own_held, plan.saturated, mesh)
     scale = light.scale
     probe = first_probe(scan, plan, light.mean_frame, scale, mesh)
+    probe_light = light_of_frames(probe, scan, plan, light.mean_frame / scale)
 
     axis_pixels = find_axis_pixels(scan, plan, probe, scale, mesh) if plan.find_axis else None
     if axis_pixels:
         scan = move_axis(scan, axis_pixels, plan.grid.voxel_size_m[2])
     geometry = scan.geometry
+    rank_of_view = plan.forward_model(geometry).ranks_of_views(mesh.slabs)
+
+    def load(views: NDArray[np.intp]) -> ViewSet:
+        shared, lane = share_views(views, plan.lanes, mesh)
+        return load_views(
+            scan,
+            shared,
+            scale=scale,
+            device=mesh.device,
+            saturated=plan.saturated,
+            frames_in=plan.frames_in,
+            lane=lane,
+            own=rank_of_view[shared] == mesh.slab,
+        )
 
     def fit_views(
         plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None]
     ) -> tuple[Solution, FirstVolume | None, Plan]:
         start = first_volume(scan, plan, fitted, held, probe, scale, mesh)
-        sets = [
-            load_views(
-                scan,
-                views[mesh.share(len(views))],
-                scale=scale,
-                device=mesh.device,
-                saturated=plan.saturated,
-                frames_in=plan.frames_in,
-            )
-            for views in (fitted, held)
-        ]
+        sets = [load(views) for views in (fitted, held)]
         if plan.joint_illumination:
             sets[0] = replace(sets[0], empty=empty_beam(scan, plan, scale, mesh.device))
-        plan = _with_best_smoothing(scan, plan, sets, probe, start, mesh)
-        return _fit_in_turn(scan, plan, sets, probe, start, mesh, report), start, plan
+        data = _Data(scan, sets[0], sets[1], rank_of_view)
+        plan = _with_best_smoothing(data, plan, probe, start, mesh)
+        lit = with_probe_light(plan, probe_light)
+        return _fit_in_turn(data, lit, probe, start, mesh, report), start, plan
 
     solution, start, plan = fit_views(plan, fitted, held, report)
     agreement = None
     if plan.shell_correlation:
         pairs = zip(halves(geometry, fitted), halves(geometry, held), strict=True)
-        deltas = [fit_views(plan, *pair, lambda epoch: None)[0].delta for pair in pairs]
-        axes = plan.grid.voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else plan.grid.voxel_size_m[1:]
+        slab = Slab(mesh, plan.grid.shape[1])
+        deltas = [slab.join(fit_views(plan, *pair, lambda epoch: None)[0].delta) for pair in pairs]
+        voxel_size_m = _refined_grid(plan.grid, geometry, solution).voxel_size_m
+        axes = voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else voxel_size_m[1:]
         agreement = shell_correlation(deltas[0], deltas[1], axes)
     wider = _wider(geometry, solution)
     if wider != 1 and len(np.unique(geometry.angle_rad)) > 1:
@@ -168,9 +182,17 @@ def reconstruct(
     )
 
 
-def _with_best_smoothing(
-    scan: Scan, plan: Plan, sets: Sequence[ViewSet], probe: torch.Tensor, start: FirstVolume | None, mesh: Mesh
-) -> Plan:
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """What is fitted: the scan, its views to fit and to judge by, and which slab's rank computes each of the scan's."""
+
+    scan: Scan
+    fitted: ViewSet
+    held_back: ViewSet
+    rank_of_view: NDArray[np.intp]
+
+
+def _with_best_smoothing(data: _Data, plan: Plan, probe: torch.Tensor, start: FirstVolume | None, mesh: Mesh) -> Plan:
     """Return the plan with the weight of total variation whose short fit explains frames held back best."""
     if not plan.smoothings:
         return plan
@@ -184,16 +206,15 @@ def _with_best_smoothing(
     def misfit(weight: float) -> float:
         short = replace(with_weight(weight), earlier=())
         short = replace(short, fit=replace(short.fit, epochs=epochs, polish=0))
-        tried = _fit_in_turn(scan, short, sets, probe, start, mesh, lambda epoch: None)
+        tried = _fit_in_turn(data, short, probe, start, mesh, lambda epoch: None)
         return min(epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss for epoch in tried.history)
 
     return with_weight(min(plan.smoothings, key=misfit))
 
 
 def _fit_in_turn(
-    scan: Scan,
+    data: _Data,
     plan: Plan,
-    sets: Sequence[ViewSet],
     first_probe: torch.Tensor,
     start: FirstVolume | None,
     mesh: Mesh,
@@ -203,19 +224,19 @@ def _fit_in_turn(
     first, *others = (*plan.earlier, plan)
     volumes = None
     if start is not None:
-        volumes = [resample(part, plan.grid, first.grid) for part in (start.delta, start.beta)]
-    solution = _fit_stage(scan, first, sets, _coarser_probe(first_probe, first.coarseness), volumes, mesh, report)
+        volumes = [_onto(part, plan.grid, first.grid, mesh) for part in (start.delta, start.beta)]
+    solution = _fit_stage(data, first, _coarser_probe(first_probe, first.coarseness), volumes, mesh, report)
     for before, stage in pairwise((first, *others)):
         probe = _coarser_probe(first_probe, stage.coarseness)
         if stage.fit.probe_step > 0:
             finer = before.coarseness // stage.coarseness
             probe = torch.from_numpy(upsample(solution.probe.cpu().numpy(), finer)) * finer
-        volumes = [resample(part, before.grid, stage.grid) for part in (solution.delta, solution.beta)]
+        volumes = [_onto(part, before.grid, stage.grid, mesh) for part in (solution.delta, solution.beta)]
 
         def report_on(epoch: Epoch, before: Solution = solution) -> None:
             report(before.continued(epoch))
 
-        found = _fit_stage(scan, stage, sets, probe, volumes, mesh, report_on)
+        found = _fit_stage(data, stage, probe, volumes, mesh, report_on)
         solution = replace(
             found,
             best_epoch=len(solution.history) + found.best_epoch,
@@ -224,23 +245,33 @@ def _fit_in_turn(
     return solution
 
 
+def _onto(volume: torch.Tensor, grid: VolumeGrid, onto: VolumeGrid, mesh: Mesh) -> torch.Tensor:
+    """Return the rows that this rank holds of a volume on another grid."""
+    if grid == onto:
+        return volume
+    whole = Slab(mesh, grid.shape[1]).join(volume)
+    return Slab(mesh, onto.shape[1]).part_of(resample(whole, grid, onto))
+
+
 def _fit_stage(
-    scan: Scan,
+    data: _Data,
     stage: Plan,
-    sets: Sequence[ViewSet],
     probe: torch.Tensor,
     volumes: Sequence[torch.Tensor] | None,
     mesh: Mesh,
     report: Callable[[Epoch], None],
 ) -> Solution:
     """Fit the frames as coarse as a plan says, from a probe and δ and β."""
+    slab, geometry = Slab(mesh, stage.grid.shape[1], data.rank_of_view), data.scan.geometry
     # A model of its own each: a fit may move its windows.
-    model = stage.forward_model(scan.geometry).to(mesh.device)
-    support = cylinder_support(scan.geometry, stage.grid) if stage.support == "cylinder" else None
+    model = stage.forward_model(geometry, slab).to(mesh.device)
+    support = cylinder_support(geometry, stage.grid, slab.rows) if stage.support == "cylinder" else None
     unknowns = Unknowns(model, probe, stage.fit, mesh.device, support)
     if volumes is not None:
         unknowns.start_from(*volumes)
-    fitted, held = (views.coarser(stage.coarseness, far_field=model.far_field) for views in sets)
+    fitted, held = (
+        views.coarser(stage.coarseness, far_field=model.far_field) for views in (data.fitted, data.held_back)
+    )
     return fit(unknowns, fitted, held, stage.fit, mesh, report)
 
 

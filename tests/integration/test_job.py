@@ -11,7 +11,7 @@ import pytest
 from small_scan import hologram_scan
 
 from bluesky_multislice.errors import FramesError, JobError
-from bluesky_multislice.interchange import JobFolder, read_provenance, write_scan
+from bluesky_multislice.interchange import JobFolder, read_provenance, read_volume, write_scan
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 
@@ -53,6 +53,27 @@ def done(tmp_path_factory):
     process = torchrun(folder, PYTHONPATH=str(room / "blocked"))
     assert process.returncode == 0, process.stdout
     return folder
+
+
+def test_the_mesh_does_not_change_the_volume(done, tmp_path):
+    volumes = [read_volume(done.result)]
+    for mesh in ("1x1", "1x2"):
+        folder = stage(tmp_path / mesh, ranks=None, mesh=mesh)
+        process = torchrun(folder, ranks=2 if mesh == "1x2" else 1)
+        assert process.returncode == 0, process.stdout
+        volumes.append(read_volume(folder.result))
+    for other in volumes[1:]:
+        for part in ("delta", "beta"):
+            whole, found = getattr(volumes[0], part), getattr(other, part)
+            assert whole.any()
+            assert np.linalg.norm(found - whole) < 1e-5 * np.linalg.norm(whole)
+
+
+def test_ranks_that_are_no_multiple_of_the_slabs_are_refused(tmp_path):
+    folder = stage(tmp_path / "folder", ranks=None, mesh="1x2")
+    process = torchrun(folder, ranks=3)
+    assert process.returncode != 0
+    assert "3 ranks and 2 slabs" in str(folder.read_error())
 
 
 def test_a_job_needs_neither_prefect_nor_tiled(done):

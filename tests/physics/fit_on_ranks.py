@@ -1,4 +1,7 @@
-"""What torchrun starts for test_ranks: fit a small volume on however many ranks there are; rank 0 saves the result."""
+"""What torchrun starts for test_ranks: fit small volumes on a mesh of ranks; rank 0 saves the results.
+
+torchrun … fit_on_ranks.py RESULT.npz SLABS
+"""
 
 import sys
 from dataclasses import replace
@@ -9,14 +12,23 @@ import torch
 from bluesky_multislice.frames import Frames
 from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import ForwardModel
-from bluesky_multislice.parallel import end_process, join_mesh
+from bluesky_multislice.parallel import Slab, end_process, join_mesh
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import FitSettings, RefinementSettings, Unknowns, fit, load_views
+from bluesky_multislice.solvers import (
+    FitSettings,
+    Priors,
+    RefinementSettings,
+    Unknowns,
+    fit,
+    load_views,
+    share_views,
+    split_views,
+)
 
-VIEWS, N, EPOCHS = 8, 16, 4
+N, LANES = 16, 4
 SETTINGS = FitSettings(
-    epochs=EPOCHS,
-    batch_views=VIEWS,
+    epochs=5,
+    batch_views=4,
     object_step_rad=0.05,
     probe_step=0.0,
     gradient_floor=0.02,
@@ -24,62 +36,105 @@ SETTINGS = FitSettings(
     positivity=False,
     seed=0,
 )
+SMOOTH = replace(SETTINGS, positivity=True, priors=Priors(total_variation=0.01, vacuum=1.0, smoothness_z=0.01))
 AT = torch.arange(N) - (N - 1) / 2
 PROBE = 2 * torch.exp(-(AT[:, None] ** 2 + AT**2) / 40)[None].to(torch.complex64)
-STRAY, BRIGHTER = 0.1, np.repeat(np.float32([1.0, 1.05]), VIEWS // 2)
-REFINED = ("positions", "axis_shift", "intensity", "background")
+STRAY = 0.1
+TURNED = np.array([0.0, 0.8])
+PROPAGATIONS = {
+    "multislice": {},
+    "tiled-multislice": {"tiles": (2, 1), "halo": 4},
+    "finite-difference": {},
+    "projection": {},
+}
 
 
-def measure(angles):
-    """Return the scan of a random volume, stray light and a brighter angle in it, and the model."""
-    scan = ScanGeometry(
+def holography(angles, views=8):
+    """Return the geometry of holograms of one field at several distances."""
+    return ScanGeometry(
         "holography",
         Beam(1.0),
         Detector((N, N), (2.0, 2.0), "near_field"),
-        np.linspace(30.0, 60.0, VIEWS),
-        angles,
-        np.zeros((VIEWS, 2)),
+        np.linspace(30.0, 60.0, views),
+        np.repeat(angles, views // len(angles)),
+        np.zeros((views, 2)),
     )
-    model = ForwardModel(scan, VolumeGrid((N, N, N), (2.0, 2.0, 2.0)), slices=8)
+
+
+def ptychography(angles):
+    """Return the geometry of patterns whose windows are lower than the volume, at 4 × 2 positions for each angle."""
+    y, x = np.meshgrid(np.array([-9.3, -3.0, 3.2, 9.0]), np.array([-4.0, 4.4]), indexing="ij")
+    position_m = np.tile(2.0 * np.stack([y.ravel(), x.ravel()], axis=1), (len(angles), 1))
+    # λ·distance / (pixels · pitch) is the pitch of the object.
+    return ScanGeometry(
+        "ptychography",
+        Beam(1.0),
+        Detector((N, N), (2.0, 2.0), "far_field"),
+        np.full(len(position_m), 2.0 * N * 2.0),
+        np.repeat(angles, 8),
+        position_m,
+    )
+
+
+def measure(geometry, grid, **model):
+    """Return the scan of a random volume; holograms have stray light, which patterns would hardly bear."""
     generator = torch.Generator().manual_seed(1)
-    delta = 0.01 * torch.rand(N, N, N, generator=generator)
-    frames = model(delta, 0.1 * delta, PROBE, range(VIEWS)).numpy()
-    return Scan(scan, Frames(STRAY + BRIGHTER[:, None, None] * frames)), model
+    delta = 0.01 * torch.rand(grid.shape, generator=generator)
+    frames = ForwardModel(geometry, grid, **model)(delta, 0.1 * delta, PROBE, range(geometry.views)).numpy()
+    return Scan(geometry, Frames(frames + (STRAY if geometry.technique == "holography" else 0)))
 
 
-def fitted(measured, model, settings, mesh):
-    """Return the solution from the views that the ranks share, the first two of them held back."""
-    everything = np.arange(VIEWS)
-    sets = [
-        load_views(measured, views[list(mesh.share(len(views)))], scale=1.0, device=mesh.device)
-        for views in (everything[2:], everything[:2])
-    ]
-    return fit(Unknowns(model, PROBE, settings, mesh.device), *sets, settings, mesh, report=lambda epoch: None)
+def fitted(geometry, settings, mesh, *, height=N, **model):
+    """Return the solution on the mesh, with the whole δ and β."""
+    grid = VolumeGrid((N, height, N), (2.0, 2.0, 2.0))
+    model = {"slices": 8, **model}
+    scan = measure(geometry, grid, **model)
+    rank_of_view = ForwardModel(geometry, grid, **model).ranks_of_views(mesh.slabs)
+    slab = Slab(mesh, height, rank_of_view)
+    sets = []
+    for views in split_views(geometry.views, 7):
+        shared, lane = share_views(views, LANES, mesh)
+        own = rank_of_view[shared] == mesh.slab
+        sets.append(load_views(scan, shared, scale=1.0, device=mesh.device, lane=lane, own=own))
+    unknowns = Unknowns(ForwardModel(geometry, grid, slab=slab, **model), PROBE, settings, mesh.device)
+    solution = fit(unknowns, *sets, settings, mesh, report=lambda epoch: None)
+    return replace(solution, delta=slab.join(solution.delta), beta=slab.join(solution.beta))
+
+
+def cases(mesh):
+    """Yield the name of each case and its solution."""
+    refined = RefinementSettings(("positions", "axis_shift", "intensity", "background"))
+    both = holography(TURNED)
+    yield "known", fitted(both, SETTINGS, mesh)
+    yield "smooth", fitted(both, SMOOTH, mesh)
+    yield "refined", fitted(both, replace(SETTINGS, probe_step=0.02, refinement=refined), mesh)
+    yield "polished", fitted(both, replace(SMOOTH, epochs=2, polish=2), mesh)
+    yield "adam", fitted(both, replace(SMOOTH, optimiser="adam"), mesh)
+    weighted = replace(SETTINGS, optimiser="weighted", probe_step=2.0, probe_variations=2)
+    yield "weighted", fitted(holography(np.zeros(1)), weighted, mesh)
+    for propagation, options in PROPAGATIONS.items():
+        model = {"propagation": propagation, "options": options, "height": 34}
+        probing = replace(SETTINGS, probe_step=0.02, refinement=RefinementSettings(("positions",)))
+        yield f"patterns, {propagation}", fitted(ptychography(TURNED), probing, mesh, **model)
+        yield f"holograms, {propagation}", fitted(both, probing, mesh, **(model | {"height": N}))
 
 
 def figures(solution):
     """Return what the solution holds, by name."""
     history = [(epoch.loss, epoch.held_back_loss) for epoch in solution.history]
-    found = {"delta": solution.delta, "beta": solution.beta, "history": history, "r": solution.r_factor}
-    return found | {name: value.numpy() for name, value in solution.differences.items()}
+    found = {"delta": solution.delta, "beta": solution.beta, "probe": solution.probe, "history": history}
+    return found | {"r": solution.r_factor} | {name: value.numpy() for name, value in solution.differences.items()}
 
 
-def main(path):
-    measured, model = measure(np.repeat([0.0, 0.8], VIEWS // 2))
-    one_angle = measure(np.zeros(VIEWS))
-    weighted = replace(SETTINGS, optimiser="weighted", probe_step=2.0, probe_variations=2)
-    refining = replace(SETTINGS, probe_step=0.02, refinement=RefinementSettings(REFINED))
-    with join_mesh("cpu") as mesh:
-        solutions = {
-            "known": fitted(measured, model, SETTINGS, mesh),
-            "refined": fitted(measured, model, refining, mesh),
-            "weighted": fitted(*one_angle, weighted, mesh),
-        }
-        if mesh.rank == 0:
-            found = {f"{case}/{name}": value for case, one in solutions.items() for name, value in figures(one).items()}
-            np.savez(path, **found)
+def main(path, slabs):
+    found = {}
+    with join_mesh("cpu", slabs) as mesh:
+        for case, solution in cases(mesh):
+            found |= {f"{case}/{name}": value for name, value in figures(solution).items()}
+    if mesh.rank == 0:
+        np.savez(path, **found)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))
     end_process(0)

@@ -3,11 +3,13 @@
 ``tests/benchmarks/ptychographic_tomography_benchmark.py`` has the whole one.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from small_scan import relative_error
-from thick_phantom import Phantom, fourier_shell_correlation
+from small_scan import rebuild, relative_error
+from thick_phantom import VOXEL_M, Phantom, fourier_shell_correlation
 
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
@@ -113,3 +115,29 @@ def test_the_fit_of_few_photons_stops_before_it_fits_noise(frames, truth):
     errors = [relative_error(delta, truth) for delta in deltas]
     assert relative_error(solution.delta, truth) < 1.1 * min(errors) < 0.44
     assert errors[-1] > 1.4 * min(errors), "the last epoch fits noise"
+
+
+def middle(solution, truth):
+    """δ where the truth is, of a volume that wrong positions may have made larger."""
+    rims = [(found - n) // 2 for found, n in zip(solution.delta.shape, truth.shape, strict=True)]
+    return solution.delta[tuple(slice(rim, rim + n) for rim, n in zip(rims, truth.shape, strict=True))]
+
+
+def test_a_probe_that_is_a_third_too_wide_is_refined_to_where_the_known_one_ends(bright, frames, truth):
+    wide = replace(SMALL, aperture=1.3 * SMALL.aperture).probe(0.0, pitch=1.0, width=SMALL.window)
+    rough = replace(SMALL.scan(frames, 1e7), probe=(wide[None] * np.sqrt(1e7)).astype(np.complex64))
+    known = relative_error(bright["planned"].delta, truth)
+    assert relative_error(rebuild(rough, epochs=24).delta, truth) < known + 0.02  # 0.080 and 0.092 were measured
+    assert relative_error(rebuild(rough, epochs=4, refine_probe=False).delta, truth) > 10 * known
+
+
+def test_positions_off_by_half_a_voxel_rms_come_back_with_the_volume(bright, frames, truth):
+    scan = SMALL.scan(frames, 1e7)
+    off = 0.5 * np.random.default_rng(5).normal(size=(scan.geometry.views, 2)).clip(-2, 2)
+    moved = replace(scan, geometry=replace(scan.geometry, position_m=scan.geometry.position_m + off * VOXEL_M))
+    found = rebuild(moved, epochs=12, refine_probe=False, refine={"quantities": ("positions",)})
+    left = found.differences["positions"].numpy() / VOXEL_M + off
+    assert np.sqrt(np.mean(left**2)) < 0.15  # 0.05 was measured
+    assert relative_error(middle(found, truth), truth) < relative_error(bright["planned"].delta, truth) + 0.02
+    kept = rebuild(moved, epochs=6, refine_probe=False)
+    assert relative_error(middle(kept, truth), truth) > 0.15  # 0.185; 0.100 where they are refined

@@ -8,6 +8,8 @@ import torch
 from far_field_scan import DETECTOR_PIXEL_M, OBJECT_PIXEL_M, WAVELENGTH_M, FarFieldScan
 from small_scan import pattern_scan, rebuild, relative_error
 
+from bluesky_multislice.first_probe import light_of_frames
+from bluesky_multislice.frames import Frames
 from bluesky_multislice.geometry import Beam
 from bluesky_multislice.models import candidate_distances_m, depth_of_focus_m, shadow_likeness, shadows_distance_m
 from bluesky_multislice.parallel import join_mesh
@@ -92,3 +94,41 @@ def test_the_light_of_views_lies_where_their_windows_are():
         y, x = np.rint(place / OBJECT_PIXEL_M + (np.array(expected.shape) - 16) / 2).astype(int)
         expected[y : y + 16, x : x + 16] += (np.abs(probe.numpy()) ** 2).sum(0)
     np.testing.assert_allclose(light, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("stop", "oversampling"), [(False, 1), (True, 1), (False, 2)])
+def test_good_pixels_tell_how_much_light_a_probe_has(stop, oversampling):
+    """A beam stop, a gap and dead pixels hide a part; the light is that of the whole pattern."""
+    simulated = FarFieldScan(detector=32, pupil=6.0, positions=9, stop=stop, lens="mirrors", depths=0.0)
+    scan = simulated.scan(focus_known=True)
+    plan = make_plan(Recipe(ranks=1, device="cpu", oversampling=oversampling), scan)
+    n = 32 * oversampling
+    pattern = np.repeat(np.repeat(simulated.patterns.mean(0), oversampling, 0), oversampling, 1) / oversampling**2
+    wave = np.fft.ifft2(np.fft.ifftshift(np.sqrt(pattern)), norm="ortho")
+    probe = torch.from_numpy(3 * wave[None].astype(np.complex64))
+    mean_frame = np.where(scan.frames.mask, simulated.patterns.mean(0), 0)
+    light = light_of_frames(probe, scan, plan, mean_frame)
+    assert light == pytest.approx(simulated.patterns.mean(0).sum() / n**2, rel=1e-3)
+
+
+def test_a_probe_behind_a_beam_stop_keeps_its_own_light():
+    scan = FarFieldScan(detector=32, pupil=6.0, positions=9).scan(focus_known=True)
+    bright = np.zeros((32, 32), bool)
+    bright[12:21, 12:21] = True
+    hidden = replace(scan, frames=Frames(scan.frames.read(np.arange(9)), mask=~bright))
+    plan = make_plan(Recipe(ranks=1, device="cpu"), hidden)
+    probe = torch.ones(1, 32, 32, dtype=torch.complex64)
+    assert light_of_frames(probe, hidden, plan, np.full((32, 32), 1e-3)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("bound", "power"), [(None, None), (1.0, 1.0), (1.02, 1.02)])
+def test_a_bound_ties_the_probes_power_to_the_counts(bound, power):
+    scan, _ = pattern_scan(angles=2)
+    refine = {"schedules": {"probe": {"bound": bound}}} if bound else {}
+    found = rebuild(scan, epochs=4, refine=refine)
+    counts = scan.frames.read(np.arange(scan.geometry.views)).sum((1, 2)).mean()
+    ratio = float(found.probe.abs().square().sum()) / counts
+    if bound is None:
+        assert ratio > 1.03  # the sample absorbs
+    else:
+        assert ratio == pytest.approx(power, rel=1e-3)

@@ -155,7 +155,11 @@ def test_vacuum_is_held_against_noise_in_patterns_of_several_angles(geometry, ch
     [
         ({"epochs": 7}, lambda plan: plan.fit.epochs == 7),
         ({"batch_views": 3}, lambda plan: plan.fit.batch_views == 3),
-        ({"ranks": 3}, lambda plan: plan.ranks == 3),
+        ({"ranks": 3}, lambda plan: (plan.ranks, plan.slabs, plan.lanes) == (3, 1, 3)),
+        ({"ranks": 1}, lambda plan: (plan.ranks, plan.slabs, plan.lanes) == (1, 1, 2)),
+        ({"mesh": "1x2"}, lambda plan: (plan.ranks, plan.slabs, plan.lanes) == (2, 2, 2)),
+        ({"mesh": "3x2", "ranks": 6}, lambda plan: (plan.ranks, plan.slabs, plan.lanes) == (6, 2, 3)),
+        ({"batches_per_step": 5}, lambda plan: plan.lanes == 5),
         ({"slices": 32}, lambda plan: plan.slices == 32),
         ({"refine_probe": False}, lambda plan: plan.fit.probe_step == 0),
         ({"positivity": False}, lambda plan: not plan.fit.positivity),
@@ -226,7 +230,8 @@ def test_several_angles_want_accelerated_descent_where_it_leaves_no_haze():
 
 
 def test_a_plan_survives_json():
-    plan = plan_of(pattern_geometry(angles=1), refine={"quantities": ["positions"]})
+    refine = {"quantities": ["positions"], "schedules": {"positions": {"bound": 1.0}, "probe": {"strength": 0.5}}}
+    plan = plan_of(pattern_geometry(angles=1), refine=refine)
     assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
 
 
@@ -279,6 +284,9 @@ def test_too_few_views_to_hold_any_back_is_said():
         (hologram_geometry(n=36), {"coarse_levels": 3}, "8 times coarser"),
         (hologram_geometry(n=16), {"coarse_levels": 2}, "4 times coarser"),
         (hologram_geometry(n=4096), {"device": "cpu"}, "fit into memory"),
+        (pattern_geometry(), {"mesh": "2x2", "ranks": 2}, "2 ranks and the mesh 2x2"),
+        (hologram_geometry(n=9, angles=40), {"mesh": "1x4"}, "9 rows for 4 slabs"),
+        (pattern_geometry(), {"mesh": "1x2", "refine": {"quantities": ["tilt"]}}, "tilt among"),
     ],
 )
 def test_what_cannot_be_done_is_refused(geometry, recipe, words):

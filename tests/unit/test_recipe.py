@@ -5,11 +5,19 @@ from pydantic import ValidationError
 
 from bluesky_multislice import solvers
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.recipe import Quantity, Recipe, Refine, ScanValues, make_recipe, read_recipe
+from bluesky_multislice.recipe import Recipe, ScanValues, make_recipe, read_recipe
+from bluesky_multislice.refine import Quantity, Refine, Scheduled, Schedules
+
+
+def scheduled(name, **schedule):
+    """A recipe with a schedule of one thing that is refined."""
+    quantities = [name] if name in get_args(Quantity) else []
+    return {"refine": {"quantities": quantities, "schedules": {name: schedule}}}
 
 
 def test_every_field_has_a_default_and_a_description():
-    for model in (Recipe, Refine, ScanValues):
+    schedules = {field.annotation for field in Schedules.model_fields.values()}
+    for model in (Recipe, Refine, ScanValues, Schedules, *schedules):
         model()
         assert all(field.description for field in model.model_fields.values())
 
@@ -56,6 +64,20 @@ def test_every_field_has_a_default_and_a_description():
         ({"refine": {"strength": 101}}, "refine.strength"),
         ({"refine": {"furthest_pixels": 0}}, "refine.furthest_pixels"),
         ({"refine": {"furthest_pixels": 65}}, "refine.furthest_pixels"),
+        (scheduled("colour", bound=1), "refine.schedules.colour: Extra inputs"),
+        (scheduled("positions", colour=1), "refine.schedules.positions.colour: Extra inputs"),
+        (scheduled("positions", from_epoch=0), "refine.schedules.positions.from_epoch"),
+        (scheduled("positions", from_epoch=1.5), "refine.schedules.positions.from_epoch"),
+        (scheduled("positions", strength=0), "refine.schedules.positions.strength"),
+        (scheduled("positions", strength=101), "refine.schedules.positions.strength"),
+        (scheduled("positions", bound=0), "refine.schedules.positions.bound"),
+        (scheduled("positions", bound=65), "refine.schedules.positions.bound"),
+        (scheduled("distance", bound=1), "refine.schedules.distance.bound: Input should be less than 1"),
+        (scheduled("defocus", bound=1001), "refine.schedules.defocus.bound"),
+        (scheduled("probe", bound=0.9), "refine.schedules.probe.bound: Input should be greater than or equal to 1"),
+        ({"refine": {"quantities": ["tilt"], "schedules": {"angle": {"bound": 1}}}}, "not among the quantities: angle"),
+        ({"refine": {"schedules": {"probe_variations": {"bound": 0.5}}}}, "needs a number of them"),
+        ({"refine": {"schedules": {"probe": {"bound": 2}}}, "refine_probe": False}, "probe that is not refined"),
         ({"scan": {"technique": "tomography"}}, "scan.technique"),
         ({"scan": {"regime": "middle_field"}}, "scan.regime"),
         ({"scan": {"energy_ev": 6.2}}, "scan.energy_ev: Value error, 6.2 eV"),
@@ -78,6 +100,11 @@ def test_wrong_value_is_named_with_its_origin(values, fault):
 
 def test_quantities_are_those_that_can_be_refined():
     assert get_args(Quantity) == get_args(solvers.Quantity)
+
+
+def test_everything_that_can_be_refined_has_a_schedule():
+    assert get_args(Scheduled) == get_args(solvers.Scheduled)
+    assert tuple(Schedules.model_fields) == (*get_args(Quantity), "probe", "probe_variations")
 
 
 def test_all_faults_come_at_once():
@@ -130,6 +157,8 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "find_axis": False,
         "smoothing_by_held_back": True,
         "batch_views": 3,
+        "batches_per_step": 3,
+        "mesh": "2x1",
         "ranks": 2,
         "device": "cpu",
         "seed": 5,

@@ -6,7 +6,8 @@ from click.testing import CliRunner
 
 from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.recipe import Recipe, Refine, ScanValues
+from bluesky_multislice.recipe import Recipe, ScanValues
+from bluesky_multislice.refine import Refine, Schedules
 from bluesky_multislice.resources import Resources
 
 VALUES = {
@@ -46,6 +47,8 @@ VALUES = {
     "frames_in": "disk",
     "illumination": "joint",
     "batch_views": 3,
+    "batches_per_step": 3,
+    "mesh": "2x1",
     "ranks": 2,
     "device": "cpu",
     "seed": 5,
@@ -63,6 +66,7 @@ VALUES = {
     "resources_qos": "live",
     "resources_constraint": "a100&ib",
     "resources_nice": 10,
+    "refine_schedules": Schedules.model_validate({"probe": {"from_epoch": 2, "strength": 0.5, "bound": 1.5}}),
     "technique": "holography",
     "regime": "near_field",
     "energy_ev": 700.0,
@@ -96,6 +100,9 @@ def flag(name, value):
     option = name.replace("_", "-")
     if isinstance(value, tuple):
         return [part for each in value for part in (f"--{option}", each)]
+    if isinstance(value, Schedules):
+        rows = [(name, field, number) for name, own in value.given.items() for field, number in own.items()]
+        return [part for row in rows for part in (f"--{option}", *row)]
     if isinstance(value, dict):
         return [part for name, number in value.items() for part in (f"--{option}", name, number)]
     if isinstance(value, bool):
@@ -130,6 +137,27 @@ def test_options_overrule_the_file_and_leave_the_rest(tmp_path):
     recipe = chosen("--recipe", path, "--epochs", 5, "--energy-ev", 800)
     assert (recipe.epochs, recipe.seed) == (5, 3)
     assert (recipe.scan.energy_ev, recipe.scan.distance_m) == (800, 2.0)
+
+
+def test_one_number_of_a_schedule_overrules_the_file_and_leaves_the_rest(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        "[refine]\nquantities = ['tilt', 'positions']\n[refine.schedules.tilt]\nfrom_epoch = 4\nbound = 3.0\n"
+        "[refine.schedules.positions]\nstrength = 0.5\n"
+    )
+    recipe = chosen("--recipe", path, "--refine-schedules", "tilt", "bound", 1, "--refine-strength", 2)
+    assert recipe.refine.schedules.given == {
+        "tilt": {"from_epoch": 4, "bound": 1},
+        "positions": {"strength": 0.5},
+    }
+    assert (recipe.refine.quantities, recipe.refine.strength) == (("tilt", "positions"), 2)
+
+
+@pytest.mark.parametrize("row", [("colour", "bound", 1), ("tilt", "colour", 1), ("tilt", "bound", "far")])
+def test_a_schedule_of_something_unknown_is_refused(row):
+    done = CliRunner().invoke(show, ["--refine-schedules", *map(str, row)])
+    assert done.exit_code == 2
+    assert "refine-schedules" in done.output
 
 
 @pytest.mark.parametrize("text", ["scan = 5", "colour = 'red'", "epochs = 0", "[scan]\ncolour = 'red'"])

@@ -1,5 +1,7 @@
 """Fidelities, regularisers, bounds and the shell correlation of two halves, through the whole reconstruction."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_scan import VOXEL_M, ball, hologram_scan, pattern_scan, rebuild, relative_error
@@ -105,3 +107,15 @@ def test_slices_of_one_angle_are_compared_by_rings():
     scan, _ = pattern_scan(angles=1)
     agreement = result_of(scan, depth_um=0.028, shell_correlation=True, epochs=5).shell_correlation
     assert len(agreement.correlation) == 14
+
+
+def test_shells_are_those_of_the_pixel_that_was_refined():
+    scan, _ = pattern_scan(angles=2)
+    moved = replace(scan, geometry=replace(scan.geometry, distance_m=1.05 * scan.geometry.distance_m))
+    result = result_of(moved, shell_correlation=True, epochs=2, refine={"quantities": ("distance",)})
+    voxel_m = result.grid.voxel_size_m[1]
+    assert abs(voxel_m / result.plan.grid.voxel_size_m[1] - 1) > 1e-4
+    shells = result.plan.grid.shape[1] // 2
+    np.testing.assert_allclose(
+        result.shell_correlation.frequency_per_m, np.arange(1, shells + 1) / (2 * shells * voxel_m), rtol=1e-6
+    )

@@ -1,6 +1,6 @@
 """The recipe's fields as command-line options: one class makes the form, the file and these."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -8,7 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from bluesky_multislice.recipe import Recipe, Refine, ScanValues, make_recipe, read_recipe
+from bluesky_multislice.recipe import Recipe, ScanValues, make_recipe, read_recipe
+from bluesky_multislice.refine import Refine, Schedules
 from bluesky_multislice.resources import Resources
 
 _TABLES = {"scan": (ScanValues, ""), "refine": (Refine, "refine_"), "resources": (Resources, "resources_")}
@@ -42,7 +43,7 @@ def collect_recipe(recipe_file: Path | None, options: dict[str, Any]) -> Recipe:
     for name, (table, begin) in _TABLES.items():
         part = {field: given.pop(begin + field) for field in table.model_fields if begin + field in given}
         if part and isinstance(values.get(name, {}), dict):
-            given[name] = values.get(name, {}) | part
+            given[name] = _overruled(values.get(name, {}), part)
     origin = "the command line" if recipe_file is None else f"{recipe_file} and the command line"
     return make_recipe({**values, **given}, origin=origin)
 
@@ -55,6 +56,16 @@ def _option(name: str, field: FieldInfo) -> Callable:
     if get_origin(kind) is tuple:
         names = get_args(get_args(kind)[0])
         return click.option(flag, name, type=click.Choice(names), multiple=True, help=field.description)
+    if kind is Schedules:
+        return click.option(
+            flag,
+            name,
+            type=(click.Choice(list(Schedules.model_fields)), click.Choice(("from_epoch", "strength", "bound")), float),
+            multiple=True,
+            metavar="NAME FIELD NUMBER",
+            callback=lambda context, option, rows: _nested(rows) or None,
+            help=field.description,
+        )
     if get_origin(kind) is dict:
         return click.option(
             flag,
@@ -67,6 +78,25 @@ def _option(name: str, field: FieldInfo) -> Callable:
         )
     choice = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
     return click.option(flag, name, type=choice, help=field.description)
+
+
+def _nested(rows: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, float]]:
+    nested: dict[str, dict[str, float]] = {}
+    for name, field, number in rows:
+        nested.setdefault(name, {})[field] = number
+    return nested
+
+
+def _overruled(table: Any, part: dict[str, Any]) -> Any:
+    """Return a table of a file with what options say instead, tables within it likewise."""
+    if not isinstance(table, dict):
+        return table
+    both = {
+        name: _overruled(table[name], value)
+        for name, value in part.items()
+        if isinstance(value, dict) and isinstance(table.get(name), dict)
+    }
+    return table | part | both
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

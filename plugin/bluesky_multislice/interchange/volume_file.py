@@ -15,7 +15,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,8 @@ class VolumeFile:
 def write_result(
     path: Path,
     *,
-    delta: NDArray[np.float32],
-    beta: NDArray[np.float32],
+    delta: Iterable[tuple[slice, NDArray[np.float32]]],
+    beta: Iterable[tuple[slice, NDArray[np.float32]]],
     probe: NDArray[np.complex64],
     positions: NDArray[np.float64],
     history: Mapping[str, NDArray],
@@ -61,8 +61,8 @@ def write_result(
 
     Args:
         path: the file.
-        delta: (z, y, x).
-        beta: (z, y, x).
+        delta: rows and what is in them, (z, y, x), one slab after the other.
+        beta: the same.
         probe: (mode, y, x).
         positions: (view, 2), metres, (y, x).
         history: column → (epoch,).
@@ -76,9 +76,9 @@ def write_result(
     part = path.with_name(path.name + ".part")
     with h5py.File(part, "w") as file:
         for name, volume in (("delta", delta), ("beta", beta)):
-            dataset = file.create_dataset(
-                name, data=volume.astype(np.float32, copy=False), chunks=(1, *volume.shape[1:])
-            )
+            dataset = file.create_dataset(name, grid.shape, np.float32, chunks=(1, *grid.shape[1:]))
+            for rows, values in volume:
+                dataset[:, rows] = values
             dataset.attrs.update(
                 voxel_size_m=grid.voxel_size_m, center_m=grid.center_m, energy_ev=energy_ev, axes=["z", "y", "x"]
             )

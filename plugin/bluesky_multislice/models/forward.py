@@ -1,6 +1,6 @@
 """The forward model that all techniques share: volume and probe in, noiseless expected intensity of views out.
 
-Shapes: volume (z, y, x); probe (mode, y, x) on the window; intensity (view, y, x).
+Shapes: volume (z, y, x), of the rows that this rank holds; probe (mode, y, x) on the window; intensity (view, y, x).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ from bluesky_multislice.optics import (
     rotate,
     shift_transfer,
 )
+from bluesky_multislice.parallel import Mesh, Slab, ranks_of_views
 
 Edges = Literal["periodic", "outgoing"]
 
@@ -49,6 +50,7 @@ class ForwardModel(nn.Module):
         oversampling: pixels of ``geometry`` on a side of each pixel of the frames that come out.
         point_spread_pixels: σ of the detector's Gaussian point spread, in pixels of the frames that come out.
         precision: of the real numbers that it computes with.
+        slab: which rows of the volume this rank holds, and which views it computes; None: all of both.
 
     Attributes:
         angles_rad: (angle,) distinct rotation angles.
@@ -58,6 +60,7 @@ class ForwardModel(nn.Module):
         far_field: whether frames are diffraction patterns.
         frame: pixels (y, x) of the frames that come out.
         pixel_m: pitch (y, x) of the window.
+        slab: which rows of the volume this rank holds, and which views it computes.
         slice_thickness_m: thickness of each slice.
         window: pixels (y, x) of the probe.
     """
@@ -81,9 +84,11 @@ class ForwardModel(nn.Module):
         oversampling: int = 1,
         point_spread_pixels: float = 0.0,
         precision: torch.dtype = torch.float32,
+        slab: Slab | None = None,
     ) -> None:
         super().__init__()
         self._precision = precision
+        self.slab = slab or Slab(Mesh(0, 1, torch.device("cpu")), grid.shape[1])
         self.grid, self.margin = grid, margin
         self.slices = 1 if propagation == "projection" else slices
         self._propagate, self._options = PROPAGATIONS[propagation], dict(options or {})
@@ -114,6 +119,10 @@ class ForwardModel(nn.Module):
         distances = torch.as_tensor(self.effective_distances_m)
         self.register_buffer("_to_entrance", self._entrance(-thickness / 2), persistent=False)
         self.register_buffer("_to_detector", self.camera.ways(distances - thickness / 2), persistent=False)
+
+    def ranks_of_views(self, slabs: int) -> NDArray[np.intp]:
+        """Return for each view of the scan the slab whose rank computes it, see ``parallel.ranks_of_views``."""
+        return ranks_of_views(self._first[:, 0], self.window[0], self.grid.shape[1], slabs)
 
     def _entrance(self, distance_m: Tensor) -> Tensor:
         """Return the transfer function (y, x) from z = 0 over a distance."""
@@ -151,11 +160,13 @@ class ForwardModel(nn.Module):
         *,
         unit: float = 1.0,
     ) -> Tensor:
-        """Return the expected intensity (view, y, x), in the units of |probe|².
+        """Return the expected intensity (view, y, x), in the units of |probe|², of the views that this rank computes.
+
+        Every rank that holds a slab of the volume calls it with the same views.
 
         Args:
-            delta: (z, y, x).
-            beta: (z, y, x); None absorbs nothing.
+            delta: (z, y, x), the rows held.
+            beta: the same shape; None absorbs nothing.
             probe: complex (mode, y, x) at z = 0, shaped like ``window``.
             views: which views.
             adjustments: differences from the geometry, differentiable.
@@ -164,30 +175,30 @@ class ForwardModel(nn.Module):
         index = np.asarray(views)
         angle_of = self.angle_of[index]
         angles = np.unique(angle_of)
-        frames = torch.empty(0)
-        for number, angle in enumerate(angles.tolist()):
+        parts, order = [], []
+        for angle in angles.tolist():
             members = np.flatnonzero(angle_of == angle)
-            intensity = self._at_angle(delta, beta, probe, angle, index[members], adjustments, unit)
-            if len(angles) == 1:
-                return intensity
-            frames = intensity.new_zeros((len(index), *intensity.shape[1:])) if number == 0 else frames
-            frames = frames.index_copy(0, torch.as_tensor(members, device=intensity.device), intensity)
-        return frames
+            parts.append(self._at_angle(delta, beta, probe, angle, index[members], adjustments, unit))
+            order.append(members[self.slab.computes(index[members])])
+        if len(angles) == 1:
+            return parts[0]
+        own = np.concatenate(order) if order else np.arange(0)
+        return torch.cat(parts)[torch.as_tensor(own.argsort(), device=parts[0].device)] if parts else torch.empty(0)
 
     def light(self, probe: Tensor, views: Sequence[int] | NDArray[np.intp]) -> Tensor:
-        """Return |probe|² (y, x) summed over the windows of views in the planes of a volume that is not turned.
+        """Return |probe|² (y, x) summed over the windows of views, in the rows held of planes that are not turned.
 
         Args:
             probe: complex (mode, y, x) at z = 0, shaped like ``window``.
-            views: which views.
+            views: which views; also those that other ranks compute.
         """
-        starts, _, (left, right, bottom, top) = self._windows(np.asarray(views), None)
+        starts, (left, right, bottom, top) = self._padded(self._starts(np.asarray(views), None)[0], self.grid.shape[1])
         (ny, nx), (height, width) = self.window, self.grid.shape[1:]
         spread = probe.abs().square().sum(0)
         light = spread.new_zeros((height + bottom + top, width + left + right))
         for y, x in starts:
             light[y : y + ny, x : x + nx] += spread
-        return light[bottom : bottom + height, left : left + width]
+        return self.slab.part_of(light[bottom : bottom + height, left : left + width])
 
     @torch.enable_grad()
     def exposure(self, probe: Tensor, views: Sequence[int] | NDArray[np.intp]) -> Tensor:
@@ -195,15 +206,18 @@ class ForwardModel(nn.Module):
 
         Args:
             probe: complex (mode, y, x).
-            views: which views.
+            views: which views; also those that other ranks compute.
+
+        Returns:
+            (z, y, x), the rows held.
         """
         index = np.asarray(views)
         nothing = torch.zeros((), dtype=self._precision, device=probe.device)
-        volume = nothing.expand(self.grid.shape).requires_grad_()
+        volume = self.slab.part_of(nothing.expand(self.grid.shape)).requires_grad_()
         for angle in np.unique(self.angle_of[index]).tolist():
             planes = rotate(volume, float(self.angles_rad[angle]), interpolation=self._interpolation)
             (planes * self.light(probe, index[self.angle_of[index] == angle])).sum().backward()
-        return nothing.new_zeros(self.grid.shape) if volume.grad is None else volume.grad
+        return nothing.new_zeros(volume.shape) if volume.grad is None else volume.grad
 
     def _at_angle(
         self,
@@ -215,11 +229,21 @@ class ForwardModel(nn.Module):
         adjustments: Adjustments,
         unit: float,
     ) -> Tensor:
-        """Return the expected intensity (view, y, x) of views at one of the angles."""
-        starts, fraction, padding = self._windows(views, self._shift(angle, views, adjustments))
-        planes = [unit * part for part in self._planes(delta, beta, angle, adjustments)]
-        padded = [functional.pad(part, padding) for part in planes]
-        intensity = self._expect(padded[0], padded[1], starts, fraction, probe, views, adjustments)
+        """Return the expected intensity (view, y, x) of the views at one of the angles that this rank computes."""
+        starts, fraction = self._starts(views, self._shift(angle, views, adjustments))
+        wanted = self.slab.wanted(views, starts[:, 0], self.window[0])
+        # Every rank turns its rows and takes part in the exchange, also where it computes none of these views.
+        planes = [self.slab.gather(part, wanted) for part in self._planes(delta, beta, angle, adjustments)]
+        here = self.slab.computes(views)
+        own = views[here]
+        if not len(own):
+            return planes[0].new_zeros((0, *self.frame)) + sum(part.sum() for part in planes)
+        first_row = wanted[self.slab.mesh.slab][0]
+        moved, padding = self._padded(starts[here] - np.array([first_row, 0]), planes[0].shape[-2])
+        padded = [functional.pad(unit * part, padding) for part in planes]
+        padded = padded if beta is not None else [*padded, torch.zeros_like(padded[0])]
+        fraction = None if fraction is None else fraction[torch.as_tensor(here, device=fraction.device)]
+        intensity = self._expect(padded[0], padded[1], moved, fraction, probe, own, adjustments)
         if adjustments.intensity is not None:
             intensity = intensity * adjustments.intensity[angle]
         return intensity if adjustments.background is None else intensity + adjustments.background
@@ -237,32 +261,34 @@ class ForwardModel(nn.Module):
             moves.append(shrunk[self.camera.distance_of[views], None] * self._off_middle_m[views])
         return (sum(moves) / moves[0].new_tensor(self.pixel_m)).to(self._precision) if moves else None
 
-    def _windows(
-        self, views: NDArray[np.intp], shift: Tensor | None
-    ) -> tuple[list[tuple[int, int]], Tensor | None, tuple[int, int, int, int]]:
-        """Return each window's first pixel in the padded planes, what is left below one pixel, and the padding.
+    def _starts(self, views: NDArray[np.intp], shift: Tensor | None) -> tuple[NDArray[np.intp], Tensor | None]:
+        """Return each window's first pixel (y, x) in the volume's planes, and what is left below one pixel.
 
         Nothing is left, None, where all windows begin on whole pixels.
         """
         first = self._first[views]
-        starts = np.rint(first if shift is None else first + shift.detach().cpu().numpy()).astype(int)
+        starts = np.rint(first if shift is None else first + shift.detach().cpu().numpy()).astype(np.intp)
         left = first - starts
         fraction = None
-        if shift is not None or np.abs(left).max() >= _WHOLE:
+        if shift is not None or np.abs(left).max(initial=0) >= _WHOLE:
             fraction = torch.as_tensor(left, dtype=self._precision, device=self._to_entrance.device)
             fraction = fraction if shift is None else fraction + shift
-        extent = np.array(self.grid.shape[1:])
+        return starts, fraction
+
+    def _padded(self, starts: NDArray[np.intp], height: int) -> tuple[list[tuple[int, int]], tuple[int, int, int, int]]:
+        """Return where windows begin in planes of so many rows, padded so that all lie inside, and the padding."""
+        extent = np.array([height, self.grid.shape[2]])
         before = np.maximum(-starts.min(0), 0)
         after = np.maximum(starts.max(0) + np.array(self.window) - extent, 0)
         padding = (int(before[1]), int(after[1]), int(before[0]), int(after[0]))
-        return [(y, x) for y, x in (starts + before).tolist()], fraction, padding
+        return [(y, x) for y, x in (starts + before).tolist()], padding
 
     def _planes(self, delta: Tensor, beta: Tensor | None, angle: int, adjustments: Adjustments) -> list[Tensor]:
-        """Return δ and β (slice, y, x) of the turned object."""
+        """Return δ (slice, y, x) of the turned object, and β where there is one."""
         angle_rad = float(self.angles_rad[angle])
         if adjustments.angle_rad is not None:
             angle_rad = angle_rad + adjustments.angle_rad[angle].double()
-        planes = [
+        return [
             rotate(
                 part,
                 angle_rad,
@@ -273,7 +299,6 @@ class ForwardModel(nn.Module):
             for part in (delta, beta)
             if part is not None
         ]
-        return planes if beta is not None else [*planes, torch.zeros_like(planes[0])]
 
     def _lengths(self, adjustments: Adjustments) -> tuple[list[float] | Tensor, Tensor, Tensor]:
         """Return the slices' thickness, and the transfer functions to the entrance and to the detector."""

@@ -1,37 +1,92 @@
-"""The ranks of a job and what they exchange. Nothing else in the package talks to torch.distributed."""
+"""The ranks of a job, in a mesh of angle × slab, and the numbers that they add up."""
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from bluesky_multislice.errors import PlanError
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Ranks that each hold the volume and work on their share of the views.
+    """Ranks in a mesh of angle × slab.
+
+    Ranks that differ in their slab hold different rows of one volume and work on the same angles; ranks that differ in
+    their angle hold the same rows and work on different views. One slab is data parallelism. Ranks of one angle follow
+    each other, so that those that exchange rows lie on one node.
 
     Attributes:
         rank: this process.
         size: number of processes.
         device: where this process computes.
+        slabs: number of slabs that the volume is cut into.
+        devices: PyTorch's mesh with the dimensions ``angle`` and ``slab``; None on a single rank.
     """
 
     rank: int
     size: int
     device: torch.device
+    slabs: int = 1
+    devices: DeviceMesh | None = None
+
+    @property
+    def slab(self) -> int:
+        """Number of the slab that this rank holds."""
+        return self.rank % self.slabs
+
+    @property
+    def angle(self) -> int:
+        """Number of this rank along the mesh's other dimension."""
+        return self.rank // self.slabs
+
+    @property
+    def angles(self) -> int:
+        """Number of groups of ranks that work on different views."""
+        return self.size // self.slabs
+
+    @property
+    def undivided(self) -> "Mesh":
+        """The same ranks, each with the whole volume and its own share of the views."""
+        return replace(self, slabs=1)
+
+    @property
+    def slab_group(self) -> dist.ProcessGroup | None:
+        """The ranks that hold the slabs of one volume."""
+        return self._group("slab")
 
     def sum(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over all ranks."""
         if self.size > 1:
             for tensor in tensors:
                 dist.all_reduce(tensor)
+
+    def sum_over_angles(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over the ranks that hold the same slab."""
+        if self.slabs == 1:
+            self.sum(*tensors)
+        elif self.angles > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor, group=self._group("angle"))
+
+    def sum_over_slabs(self, number: float) -> float:
+        """Return the sum of a number over the ranks that hold the slabs of one volume."""
+        if self.slabs == 1:
+            return number
+        total = torch.tensor(number, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total, group=self._group("slab"))
+        return total.item()
+
+    def _group(self, dimension: str) -> dist.ProcessGroup | None:
+        return None if self.devices is None or self.slabs == 1 else self.devices.get_group(dimension)
 
     def largest(self, number: float) -> float:
         """Return the largest of the ranks' numbers."""
@@ -55,24 +110,36 @@ class Mesh:
 
 
 @contextmanager
-def join_mesh(device: str = "auto") -> Iterator[Mesh]:
+def join_mesh(device: str = "auto", slabs: int = 1) -> Iterator[Mesh]:
     """Join the ranks that torchrun started (a single one without it) and leave them at the end.
 
     Args:
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+        slabs: number of slabs that the volume is cut into.
+
+    Raises:
+        PlanError: the ranks cannot hold so many slabs.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if slabs < 1 or size % slabs:
+        raise PlanError(
+            "The ranks of a job are a multiple of the slabs of the volume.",
+            got=f"{size} ranks and {slabs} slabs.",
+            remedy="start as many ranks as the mesh has, or ask for a mesh that multiplies to the number of ranks.",
+        )
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(place)
-    if size > 1:
-        dist.init_process_group("nccl" if cuda else "gloo", device_id=place if cuda else None)
-    try:
+    if size == 1:
         yield Mesh(rank, size, place)
+        return
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=place if cuda else None)
+    try:
+        devices = init_device_mesh(place.type, (size // slabs, slabs), mesh_dim_names=("angle", "slab"))
+        yield Mesh(rank, size, place, slabs, devices)
     finally:
-        if size > 1:
-            dist.destroy_process_group()
+        dist.destroy_process_group()
 
 
 def end_process(status: int) -> NoReturn:

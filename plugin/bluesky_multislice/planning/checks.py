@@ -5,8 +5,12 @@ import numpy as np
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models import technique_of
+from bluesky_multislice.parallel import check_rows
+from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.refine import Scheduled
 from bluesky_multislice.scan import Scan
+from bluesky_multislice.solvers import FitSettings
 
 
 def check_refinement(recipe: Recipe, geometry: ScanGeometry, several_angles: bool) -> None:
@@ -32,6 +36,23 @@ def check_refinement(recipe: Recipe, geometry: ScanGeometry, several_angles: boo
             f"{geometry.detector.regime.replace('_', ' ')}.",
             remedy="leave them out of refine.quantities.",
         )
+
+
+def schedule_notes(recipe: Recipe, settings: FitSettings) -> list[str]:
+    """Refuse a schedule of a probe that is not refined, and return what will not move because its epoch never comes."""
+    refined: list[Scheduled] = [*recipe.refine.quantities]
+    if settings.probe_step > 0:
+        refined.append("probe")
+    elif "probe" in recipe.refine.schedules.given:
+        raise PlanError(
+            "A schedule is for what is refined.",
+            got="one of the probe, which this technique does not refine unless a recipe says so.",
+            remedy="ask for refine_probe, or leave refine.schedules.probe out.",
+        )
+    if recipe.probe_variations:
+        refined.append("probe_variations")
+    late = [name for name in refined if settings.refinement.schedule_of(name).from_epoch > settings.epochs]
+    return [f"{', '.join(late)} will not move: the first epoch of it comes after {settings.epochs}"] if late else []
 
 
 def check_illumination(recipe: Recipe, scan: Scan) -> None:
@@ -94,4 +115,15 @@ def check_fitted(recipe: Recipe, views: int, fitted: int) -> None:
             "Two halves of the views are needed to correlate them.",
             got=f"{fitted} view to fit.",
             remedy="leave shell_correlation out.",
+        )
+
+
+def check_slabs(recipe: Recipe, plan: Plan) -> None:
+    """Refuse slabs that the volume's rows, or what is refined, do not allow."""
+    check_rows(plan.grid.shape[1], plan.slabs)
+    if plan.slabs > 1 and "tilt" in recipe.refine.quantities:
+        raise PlanError(
+            "A tilted rotation axis couples the rows of a volume, so that it cannot be cut into slabs.",
+            got=f"{plan.slabs} slabs, and tilt among what is refined.",
+            remedy="ask for a mesh with one slab, such as 2x1, or leave tilt out.",
         )

@@ -1,16 +1,19 @@
 """How to fit where the recipe leaves it open, by technique and number of angles."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.models import FitDefaults, technique_of
-from bluesky_multislice.recipe import Recipe, Refine
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.refine import Refine
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import FitSettings, OptimiserName, Priors, RefinementSettings
+from bluesky_multislice.solvers import FitSettings, OptimiserName, Priors, RefinementSettings, Schedule, Scheduled
 
 _STEPS_AN_EPOCH = 20
-"""Least steps of the optimiser an epoch, as long as a rank has that many views."""
+"""Least steps of the optimiser an epoch, as long as a lane has that many views."""
 
 
 WEIGHTED_PROBE_STEP = 2.0
@@ -21,8 +24,8 @@ _WEIGHTED_MODES = 3
 """Of a probe that patterns of one angle refine."""
 
 
-def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, views_a_rank: int) -> FitSettings:
-    """Return how to fit; ``views_a_rank`` are the views that a rank fits."""
+def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, views_a_lane: int) -> FitSettings:
+    """Return how to fit; ``views_a_lane`` are the views that each of a step's batches is of."""
     usual = technique_of(geometry).fit
     refine_probe = recipe.refine_probe
     if refine_probe is None:
@@ -36,7 +39,7 @@ def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, v
     epochs = recipe.epochs or _epochs(usual, several_angles, optimiser)
     return FitSettings(
         epochs=epochs,
-        batch_views=recipe.batch_views or int(np.clip(views_a_rank // _STEPS_AN_EPOCH, 1, 32)),
+        batch_views=recipe.batch_views or int(np.clip(views_a_lane // _STEPS_AN_EPOCH, 1, 32)),
         object_step_rad=(0.05 if several_angles else 0.02) * recipe.step,
         probe_step=(WEIGHTED_PROBE_STEP if optimiser == "weighted" else 0.02) * recipe.step if refine_probe else 0.0,
         gradient_floor=usual.gradient_floor,
@@ -63,9 +66,20 @@ def fit_settings(recipe: Recipe, geometry: ScanGeometry, several_angles: bool, v
 
 def _refinement(refine: Refine, epochs: int, optimiser: OptimiserName) -> RefinementSettings:
     """Return what is refined; weighted descent's long first steps would draw the slices together, or apart."""
-    late = "slice_spacing" in refine.quantities and optimiser == "weighted"
-    from_epoch = refine.from_epoch or (1 + epochs // 4 if late else 1)
-    return RefinementSettings(**{**refine.model_dump(), "from_epoch": from_epoch})
+    given = refine.schedules.given
+    late = (
+        "slice_spacing" in refine.quantities
+        and "from_epoch" not in given.get("slice_spacing", {})
+        and optimiser == "weighted"
+    )
+    shared = RefinementSettings(
+        quantities=refine.quantities,
+        from_epoch=refine.from_epoch or (1 + epochs // 4 if late else 1),
+        strength=refine.strength,
+        furthest_pixels=refine.furthest_pixels,
+    )
+    own: dict[Scheduled, Schedule] = {name: replace(shared.schedule_of(name), **part) for name, part in given.items()}
+    return replace(shared, schedules=own)
 
 
 def _optimiser(recipe: Recipe, usual: FitDefaults, several_angles: bool, *, vacuum_is_held: bool) -> OptimiserName:

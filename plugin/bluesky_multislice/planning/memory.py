@@ -46,7 +46,7 @@ def memory_bytes(plan: Plan, geometry: ScanGeometry, cuda: bool) -> int:
         geometry: of the scan, as finely sampled as the plan says.
         cuda: whether it is a GPU's.
     """
-    volume, angles = 4 * math.prod(plan.grid.shape), len(np.unique(geometry.angle_rad))
+    volume, angles = 4 * math.prod(plan.grid.shape) / plan.slabs, len(np.unique(geometry.angle_rad))
     held = volume * _volumes(plan, angles) + _frames(plan, geometry) + _batch(plan, geometry)
     if angles > 1 and plan.interpolation == "linear":
         # Four neighbours of each voxel of a plane, number and weight, and the transpose.
@@ -60,7 +60,28 @@ def memory_bytes(plan: Plan, geometry: ScanGeometry, cuda: bool) -> int:
     return int(held + _PROGRAM + libraries + (_EXCHANGE if plan.ranks > 1 else 0))
 
 
-def fitted_into_memory(plan: Plan, geometry: ScanGeometry, accuracy: float, machine: Machine) -> Plan:
+def fitted_into_memory(
+    plan: Plan, geometry: ScanGeometry, accuracy: float, slabs: int | None, machine: Machine
+) -> Plan:
+    """Return the plan with its memory, and with what the machine has room for.
+
+    Args:
+        plan: all of it but its memory.
+        geometry: of the scan, as finely sampled as the plan says.
+        accuracy: that tiles are to have.
+        slabs: slabs of the volume; None: as few as memory asks for.
+        machine: where the job computes.
+    """
+    numbers = [slabs] if slabs else [n for n in range(1, plan.ranks + 1) if plan.ranks % n == 0]
+    found = plan
+    for number in numbers:
+        found = _propagated_in_memory(replace(plan, slabs=number), geometry, accuracy, machine)
+        if found.memory_bytes * machine.sharing(plan.ranks) <= machine.memory_bytes:
+            break
+    return found
+
+
+def _propagated_in_memory(plan: Plan, geometry: ScanGeometry, accuracy: float, machine: Machine) -> Plan:
     """Return the plan with its memory, and with the way to differentiate that the machine has room for.
 
     Waves are stored where that takes no more than half of the memory, else recomputed. Where a whole field is too

@@ -8,6 +8,7 @@ from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models import Edges, ForwardModel
 from bluesky_multislice.optics import Gradient, Interpolation
+from bluesky_multislice.parallel import Slab
 from bluesky_multislice.recipe import Start, Support
 from bluesky_multislice.solvers import FitSettings, FramesIn
 
@@ -31,6 +32,8 @@ class Plan:
         probe_modes: probe modes.
         held_back_every: every n-th view judges the fit.
         ranks: processes.
+        slabs: slabs along y that the volume is cut into; ranks over slabs is the number of groups that share views.
+        lanes: batches, of as many shares of the views, that a step of the fit adds up, whatever the number of ranks.
         device: ``cpu``, ``cuda`` or ``auto``.
         support: ``cylinder`` keeps matter inside what every angle sees.
         saturated: whether saturated pixels are refused or left out.
@@ -69,6 +72,8 @@ class Plan:
     fit: FitSettings
     depths_of_field: float
     memory_bytes: int
+    slabs: int = 1
+    lanes: int = 1
     start: Start = "empty"
     find_axis: bool = False
     smoothings: tuple[float, ...] = ()
@@ -89,8 +94,8 @@ class Plan:
         tiling = {"tiles": self.tiles, "halo": self.halo} if self.propagation == "tiled-multislice" else {}
         return {"gradient": self.gradient, **tiling}
 
-    def forward_model(self, geometry: ScanGeometry) -> ForwardModel:
-        """Return the forward model of a scan's views."""
+    def forward_model(self, geometry: ScanGeometry, slab: Slab | None = None) -> ForwardModel:
+        """Return the forward model of a scan's views, of the volume's rows and the views that are this rank's."""
         return ForwardModel(
             geometry.coarser(self.coarseness).oversampled(self.oversampling),
             self.grid,
@@ -102,6 +107,7 @@ class Plan:
             interpolation=self.interpolation,
             oversampling=self.oversampling,
             point_spread_pixels=self.point_spread_pixels,
+            slab=slab,
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -4,10 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import depth_of_field_m
 from bluesky_multislice.models import technique_of
-from bluesky_multislice.planning.checks import check_depth, check_fitted, check_illumination, check_refinement
+from bluesky_multislice.planning.checks import (
+    check_depth,
+    check_fitted,
+    check_illumination,
+    check_refinement,
+    check_slabs,
+    schedule_notes,
+)
 from bluesky_multislice.planning.defaults import fit_settings, modes_of, smoothings_of
 from bluesky_multislice.planning.machine import Machine, this_machine
 from bluesky_multislice.planning.memory import fitted_into_memory
@@ -17,7 +23,7 @@ from bluesky_multislice.planning.resources import (
     check_memory,
     device_for,
     frames_place,
-    ranks_for,
+    mesh_for,
 )
 from bluesky_multislice.planning.sampling import grid_of, margin_of, slices_of, tiles_of
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
@@ -26,6 +32,9 @@ from bluesky_multislice.plausibility import angle_warnings, position_warnings
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import split_views
+
+_LANES = 2
+"""Batches of a step, if there are no more ranks that share views: a mesh of few ranks gives the same volume as one."""
 
 
 def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
@@ -60,14 +69,10 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
     check_illumination(recipe, scan)
     check_device(recipe.device, site)
     machine = site or this_machine(recipe.device)
-    ranks = recipe.ranks or ranks_for(machine, len(fitted))
-    if ranks > len(fitted):
-        raise PlanError(
-            "Every rank needs a view to fit.",
-            got=f"{ranks} ranks for {len(fitted)} fitted views.",
-            remedy="ask for fewer ranks.",
-        )
-    settings = fit_settings(recipe, geometry, several_angles, len(fitted) // ranks)
+    ranks, slabs = mesh_for(recipe, machine, len(fitted))
+    lanes = recipe.batches_per_step or min(len(fitted), max(_LANES, ranks // (slabs or 1)))
+    settings = fit_settings(recipe, geometry, several_angles, len(fitted) // lanes)
+    notes += schedule_notes(recipe, settings)
     if recipe.propagation == "projection":
         slices = 1
     tiles, halo = (1, 1), 0
@@ -89,6 +94,8 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
         probe_modes=modes,
         held_back_every=recipe.held_back_every,
         ranks=ranks,
+        slabs=slabs or 1,
+        lanes=lanes,
         device=device_for(recipe.device, site),
         support=recipe.support,
         saturated=recipe.saturated,
@@ -103,7 +110,8 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
         joint_illumination=recipe.illumination == "joint",
         frames_in=recipe.frames_in or frames_place(scan.frames.views, geometry, machine),
     )
-    plan = fitted_into_memory(plan, geometry, recipe.accuracy, machine)
+    plan = fitted_into_memory(plan, geometry, recipe.accuracy, slabs, machine)
+    check_slabs(recipe, plan)
     check_memory(plan, machine)
     earlier = earlier_plans(recipe, geometry, plan)
     return replace(plan, earlier=earlier, fit=with_smaller_steps(settings)) if earlier else plan

@@ -8,6 +8,7 @@ from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.plan import Plan
+from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import FramesIn
 
 
@@ -17,6 +18,32 @@ def ranks_for(machine: Machine, fitted: int) -> int:
     if wanted <= machine.places_per_node:
         return wanted
     return wanted - wanted % machine.places_per_node
+
+
+def mesh_for(recipe: Recipe, machine: Machine, fitted: int) -> tuple[int, int | None]:
+    """Return the number of ranks and, where the recipe gives a mesh, the number of slabs.
+
+    Raises:
+        PlanError: ranks and mesh contradict each other, or ranks would have nothing to fit.
+    """
+    if recipe.mesh is None:
+        ranks, slabs = recipe.ranks or ranks_for(machine, fitted), None
+    else:
+        angles, slabs = (int(number) for number in recipe.mesh.split("x"))
+        ranks = angles * slabs
+        if recipe.ranks not in (None, ranks):
+            raise PlanError(
+                "A mesh angle x slab multiplies to the number of ranks.",
+                got=f"{recipe.ranks} ranks and the mesh {recipe.mesh}.",
+                remedy="leave one of them out, or correct it.",
+            )
+    if ranks > fitted:
+        raise PlanError(
+            "Every rank needs a view to fit.",
+            got=f"{ranks} ranks for {fitted} fitted views.",
+            remedy="ask for fewer ranks.",
+        )
+    return ranks, slabs
 
 
 def frames_place(views: int, geometry: ScanGeometry, machine: Machine) -> FramesIn:

@@ -64,10 +64,16 @@ def _coarser(plan: Plan, factors: tuple[int, int, int], propagation: str) -> Pla
         slices=slices,
         margin=plan.margin // factor,
         halo=math.ceil(plan.halo / factor),
-        fit=replace(plan.fit, refinement=RefinementSettings(), polish=0, probe_variations=0),
+        fit=replace(plan.fit, refinement=plan.fit.refinement.of_the_probe, polish=0, probe_variations=0),
         shell_correlation=False,
         coarseness=factor,
     )
+
+
+def with_probe_light(plan: Plan, light: float) -> Plan:
+    """Return the plan whose fits bound the probe by the frames' light, mean |probe|² a pixel over the frames' scale."""
+    earlier = tuple(with_probe_light(stage, light) for stage in plan.earlier)
+    return replace(plan, fit=replace(plan.fit, probe_light=light), earlier=earlier)
 
 
 def thin_plan(plan: Plan, *, epochs: int, batch_views: int) -> Plan:
@@ -79,6 +85,8 @@ def thin_plan(plan: Plan, *, epochs: int, batch_views: int) -> Plan:
         batch_views: views that a rank works on at once.
     """
     grid = plan.grid
+    # Its few epochs are all for the probe, whose power stays in its bounds.
+    of_probe = replace(plan.fit.refinement.schedule_of("probe"), from_epoch=1, strength=1.0)
     plane = VolumeGrid((1, *grid.shape[1:]), (grid.thickness_m, *grid.voxel_size_m[1:]), grid.center_m)
     settings = replace(
         plan.fit,
@@ -88,7 +96,7 @@ def thin_plan(plan: Plan, *, epochs: int, batch_views: int) -> Plan:
         probe_step=WEIGHTED_PROBE_STEP,
         positivity=False,
         priors=Priors(),
-        refinement=RefinementSettings(),
+        refinement=RefinementSettings(schedules={"probe": of_probe}),
         polish=0,
         probe_variations=0,
     )

@@ -5,13 +5,13 @@ from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.fit import fit, judge
 from bluesky_multislice.solvers.optimiser import OptimiserName
 from bluesky_multislice.solvers.quantities import Quantity
-from bluesky_multislice.solvers.refinement import RefinementSettings
 from bluesky_multislice.solvers.regularisers import Priors
+from bluesky_multislice.solvers.schedule import RefinementSettings, Schedule, Scheduled
 from bluesky_multislice.solvers.shell_correlation import ShellCorrelation, halves, shell_correlation
 from bluesky_multislice.solvers.solution import Epoch, Solution
 from bluesky_multislice.solvers.support import cylinder_support
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
-from bluesky_multislice.solvers.views import FramesIn, ViewSet, load_views, split_views
+from bluesky_multislice.solvers.views import FramesIn, ViewSet, load_views, share_views, split_views
 
 __all__ = [
     "EmptyBeam",
@@ -23,6 +23,8 @@ __all__ = [
     "Priors",
     "Quantity",
     "RefinementSettings",
+    "Schedule",
+    "Scheduled",
     "ShellCorrelation",
     "Solution",
     "Unknowns",
@@ -32,6 +34,7 @@ __all__ = [
     "halves",
     "judge",
     "load_views",
+    "share_views",
     "shell_correlation",
     "split_views",
 ]

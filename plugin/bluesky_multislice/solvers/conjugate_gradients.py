@@ -42,14 +42,15 @@ class ConjugateGradients:
         direction = steepest
         if self._before is not None:
             last_gradient, last_steepest, last_direction = self._before
-            part = float((steepest * (gradient - last_gradient)).sum() / (last_steepest * last_gradient).sum())
+            dot = self._unknowns.dot
+            part = dot(steepest, gradient - last_gradient) / dot(last_steepest, last_gradient)
             direction = steepest + max(part, 0.0) * last_direction
-            if float((gradient * direction).sum()) <= 0:
+            if dot(gradient, direction) <= 0:
                 direction = steepest
         self._before = gradient, steepest, direction
         bend = self._curvature(direction)
         if bend > 0:
-            self._unknowns.move(-float((gradient * direction).sum()) / bend * direction)
+            self._unknowns.move(-self._unknowns.dot(gradient, direction) / bend * direction)
         return loss
 
     def _gradient(self) -> tuple[float, Tensor]:
@@ -58,7 +59,8 @@ class ConjugateGradients:
         for batch in self._batches:
             total += add_gradients(self._unknowns, self._frames, batch, settings)
         gradient = self._unknowns.gradients()[0]
-        self._mesh.sum(total, gradient)
+        self._mesh.sum(total)
+        self._unknowns.sum_gradients(self._mesh)
         gradient /= total[1]
         self._add_gradient_of_penalty(self._unknowns.object.detach(), gradient)
         gradient = self._unknowns.gradients()[0].clone()
@@ -72,7 +74,7 @@ class ConjugateGradients:
         settings, probing_rad = self._settings, self._settings.object_step_rad
         bend = curvature(self._unknowns, self._frames, self._batches, direction, probing_rad, self._mesh)
         if bend > 0 and settings.priors.weighted:
-            part = probing_rad / float(direction.abs().max())
+            part = probing_rad / self._unknowns.slab.largest(float(direction.abs().max()))
             slopes = [self._slope_of_penalty(by, direction) for by in (-part, part)]
             bend += (slopes[1] - slopes[0]) / (2 * part)
         return bend
@@ -80,8 +82,9 @@ class ConjugateGradients:
     def _slope_of_penalty(self, by: float, direction: Tensor) -> float:
         gradient = torch.zeros_like(direction)
         self._add_gradient_of_penalty(self._unknowns.object.detach() + by * direction, gradient)
-        return float((gradient * direction).sum())
+        return self._unknowns.dot(gradient, direction)
 
     def _add_gradient_of_penalty(self, volume: Tensor, gradient: Tensor) -> None:
         settings = self._settings
-        add_gradient_of_penalty(volume, gradient, settings.priors, settings.object_step_rad, self._noise)
+        slab = self._unknowns.slab
+        add_gradient_of_penalty(volume, gradient, settings.priors, settings.object_step_rad, self._noise, slab)

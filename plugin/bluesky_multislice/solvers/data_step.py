@@ -15,7 +15,7 @@ from bluesky_multislice.solvers.views import ViewSet
 def step_to_the_bottom(
     unknowns: Unknowns,
     frames: ViewSet,
-    batch: NDArray[np.intp],
+    batches: Sequence[NDArray[np.intp]],
     direction: Tensor,
     probing_rad: float,
     mesh: Mesh,
@@ -25,7 +25,7 @@ def step_to_the_bottom(
     Args:
         unknowns: with the mean gradient of all ranks' batches.
         frames: this rank's frames.
-        batch: indices of those that the gradient is of; empty on a rank that has none left.
+        batches: indices of those that the gradient is of; none on a rank that has none left.
         direction: uphill, shaped like the object.
         probing_rad: largest change, radians through the whole volume.
         mesh: the ranks.
@@ -33,8 +33,8 @@ def step_to_the_bottom(
     Returns:
         a length; 0 where the frames do not change along the direction.
     """
-    bend = curvature(unknowns, frames, [batch] if len(batch) else [], direction, probing_rad, mesh)
-    return float((unknowns.gradients()[0] * direction).sum()) / bend if bend > 0 else 0.0
+    bend = curvature(unknowns, frames, batches, direction, probing_rad, mesh)
+    return unknowns.dot(unknowns.gradients()[0], direction) / bend if bend > 0 else 0.0
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def curvature(
         probing_rad: largest change, radians through the whole volume.
         mesh: the ranks.
     """
-    largest = float(direction.abs().max())
+    largest = unknowns.slab.largest(float(direction.abs().max()))
     if largest == 0:
         return 0.0
     saved, part = unknowns.object.detach().clone(), probing_rad / largest
@@ -69,7 +69,7 @@ def curvature(
         unknowns.object.sub_(direction, alpha=part)
         difference = _amplitude(unknowns, frames, batch) - before
         unknowns.object.copy_(saved)
-        answer += torch.stack([difference.square().sum(), len(batch) * frames.mask.sum()])
+        answer += torch.stack([difference.square().sum(), len(difference) * frames.mask.sum()])
     mesh.sum(answer)
     return 2 * float(answer[0] / answer[1]) / part**2
 

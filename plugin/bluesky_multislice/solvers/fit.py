@@ -62,8 +62,8 @@ def fit(
 
     Args:
         unknowns: to start from; they are moved.
-        fitted: this rank's frames to fit.
-        held_back: this rank's frames to judge by.
+        fitted: views to fit, with this rank's frames.
+        held_back: views to judge by, with this rank's frames.
         settings: how to fit.
         mesh: the ranks.
         report: called after every epoch.
@@ -73,11 +73,11 @@ def fit(
         those from before the first epoch where none improved on them, with the status; a fit that diverges returns the
         last good unknowns and says so.
     """
-    shuffle = np.random.default_rng([settings.seed, mesh.rank])
-    steps = int(mesh.largest(len(fitted.batches(settings.batch_views, None))))
+    shuffles = {lane: np.random.default_rng([settings.seed, lane]) for lane in fitted.lanes()}
+    steps = int(mesh.largest(len(fitted.steps(settings.batch_views, dict.fromkeys(shuffles)))))
     patience = max(10, settings.epochs // 2)
     history: list[Epoch] = []
-    empty = not unknowns.object.any()
+    empty = unknowns.empty
     start_loss = judge(unknowns, held_back, settings, mesh)[0]
     if start_loss is None:
         start_loss = judge(unknowns, fitted, settings, mesh)[0]
@@ -89,8 +89,9 @@ def fit(
     end_game = None
     for number in range(1, settings.epochs + settings.polish + 1):
         if number <= settings.epochs:
-            batches = fitted.batches(settings.batch_views, shuffle)
-            loss, noise = _fit_epoch(unknowns, fitted, batches, steps, settings, mesh, noise)
+            batches = fitted.steps(settings.batch_views, shuffles)
+            batches += [[]] * (steps - len(batches))
+            loss, noise = _fit_epoch(unknowns, fitted, batches, settings, mesh, noise)
         else:
             if end_game is None:
                 weight = _weight(unknowns, fitted, mesh)
@@ -139,41 +140,41 @@ def fit(
 def _fit_epoch(
     unknowns: Unknowns,
     fitted: ViewSet,
-    batches: list[NDArray[np.intp]],
-    steps: int,
+    steps: list[list[NDArray[np.intp]]],
     settings: FitSettings,
     mesh: Mesh,
     noise: float,
 ) -> tuple[float, float]:
     """Move once for every batch; a rank whose batches are spent still takes part in the exchange of each step."""
     total = torch.zeros(2, dtype=torch.float64, device=mesh.device)
-    for at in range(steps):
+    for batches in steps:
         misfit = torch.zeros(2, device=mesh.device)
-        if at < len(batches):
-            misfit = add_gradients(unknowns, fitted, batches[at], settings)
+        for batch in batches:
+            misfit += add_gradients(unknowns, fitted, batch, settings)
         gradients = unknowns.gradients()
-        mesh.sum(misfit, *gradients)
+        mesh.sum(misfit)
+        unknowns.sum_gradients(mesh)
         for gradient in gradients:
             gradient /= misfit[1]
         if unknowns.optimiser.waits:
-            batch = batches[at] if at < len(batches) else np.arange(0)
             weight = _weight(unknowns, fitted, mesh)
             uphill = weight * gradients[0]
-            way = step_to_the_bottom(unknowns, fitted, batch, uphill, settings.object_step_rad, mesh)
+            way = step_to_the_bottom(unknowns, fitted, batches, uphill, settings.object_step_rad, mesh)
             unknowns.optimiser.start(way, weight)
-        add_gradient_of_penalty(unknowns.object, gradients[0], settings.priors, settings.object_step_rad, noise)
+        priors, floor = settings.priors, settings.object_step_rad
+        add_gradient_of_penalty(unknowns.object, gradients[0], priors, floor, noise, unknowns.slab)
         unknowns.step()
         total += misfit
     loss = float(total[0] / total[1])
-    lateral = unknowns.object[0, 0].numel()
+    lateral = round(unknowns.slab.total(unknowns.object[0, 0].numel()))
     return loss, noise_of_vacuum(loss, lateral_pixels=lateral, measured_pixels=int(total[1]))
 
 
 def _weight(unknowns: Unknowns, fitted: ViewSet, mesh: Mesh) -> Tensor:
     """Return the factor (z, y, x) on each voxel's gradient that makes up for less light, at most twofold."""
     light = unknowns.exposure(fitted.views)
-    mesh.sum(light)
-    return light.div_(light.max()).add_(_LIGHT_FLOOR).reciprocal_()
+    mesh.sum_over_angles(light)
+    return light.div_(unknowns.slab.largest(float(light.max()))).add_(_LIGHT_FLOOR).reciprocal_()
 
 
 def _follow(unknowns: Unknowns, held_back: ViewSet, settings: FitSettings) -> None:
@@ -197,9 +198,9 @@ def judge(
     """
     total = torch.zeros(4, dtype=torch.float64, device=mesh.device)
     for batch in frames.batches(settings.batch_views, None):
-        expected, measured = unknowns.expect(frames.views[batch]), frames.amplitude[batch]
+        expected, measured = unknowns.expect(frames.views[batch]), frames.measured(batch)
         misfit = FIDELITIES[settings.fidelity](expected, measured, frames.mask)
-        pixels = len(batch) * frames.mask.sum()
+        pixels = len(expected) * frames.mask.sum()
         total += torch.stack([misfit, pixels, *amplitude_r_factor(expected, measured, frames.mask)])
     mesh.sum(total)
     if total[1] == 0:

@@ -11,8 +11,11 @@ from bluesky_multislice.solvers.views import ViewSet
 
 
 def misfit_of(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp], settings: FitSettings) -> Tensor:
-    """Return the sum of the misfit over a batch's pixels, differentiable."""
-    expected, measured = unknowns.expect(frames.views[batch]), frames.amplitude[batch]
+    """Return the sum of the misfit over the pixels of those of a batch's views that this rank computes, differentiable.
+
+    Every rank of the angle calls it with the same batch.
+    """
+    expected, measured = unknowns.expect(frames.views[batch]), frames.measured(batch)
     return FIDELITIES[settings.fidelity](expected, measured, frames.mask)
 
 
@@ -21,15 +24,16 @@ def add_gradients(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp], 
 
     One angle after the other: the turned planes of one, and its gradient as large as the volume, are held at a time.
     """
-    measured, misfit = frames.amplitude[batch], torch.zeros((), device=frames.mask.device)
+    measured, misfit = frames.measured(batch), torch.zeros((), device=frames.mask.device)
+    own = unknowns.computes(frames.views[batch])
     for angle in np.unique(frames.angles[batch]):
-        own = np.flatnonzero(frames.angles[batch] == angle)
-        expected = unknowns.expect(frames.views[batch[own]])
-        part = FIDELITIES[settings.fidelity](expected, measured[own], frames.mask)
+        members = frames.angles[batch] == angle
+        expected = unknowns.expect(frames.views[batch[members]])
+        part = FIDELITIES[settings.fidelity](expected, measured[np.flatnonzero(members[own])], frames.mask)
         part.backward()
         misfit += part.detach()
-    if frames.empty is not None and settings.probe_step > 0:
+    if frames.empty is not None and (probe := unknowns.probe).requires_grad:
         # All flats together count as much as a batch.
-        (len(batch) * frames.empty.misfit(unknowns.probe, settings.fidelity)).backward()
+        (int(own.sum()) * frames.empty.misfit(probe, settings.fidelity)).backward()
     unknowns.add_light(frames.views[batch])
-    return torch.stack([misfit, len(batch) * frames.mask.sum()])
+    return torch.stack([misfit, int(own.sum()) * frames.mask.sum()])

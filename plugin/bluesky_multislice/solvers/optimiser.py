@@ -41,6 +41,7 @@ class ObjectOptimiser:
         adam_step: step of Adam, in the volume's unit.
         adam_floor: part of the first gradient's largest value below which Adam moves voxels less.
         relative_step: epochs done → factor on the step.
+        largest: returns the largest of a number over all ranks that hold parts of the volume.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class ObjectOptimiser:
         adam_step: float,
         adam_floor: float,
         relative_step: Callable[[int], float],
+        largest: Callable[[float], float] = float,
     ) -> None:
+        self._largest = largest
         self._factor, self._adam_floor, self._relative_step = factor, adam_floor, relative_step
         self._epochs_done = 0
         self._weight: Tensor | None = None
@@ -90,14 +93,14 @@ class ObjectOptimiser:
         (group,) = self._method.param_groups
         gradient = group["params"][0].grad
         # Radians of one plane are its part of those through the volume, and all planes move at once.
-        gradient *= gradient.shape[-3] / ((1 - _DARK_WEIGHT) * light + _DARK_WEIGHT * light.max())
+        gradient *= gradient.shape[-3] / ((1 - _DARK_WEIGHT) * light + _DARK_WEIGHT * self._largest(float(light.max())))
 
     @torch.no_grad()
     def step(self) -> None:
         """Move, and set the gradient to zero."""
         (group,) = self._method.param_groups
         if not self._floor_is_set:
-            group["eps"] = max(self._adam_floor * float(group["params"][0].grad.abs().max()), 1e-12)
+            group["eps"] = max(self._adam_floor * self._largest(float(group["params"][0].grad.abs().max())), 1e-12)
             self._floor_is_set = True
         if self._weight is not None:
             group["params"][0].grad.mul_(self._weight)

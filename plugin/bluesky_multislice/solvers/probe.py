@@ -6,56 +6,85 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.solvers.optimiser import WEIGHTED_MOMENTUM
+from bluesky_multislice.solvers.schedule import Schedule
 
 
 class ProbeOptimiser:
     """Moves the probe against its gradient.
 
     Adam (Kingma & Ba 2015) has a step of its own. Weighted descent has the curvature of the amplitude misfit, |object|²
-    summed over the views of the batch, where |object| ≈ 1; it rests in the first epoch, so that the probe does not take
-    over what an object that is still empty does not explain.
+    summed over the views of the batch, where |object| ≈ 1; it rests in the first epoch at least, so that the probe does
+    not take over what an object that is still empty does not explain.
 
     Args:
         parts: (mode, y, x, 2) real and imaginary part, moved in place.
         weighted: which of the two.
         step: of Adam, in the unit of ``parts``, or factor on the weighted step; 0 moves nothing.
+        schedule: from which epoch it moves, how strongly, and the factor by which its power may leave ``power``.
+        power: Σ|probe|² that the frames' light gives, in the unit of ``parts``; None is that of the start.
         relative_step: epochs done → factor on the step.
     """
 
-    def __init__(self, parts: Tensor, *, weighted: bool, step: float, relative_step: Callable[[int], float]) -> None:
-        self._parts, self._weighted, self._relative_step = parts, weighted, relative_step
+    def __init__(
+        self,
+        parts: Tensor,
+        *,
+        weighted: bool,
+        step: float,
+        schedule: Schedule,
+        power: float | None = None,
+        relative_step: Callable[[int], float],
+    ) -> None:
+        self._parts, self._relative_step = parts, relative_step
+        step *= schedule.strength
         self._step = step * (1 - WEIGHTED_MOMENTUM) if weighted else step
+        self._from_epoch = max(schedule.from_epoch, 2) if weighted else schedule.from_epoch
+        power = float(parts.detach().square().sum()) if power is None else power
+        self._powers = power / schedule.bound, power * schedule.bound
         self._epochs_done = 0
         self._method: torch.optim.Optimizer
         if weighted:
             self._method = torch.optim.SGD([parts], lr=0.0, momentum=WEIGHTED_MOMENTUM, nesterov=True)
         else:
-            self._method = torch.optim.Adam([parts], lr=step, betas=(0.9, 0.99), eps=1e-12, fused=True)
+            self._method = torch.optim.Adam([parts], lr=self._step, betas=(0.9, 0.99), eps=1e-12, fused=True)
+        self._prepare()
+
+    @property
+    def active(self) -> bool:
+        """Whether it moves in this epoch."""
+        return self._step > 0 and self._epochs_done + 1 >= self._from_epoch
 
     @torch.no_grad()
-    def weigh(self, light: Tensor) -> None:
+    def weigh(self, light: float) -> None:
         """Divide the gradient by its curvature.
 
         Args:
-            light: (y, x) Σ|probe|² of the views that the gradient is of, normalised as the gradient is.
+            light: Σ|probe|² of the views that the gradient is of over all pixels, normalised as the gradient is.
         """
         if self._parts.grad is not None:
-            self._parts.grad *= self._parts.square().sum() / light.sum()
+            self._parts.grad *= self._parts.square().sum() / light
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move, and set the gradient to zero."""
+        """Move, bring the power back within its bounds, and set the gradient to zero."""
+        if not self.active:
+            return
         (group,) = self._method.param_groups
         group["lr"] = self._step * self._relative_step(self._epochs_done)
-        if not (self._weighted and self._epochs_done == 0):
-            self._method.step()
+        self._method.step()
         self._method.zero_grad(set_to_none=False)
+        power = self._parts.square().sum()
+        self._parts *= (power.clamp(*self._powers) / power).sqrt()
 
     def end_epoch(self) -> None:
-        """Shorten the step."""
+        """Shorten the step, and start to move when it is time."""
         self._epochs_done += 1
+        self._prepare()
 
     def halve_steps(self) -> None:
         """Forget the momentum, and go on with half the length."""
         self._step /= 2
         self._method.state.clear()
+
+    def _prepare(self) -> None:
+        self._parts.requires_grad_(self.active)

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bluesky_multislice.solvers.schedule import Schedule
+
 _PART = 0.5
 """Part of the way to the bottom of a batch's misfit that a gradient moves weights and shapes."""
 
@@ -26,8 +28,7 @@ class ProbeVariation:
         probe: complex (y, x), the first mode; shapes start as what shifts, intensity and lens errors change in it.
         views: number of views of the scan.
         number: of shapes.
-        strength: factor on the steps.
-        from_epoch: first epoch in which they move, from 1.
+        schedule: from which epoch they move, how strongly, and the largest weight.
         relative_step: epochs done → factor on the steps.
     """
 
@@ -37,11 +38,10 @@ class ProbeVariation:
         *,
         views: int,
         number: int,
-        strength: float,
-        from_epoch: int,
+        schedule: Schedule,
         relative_step: Callable[[int], float],
     ) -> None:
-        self._strength, self._from_epoch, self._relative_step = strength, from_epoch, relative_step
+        self._schedule, self._relative_step = schedule, relative_step
         self._energy = float(probe.abs().square().sum())
         self.weights = torch.zeros((views, number), device=probe.device)
         self._parts = torch.view_as_real(_first_shapes(probe, number)).contiguous()
@@ -57,7 +57,7 @@ class ProbeVariation:
     @property
     def active(self) -> bool:
         """Whether they move in this epoch."""
-        return self._epochs_done + 1 >= self._from_epoch
+        return self._epochs_done + 1 >= self._schedule.from_epoch
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -87,11 +87,11 @@ class ProbeVariation:
             self._seen.zero_()
             return
         of_weights, of_shapes, seen = self.gradients()
-        length = _PART * self._strength * self._relative_step(self._epochs_done)
+        length = _PART * self._schedule.strength * self._relative_step(self._epochs_done)
         met = seen > 0
         squares = seen[:, None] * (self.weights.square() + _LEAST_WEIGHT**2)
         self.weights[met] -= length * of_weights[met] / (seen[met, None] * self._energy)
-        self.weights.clamp_(-1, 1)
+        self.weights.clamp_(-self._schedule.bound, self._schedule.bound)
         if met.any():
             self._parts -= length * of_shapes / squares.sum(0)[:, None, None, None]
         for gradient in (of_weights, of_shapes, seen):

@@ -67,57 +67,64 @@ class Refined:
 
 @dataclass(frozen=True)
 class _Rule:
-    """Step and bounds of a quantity, in its unit, and whether its values belong to a view or an angle alone."""
+    """Step and planned bound of a quantity, in its unit, which signs it has, and whether values are of a view alone."""
 
     step: float
-    lowest: float
-    highest: float
+    bound: float
+    signed: bool = True
     of_views: bool = False
 
 
+PIXELS_OF_THE_VOLUME: tuple[Quantity, ...] = ("positions", "axis_shift", "distance_shift")
+"""Quantities that share a bound, in pixels of the volume."""
+
 _RULES: dict[Quantity, _Rule] = {
-    # Pixels of the volume; the bound is the recipe's.
-    "positions": _Rule(0.05, -1, 1, of_views=True),
-    "axis_shift": _Rule(0.05, -1, 1, of_views=True),
+    # Pixels of the volume.
+    "positions": _Rule(0.05, 2, of_views=True),
+    "axis_shift": _Rule(0.05, 2, of_views=True),
     # Parts of the intensity, the distance, the slice's thickness.
-    "intensity": _Rule(0.005, -0.5, 0.5, of_views=True),
-    "distance": _Rule(0.001, -0.1, 0.1),
-    "slice_spacing": _Rule(0.005, -0.5, 0.5),
+    "intensity": _Rule(0.005, 0.5, of_views=True),
+    "distance": _Rule(0.001, 0.1),
+    "slice_spacing": _Rule(0.005, 0.5),
     # Pixels of the volume, at the frames' edge where they are magnified or turned.
-    "distance_shift": _Rule(0.05, -1, 1),
-    "distance_magnification": _Rule(0.05, -10, 10),
-    "distance_rotation": _Rule(0.05, -10, 10),
+    "distance_shift": _Rule(0.05, 2),
+    "distance_magnification": _Rule(0.05, 10),
+    "distance_rotation": _Rule(0.05, 10),
     # Depths of field.
-    "defocus": _Rule(0.05, -20, 20),
+    "defocus": _Rule(0.05, 20),
     # Turns by which the edge of the volume moves by a pixel.
-    "angle": _Rule(0.05, -5, 5, of_views=True),
-    "tilt": _Rule(0.05, -20, 20),
+    "angle": _Rule(0.05, 5, of_views=True),
+    "tilt": _Rule(0.05, 20),
     # Mean intensity of the frames.
-    "background": _Rule(0.001, 0, 1),
-    "background_map": _Rule(0.001, 0, 1),
+    "background": _Rule(0.001, 1, signed=False),
+    "background_map": _Rule(0.001, 1, signed=False),
 }
 
 
+def planned_bound(name: Quantity) -> float:
+    """Return the most that a quantity may differ from the scan unless a person says otherwise, in its unit."""
+    return _RULES[name].bound
+
+
 def make_quantity(
-    name: Quantity, model: ForwardModel, *, furthest_pixels: float, probe_refined: bool, device: torch.device
+    name: Quantity, model: ForwardModel, *, bound: float, probe_refined: bool, device: torch.device
 ) -> Refined:
     """Return a quantity at no difference from the scan.
 
     Args:
         name: which.
         model: the forward model.
-        furthest_pixels: bound of positions, axis shifts and shifts of a distance.
+        bound: most that it may differ from the scan, in its unit.
         probe_refined: whether the probe moves too, so that it can take over changes of position and intensity.
         device: where the values are kept.
     """
     rule = _RULES[name]
     shape, unit = _shape_and_unit(name, model)
-    reach = furthest_pixels if name in ("positions", "axis_shift", "distance_shift") else 1.0
     return Refined(
         values=torch.zeros(shape, device=device),
         unit=unit.to(device, torch.float32) if isinstance(unit, Tensor) else unit,
         step=rule.step,
-        bounds=(reach * rule.lowest, reach * rule.highest),
+        bounds=(-bound if rule.signed else 0.0, bound),
         gauge=tuple(basis.to(device, torch.float32) for basis in _gauge(name, model, probe_refined)),
         of_views=rule.of_views,
     )

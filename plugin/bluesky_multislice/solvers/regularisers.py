@@ -1,9 +1,9 @@
 """What is asked of a volume besides fitting the frames: one sum of weighted terms, and the bounds it is kept within.
 
 Volumes are (part, z, y, x), parts δ and β, in radians of phase through the whole volume. Every term is a mean over
-voxels that belong to exactly one place each, so it is evaluated once per voxel: ranks that share the views all hold the
-whole volume and take its gradient after the frames' has been summed. A rank that held a slab of rows would give each
-row to one rank, take its neighbour's first row for the last difference, and weigh its mean with its rows.
+voxels that belong to exactly one place each, so it is evaluated once per voxel: ranks that share the views all take its
+gradient after the frames' has been summed. A rank that holds a slab of rows takes the row on either side of it, and
+weighs its mean with its rows.
 """
 
 import math
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from bluesky_multislice.parallel import Slab
 
 _BLOCK_VOXELS = 2**20
 """Voxels whose regularisers are differentiated together: few next to a volume, many next to one operation."""
@@ -48,32 +50,45 @@ class Priors:
 
 
 @torch.no_grad()
-def add_gradient_of_penalty(volume: Tensor, gradient: Tensor, priors: Priors, floor: float, noise: float) -> None:
+def add_gradient_of_penalty(
+    volume: Tensor, gradient: Tensor, priors: Priors, floor: float, noise: float, slab: Slab | None = None
+) -> None:
     """Add the gradient of ``penalty`` to a gradient, a few planes after the other: no volume is kept on the way.
 
     Args:
-        volume: (part, z, y, x), one part where β is not fitted.
+        volume: (part, z, y, x), one part where β is not fitted; the rows held.
         gradient: of the same shape, changed in place.
         priors: the weights.
         floor: see ``total_variation``.
         noise: from ``noise_of_vacuum``.
+        slab: which rows are held; None: all.
     """
     if not priors.weighted:
         return
-    planes, lateral = volume.shape[1], volume[0, 0].numel()
-    at_once = max(1, _BLOCK_VOXELS // lateral)
-    for part, uphill in zip(volume, gradient, strict=True):
+    _, planes, rows, width = volume.shape
+    height, before, behind = rows, volume[..., :0, :], volume[..., :0, :]
+    if slab is not None and not slab.whole:
+        height = round(slab.total(rows))
+        before, behind = slab.rows_around(volume.detach())
+    # Differences to the first row held belong to the row before it.
+    extra = before.shape[-2]
+    at_once = max(1, _BLOCK_VOXELS // (rows * width))
+    for number, uphill in enumerate(gradient):
         for first in range(0, planes, at_once):
             own = min(at_once, planes - first)
             # The plane behind the block is a neighbour of its last one.
             here = slice(first, first + own + 1)
-            block = part[here].detach().requires_grad_()
+            block = torch.cat([part[number, here] for part in (before, volume.detach(), behind)], dim=-2)
+            block.requires_grad_()
             with torch.enable_grad():
-                value = penalty(block, priors, floor, noise, planes=own)
-            uphill[here].add_(torch.autograd.grad(value, block)[0], alpha=own / (planes * _PARTS))
+                value = penalty(block, priors, floor, noise, planes=own, rows=extra + rows)
+            found = torch.autograd.grad(value, block)[0][..., extra : extra + rows, :]
+            uphill[here].add_(found, alpha=own * (extra + rows) / (planes * height * _PARTS))
 
 
-def penalty(volume: Tensor, priors: Priors, floor: float, noise: float, *, planes: int | None = None) -> Tensor:
+def penalty(
+    volume: Tensor, priors: Priors, floor: float, noise: float, *, planes: int | None = None, rows: int | None = None
+) -> Tensor:
     """Return the weighted sum of the regularisers, a scalar in the units of the fit's misfit a pixel.
 
     Args:
@@ -82,20 +97,25 @@ def penalty(volume: Tensor, priors: Priors, floor: float, noise: float, *, plane
         floor: see ``total_variation``.
         noise: from ``noise_of_vacuum``.
         planes: how many of the first planes count; one behind them is but a neighbour. None counts all.
+        rows: the same of rows.
     """
     planes = volume.shape[-3] if planes is None else planes
+    rows = volume.shape[-2] if rows is None else rows
     total = volume.new_zeros(())
     if priors.total_variation > 0:
-        variation = total_variation(volume, floor, along_z=priors.total_variation_z, planes=planes)
+        variation = total_variation(volume, floor, along_z=priors.total_variation_z, planes=planes, rows=rows)
         total = total + priors.total_variation * variation
+    counted = volume.narrow(-2, 0, rows)
     if max(priors.l1, priors.vacuum) > 0:
-        total = total + (priors.l1 + priors.vacuum * noise) * magnitude(volume.narrow(-3, 0, planes))
+        total = total + (priors.l1 + priors.vacuum * noise) * magnitude(counted.narrow(-3, 0, planes))
     if priors.smoothness_z > 0:
-        total = total + priors.smoothness_z * roughness_z(volume) * (volume.shape[-3] / planes)
+        total = total + priors.smoothness_z * roughness_z(counted) * (volume.shape[-3] / planes)
     return total
 
 
-def total_variation(volume: Tensor, floor: float, *, along_z: float = 1.0, planes: int | None = None) -> Tensor:
+def total_variation(
+    volume: Tensor, floor: float, *, along_z: float = 1.0, planes: int | None = None, rows: int | None = None
+) -> Tensor:
     """Return the mean length of the gradient of (..., z, y, x), in units of the volume a voxel.
 
     Args:
@@ -104,10 +124,13 @@ def total_variation(volume: Tensor, floor: float, *, along_z: float = 1.0, plane
         along_z: factor on the differences along z: above 1 it smooths more along the beam of a sample seen from one
             angle, below 1 less.
         planes: how many of the first planes count, see ``penalty``.
+        rows: how many of the first rows count.
     """
     planes = volume.shape[-3] if planes is None else planes
+    rows = volume.shape[-2] if rows is None else rows
     steps = [
-        torch.diff(volume, dim=axis, append=volume.narrow(axis, -1, 1)).narrow(-3, 0, planes) for axis in (-3, -2, -1)
+        torch.diff(volume, dim=axis, append=volume.narrow(axis, -1, 1)).narrow(-3, 0, planes).narrow(-2, 0, rows)
+        for axis in (-3, -2, -1)
     ]
     steps[0] = along_z * steps[0]
     return torch.sqrt(sum((step**2 for step in steps), torch.full_like(steps[0], floor**2))).mean() - floor

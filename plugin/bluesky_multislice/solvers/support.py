@@ -6,8 +6,10 @@ from torch import Tensor
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.optics.conventions import coordinates
 
+_EVERY_ROW = slice(None)
 
-def cylinder_support(geometry: ScanGeometry, grid: VolumeGrid) -> Tensor:
+
+def cylinder_support(geometry: ScanGeometry, grid: VolumeGrid, rows: slice = _EVERY_ROW) -> Tensor:
     """Return a bool mask (z, y, x), True inside the cylinder about the rotation axis that every angle's frames cover.
 
     The frames of an angle reach from one side of the axis to the other; the cylinder's radius is the least such reach
@@ -16,6 +18,7 @@ def cylinder_support(geometry: ScanGeometry, grid: VolumeGrid) -> Tensor:
     Args:
         geometry: the scan.
         grid: the volume; about the axis along z and x.
+        rows: which of its rows to return.
     """
     reach_y, reach_x = (n / 2 * p for n, p in zip(geometry.field_shape, geometry.object_pixel_m, strict=True))
     bottom, top, radius = -torch.inf, torch.inf, torch.inf
@@ -28,4 +31,4 @@ def cylinder_support(geometry: ScanGeometry, grid: VolumeGrid) -> Tensor:
         for n, pitch, middle in zip(grid.shape, grid.voxel_size_m, grid.center_m, strict=True)
     )
     disc = z[:, None] ** 2 + x**2 <= radius**2
-    return disc[:, None, :] & ((y >= bottom) & (y <= top))[None, :, None]
+    return disc[:, None, :] & ((y >= bottom) & (y <= top))[rows][None, :, None]

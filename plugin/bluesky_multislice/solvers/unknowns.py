@@ -17,15 +17,14 @@ from torch import Tensor
 from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.optics import propagate
 from bluesky_multislice.optics.conventions import wavenumber
+from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OptimiserName
 from bluesky_multislice.solvers.probe import ProbeOptimiser
 from bluesky_multislice.solvers.probe_variation import ProbeVariation
-from bluesky_multislice.solvers.refinement import Refinement, RefinementSettings
+from bluesky_multislice.solvers.refinement import Refinement
 from bluesky_multislice.solvers.regularisers import Priors, bound
-
-_FIRST_OF_VARIATIONS = 3
-"""First epoch in which the probe may change along the scan: before, it would take over what the object explains."""
+from bluesky_multislice.solvers.schedule import RefinementSettings
 
 _LAST_STEP = 0.02
 """Step of the last epoch, relative to the first's."""
@@ -52,6 +51,8 @@ class FitSettings:
         step: factor on the object's step where that comes from the data.
         polish: steps of conjugate gradients over all frames after the epochs.
         probe_variations: shapes by which the probe may change from view to view.
+        probe_light: mean |probe|² a pixel that the frames' light gives, which bounds a refined probe; None: that of the
+            probe to start from.
     """
 
     epochs: int
@@ -69,6 +70,7 @@ class FitSettings:
     step: float = 1.0
     polish: int = 0
     probe_variations: int = 0
+    probe_light: float | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "FitSettings":
@@ -85,7 +87,7 @@ class Unknowns:
         probe: complex (mode, y, x) to start from.
         settings: how to fit.
         device: where they are kept.
-        support: bool (z, y, x), True where there may be matter; None is everywhere.
+        support: bool (z, y, x), True where there may be matter, in the rows held; None is everywhere.
     """
 
     def __init__(
@@ -97,18 +99,21 @@ class Unknowns:
         support: Tensor | None = None,
     ) -> None:
         self._model, self._settings = model, settings
+        #: which rows of the volume are held here.
+        self.slab = model.slab
         self._support = None if support is None else support.to(device)
         self._unit = 1 / (wavenumber(model.wavelength_m) * model.grid.thickness_m)
         self._probe_unit = float(probe.abs().square().mean().sqrt())
-        #: (part, z, y, x) δ and, where it is fitted, β in radians through the volume.
-        self.object = torch.zeros((1 + settings.absorption, *model.grid.shape), device=device, requires_grad=True)
+        depth, _, width = model.grid.shape
+        held = (depth, self.slab.rows.stop - self.slab.rows.start, width)
+        #: (part, z, y, x) δ and, where it is fitted, β in radians through the volume; the rows held.
+        self.object = torch.zeros((1 + settings.absorption, *held), device=device, requires_grad=True)
         self.object.grad = torch.zeros_like(self.object)
         # Views of the object and its gradient: what backward passes add goes where it belongs without a copy.
         self._volumes = [part.detach().requires_grad_() for part in self.object]
         for volume, gradient in zip(self._volumes, self.object.grad, strict=True):
             volume.grad = gradient
-        parts = torch.view_as_real(probe.to(device) / self._probe_unit).contiguous()
-        self._probe_parts = parts.requires_grad_(settings.probe_step > 0)
+        self._probe_parts = torch.view_as_real(probe.to(device) / self._probe_unit).contiguous()
         #: moves the object.
         self.optimiser = ObjectOptimiser(
             self.object,
@@ -117,11 +122,18 @@ class Unknowns:
             adam_step=settings.object_step_rad,
             adam_floor=settings.gradient_floor,
             relative_step=self._relative_step,
+            largest=self.slab.largest,
         )
         weighted = settings.optimiser == "weighted"
-        self._light = torch.zeros(model.grid.shape[1:], device=device) if weighted else None
+        self._light = torch.zeros(held[1:], device=device) if weighted else None
+        light = settings.probe_light
         self._probe_optimiser = ProbeOptimiser(
-            self._probe_parts, weighted=weighted, step=settings.probe_step, relative_step=self._relative_step
+            self._probe_parts,
+            weighted=weighted,
+            step=settings.probe_step,
+            schedule=settings.refinement.schedule_of("probe"),
+            power=None if light is None else light * probe.numel() / len(probe) / self._probe_unit**2,
+            relative_step=self._relative_step,
         )
         self._refinement = Refinement(
             model,
@@ -136,26 +148,30 @@ class Unknowns:
                 torch.view_as_complex(self._probe_parts.detach())[0],
                 views=len(model.angle_of),
                 number=settings.probe_variations,
-                strength=settings.refinement.strength,
-                from_epoch=max(settings.refinement.from_epoch, _FIRST_OF_VARIATIONS),
+                schedule=settings.refinement.schedule_of("probe_variations"),
                 relative_step=self._relative_step,
             )
 
     @torch.no_grad()
     def start_from(self, delta: Tensor, beta: Tensor) -> None:
-        """Take δ and β (z, y, x) to start from, brought within their bounds; they are empty without."""
+        """Take δ and β (z, y, x), the rows held, to start from, brought within their bounds; empty without."""
         for part, given in zip(self.object, (delta, beta), strict=False):
             part.copy_(given).div_(self._unit)
         self.move(torch.zeros((), device=self.object.device))
 
     @property
+    def empty(self) -> bool:
+        """Whether there is no matter anywhere."""
+        return self.slab.largest(float(self.object.any())) == 0
+
+    @property
     def delta(self) -> Tensor:
-        """(z, y, x)."""
+        """(z, y, x), the rows held."""
         return self.object[0] * self._unit
 
     @property
     def beta(self) -> Tensor:
-        """(z, y, x)."""
+        """(z, y, x), the rows held."""
         return self.object[1] * self._unit if self._settings.absorption else torch.zeros_like(self.object[0])
 
     @property
@@ -179,8 +195,12 @@ class Unknowns:
             found["variation_of_view"] = self._variation.weights.detach()
         return found
 
+    def computes(self, views: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Return which of some views this rank computes."""
+        return self.slab.computes(views)
+
     def expect(self, views: NDArray[np.intp]) -> Tensor:
-        """Return the expected intensity (view, y, x)."""
+        """Return the expected intensity (view, y, x) of the views that this rank computes."""
         delta, beta = (*self._volumes, None)[:2]
         adjustments = self._refinement.adjustments()
         if self._variation is not None:
@@ -202,7 +222,7 @@ class Unknowns:
         inputs = self._refinement.of_views if self._refinement.follows else []
         if self._variation is not None and self._variation.active:
             inputs = [*inputs, self._variation.weights]
-            self._variation.see(views)
+            self._variation.see(views[self.computes(views)])
         misfit.backward(inputs=inputs)
 
     def add_light(self, views: NDArray[np.intp]) -> None:
@@ -210,7 +230,18 @@ class Unknowns:
         if self._light is not None:
             self._light += self._model.light(self.probe.detach(), views)
         if self._variation is not None:
-            self._variation.see(views)
+            self._variation.see(views[self.computes(views)])
+
+    def sum_gradients(self, mesh: Mesh) -> None:
+        """Replace every gradient by its sum over the ranks; that of the object by that over ranks of the same rows."""
+        volumes = [self.object.grad, self._light]
+        of_rows = [tensor for tensor in volumes if tensor is not None]
+        mesh.sum_over_angles(*of_rows)
+        mesh.sum(*(tensor for tensor in self.gradients() if all(tensor is not other for other in of_rows)))
+
+    def dot(self, one: Tensor, other: Tensor) -> float:
+        """Return Σ one·other over the whole volume of tensors that are shaped like the object."""
+        return self.slab.total(float((one * other).sum()))
 
     def gradients(self) -> list[Tensor]:
         """Return the gradient of each tensor that is fitted, zero before the first backward pass, and their light."""
@@ -224,7 +255,7 @@ class Unknowns:
         return own + light + variation + self._refinement.gradients()
 
     def exposure(self, views: NDArray[np.intp]) -> Tensor:
-        """Return the light (z, y, x) that each voxel gets in some views, see ``ForwardModel.exposure``."""
+        """Return the light (z, y, x) that each voxel held gets in some views, see ``ForwardModel.exposure``."""
         return self._model.exposure(self.probe.detach(), views)
 
     @torch.no_grad()
@@ -244,7 +275,7 @@ class Unknowns:
         self.gradients()
         if self._light is not None:
             self.optimiser.weigh(self._light)
-            self._probe_optimiser.weigh(self._light)
+            self._probe_optimiser.weigh(self.slab.total(float(self._light.sum())))
             self._light.zero_()
         self.optimiser.step()
         self._probe_optimiser.step()
@@ -269,7 +300,7 @@ class Unknowns:
     def finite(self) -> bool:
         """Return whether every number is finite."""
         extremes = (torch.stack(torch.aminmax(tensor.detach())) for tensor in self._tensors)
-        return all(bool(torch.isfinite(pair).all()) for pair in extremes)
+        return self.slab.largest(float(not all(bool(torch.isfinite(pair).all()) for pair in extremes))) == 0
 
     @property
     def _tensors(self) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """The views that a rank works on: its frames, in memory or read as they are needed, and their order in each epoch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.frames import Saturated
+from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers.empty_beam import EmptyBeam
 
@@ -83,14 +84,16 @@ class StreamedAmplitudes:
 
 @dataclass(frozen=True, eq=False)
 class ViewSet:
-    """Frames that a rank works on.
+    """Views that the ranks of an angle work on, and the frames of those that this rank computes.
 
     Attributes:
         views: (n,) which views of the scan.
         angles: (n,) rotation angle of each.
-        amplitude: (n, y, x) square root of the frames over their scale, indexed by batches; NaN where a pixel is
-            saturated in a frame.
+        amplitude: (own, y, x) square root of the frames over their scale, of the views that this rank computes; NaN
+            where a pixel is saturated in a frame.
         mask: (y, x) 1 where a pixel is good, else 0.
+        lane: (n,) lane of each view; a step of the fit takes a batch from every lane. None: all views are in one.
+        own: (n,) which of the views this rank computes; None: all.
         coarseness: pixels of the scan's frames on a side of one of these, as the pixels sample the object.
         empty: flats that the probe has to explain, too; None where they are divided out.
     """
@@ -99,30 +102,61 @@ class ViewSet:
     angles: NDArray[np.float64]
     amplitude: Tensor | StreamedAmplitudes
     mask: Tensor
+    lane: NDArray[np.intp] | None = None
+    own: NDArray[np.bool_] | None = None
     coarseness: int = 1
     empty: EmptyBeam | None = None
 
-    def batches(self, size: int, shuffle: np.random.Generator | None) -> list[NDArray[np.intp]]:
-        """Return batches of indices into ``views``; a batch mixes angles only where every angle has few views.
+    def measured(self, batch: NDArray[np.intp]) -> Tensor:
+        """Return the amplitudes (view, y, x) of those views of a batch that this rank computes, in their order."""
+        return self.amplitude[self._rows_of(batch)]
 
-        Angles follow each other by the golden ratio of their range, so that a few batches in a row, wherever they
-        start, look from all sides (Köhler, IEEE Symp. Conf. Rec. Nucl. Sci. 6, 3961 (2004)). Frames on disk are read
-        ahead in the order that was returned last.
+    def lanes(self) -> list[int]:
+        """Return the numbers of the lanes that the views are in."""
+        return [0] if self.lane is None else np.unique(self.lane).tolist()
+
+    def batches(self, size: int, shuffle: np.random.Generator | None = None) -> list[NDArray[np.intp]]:
+        """Return batches of indices into ``views``, of all lanes as if they were one; see ``steps``."""
+        batches = self._in_batches(np.arange(len(self.views)), size, shuffle)
+        self._read_ahead(batches)
+        return batches
+
+    def steps(self, size: int, shuffles: Mapping[int, np.random.Generator | None]) -> list[list[NDArray[np.intp]]]:
+        """Return the batches of each step, indices into ``views``: one of every lane, as long as it has any left.
+
+        A batch mixes angles only where every angle has few views. Angles follow each other by the golden ratio of their
+        range, so that a few batches in a row, wherever they start, look from all sides (Köhler, IEEE Symp. Conf. Rec.
+        Nucl. Sci. 6, 3961 (2004)). Frames on disk are read ahead in the order that was returned last.
 
         Args:
             size: most views a batch.
-            shuffle: where to start, and the order of each angle's views; None keeps them in order.
+            shuffles: for each lane, where to start, and the order of each angle's views; None keeps them in order.
         """
-        batches = self._in_batches(size, shuffle)
-        if isinstance(self.amplitude, StreamedAmplitudes):
-            self.amplitude.expect(batches)
-        return batches
+        everything = np.arange(len(self.views))
+        lanes = []
+        for number in self.lanes():
+            index = everything if self.lane is None else np.flatnonzero(self.lane == number)
+            lanes.append(self._in_batches(index, size, shuffles[number]))
+        steps = [[lane[at] for lane in lanes if at < len(lane)] for at in range(max(map(len, lanes), default=0))]
+        self._read_ahead([batch for step in steps for batch in step])
+        return steps
 
-    def _in_batches(self, size: int, shuffle: np.random.Generator | None) -> list[NDArray[np.intp]]:
-        index = np.arange(len(self.views))
+    def _read_ahead(self, batches: Sequence[NDArray[np.intp]]) -> None:
+        if isinstance(self.amplitude, StreamedAmplitudes):
+            self.amplitude.expect([self._rows_of(batch) for batch in batches])
+
+    def _rows_of(self, batch: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return where the amplitudes of a batch are."""
+        if self.own is None:
+            return batch
+        return (np.cumsum(self.own) - 1)[batch[self.own[batch]]]
+
+    def _in_batches(
+        self, index: NDArray[np.intp], size: int, shuffle: np.random.Generator | None
+    ) -> list[NDArray[np.intp]]:
         if shuffle is not None:
             index = shuffle.permutation(index)
-        groups = [index[self.angles[index] == angle] for angle in np.unique(self.angles)]
+        groups = [index[self.angles[index] == angle] for angle in np.unique(self.angles[index])]
         order = np.arange(len(groups))
         if shuffle is not None:
             order = np.argsort((_GOLDEN * order + shuffle.random()) % 1)
@@ -180,6 +214,22 @@ def split_views(views: int, held_back_every: int) -> tuple[NDArray[np.intp], NDA
     return everything[~held], everything[held]
 
 
+def share_views(views: NDArray[np.intp], lanes: int, mesh: Mesh) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return those of some views that this rank's angle group works on, and their lanes.
+
+    Lanes are dealt out to the groups, and views to the lanes: which views a step of the fit takes depends on the number
+    of lanes and not on that of ranks.
+
+    Args:
+        views: (n,) of all ranks.
+        lanes: number of lanes.
+        mesh: the ranks.
+    """
+    lane = np.arange(len(views)) % lanes
+    here = lane % mesh.angles == mesh.angle
+    return views[here], lane[here]
+
+
 def load_views(
     scan: Scan,
     views: NDArray[np.intp],
@@ -188,21 +238,26 @@ def load_views(
     device: torch.device,
     saturated: Saturated = "refuse",
     frames_in: FramesIn = "memory",
+    lane: NDArray[np.intp] | None = None,
+    own: NDArray[np.bool_] | None = None,
 ) -> ViewSet:
     """Read frames as amplitudes, or make them ready to be read.
 
     Args:
         scan: what was measured.
-        views: which to read.
+        views: (n,) which the ranks of this angle work on.
         scale: intensity that becomes one.
         device: where they are kept.
         saturated: what a saturated pixel means.
         frames_in: ``disk`` reads them batch by batch when they are asked for.
+        lane: (n,) lane of each view; None: all are in one.
+        own: (n,) which of them this rank computes and reads; None: all.
 
     Raises:
         FramesError: a frame cannot be used; of frames on disk when it is read.
     """
-    reader = AmplitudeReader(scan, views, scale, device, saturated)
+    read = views if own is None else views[own]
+    reader = AmplitudeReader(scan, read, scale, device, saturated)
     mask = torch.as_tensor(scan.frames.mask, dtype=torch.float32, device=device)
-    amplitude = StreamedAmplitudes(reader) if frames_in == "disk" else reader.read(np.arange(len(views)))
-    return ViewSet(views, scan.geometry.angle_rad[views], amplitude, mask)
+    amplitude = StreamedAmplitudes(reader) if frames_in == "disk" else reader.read(np.arange(len(read)))
+    return ViewSet(views, scan.geometry.angle_rad[views], amplitude, mask, lane, own)

@@ -16,8 +16,8 @@ def result(path, **changed):
     write_result(
         path,
         **{
-            "delta": volume,
-            "beta": volume / 10,
+            "delta": [(slice(0, 2), volume[:, :2]), (slice(2, 3), volume[:, 2:])],
+            "beta": [(slice(0, 3), volume / 10)],
             "probe": np.ones((1, 3, 4), np.complex64),
             "positions": np.zeros((5, 2)),
             "history": {"epoch": np.arange(1, 4), "loss": np.ones(3)},

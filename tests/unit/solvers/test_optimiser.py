@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bluesky_multislice.solvers import Schedule
 from bluesky_multislice.solvers.optimiser import ObjectOptimiser
 from bluesky_multislice.solvers.probe import ProbeOptimiser
 
@@ -95,8 +96,10 @@ def test_weighted_descent_moves_bright_and_dim_pixels_alike_and_dark_ones_little
 
 def test_the_weighted_probe_rests_for_an_epoch_and_then_moves_by_its_curvature():
     parts = torch.full((1, 2, 2, 2), 2.0, requires_grad=True)
-    probe = ProbeOptimiser(parts, weighted=True, step=1.0, relative_step=lambda epochs: 1.0)
-    light = torch.full((4, 4), 0.25)
+    probe = ProbeOptimiser(
+        parts, weighted=True, step=1.0, schedule=Schedule(1, 1.0, 4.0), relative_step=lambda epochs: 1.0
+    )
+    light = 4.0
     places = []
     for _ in range(2):
         parts.grad = torch.full_like(parts, 0.01)
@@ -105,4 +108,4 @@ def test_the_weighted_probe_rests_for_an_epoch_and_then_moves_by_its_curvature()
         places.append(parts.detach().clone())
         probe.end_epoch()
     np.testing.assert_array_equal(places[0], 2.0)
-    np.testing.assert_allclose(parts.detach(), 2.0 - 0.2 * 1.8 * 0.01 * 32 / 4, rtol=1e-6)
+    np.testing.assert_allclose(parts.detach(), 2.0 - 0.2 * 1.8 * 0.01 * 32 / light, rtol=1e-6)

@@ -6,6 +6,7 @@ import torch
 from far_field_scan import FarFieldScan
 from small_scan import rebuild
 
+from bluesky_multislice.solvers import Schedule
 from bluesky_multislice.solvers.probe_variation import ProbeVariation
 
 FLICKERING = FarFieldScan(flicker=0.1, breathing=0.1)
@@ -53,8 +54,8 @@ def test_shapes_are_orthogonal_and_of_the_probes_energy(rebuilt):
 
 def test_it_rests_until_its_epoch():
     probe = torch.ones(8, 8, dtype=torch.complex64)
-    settings = {"views": 3, "number": 1, "strength": 1.0, "relative_step": lambda epoch: 1.0}
-    variation = ProbeVariation(probe, from_epoch=2, **settings)
+    settings = {"views": 3, "number": 1, "relative_step": lambda epoch: 1.0}
+    variation = ProbeVariation(probe, schedule=Schedule(2, 1.0, 1.0), **settings)
     assert not variation.active
     assert variation.gradients() == []
     variation.end_epoch()

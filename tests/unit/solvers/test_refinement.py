@@ -67,9 +67,7 @@ def pushed(name, gradient, steps=1, **settings):
         moved.gradients()[-1].add_(gradient)
         moved.step()
     several = name.startswith("distance_")
-    unit = make_quantity(
-        name, model(several), furthest_pixels=2.0, probe_refined=False, device=torch.device("cpu")
-    ).unit
+    unit = make_quantity(name, model(several), bound=2.0, probe_refined=False, device=torch.device("cpu")).unit
     return moved.differences[name] / unit
 
 
@@ -163,9 +161,7 @@ def test_what_moves_the_volume_is_no_change_of_position():
 def test_a_far_field_probe_takes_over_what_all_positions_share(probe_refined, changes):
     scan = pattern_scan()[0].geometry
     far = ForwardModel(scan, VolumeGrid((28, 28, 28), (VOXEL_M, VOXEL_M, VOXEL_M)), slices=2)
-    quantity = make_quantity(
-        "positions", far, furthest_pixels=2.0, probe_refined=probe_refined, device=torch.device("cpu")
-    )
+    quantity = make_quantity("positions", far, bound=2.0, probe_refined=probe_refined, device=torch.device("cpu"))
     along_y, along_x = quantity.gauge
     assert (along_y.shape[1], along_x.shape[1]) == (1, changes)
     quantity.values[:] = 0.5

@@ -1,0 +1,242 @@
+"""A volume cut into slabs of rows along y over the ranks of an angle, and the rows that travel between them.
+
+A turn about y needs no other slab. A view is computed by the rank whose slab holds most of its window; what rows of the
+turned planes its window has outside of that slab come from the ranks that hold them, and the gradients in them go back.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from bluesky_multislice.errors import PlanError
+from bluesky_multislice.parallel.mesh import Mesh
+
+Rows = tuple[int, int]
+"""First row, and the one behind the last."""
+
+_NEARLY_MOST = 0.9
+"""Part of the most rows of a window that a slab holds, above which its rank may take the view to share the work."""
+
+
+class Slab:
+    """The rows of a volume that this rank holds, and its exchange with those that hold the others.
+
+    Attributes:
+        mesh: the ranks.
+        rows: which rows this rank holds.
+        bytes_sent: what of turned planes and their gradients this rank has sent to others so far.
+
+    Args:
+        mesh: the ranks.
+        height: rows of the whole volume.
+        rank_of_view: (view,) number of the slab whose rank computes a view, from ``ranks_of_views``; None where this
+            rank computes all.
+
+    Raises:
+        PlanError: a rank would have no row.
+    """
+
+    def __init__(self, mesh: Mesh, height: int, rank_of_view: NDArray[np.intp] | None = None) -> None:
+        self.mesh, self.bytes_sent = mesh, 0
+        check_rows(height, mesh.slabs)
+        self._ends = _ends(height, mesh.slabs)
+        self._rank_of_view = rank_of_view
+        self.rows = slice(self._ends[mesh.slab], self._ends[mesh.slab + 1])
+
+    @property
+    def whole(self) -> bool:
+        """Whether this rank holds all rows."""
+        return self.mesh.slabs == 1
+
+    def largest(self, number: float) -> float:
+        """Return the largest of a number over all ranks, where they hold different rows."""
+        return number if self.whole else self.mesh.largest(number)
+
+    def total(self, number: float) -> float:
+        """Return the sum of a number over the slabs of one volume."""
+        return self.mesh.sum_over_slabs(number)
+
+    def computes(self, views: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Return which of some views this rank computes."""
+        if self._rank_of_view is None:
+            return np.ones(len(views), bool)
+        return self._rank_of_view[views] == self.mesh.slab
+
+    def wanted(self, views: NDArray[np.intp], first: NDArray[np.intp], window: int) -> list[Rows]:
+        """Return the rows that each rank of an angle needs for some views at that angle.
+
+        Args:
+            views: which views, the same on all these ranks.
+            first: (view,) first row of each one's window; it may lie outside of the volume.
+            window: rows of a window.
+        """
+        height = self._ends[-1]
+        if self.whole or self._rank_of_view is None:
+            return [(0, height)] * self.mesh.slabs
+        found = []
+        for rank in range(self.mesh.slabs):
+            own = first[self._rank_of_view[views] == rank]
+            start, end = (max(own.min(), 0), min(own.max() + window, height)) if len(own) else (0, 0)
+            found.append((int(start), int(max(start, end))))
+        return found
+
+    def gather(self, planes: Tensor, wanted: Sequence[Rows]) -> Tensor:
+        """Return the rows that this rank wants of planes whose rows all ranks of the angle hold.
+
+        Every one of these ranks calls it. Differentiable: gradients go back to where the rows came from and add up.
+
+        Args:
+            planes: (..., y, x), the rows held.
+            wanted: for each of these ranks its rows, from ``wanted``.
+
+        Returns:
+            (..., y, x), the rows wanted.
+        """
+        if self.whole:
+            return planes
+        return _Gather.apply(planes, self, tuple(wanted))
+
+    def rows_around(self, volume: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the row before those held and the one behind them, (..., 1, x), or (..., 0, x) at the volume's ends.
+
+        Every rank of the angle calls it.
+
+        Args:
+            volume: (..., y, x), the rows held.
+        """
+        last = self._ends[-1]
+        before = [(max(start - 1, 0), start) for start in self._ends[:-1]]
+        behind = [(end, min(end + 1, last)) for end in self._ends[1:]]
+        return self.collect(volume, before), self.collect(volume, behind)
+
+    def part_of(self, volume: Tensor) -> Tensor:
+        """Return this rank's rows of a whole volume (..., y, x)."""
+        return volume[..., self.rows, :]
+
+    def join(self, volume: Tensor) -> Tensor:
+        """Return the whole volume (..., y, x) of which each rank of the angle holds its rows."""
+        return volume if self.whole else self.collect(volume, [(0, self._ends[-1])] * self.mesh.slabs)
+
+    def parts(self, volume: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the slabs of a volume one after the other, with their rows, where the first rank is; empty elsewhere.
+
+        Every rank of the angle goes through it.
+        """
+        for start, end in pairwise(self._ends):
+            found = self.collect(volume, [(start, end), *[(0, 0)] * (self.mesh.slabs - 1)])
+            yield slice(start, end), found
+
+    def collect(self, held: Tensor, wanted: Sequence[Rows]) -> Tensor:
+        """Return what ``gather`` does, without a gradient."""
+        if self.whole:
+            return held[..., slice(*wanted[0]), :]
+        start, end = wanted[self.mesh.slab]
+        found = held.new_empty((*held.shape[:-2], end - start, held.shape[-1]))
+        sent = [_common(other, self._own) for other in wanted]
+        came = [_common(wanted[self.mesh.slab], other) for other in pairwise(self._ends)]
+        for (a, b), part in self._swap(held, self.rows.start, sent, came):
+            found[..., a - start : b - start, :] = part
+        return found
+
+    def give_back(self, gradient: Tensor, wanted: Sequence[Rows]) -> Tensor:
+        """Return the sum over all ranks of the gradients in the rows held; the transpose of ``collect``."""
+        found = gradient.new_zeros((*gradient.shape[:-2], self.rows.stop - self.rows.start, gradient.shape[-1]))
+        sent = [_common(wanted[self.mesh.slab], other) for other in pairwise(self._ends)]
+        came = [_common(other, self._own) for other in wanted]
+        for (a, b), part in self._swap(gradient, wanted[self.mesh.slab][0], sent, came):
+            found[..., a - self.rows.start : b - self.rows.start, :] += part
+        return found
+
+    @property
+    def _own(self) -> Rows:
+        return self.rows.start, self.rows.stop
+
+    def _swap(
+        self, planes: Tensor, first: int, sent: Sequence[Rows], came: Sequence[Rows]
+    ) -> Iterator[tuple[Rows, Tensor]]:
+        """Send each rank its rows of planes that begin with row ``first``; yield what came from each in turn."""
+        parts = [planes[..., a - first : b - first, :] for a, b in sent]
+        here, parts[self.mesh.slab] = parts[self.mesh.slab], parts[self.mesh.slab][..., :0, :]
+        shapes = [(*planes.shape[:-2], b - a, planes.shape[-1]) for a, b in came]
+        sizes = [math.prod(shape) for shape in shapes]
+        sizes[self.mesh.slab] = 0
+        leaving = torch.cat([part.reshape(-1) for part in parts])
+        coming = leaving.new_empty(sum(sizes))
+        # What stays on this rank does not go through the exchange.
+        dist.all_to_all_single(coming, leaving, sizes, [part.numel() for part in parts], group=self.mesh.slab_group)
+        self.bytes_sent += leaving.numel() * leaving.element_size()
+        for rank, (rows, shape, part) in enumerate(zip(came, shapes, coming.split(sizes), strict=True)):
+            if rows[0] < rows[1]:
+                yield rows, here if rank == self.mesh.slab else part.view(shape)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, planes: Tensor, slab: Slab, wanted: tuple[Rows, ...]) -> Tensor:
+        ctx.slab, ctx.wanted = slab, wanted
+        return slab.collect(planes, wanted)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return ctx.slab.give_back(gradients[0], ctx.wanted), None, None
+
+
+def ranks_of_views(first: NDArray[np.float64], window: int, height: int, slabs: int) -> NDArray[np.intp]:
+    """Return for each view the slab whose rank computes it: one that holds most of its window, or nearly.
+
+    Where several do, as with frames that are wider than a slab, the views are dealt out evenly.
+
+    Args:
+        first: (view,) first row of each one's window, which may lie outside of the volume.
+        window: rows of a window.
+        height: rows of the volume.
+        slabs: number of slabs.
+    """
+    ends = np.array(_ends(height, slabs))
+    shared = np.minimum(first[:, None] + window, ends[1:]) - np.maximum(first[:, None], ends[:-1])
+    shared = shared.clip(min=0)
+    good = shared >= _NEARLY_MOST * shared.max(axis=1, keepdims=True)
+    load, found = np.zeros(slabs), np.empty(len(first), np.intp)
+    for view, candidates in enumerate(good):
+        found[view] = np.where(candidates, load, np.inf).argmin()
+        load[found[view]] += 1
+    return found
+
+
+def _common(one: Rows, other: Rows) -> Rows:
+    """Return the rows that two ranges share, empty at the first one's start where they share none."""
+    start, end = max(one[0], other[0]), min(one[1], other[1])
+    return (start, end) if end > start else (one[0], one[0])
+
+
+def check_rows(height: int, slabs: int) -> None:
+    """Refuse slabs without a row.
+
+    Args:
+        height: rows of the volume.
+        slabs: how many slabs it is cut into.
+
+    Raises:
+        PlanError: a slab would have no row.
+    """
+    ends = _ends(height, slabs)
+    if any(start == end for start, end in pairwise(ends)):
+        raise PlanError(
+            "Every slab needs a row of the volume.",
+            got=f"{height} rows for {slabs} slabs of {ends[1]}.",
+            remedy="ask for fewer slabs: a mesh whose second number is smaller.",
+        )
+
+
+def _ends(height: int, slabs: int) -> list[int]:
+    """Return where slabs begin and end, cut as PyTorch shards a tensor: the last one may be lower."""
+    rows = -(-height // slabs)
+    return [min(slab * rows, height) for slab in range(slabs + 1)]
