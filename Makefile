@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progre
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # Debian packages that some tests need; without them those tests say so and skip.
-DEBIAN_PACKAGES := chromium
+DEBIAN_PACKAGES := chromium slurmctld slurmd slurm-client munge slurmdbd mariadb-server slurm-wlm-mysql-plugin
 
 help:
 	@echo "make setup   .venv with the exact tested set; then $(BIN)/multislice runs"

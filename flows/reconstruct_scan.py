@@ -20,7 +20,17 @@ from bluesky_multislice.interchange.job_folder import JobFolder
 from bluesky_multislice.listener import automatic_key
 from bluesky_multislice.planning import Plan, make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import LocalScheduler, run_to_end
+from bluesky_multislice.schedulers import (
+    Allocation,
+    JobStatus,
+    Scheduler,
+    SiteProfile,
+    allocate,
+    machine_of,
+    make_scheduler,
+    read_site,
+    run_to_end,
+)
 from bluesky_multislice.settings import FLOW, ServiceSettings
 from flows.reports import ProgressReport, report_result
 
@@ -28,9 +38,12 @@ _EVERYTHING_DERIVED = Recipe()
 
 
 def _end_job(flow: Flow, flow_run: FlowRun, state: State) -> None:
-    """End ranks that outlived their flow run, such as one that was killed for its memory."""
-    folder = _folder(ServiceSettings.from_environment(), flow_run.parameters["run_uid"], flow_run)
-    LocalScheduler().cancel(str(folder.path))
+    """End a job that outlived its flow run, such as one that was killed for its memory."""
+    settings = ServiceSettings.from_environment()
+    scheduler = make_scheduler(read_site(settings.site))
+    folder = _folder(settings, flow_run.parameters["run_uid"], flow_run)
+    if job := scheduler.adopt(folder, name=str(flow_run.id)):
+        scheduler.cancel(job)
 
 
 @flow(
@@ -60,12 +73,15 @@ def _reconstruct_and_publish(client: Container, run_uid: str, recipe: Recipe, se
     flow_run, seconds = _this_run(), {}
     with _timed(seconds, "resolve"):
         resolved = resolve(client, run_uid, recipe, settings)
+    site = read_site(settings.site)
     with _timed(seconds, "plan"):
-        plan = make_the_plan(recipe, resolved)
+        plan = make_the_plan(recipe, resolved, site)
+    allocation = allocate(site, recipe.resources, ranks=plan.ranks)
     with _timed(seconds, "stage"):
-        folder = stage(_folder(settings, run_uid, flow_run), recipe, plan, resolved)
+        folder = _folder(settings, run_uid, flow_run).create(site.readers)
+        stage(folder, recipe, plan, resolved)
     with _timed(seconds, "reconstruct"):
-        reconstruct(folder, plan, resolved.run_uid)
+        reconstruct(make_scheduler(site), folder, allocation, plan, resolved.run_uid)
     provenance = read_provenance(folder.result) | {
         "model": recipe.propagation,
         "flow_run": {"id": str(flow_run.id), "name": flow_run.name},
@@ -97,9 +113,9 @@ def resolve(client: Container, run_uid: str, recipe: Recipe, settings: ServiceSe
 
 
 @task(name="plan", cache_policy=NO_CACHE)
-def make_the_plan(recipe: Recipe, resolved: catalog.ResolvedScan) -> Plan:
+def make_the_plan(recipe: Recipe, resolved: catalog.ResolvedScan, site: SiteProfile) -> Plan:
     """Derive grid, slices, ranks and memory."""
-    plan = make_plan(recipe, resolved.scan)
+    plan = make_plan(recipe, resolved.scan, machine_of(site, recipe.resources))
     log = get_run_logger()
     log.info("%s, volume %s, %d slices, %d ranks", plan.propagation, plan.grid.shape, plan.slices, plan.ranks)
     for note in plan.notes:
@@ -108,9 +124,8 @@ def make_the_plan(recipe: Recipe, resolved: catalog.ResolvedScan) -> Plan:
 
 
 @task(cache_policy=NO_CACHE)
-def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.ResolvedScan) -> JobFolder:
+def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.ResolvedScan) -> None:
     """Write the job folder: everything that the job needs to run without Tiled and Prefect."""
-    folder.create()
     write_scan(folder.frames, resolved.scan, files=resolved.files)
     folder.write_job(
         recipe=recipe.model_dump(mode="json"),
@@ -122,14 +137,19 @@ def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.Resol
         },
     )
     get_run_logger().info("Job folder %s", folder.path)
-    return folder
 
 
 @task(cache_policy=NO_CACHE)
-def reconstruct(folder: JobFolder, plan: Plan, run_uid: str) -> None:
+def reconstruct(scheduler: Scheduler, folder: JobFolder, allocation: Allocation, plan: Plan, run_uid: str) -> None:
     """Run the job and follow it; a cancelled flow run takes the job's processes with it."""
-    report = ProgressReport(run_uid, plan.epochs, get_run_logger())
-    run_to_end(LocalScheduler(), folder, ranks=plan.ranks, on_progress=report)
+    log, name = get_run_logger(), str(_this_run().id)
+    log.info("By hand: %s", scheduler.by_hand(folder, name=name, allocation=allocation))
+    report = ProgressReport(run_uid, plan.epochs, log)
+
+    def on_status(status: JobStatus) -> None:
+        log.info("Job %s", status)
+
+    run_to_end(scheduler, folder, name=name, allocation=allocation, on_progress=report, on_status=on_status)
     report.done()
 
 
@@ -163,7 +183,7 @@ def _this_run() -> FlowRun:
 
 def _folder(settings: ServiceSettings, run_uid: str, flow_run: FlowRun) -> JobFolder:
     """One folder a flow run: a rerun never touches a former result."""
-    return JobFolder((settings.jobs_root / run_uid / str(flow_run.id)).absolute())
+    return JobFolder.under(settings.jobs_root, run_uid, str(flow_run.id))
 
 
 def _made_before(client: Container, run_uid: str, recipe: Recipe) -> str | None:

@@ -46,5 +46,13 @@ class JobError(MultisliceError):
     """The reconstruction job ended without a result."""
 
 
+class LostRankError(JobError):
+    """A rank of the job has gone, killed or with its machine: started again, the job may come to its end."""
+
+
+class SchedulerError(MultisliceError):
+    """The scheduler refused a job or did not answer, or its site profile cannot be used."""
+
+
 class CatalogError(MultisliceError):
     """The Tiled server refused or lacks what was asked of it."""

@@ -1,6 +1,7 @@
 """What made a volume, from which bytes."""
 
 import hashlib
+import os
 import platform
 import socket
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from torch import Tensor
 from bluesky_multislice.interchange import frame_files
 from bluesky_multislice.reconstruct import Reconstruction
 
+_RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 _LARGEST_HASHED = 4 * 2**30
 
 
@@ -58,8 +60,10 @@ def describe(
             "ranks": ranks,
             "threads": torch.get_num_threads(),
             "peak_memory_bytes": peak_memory_bytes,
-            "restarts": len(resumed),
+            # Some starts found no checkpoint to go on from, and of some only the checkpoint knows.
+            "restarts": max(len(resumed), sum(int(os.environ.get(name, "0")) for name in _RESTARTS)),
             "resumed": resumed,
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
         },
         "warnings": [*result.warnings, *odd],
         "figures": {

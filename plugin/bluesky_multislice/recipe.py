@@ -18,6 +18,7 @@ from bluesky_multislice.geometry import Regime
 from bluesky_multislice.models import technique_fields, techniques
 from bluesky_multislice.plausibility import energy_doubt
 from bluesky_multislice.refine import Refine
+from bluesky_multislice.resources import Resources
 
 Support = Literal["everywhere", "cylinder"]
 Start = Literal["thin_sample", "empty"]
@@ -261,6 +262,9 @@ class Recipe(BaseModel):
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job computes.")
     seed: int = Field(default=0, ge=0, description="Seed of the order of views.")
+    resources: Resources = Field(
+        default_factory=Resources, description="What the job asks of the machine, where the site's profile lets it."
+    )
     refine: Refine = Field(default_factory=Refine, description="What is refined beside volume and probe.")
     scan: ScanValues = Field(default_factory=ScanValues, description="Values that overrule the scan's metadata.")
 

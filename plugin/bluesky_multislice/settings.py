@@ -26,11 +26,13 @@ class ServiceSettings:
         tiled_uri: address of the Tiled server, from ``MULTISLICE_TILED_URI``.
         jobs_root: folder of the job folders, from ``MULTISLICE_JOBS_ROOT``; Tiled must be allowed to read it.
         instrument: instrument file, from ``MULTISLICE_INSTRUMENT``; None without.
+        site: site profile of the machine that computes, from ``MULTISLICE_SITE``; None for this machine.
     """
 
     tiled_uri: str
     jobs_root: Path
     instrument: Path | None = None
+    site: Path | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServiceSettings":
@@ -39,11 +41,12 @@ class ServiceSettings:
         Raises:
             SettingsError: a variable is not set.
         """
-        instrument = environment.get("MULTISLICE_INSTRUMENT")
+        instrument, site = environment.get("MULTISLICE_INSTRUMENT"), environment.get("MULTISLICE_SITE")
         return cls(
             tiled_uri=_required(environment, "MULTISLICE_TILED_URI"),
             jobs_root=Path(_required(environment, "MULTISLICE_JOBS_ROOT")),
             instrument=Path(instrument) if instrument else None,
+            site=Path(site) if site else None,
         )
 
 

@@ -21,7 +21,7 @@ from bluesky_multislice.interchange.job_folder import JobFolder
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.schedulers import LocalScheduler, run_to_end
+from bluesky_multislice.schedulers import Allocation, LocalScheduler, run_to_end
 from bluesky_multislice.simulation.phantoms import demo_sample
 
 VOXEL_M = 1e-9
@@ -94,7 +94,8 @@ def measure(name: str) -> None:
         plan = make_plan(chosen, read_scan(folder.frames))
         folder.write_job(recipe=chosen.model_dump(mode="json"), plan=plan.as_dict(), origin={})
         start = time.monotonic()
-        run_to_end(LocalScheduler(), folder, ranks=plan.ranks, on_progress=lambda record: None)
+        allocation = Allocation(ranks_per_node=plan.ranks)
+        run_to_end(LocalScheduler(), folder, name="memory", allocation=allocation, on_progress=lambda record: None)
         seconds = time.monotonic() - start
         peak = read_provenance(folder.result)["machine"]["peak_memory_bytes"]
         with h5py.File(folder.result) as file:

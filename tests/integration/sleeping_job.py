@@ -13,7 +13,15 @@ rank = int(os.environ["RANK"])
 if order.get("deaf"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 (folder / f"rank-{rank}.json").write_text(
-    json.dumps({"pid": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"], "world": os.environ["WORLD_SIZE"]})
+    json.dumps(
+        {
+            "pid": os.getpid(),
+            "torchrun": os.getppid(),
+            "threads": os.environ["OMP_NUM_THREADS"],
+            "world": os.environ["WORLD_SIZE"],
+            "environment": dict(os.environ),
+        }
+    )
 )
 if rank == 0:
     with (folder / "progress.jsonl").open("a") as progress:
@@ -24,6 +32,17 @@ if "error" in order:
     (folder / "error.json").write_text(json.dumps(order["error"]))
 if order.get("fail"):
     sys.exit("the order was to fail")
-time.sleep(order.get("sleep_s", 0))
+held = bytearray(1_000_000 * order.get("hold_mb", 0))
+before = json.loads((folder / "epoch.json").read_text()) if (folder / "epoch.json").exists() else 0
+end = time.monotonic() + order.get("sleep_s", 0)
+while before < order.get("stops", 0) or time.monotonic() < end:
+    if order.get("stops") and (folder / "stop-request").exists():
+        # As a job does that leaves a checkpoint: an epoch further each time, unless it is told to stand still.
+        epoch = before + (0 if order.get("stands_still") else 1)
+        if rank == 0:
+            (folder / "epoch.json").write_text(json.dumps(epoch))
+            (folder / "interrupted.json").write_text(json.dumps({"reason": "stop-request", "epoch": epoch}, indent=1))
+        os._exit(75)
+    time.sleep(0.1)
 if rank == 0 and order.get("result"):
     (folder / "result" / "volume.h5").write_bytes(b"volume")

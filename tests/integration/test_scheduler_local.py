@@ -10,9 +10,10 @@ import pytest
 
 from bluesky_multislice.errors import JobError, ScanError
 from bluesky_multislice.interchange.job_folder import JobFolder, write_json
-from bluesky_multislice.schedulers import JobState, LocalScheduler, run_to_end
+from bluesky_multislice.schedulers import Allocation, Job, JobState, LocalScheduler, run_to_end
 
 RANKS = 2
+TWO, ONE = Allocation(ranks_per_node=RANKS), Allocation()
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def stage(tmp_path):
 @pytest.fixture
 def scheduler(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
-    return LocalScheduler(module="sleeping_job", grace_s=5)
+    return LocalScheduler(module="sleeping_job", grace_s=5, poll_s=0.1)
 
 
 def wait_for_ranks(folder, limit_s=60):
@@ -46,21 +47,21 @@ def assert_gone(ranks):
 
 def test_a_job_runs_to_its_result_and_reports_every_epoch(scheduler, stage):
     folder, records = stage(result=True), []
-    run_to_end(scheduler, folder, ranks=RANKS, on_progress=records.append, poll_s=0.1)
+    run_to_end(scheduler, folder, name="me", allocation=TWO, on_progress=records.append)
     assert [record["epoch"] for record in records] == [0, 1, 2]
-    assert scheduler.status(str(folder.path)) is JobState.COMPLETED
-    assert LocalScheduler(module="sleeping_job").status(str(folder.path)) is JobState.COMPLETED
+    assert scheduler.status(Job(str(folder.path), folder)).state is JobState.COMPLETED
+    assert LocalScheduler(module="sleeping_job").status(Job(str(folder.path), folder)).state is JobState.COMPLETED
     ranks = wait_for_ranks(folder)
     assert {rank["threads"] for rank in ranks} == {str(max(1, len(os.sched_getaffinity(0)) // RANKS))}
     assert {rank["world"] for rank in ranks} == {str(RANKS)}
-    assert "rank 0 is here" in scheduler.tail(str(folder.path), 5)
+    assert "rank 0 is here" in scheduler.tail(Job(str(folder.path), folder), 5)
 
 
 def test_a_failed_job_raises_the_error_it_left(scheduler, stage):
     error = {"kind": "ScanError", "rule": "The rule.", "got": "something else.", "remedy": "do this."}
     folder = stage(fail=True, error=error)
     with pytest.raises(ScanError, match=r"The rule\. Got: something else\. Remedy: do this\."):
-        run_to_end(scheduler, folder, ranks=1, on_progress=lambda record: None)
+        run_to_end(scheduler, folder, name="me", allocation=ONE, on_progress=lambda record: None)
 
 
 def test_what_an_earlier_run_left_is_not_taken_for_this_one(scheduler, stage):
@@ -68,24 +69,24 @@ def test_what_an_earlier_run_left_is_not_taken_for_this_one(scheduler, stage):
     folder.write_error(ScanError("An older rule.", got="an older fault.", remedy="none."))
     folder.progress.write_text('{"epoch": 99}\n')
     with pytest.raises(JobError, match="must end with a result"):
-        run_to_end(scheduler, folder, ranks=1, on_progress=seen.append)
+        run_to_end(scheduler, folder, name="me", allocation=ONE, on_progress=seen.append)
     assert [record["epoch"] for record in seen] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("order", [{"fail": True}, {}])
 def test_a_job_without_result_or_error_shows_its_log(scheduler, stage, order):
     with pytest.raises(JobError, match="rank 0 is here"):
-        run_to_end(scheduler, stage(**order), ranks=1, on_progress=lambda record: None)
+        run_to_end(scheduler, stage(**order), name="me", allocation=ONE, on_progress=lambda record: None)
 
 
 @pytest.mark.parametrize("deaf", [False, True])
 def test_cancel_leaves_no_rank(scheduler, stage, deaf):
     folder = stage(sleep_s=600, deaf=deaf)
-    job_id = scheduler.submit(folder, ranks=RANKS)
+    job = scheduler.submit(folder, name="me", allocation=TWO)
     ranks = wait_for_ranks(folder)
-    assert scheduler.status(job_id) is JobState.RUNNING
-    scheduler.cancel(job_id)
-    assert scheduler.status(job_id) is JobState.CANCELLED
+    assert scheduler.status(job).state is JobState.RUNNING
+    scheduler.cancel(job)
+    assert scheduler.status(job).state is JobState.CANCELLED
     assert_gone(ranks)
 
 
@@ -97,17 +98,17 @@ def test_an_exception_in_the_waiting_code_leaves_no_rank(scheduler, stage):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_to_end(scheduler, folder, ranks=RANKS, on_progress=interrupt)
+        run_to_end(scheduler, folder, name="me", allocation=TWO, on_progress=interrupt)
     assert_gone(seen)
 
 
 def test_another_process_cancels_ranks_whose_torchrun_was_killed(scheduler, stage):
     folder = stage(sleep_s=600)
-    job_id = scheduler.submit(folder, ranks=RANKS)
+    job = scheduler.submit(folder, name="me", allocation=TWO)
     ranks = wait_for_ranks(folder)
     os.kill(psutil.Process(ranks[0]["pid"]).ppid(), signal.SIGKILL)
-    other = LocalScheduler(module="sleeping_job", grace_s=5)
-    assert other.status(job_id) is JobState.RUNNING
-    other.cancel(job_id)
+    other = LocalScheduler(module="sleeping_job", grace_s=5, poll_s=0.1)
+    assert other.status(job).state is JobState.RUNNING
+    other.cancel(job)
     assert_gone(ranks)
-    assert scheduler.status(job_id) is not JobState.RUNNING
+    assert scheduler.status(job).state is not JobState.RUNNING

@@ -1,6 +1,7 @@
 """One demo for all system tests: from the command line, kept up while they look at it, then ended by Ctrl-C."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from slurm_cluster import running_cluster, why_not
 
 MULTISLICE = Path(sys.executable).with_name("multislice")
 PREFERRED_PORTS = (8000, 4200)
@@ -76,3 +78,18 @@ def processes_of(out):
         if any(str(out) in word for word in words):
             found.append(process)
     return found
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Slurm of two nodes for the whole test session."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with running_cluster() as started:
+        former = os.environ.get("SLURM_CONF")
+        os.environ["SLURM_CONF"] = str(started.root / "slurm.conf")
+        yield started
+        if former is None:
+            del os.environ["SLURM_CONF"]
+        else:
+            os.environ["SLURM_CONF"] = former

@@ -4,6 +4,7 @@ import pytest
 
 from bluesky_multislice.errors import FramesError, JobError, PlanError
 from bluesky_multislice.interchange.job_folder import JobFolder, write_json
+from bluesky_multislice.interchange.names import safe_name
 
 
 @pytest.fixture
@@ -95,3 +96,62 @@ def test_a_request_outlives_the_start_of_a_job_until_it_is_withdrawn(folder):
     assert folder.stop_request.exists()
     folder.withdraw_stop()
     assert not folder.stop_request.exists()
+
+
+@pytest.mark.parametrize("readers", ["user", "group"])
+def test_who_may_read_a_folder(tmp_path, readers):
+    folder = JobFolder.under(tmp_path / "jobs", "scan", "run").create(readers)
+    for path in (folder.path, folder.path.parent):
+        assert path.stat().st_mode & 0o777 == {"user": 0o700, "group": 0o750}[readers]
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(JobError, match="must be writable"):
+        JobFolder(tmp_path / "file" / "job").create()
+
+
+HOSTILE = (
+    "..",
+    "../../etc",
+    "/etc/passwd",
+    "a/b",
+    ".hidden",
+    "-rf",
+    "a\nb",
+    "a\0b",
+    "$(reboot)",
+    "'\"",
+    "",
+    "x" * 10_000,
+    "δ",
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_leads_out_of_the_root(tmp_path, name):
+    folder = JobFolder.under(tmp_path, name, "run")
+    assert folder.path.parent.parent == tmp_path
+    assert folder.path.resolve() == folder.path
+    assert folder.create().path.is_dir()
+
+
+def test_names_that_are_words_stay_and_others_are_kept_apart():
+    assert safe_name("a1B2-c3.d_4") == "a1B2-c3.d_4"
+    names = {safe_name(name) for name in (*HOSTILE, "a b", "a  b", "x" * 9_999)}
+    assert len(names) == len(HOSTILE) + 3
+    assert all(safe_name(name) == name for name in names)
+
+
+def test_a_submission_is_kept_and_forgets_an_earlier_cancellation(folder):
+    assert folder.read_submission() is None
+    folder.cancelled.touch()
+    folder.write_submission(name="a", job_id="1")
+    assert folder.read_submission() == {"name": "a", "job_id": "1"}
+    assert not folder.cancelled.exists()
+
+
+def test_the_end_of_the_log(folder):
+    assert folder.read_log(3) == ""
+    folder.log.write_bytes(b"1\n2\n\xff3\n")
+    assert folder.read_log(2) == "2\n\ufffd3"

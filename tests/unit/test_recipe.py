@@ -163,6 +163,7 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "ranks": 2,
         "device": "cpu",
         "seed": 5,
+        "resources": {"qos": "live"},
         "refine": {"quantities": ("positions",)},
         "scan": {"energy_ev": 700},
     }

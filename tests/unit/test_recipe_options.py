@@ -8,6 +8,7 @@ from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options
 from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.recipe import Recipe, ScanValues
 from bluesky_multislice.refine import Refine, Schedules
+from bluesky_multislice.resources import Resources
 
 VALUES = {
     "propagation": "projection",
@@ -55,6 +56,16 @@ VALUES = {
     "refine_from_epoch": 3,
     "refine_strength": 0.5,
     "refine_furthest_pixels": 4.0,
+    "resources_nodes": 2,
+    "resources_gpus_per_node": 4,
+    "resources_cpus_per_task": 8,
+    "resources_memory_gb": 100,
+    "resources_walltime_minutes": 90,
+    "resources_partition": "gpu",
+    "resources_account": "beamline",
+    "resources_qos": "live",
+    "resources_constraint": "a100&ib",
+    "resources_nice": 10,
     "refine_schedules": Schedules.model_validate({"probe": {"from_epoch": 2, "strength": 0.5, "bound": 1.5}}),
     "technique": "holography",
     "regime": "near_field",
@@ -102,10 +113,11 @@ def flag(name, value):
 def tables():
     """The fields of the recipe and of its tables: option, table and field."""
     for name in Recipe.model_fields:
-        if name not in ("scan", "refine"):
+        if name not in ("scan", "refine", "resources"):
             yield name, None, name
     yield from ((name, "scan", name) for name in ScanValues.model_fields)
     yield from (("refine_" + name, "refine", name) for name in Refine.model_fields)
+    yield from (("resources_" + name, "resources", name) for name in Resources.model_fields)
 
 
 @pytest.mark.parametrize(("option", "table", "field"), list(tables()))

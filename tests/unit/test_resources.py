@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from small_scan import blank, hologram_geometry
 
-from bluesky_multislice.planning import make_plan
+from bluesky_multislice.errors import PlanError
+from bluesky_multislice.planning import Machine, make_plan
 from bluesky_multislice.recipe import Recipe
 
 
@@ -72,3 +73,24 @@ def test_a_field_that_does_not_fit_as_a_whole_is_cut_into_tiles(machine):
     assert tiled.options["halo"] == tiled.halo > 0
     assert tiled.memory_bytes < 0.63 * whole.memory_bytes
     assert f"it is cut into {tiled.tiles[0]} by {tiled.tiles[1]} tiles" in tiled.notes[-1]
+
+
+def on_site(views=64, ranks_per_node=4, memory_bytes=10**11, cuda=False, **recipe):
+    site = Machine(2 * ranks_per_node, ranks_per_node, memory_bytes, cuda)
+    return make_plan(Recipe(**recipe), blank(hologram_geometry(n=16, angles=views)), site)
+
+
+@pytest.mark.parametrize(("views", "ranks"), [(12, 3), (24, 4), (64, 8)])
+def test_a_plan_for_other_nodes_fills_their_places_evenly(views, ranks):
+    assert on_site(views=views).ranks == ranks
+
+
+def test_a_plan_for_other_nodes_takes_their_device_and_memory():
+    assert on_site().device == "cpu"
+    assert on_site(cuda=True).device == "cuda"
+    assert on_site(cuda=True, device="cpu").device == "cpu"
+    with pytest.raises(PlanError, match="none on the site's nodes"):
+        on_site(device="cuda")
+    with pytest.raises(PlanError, match="for 4 ranks on a device"):
+        on_site(memory_bytes=10**9)
+    assert on_site(memory_bytes=10**9, cuda=True).ranks == 8

@@ -46,17 +46,20 @@ def main() -> None:
     help="Folder for the job's state; the same command goes on from there after a stop, a crash or a power cut.",
 )
 @_instrument
+@click.option("--site", "site_file", type=_FILE, help="Profile (TOML) of the machine that computes. Without: this one.")
 @recipe_options
 def reconstruct(
     scan: Path,
     output: Path,
     job_folder: Path | None,
     instrument_file: Path | None,
+    site_file: Path | None,
     recipe_file: Path | None,
     **options: Any,
 ) -> None:
     """Reconstruct the interchange file SCAN; no service is needed."""
     from bluesky_multislice.cli.reconstruct_file import reconstruct_file
+    from bluesky_multislice.schedulers import read_site
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the job's ranks on its way out
     recipe = collect_recipe(recipe_file, options)
@@ -84,6 +87,7 @@ def reconstruct(
             recipe,
             instrument=_read_instrument(instrument_file),
             job_folder=job_folder,
+            site=read_site(site_file),
             on_plan=on_plan,
             on_progress=on_progress,
         )

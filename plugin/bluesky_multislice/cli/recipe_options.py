@@ -10,8 +10,9 @@ from pydantic.fields import FieldInfo
 
 from bluesky_multislice.recipe import Recipe, ScanValues, make_recipe, read_recipe
 from bluesky_multislice.refine import Refine, Schedules
+from bluesky_multislice.resources import Resources
 
-_TABLES = {"scan": (ScanValues, ""), "refine": (Refine, "refine_")}
+_TABLES = {"scan": (ScanValues, ""), "refine": (Refine, "refine_"), "resources": (Resources, "resources_")}
 """Table of the recipe → its class, and what its options begin with."""
 
 

@@ -13,7 +13,7 @@ from bluesky_multislice.interchange import FrameFile, JobFolder, read_provenance
 from bluesky_multislice.interchange.fields import DATA
 from bluesky_multislice.planning import Plan, make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import LocalScheduler, run_to_end
+from bluesky_multislice.schedulers import SiteProfile, allocate, machine_of, make_scheduler, run_to_end
 
 
 def reconstruct_file(
@@ -22,6 +22,7 @@ def reconstruct_file(
     recipe: Recipe,
     *,
     instrument: Instrument | None,
+    site: SiteProfile,
     job_folder: Path | None = None,
     on_plan: Callable[[Plan, tuple[str, ...]], None],
     on_progress: Callable[[dict[str, Any]], None],
@@ -33,6 +34,7 @@ def reconstruct_file(
         output: the result file; written only when complete.
         recipe: how to reconstruct.
         instrument: where else to look for the scan's values.
+        site: the machine that computes.
         job_folder: where the job keeps its state; one that was stopped or killed there goes on. None: nowhere.
         on_plan: called with the plan and with what a person should know about the scan.
         on_progress: called with each epoch's record.
@@ -52,7 +54,8 @@ def reconstruct_file(
         raise ScanError(
             "A result must not replace the scan that it comes from.", got=f"{output}.", remedy="choose another name."
         )
-    plan = make_plan(recipe, scan)
+    plan = make_plan(recipe, scan, machine_of(site, recipe.resources))
+    allocation = allocate(site, recipe.resources, ranks=plan.ranks)
     on_plan(plan, scan.warnings + plan.notes)
     with _room(job_folder, output) as room:
         folder = JobFolder(room).create()
@@ -62,7 +65,7 @@ def reconstruct_file(
             plan=plan.as_dict(),
             origin={"file": str(scan_file.resolve()), "sources": scan.sources, "warnings": list(scan.warnings)},
         )
-        run_to_end(LocalScheduler(), folder, ranks=plan.ranks, on_progress=on_progress)
+        run_to_end(make_scheduler(site), folder, name=output.name, allocation=allocation, on_progress=on_progress)
         shutil.move(folder.result, output)
     return read_provenance(output)
 

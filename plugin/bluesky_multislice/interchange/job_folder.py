@@ -10,6 +10,8 @@
 ``error.json``         rule, got and remedy of the error that ended the job
 ``stop-request``       asks a running job to stop; its presence is all that counts
 ``interrupted.json``   why a job stopped before its end, and the epoch that it goes on from
+``submission.json``    the owner's name for the job, and its id at the scheduler
+``cancelled``          there where somebody cancelled the job
 =====================  ===========================================================================
 
 Stopping and going on. A job stops at the end of an epoch when one of its ranks gets SIGUSR1 or SIGTERM, or when
@@ -36,10 +38,11 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bluesky_multislice import errors
 from bluesky_multislice.errors import JobError, MultisliceError
+from bluesky_multislice.interchange.names import safe_name
 
 INTERRUPTED_STATUS = 75
 """Exit status of ranks that stopped at a checkpoint: EX_TEMPFAIL of sysexits.h, try again."""
@@ -100,11 +103,58 @@ class JobFolder:
         """Why a job stopped before its end."""
         return self.path / "interrupted.json"
 
-    def create(self) -> "JobFolder":
-        """Make the folder, private to its owner and group."""
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o750)
-        self.result.parent.mkdir(exist_ok=True)
+    @property
+    def submission(self) -> Path:
+        """Name and id of the job that was submitted last."""
+        return self.path / "submission.json"
+
+    @property
+    def cancelled(self) -> Path:
+        """There where the job was cancelled."""
+        return self.path / "cancelled"
+
+    @classmethod
+    def under(cls, root: Path, *names: str) -> "JobFolder":
+        """Return the job folder of some names, such as a scan's and a flow run's, below a root.
+
+        A name that is no plain word, such as one with a slash, becomes one: none leads out of the root.
+        """
+        return cls(root.absolute().joinpath(*(safe_name(name) for name in names)))
+
+    def create(self, readers: Literal["user", "group"] = "group") -> "JobFolder":
+        """Make the folder, private to its owner, or to the owner and the group.
+
+        Raises:
+            JobError: it cannot be made.
+        """
+        try:
+            mode = 0o750 if readers == "group" else 0o700
+            # mkdir gives its mode to the last folder only; a scan's flow runs are nobody's business either.
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=mode)
+            self.path.mkdir(exist_ok=True, mode=mode)
+            self.result.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise JobError(
+                "A job folder must be writable.",
+                got=f"{error}.",
+                remedy="make room on the shared storage, or correct its owner.",
+            ) from error
         return self
+
+    def write_submission(self, *, name: str, job_id: str) -> None:
+        """Keep which job was submitted, and forget that an earlier one was cancelled."""
+        self.cancelled.unlink(missing_ok=True)
+        write_json(self.submission, {"name": name, "job_id": job_id})
+
+    def read_submission(self) -> dict[str, str] | None:
+        """Return ``name`` and ``job_id`` of the job that was submitted last; None where none was."""
+        return json.loads(self.submission.read_text()) if self.submission.exists() else None
+
+    def read_log(self, lines: int) -> str:
+        """Return the last lines that the job printed."""
+        if not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def write_job(self, *, recipe: dict[str, Any], plan: dict[str, Any], origin: dict[str, Any]) -> None:
         """Write ``job.json``, whole or not at all."""

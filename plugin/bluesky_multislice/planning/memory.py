@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.planning.resources import room_bytes, uses_cuda
 from bluesky_multislice.planning.sampling import tiles_of
 
 _PROGRAM = 405 * 2**20
@@ -41,12 +41,13 @@ _LARGE_HOLES = 200 * 2**20
 """Bytes of holes between large matrices, which are handed back each time, as measured."""
 
 
-def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
+def memory_bytes(plan: Plan, geometry: ScanGeometry, cuda: bool) -> int:
     """Return the peak of one rank.
 
     Args:
         plan: all of it but its memory.
         geometry: of the scan, as finely sampled as the plan says.
+        cuda: whether it is a GPU's.
     """
     volume, angles = 4 * math.prod(plan.grid.shape) / plan.slabs, len(np.unique(geometry.angle_rad))
     held = volume * _volumes(plan, angles) + _frames(plan, geometry) + _batch(plan, geometry)
@@ -54,7 +55,7 @@ def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
         # Neighbours of each voxel of a plane, number and weight, and the transpose.
         turn = _NEIGHBOURS[plan.interpolation] * 8 * 2 * plan.grid.shape[0] * plan.grid.shape[2]
         held += min(angles, _CACHED_TURNS) * turn
-    if uses_cuda(plan.device):
+    if cuda:
         return int(held)
     held += volume * _written(plan)
     if angles > 1:
@@ -64,33 +65,35 @@ def memory_bytes(plan: Plan, geometry: ScanGeometry) -> int:
     return int(held + _PROGRAM + libraries + (_EXCHANGE if plan.ranks > 1 else 0))
 
 
-def fitted_into_memory(plan: Plan, geometry: ScanGeometry, accuracy: float, slabs: int | None) -> Plan:
-    """Return the plan with its memory, and with what this machine has room for.
+def fitted_into_memory(
+    plan: Plan, geometry: ScanGeometry, accuracy: float, slabs: int | None, machine: Machine
+) -> Plan:
+    """Return the plan with its memory, and with what the machine has room for.
 
     Args:
         plan: all of it but its memory.
         geometry: of the scan, as finely sampled as the plan says.
         accuracy: that tiles are to have.
         slabs: slabs of the volume; None: as few as memory asks for.
+        machine: where the job computes.
     """
     numbers = [slabs] if slabs else [n for n in range(1, plan.ranks + 1) if plan.ranks % n == 0]
     found = plan
     for number in numbers:
-        found = _propagated_in_memory(replace(plan, slabs=number), geometry, accuracy)
-        room, ranks = room_bytes(plan.device, plan.ranks)
-        if found.memory_bytes * ranks <= room:
+        found = _propagated_in_memory(replace(plan, slabs=number), geometry, accuracy, machine)
+        if found.memory_bytes * machine.sharing(plan.ranks) <= machine.memory_bytes:
             break
     return found
 
 
-def _propagated_in_memory(plan: Plan, geometry: ScanGeometry, accuracy: float) -> Plan:
-    """Return the plan with its memory, and with the way to differentiate that this machine has room for.
+def _propagated_in_memory(plan: Plan, geometry: ScanGeometry, accuracy: float, machine: Machine) -> Plan:
+    """Return the plan with its memory, and with the way to differentiate that the machine has room for.
 
     Waves are stored where that takes no more than half of the memory, else recomputed. Where a whole field is too
     large for that as well, it is cut into tiles.
     """
-    room, ranks = room_bytes(plan.device, plan.ranks)
-    stored, again = (_with_memory(replace(plan, gradient=way), geometry) for way in ("stored", "recomputed"))
+    room, ranks, cuda = machine.memory_bytes, machine.sharing(plan.ranks), machine.cuda
+    stored, again = (_with_memory(replace(plan, gradient=way), geometry, cuda) for way in ("stored", "recomputed"))
     if stored.memory_bytes * ranks < room / 2:
         return stored
     if again.memory_bytes * ranks <= room or plan.propagation != "multislice":
@@ -98,12 +101,12 @@ def _propagated_in_memory(plan: Plan, geometry: ScanGeometry, accuracy: float) -
     tiles, halo = tiles_of(geometry, plan.grid, plan.margin, accuracy)
     cut = replace(again, propagation="tiled-multislice", tiles=tiles, halo=halo)
     note = f"a whole field does not fit into memory: it is cut into {tiles[0]} by {tiles[1]} tiles"
-    cut = _with_memory(replace(cut, notes=(*plan.notes, note)), geometry)
+    cut = _with_memory(replace(cut, notes=(*plan.notes, note)), geometry, cuda)
     return cut if cut.memory_bytes < again.memory_bytes else again
 
 
-def _with_memory(plan: Plan, geometry: ScanGeometry) -> Plan:
-    return replace(plan, memory_bytes=memory_bytes(plan, geometry))
+def _with_memory(plan: Plan, geometry: ScanGeometry, cuda: bool) -> Plan:
+    return replace(plan, memory_bytes=memory_bytes(plan, geometry, cuda))
 
 
 def _volumes(plan: Plan, angles: int) -> float:

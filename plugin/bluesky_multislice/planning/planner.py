@@ -15,11 +15,13 @@ from bluesky_multislice.planning.checks import (
     schedule_notes,
 )
 from bluesky_multislice.planning.defaults import fit_settings, modes_of, smoothings_of
+from bluesky_multislice.planning.machine import Machine, this_machine
 from bluesky_multislice.planning.memory import fitted_into_memory
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.resources import (
     check_device,
     check_memory,
+    device_for,
     frames_place,
     mesh_for,
 )
@@ -35,12 +37,13 @@ _LANES = 2
 """Batches of a step, if there are no more ranks that share views: a mesh of few ranks gives the same volume as one."""
 
 
-def make_plan(recipe: Recipe, scan: Scan) -> Plan:
+def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
     """Derive a plan.
 
     Args:
         recipe: what a person chose.
         scan: what was measured.
+        site: the machine that computes; None for this one.
 
     Raises:
         PlanError: the recipe does not fit the scan, or the machine has too little memory.
@@ -64,8 +67,9 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
     check_fitted(recipe, geometry.views, len(fitted))
     check_refinement(recipe, geometry, several_angles)
     check_illumination(recipe, scan)
-    check_device(recipe.device)
-    ranks, slabs = mesh_for(recipe, len(fitted))
+    check_device(recipe.device, site)
+    machine = site or this_machine(recipe.device)
+    ranks, slabs = mesh_for(recipe, machine, len(fitted))
     lanes = recipe.batches_per_step or min(len(fitted), max(_LANES, ranks // (slabs or 1)))
     settings = fit_settings(recipe, geometry, several_angles, len(fitted) // lanes)
     notes += schedule_notes(recipe, settings)
@@ -92,7 +96,7 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         ranks=ranks,
         slabs=slabs or 1,
         lanes=lanes,
-        device=recipe.device,
+        device=device_for(recipe.device, site),
         support=recipe.support,
         saturated=recipe.saturated,
         shell_correlation=recipe.shell_correlation,
@@ -105,10 +109,10 @@ def make_plan(recipe: Recipe, scan: Scan) -> Plan:
         notes=tuple(notes),
         joint_illumination=recipe.illumination == "joint",
         checkpoint_every=recipe.checkpoint_every,
-        frames_in=recipe.frames_in or frames_place(scan.frames.views, geometry, recipe.device),
+        frames_in=recipe.frames_in or frames_place(scan.frames.views, geometry, machine),
     )
-    plan = fitted_into_memory(plan, geometry, recipe.accuracy, slabs)
+    plan = fitted_into_memory(plan, geometry, recipe.accuracy, slabs, machine)
     check_slabs(recipe, plan)
-    check_memory(plan)
+    check_memory(plan, machine)
     earlier = earlier_plans(recipe, geometry, plan)
     return replace(plan, earlier=earlier, fit=with_smaller_steps(settings)) if earlier else plan

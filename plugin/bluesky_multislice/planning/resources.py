@@ -1,36 +1,33 @@
 """Ranks, memory and device."""
 
 import math
-import os
 
 import torch
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import FramesIn
 
 
-def uses_cuda(device: str) -> bool:
-    """Return whether a job computes on GPUs."""
-    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
+def ranks_for(machine: Machine, fitted: int) -> int:
+    """Return the number of ranks: one a GPU or core, each with four fitted views at least, as many on every node."""
+    wanted = max(1, min(machine.places, fitted // 4))
+    if wanted <= machine.places_per_node:
+        return wanted
+    return wanted - wanted % machine.places_per_node
 
 
-def ranks_for(recipe: Recipe, fitted: int) -> int:
-    """Return the number of ranks: one a GPU or core, each with four fitted views at least."""
-    places = torch.cuda.device_count() if uses_cuda(recipe.device) else min(os.cpu_count() or 1, 8)
-    return max(1, min(places, fitted // 4))
-
-
-def mesh_for(recipe: Recipe, fitted: int) -> tuple[int, int | None]:
+def mesh_for(recipe: Recipe, machine: Machine, fitted: int) -> tuple[int, int | None]:
     """Return the number of ranks and, where the recipe gives a mesh, the number of slabs.
 
     Raises:
         PlanError: ranks and mesh contradict each other, or ranks would have nothing to fit.
     """
     if recipe.mesh is None:
-        ranks, slabs = recipe.ranks or ranks_for(recipe, fitted), None
+        ranks, slabs = recipe.ranks or ranks_for(machine, fitted), None
     else:
         angles, slabs = (int(number) for number in recipe.mesh.split("x"))
         ranks = angles * slabs
@@ -49,32 +46,32 @@ def mesh_for(recipe: Recipe, fitted: int) -> tuple[int, int | None]:
     return ranks, slabs
 
 
-def frames_place(views: int, geometry: ScanGeometry, device: str) -> FramesIn:
+def frames_place(views: int, geometry: ScanGeometry, machine: Machine) -> FramesIn:
     """Return where frames are kept: on disk where those of all ranks take more than an eighth of the memory."""
-    room, ranks = room_bytes(device, 1)
+    room, ranks = machine.memory_bytes, machine.sharing(1)
     return "disk" if views * math.prod(geometry.detector.shape) * 4 > ranks * room / 8 else "memory"
 
 
-def room_bytes(device: str, ranks: int) -> tuple[int, int]:
-    """Return the bytes of memory of a GPU or of this machine, and how many ranks share them."""
-    if uses_cuda(device):
-        return torch.cuda.get_device_properties(0).total_memory, 1
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), ranks
-
-
-def check_device(device: str) -> None:
+def check_device(device: str, machine: Machine | None) -> None:
     """Refuse a GPU that is not there."""
-    if device == "cuda" and not torch.cuda.is_available():
+    if device == "cuda" and not (machine.cuda if machine else torch.cuda.is_available()):
         raise PlanError(
             "The device cuda needs a GPU that PyTorch can use.",
-            got="none on this machine.",
+            got="none on this machine." if machine is None else "none on the site's nodes.",
             remedy="use device auto or cpu, or install PyTorch's CUDA build and the driver.",
         )
 
 
-def check_memory(plan: Plan) -> None:
+def device_for(device: str, machine: Machine | None) -> str:
+    """Return where ranks compute: on another machine than this one, what its profile says; here it may be ``auto``."""
+    if machine is None or device != "auto":
+        return device
+    return "cuda" if machine.cuda else "cpu"
+
+
+def check_memory(plan: Plan, machine: Machine) -> None:
     """Refuse a plan that needs more memory than there is."""
-    room, here = room_bytes(plan.device, plan.ranks)
+    room, here = machine.memory_bytes, machine.sharing(plan.ranks)
     if plan.memory_bytes * here > room:
         raise PlanError(
             "The reconstruction must fit into memory.",

@@ -5,6 +5,7 @@ command line, which names the job folder; that also finds them when torchrun was
 """
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,9 @@ from pathlib import Path
 import psutil
 
 from bluesky_multislice.interchange.job_folder import JobFolder
-from bluesky_multislice.schedulers.scheduler import JobState
+from bluesky_multislice.schedulers.environment import without_keys
+from bluesky_multislice.schedulers.scheduler import Job, JobState, JobStatus
+from bluesky_multislice.schedulers.site import Allocation, SiteProfile
 
 JOB_MODULE = "bluesky_multislice.job"
 
@@ -22,73 +25,117 @@ class LocalScheduler:
     """Runs jobs on this machine. A job's id is the path of its folder.
 
     Args:
+        profile: interpreter, container and environment of the job.
         module: module that every rank runs, with the job folder as its argument.
         grace_s: seconds between asking a cancelled job to end and killing it.
+        poll_s: seconds between two looks at a job.
     """
 
-    def __init__(self, *, module: str = JOB_MODULE, grace_s: float = 20.0) -> None:
-        self._module, self._grace_s = module, grace_s
+    def __init__(
+        self,
+        profile: SiteProfile | None = None,
+        *,
+        module: str = JOB_MODULE,
+        grace_s: float = 20.0,
+        poll_s: float = 0.5,
+    ) -> None:
+        self._profile = profile or SiteProfile()
+        self._module, self._grace_s, self.poll_s = module, grace_s, poll_s
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._cancelled: set[str] = set()
 
-    def submit(self, folder: JobFolder, *, ranks: int) -> str:
-        """Start torchrun in a session of its own and return the job's id."""
-        job_id = str(folder.path)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    def submit(self, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
+        """Start torchrun in a session of its own."""
+        job = Job(str(folder.path), folder)
+        folder.write_submission(name=name, job_id=job.id)
         with folder.log.open("ab") as log:
-            self._children[job_id] = subprocess.Popen(
-                [*command, "-m", self._module, job_id],
+            self._children[job.id] = subprocess.Popen(
+                self._command(folder, allocation),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_environment(ranks),
+                env=self._environment(allocation.ranks_per_node),
                 start_new_session=True,
             )
-        return job_id
+        return job
 
-    def status(self, job_id: str) -> JobState:
-        """Return the state, of a job that another process started too."""
-        child = self._children.get(job_id)
-        if child.poll() is None if child else self._processes(job_id):
-            return JobState.RUNNING
-        if job_id in self._cancelled:
-            return JobState.CANCELLED
-        if JobFolder(Path(job_id)).interrupted.exists():
-            return JobState.INTERRUPTED
-        done = child.returncode == 0 if child else True
-        return JobState.COMPLETED if done and JobFolder(Path(job_id)).result.exists() else JobState.FAILED
+    def status(self, job: Job) -> JobStatus:
+        """Return how the job is, of one that another process started too."""
+        child = self._children.get(job.id)
+        if child.poll() is None if child else self._processes(job.id):
+            return JobStatus(JobState.RUNNING)
+        if job.folder.cancelled.exists():
+            return JobStatus(JobState.CANCELLED)
+        if job.folder.interrupted.exists():
+            return JobStatus(JobState.INTERRUPTED)
+        code = child.returncode if child else 0
+        if code == 0 and job.folder.result.exists():
+            return JobStatus(JobState.COMPLETED)
+        detail = f"torchrun ended by signal {-code}" if code < 0 else f"torchrun's exit status {code}"
+        return JobStatus(JobState.FAILED, exit_detail=detail if child else "ended without a result")
 
-    def cancel(self, job_id: str) -> None:
+    def cancel(self, job: Job) -> None:
         """Ask torchrun and its ranks to end, and after the grace time kill what is left."""
-        members = self._processes(job_id)
-        if not members and self.status(job_id).ended:
+        members = self._processes(job.id)
+        if not members and self.status(job).ended:
             return
-        self._cancelled.add(job_id)
+        job.folder.cancelled.touch()
         for member in members:
             _signal(member, psutil.Process.terminate)
         psutil.wait_procs(members, timeout=self._grace_s)
-        survivors = self._processes(job_id)
+        survivors = self._processes(job.id)
         for survivor in survivors:
             _signal(survivor, psutil.Process.kill)
         psutil.wait_procs(survivors, timeout=5)
-        if child := self._children.get(job_id):
+        if child := self._children.get(job.id):
             child.wait()
 
-    def tail(self, job_id: str, lines: int) -> str:
+    def tail(self, job: Job, lines: int) -> str:
         """Return the last lines that the job printed."""
-        log = JobFolder(Path(job_id)).log
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+        return job.folder.read_log(lines)
+
+    def adopt(self, folder: JobFolder, *, name: str) -> Job | None:
+        """Return the job of that name that was started in the folder; None where none was."""
+        submission = folder.read_submission()
+        return Job(submission["job_id"], folder) if submission and submission["name"] == name else None
+
+    def live(self) -> dict[str, str]:
+        """Return name → id of this user's jobs on this machine."""
+        found = {words[-1] for words in _command_lines(self._module).values()}
+        submissions = {job_id: JobFolder(Path(job_id)).read_submission() for job_id in found}
+        return {submission["name"]: job_id for job_id, submission in submissions.items() if submission}
+
+    def by_hand(self, folder: JobFolder, *, name: str, allocation: Allocation) -> str:
+        """Return the command that starts the job by hand, for a shell."""
+        return shlex.join(self._command(folder, allocation))
+
+    def _command(self, folder: JobFolder, allocation: Allocation) -> list[str]:
+        python = [*self._profile.container, self._profile.python or sys.executable]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={allocation.ranks_per_node}"]
+        return [*python, *torchrun, "-m", self._module, str(folder.path)]
+
+    def _environment(self, ranks: int) -> dict[str, str]:
+        """One thread a core over all ranks; the ranks of one machine talk over its loopback interface."""
+        environment = without_keys(os.environ) | {"OMP_NUM_THREADS": str(max(1, _cores() // ranks))}
+        # torchrun would die of a SIGUSR1 that it is not told to pass on, and leave its ranks alone.
+        environment.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+        return environment | dict(self._profile.environment)
 
     def _processes(self, job_id: str) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                words = process.cmdline()
-            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-                continue
-            if self._module in words and words[-1] == job_id:
-                found.append(process)
-        return found
+        return [process for process, words in _command_lines(self._module).items() if words[-1] == job_id]
+
+
+def _command_lines(module: str) -> dict[psutil.Process, list[str]]:
+    """Return the processes that run a module, with the words of their command lines."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+        if module in words:
+            found[process] = words
+    return found
 
 
 def _signal(process: psutil.Process, send: Callable[[psutil.Process], None]) -> None:
@@ -96,16 +143,6 @@ def _signal(process: psutil.Process, send: Callable[[psutil.Process], None]) -> 
         send(process)
     except psutil.NoSuchProcess:
         return
-
-
-def _environment(ranks: int) -> dict[str, str]:
-    """One thread a core over all ranks; the ranks of one machine talk over its loopback interface."""
-    environment = dict(os.environ)
-    environment["OMP_NUM_THREADS"] = str(max(1, _cores() // ranks))
-    # torchrun would die of a SIGUSR1 that it is not told to pass on, and leave its ranks alone.
-    environment.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
-    environment.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    return environment
 
 
 def _cores() -> int:

@@ -1,14 +1,11 @@
-"""What every scheduler offers, and how a caller waits for a job without ever leaving one behind."""
+"""What every scheduler offers: a job's life from submission to its end."""
 
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
-from bluesky_multislice.errors import JobError
 from bluesky_multislice.interchange.job_folder import JobFolder
-
-_LOG_LINES = 50
+from bluesky_multislice.schedulers.site import Allocation
 
 
 class JobState(StrEnum):
@@ -19,89 +16,108 @@ class JobState(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    NODE_FAILURE = "node_failure"
+    PREEMPTED = "preempted"
     INTERRUPTED = "interrupted"
+    """It stopped at a checkpoint and goes on when submitted again."""
+    NOT_VISIBLE = "not_visible"
+    """The scheduler does not show the job, or does not answer: for the moment nobody knows."""
 
     @property
     def ended(self) -> bool:
         """Whether the job will not change any more."""
-        return self not in (JobState.PENDING, JobState.RUNNING)
+        return self not in (JobState.PENDING, JobState.RUNNING, JobState.NOT_VISIBLE)
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job at the moment.
+
+    Attributes:
+        state: where it is in its life.
+        reason: the scheduler's own word for it, such as ``Resources`` of a job that waits.
+        exit_detail: how its processes ended, such as ``exit status 1`` or ``signal 9``; empty before.
+        restarts: how often the scheduler has started it again.
+    """
+
+    state: JobState
+    reason: str = ""
+    exit_detail: str = ""
+    restarts: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job will not change any more."""
+        return self.state.ended
+
+    def __str__(self) -> str:
+        details = [text for text in (self.reason, self.exit_detail) if text]
+        if self.restarts:
+            details.append(f"restarts {self.restarts}")
+        return f"{self.state.value} ({', '.join(details)})" if details else self.state.value
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted job, in whichever process.
+
+    Attributes:
+        id: its number or name at the scheduler; text that can be stored.
+        folder: its job folder.
+    """
+
+    id: str
+    folder: JobFolder
 
 
 class Scheduler(Protocol):
-    """Starts jobs and tells how they are. A job id is valid in other processes too."""
+    """Starts jobs and tells how they are. A job can be followed by another process than the one that submitted it.
 
-    def submit(self, folder: JobFolder, *, ranks: int) -> str:
-        """Start the job in ``folder`` on ``ranks`` processes and return its id."""
+    Attributes:
+        poll_s: seconds between two looks at a job.
+    """
+
+    poll_s: float
+
+    def submit(self, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
+        """Start the job in a staged folder.
+
+        Args:
+            folder: the job folder.
+            name: the owner's name for the job, such as a flow run's id; ``adopt`` finds the job by it.
+            allocation: nodes, ranks and time.
+
+        Raises:
+            SchedulerError: the scheduler refuses the job or does not answer.
+        """
         ...
 
-    def status(self, job_id: str) -> JobState:
-        """Return the job's state."""
+    def status(self, job: Job) -> JobStatus:
+        """Return how the job is."""
         ...
 
-    def cancel(self, job_id: str) -> None:
-        """End every process of the job; return when they are gone."""
+    def cancel(self, job: Job) -> None:
+        """End every process of the job, or take it out of the queue; return when they are gone."""
         ...
 
-    def tail(self, job_id: str, lines: int) -> str:
+    def tail(self, job: Job, lines: int) -> str:
         """Return the last lines that the job printed."""
         ...
 
+    def adopt(self, folder: JobFolder, *, name: str) -> Job | None:
+        """Return the waiting, running or ended job of that name and folder; None where none was ever submitted.
 
-def run_to_end(
-    scheduler: Scheduler,
-    folder: JobFolder,
-    *,
-    ranks: int,
-    on_progress: Callable[[dict[str, Any]], None],
-    poll_s: float = 0.5,
-) -> None:
-    """Submit a job and wait for its end. Whatever stops the waiting also ends the job.
+        Raises:
+            SchedulerError: the scheduler does not answer, so that nobody knows.
+        """
+        ...
 
-    Args:
-        scheduler: where it runs.
-        folder: a staged job folder.
-        ranks: number of processes.
-        on_progress: called with each record of ``progress.jsonl``.
-        poll_s: seconds between two looks.
+    def live(self) -> dict[str, str]:
+        """Return name → id of this user's jobs that wait or run."""
+        ...
 
-    Raises:
-        MultisliceError: the error that the job left, or JobError where it left none or was interrupted.
-    """
-    folder.forget_last_run()
-    folder.withdraw_stop()
-    job_id = scheduler.submit(folder, ranks=ranks)
-    try:
-        state = _wait(scheduler, job_id, folder, on_progress, poll_s)
-    except BaseException:
-        scheduler.cancel(job_id)
-        raise
-    if stopped := folder.read_interrupted():
-        raise JobError(
-            "A job must end with a result.",
-            got=f"it was asked to stop ({stopped['reason']}) and left a checkpoint of epoch {stopped['epoch']}.",
-            remedy=f"start it again in the same folder, {folder.path}: it goes on from there.",
-        )
-    if state is not JobState.COMPLETED:
-        raise folder.read_error() or JobError(
-            "A job must end with a result.",
-            got=f"state {state}; the last lines of its log:\n{scheduler.tail(job_id, _LOG_LINES)}\n",
-            remedy=f"read {folder.log}, then start the reconstruction again.",
-        )
-
-
-def _wait(
-    scheduler: Scheduler,
-    job_id: str,
-    folder: JobFolder,
-    on_progress: Callable[[dict[str, Any]], None],
-    poll_s: float,
-) -> JobState:
-    seen = 0
-    while True:
-        state = scheduler.status(job_id)
-        for record in folder.read_progress(seen):
-            seen += 1
-            on_progress(record)
-        if state.ended:
-            return state
-        time.sleep(poll_s)
+    def by_hand(self, folder: JobFolder, *, name: str, allocation: Allocation) -> str:
+        """Return the command that starts the job by hand, for a shell."""
+        ...

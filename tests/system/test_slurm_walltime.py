@@ -1,0 +1,72 @@
+"""A job whose time is up: warned, it leaves a checkpoint, is requeued and goes on; how often is bounded."""
+
+import pytest
+from slurm_cluster import eventually
+from slurm_jobs import ONE, ended, ranks_of, room, scheduler, staged
+
+from bluesky_multislice.schedulers import Allocation, JobState, failure, may_go_on
+
+pytestmark = pytest.mark.system
+__all__ = ["room"]
+
+
+def warn(cluster, folder, job):
+    """Warn the batch script of a running job, as Slurm does before the walltime."""
+    for path in folder.path.glob("rank-*.json"):
+        path.unlink()
+    ranks_of(folder, 1)
+    cluster.ask("scancel", "--batch", "--signal=USR1", job.id)
+
+
+def test_twice_out_of_time_a_job_goes_on_and_comes_to_its_result(room, cluster):
+    slurm, folder = scheduler(), staged(room / "job", stops=2, result=True)
+    job = slurm.submit(folder, name="long", allocation=ONE)
+    for restarts in (1, 2):
+        warn(cluster, folder, job)
+        status = eventually(lambda count=restarts: (now := slurm.status(job)).restarts == count and now)
+        assert status.state in (JobState.PENDING, JobState.RUNNING)
+    status = ended(slurm, job)
+    assert (status.state, status.restarts) == (JobState.COMPLETED, 2)
+    assert "Out of time after epoch 2" in slurm.tail(job, 100)
+    assert not folder.interrupted.exists()
+
+
+def test_restarts_are_bounded(room, cluster):
+    slurm, folder = scheduler(most_restarts=1), staged(room / "job", stops=9)
+    job = slurm.submit(folder, name="bounded", allocation=ONE)
+    warn(cluster, folder, job)
+    eventually(lambda: slurm.status(job).restarts == 1)
+    warn(cluster, folder, job)
+    status = ended(slurm, job)
+    assert (status.state, status.restarts) == (JobState.INTERRUPTED, 1)
+    assert may_go_on(job, status)
+    assert "left a checkpoint of epoch 2" in str(failure(slurm, job, status))
+
+
+def test_a_job_that_comes_no_further_is_not_requeued(room, cluster):
+    slurm, folder = scheduler(), staged(room / "job", stops=9, stands_still=True)
+    job = slurm.submit(folder, name="stands-still", allocation=ONE)
+    warn(cluster, folder, job)
+    status = ended(slurm, job)
+    assert (status.state, status.restarts) == (JobState.INTERRUPTED, 0)
+
+
+def test_a_stop_that_somebody_asks_for_is_no_reason_to_requeue(room):
+    slurm, folder = scheduler(), staged(room / "job", stops=9)
+    job = slurm.submit(folder, name="stopped", allocation=ONE)
+    ranks_of(folder, 1)
+    folder.request_stop()
+    assert ended(slurm, job).state is JobState.INTERRUPTED
+
+
+def test_slurm_warns_before_the_walltime_and_ends_who_does_not_listen(room):
+    slurm = scheduler(warning_seconds=30)
+    minute = Allocation(walltime_minutes=1, memory_gb=1, cpus_per_task=1)
+    listens, deaf = staged(room / "listens", stops=1, result=True), staged(room / "deaf", sleep_s=600, deaf=True)
+    first = slurm.submit(listens, name="listens", allocation=minute)
+    second = slurm.submit(deaf, name="deaf", allocation=minute)
+    status = ended(slurm, second)
+    assert status.state is JobState.TIMEOUT
+    assert may_go_on(second, status)
+    status = ended(slurm, first)
+    assert (status.state, status.restarts) == (JobState.COMPLETED, 1)
