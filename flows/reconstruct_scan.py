@@ -1,4 +1,8 @@
-"""The flow that Prefect runs for each scan: resolve → plan → stage → reconstruct → publish."""
+"""The flow that Prefect runs for each scan: resolve → plan → stage → reconstruct → publish.
+
+A flow run owns one job, whose name is the flow run's id. Whatever happens to the flow's process, the next attempt of
+the same flow run goes on with that job, or publishes what it has left.
+"""
 
 import time
 from collections.abc import Iterator
@@ -9,49 +13,35 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
-from prefect.flows import Flow
 from prefect.states import Completed
 from tiled.client.container import Container
 
 from bluesky_multislice import catalog
+from bluesky_multislice.errors import MultisliceError
 from bluesky_multislice.instrument import read_instrument
 from bluesky_multislice.interchange import read_provenance, write_scan
 from bluesky_multislice.interchange.job_folder import JobFolder
-from bluesky_multislice.listener import automatic_key
+from bluesky_multislice.listener import automatic_key, tiled_key
 from bluesky_multislice.planning import Plan, make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import (
-    Allocation,
-    JobStatus,
-    Scheduler,
-    SiteProfile,
-    allocate,
-    machine_of,
-    make_scheduler,
-    read_site,
-    run_to_end,
-)
+from bluesky_multislice.schedulers import SiteProfile, allocate, machine_of, make_scheduler, read_site
 from bluesky_multislice.settings import FLOW, ServiceSettings
+from flows.hooks import come_back, end_job, is_left_to_the_next_attempt
+from flows.job_record import Outcome, followed, write_outcome, writing_in
+from flows.owned_job import OwnedJob
+from flows.patience import wait_for_prefect
+from flows.publication import publish_once
 from flows.reports import ProgressReport, report_result
 
 _EVERYTHING_DERIVED = Recipe()
-
-
-def _end_job(flow: Flow, flow_run: FlowRun, state: State) -> None:
-    """End a job that outlived its flow run, such as one that was killed for its memory."""
-    settings = ServiceSettings.from_environment()
-    scheduler = make_scheduler(read_site(settings.site))
-    folder = _folder(settings, flow_run.parameters["run_uid"], flow_run)
-    if job := scheduler.adopt(folder, name=str(flow_run.id)):
-        scheduler.cancel(job)
 
 
 @flow(
     name=FLOW,
     flow_run_name="{run_uid:.8} {recipe.propagation}",
     retries=0,
-    on_cancellation=[_end_job],
-    on_crashed=[_end_job],
+    on_cancellation=[end_job],
+    on_crashed=[come_back],
 )
 def reconstruct_scan(run_uid: str, recipe: Recipe = _EVERYTHING_DERIVED) -> State:
     """Reconstruct a finished scan and publish the volume where the frames came from.
@@ -60,44 +50,47 @@ def reconstruct_scan(run_uid: str, recipe: Recipe = _EVERYTHING_DERIVED) -> Stat
         run_uid: unique identifier of the Bluesky run in Tiled.
         recipe: how to reconstruct it; whatever is left out is derived from the scan.
     """
-    settings = ServiceSettings.from_environment()
-    client = catalog.connect(settings.tiled_uri)
+    settings, log = ServiceSettings.from_environment(), get_run_logger()
+    client = catalog.connect(settings.tiled_uri, tiled_key(settings))
     with closing(client.context):
         if former := _made_before(client, run_uid, recipe):
-            get_run_logger().info("Nothing to do: %s has this recipe", former)
+            log.info("Nothing to do: %s has this recipe", former)
             return Completed(message=f"Was already at {former}")
-        return Completed(message=f"Published at {_reconstruct_and_publish(client, run_uid, recipe, settings)}")
+        site = read_site(settings.site)
+        folder = JobFolder.under(settings.jobs_root, run_uid, str(_this_run().id)).create(site.readers)
+        with followed(folder), _told(folder):
+            state = _reconstruct_and_publish(client, run_uid, recipe, settings, site, folder)
+            wait_for_prefect(log)
+            return state
 
 
-def _reconstruct_and_publish(client: Container, run_uid: str, recipe: Recipe, settings: ServiceSettings) -> str:
-    flow_run, seconds = _this_run(), {}
+def _reconstruct_and_publish(
+    client: Container, run_uid: str, recipe: Recipe, settings: ServiceSettings, site: SiteProfile, folder: JobFolder
+) -> State:
+    seconds: dict[str, float] = {}
     with _timed(seconds, "resolve"):
         resolved = resolve(client, run_uid, recipe, settings)
-    site = read_site(settings.site)
-    with _timed(seconds, "plan"):
-        plan = make_the_plan(recipe, resolved, site)
-    allocation = allocate(site, recipe.resources, ranks=plan.ranks)
-    with _timed(seconds, "stage"):
-        folder = _folder(settings, run_uid, flow_run).create(site.readers)
-        stage(folder, recipe, plan, resolved)
-    with _timed(seconds, "reconstruct"):
-        reconstruct(make_scheduler(site), folder, allocation, plan, resolved.run_uid)
-    provenance = read_provenance(folder.result) | {
-        "model": recipe.propagation,
-        "flow_run": {"id": str(flow_run.id), "name": flow_run.name},
-        "job_folder": str(folder.path),
-        "seconds": dict(seconds),
-    }
+    job = _own(folder, site)
+    if job.find():
+        plan = Plan.from_dict(folder.read_job()["plan"])
+    else:
+        with _timed(seconds, "plan"):
+            plan = make_the_plan(recipe, resolved, site)
+        with _timed(seconds, "stage"):
+            stage(folder, recipe, plan, resolved)
+    try:
+        with _timed(seconds, "reconstruct"):
+            reconstruct(job, site, recipe, plan, resolved.run_uid)
+    except MultisliceError as error:
+        state = job.state_of(error)
+        write_outcome(folder, Outcome("cancelled" if state.is_cancelled() else "failed", state.message or ""))
+        return state
+    made_by = _made_by(job, seconds)
     with _timed(seconds, "publish"):
-        path = publish(client, folder, recipe, provenance, resolved)
-    report_result(
-        resolved.run_uid,
-        path,
-        tiled_uri=settings.tiled_uri,
-        figures=provenance["figures"],
-        seconds=seconds,
-    )
-    return path
+        path = publish(client, folder, resolved, made_by)
+    figures = read_provenance(folder.result)["figures"]
+    report_result(resolved.run_uid, path, tiled_uri=settings.tiled_uri, figures=figures, seconds=seconds)
+    return Completed(message=f"Published at {path}")
 
 
 @task(cache_policy=NO_CACHE)
@@ -126,52 +119,63 @@ def make_the_plan(recipe: Recipe, resolved: catalog.ResolvedScan, site: SiteProf
 @task(cache_policy=NO_CACHE)
 def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.ResolvedScan) -> None:
     """Write the job folder: everything that the job needs to run without Tiled and Prefect."""
-    write_scan(folder.frames, resolved.scan, files=resolved.files)
-    folder.write_job(
-        recipe=recipe.model_dump(mode="json"),
-        plan=plan.as_dict(),
-        origin={
-            "run_uid": resolved.run_uid,
-            "sources": resolved.scan.sources,
-            "warnings": list(resolved.scan.warnings),
-        },
-    )
+    with writing_in(folder):
+        write_scan(folder.frames, resolved.scan, files=resolved.files)
+        folder.write_job(
+            recipe=recipe.model_dump(mode="json"),
+            plan=plan.as_dict(),
+            origin={
+                "run_uid": resolved.run_uid,
+                "sources": resolved.scan.sources,
+                "warnings": list(resolved.scan.warnings),
+            },
+        )
     get_run_logger().info("Job folder %s", folder.path)
 
 
 @task(cache_policy=NO_CACHE)
-def reconstruct(scheduler: Scheduler, folder: JobFolder, allocation: Allocation, plan: Plan, run_uid: str) -> None:
-    """Run the job and follow it; a cancelled flow run takes the job's processes with it."""
-    log, name = get_run_logger(), str(_this_run().id)
-    log.info("By hand: %s", scheduler.by_hand(folder, name=name, allocation=allocation))
-    report = ProgressReport(run_uid, plan.epochs, log)
-
-    def on_status(status: JobStatus) -> None:
-        log.info("Job %s", status)
-
-    run_to_end(scheduler, folder, name=name, allocation=allocation, on_progress=report, on_status=on_status)
+def reconstruct(job: OwnedJob, site: SiteProfile, recipe: Recipe, plan: Plan, run_uid: str) -> None:
+    """Run the job, or go on with it, and follow it; a cancelled flow run takes the job's processes with it."""
+    report = ProgressReport(run_uid, plan.epochs, job.folder, get_run_logger())
+    allocation = allocate(site, recipe.resources, ranks=plan.ranks)
+    try:
+        job.run(allocation, on_progress=report.on_progress, on_status=report.on_status)
+    except Exception:
+        job.cancel()
+        raise
+    except BaseException:  # Prefect's way of ending a flow; Ctrl-C
+        if not is_left_to_the_next_attempt(_this_run()):
+            job.cancel()
+            write_outcome(job.folder, Outcome("cancelled", "The flow run was told to end."))
+        raise
     report.done()
 
 
 @task(cache_policy=NO_CACHE)
-def publish(
-    client: Container,
-    folder: JobFolder,
-    recipe: Recipe,
-    provenance: dict[str, Any],
-    resolved: catalog.ResolvedScan,
-) -> str:
+def publish(client: Container, folder: JobFolder, resolved: catalog.ResolvedScan, made_by: dict[str, Any]) -> str:
     """Register the volume in Tiled and return its path."""
-    path = catalog.publish(
-        client,
-        folder.result,
-        run_uid=resolved.run_uid,
-        recipe_digest=recipe.digest(),
-        provenance=provenance,
-        start=resolved.start,
-    )
+    path = publish_once(client, folder, run_uid=resolved.run_uid, start=resolved.start, made_by=made_by)
     get_run_logger().info("Published at %s", path)
     return path
+
+
+def _made_by(job: OwnedJob, seconds: dict[str, float]) -> dict[str, Any]:
+    """Return the flow's and the scheduler's part in what made the volume."""
+    flow_run = _this_run()
+    return {
+        "flow_run": {
+            "id": str(flow_run.id),
+            "name": flow_run.name,
+            "attempts": flow_run.run_count,
+            "job_restarts": job.all_restarts,
+        },
+        "seconds": dict(seconds),
+    }
+
+
+def _own(folder: JobFolder, site: SiteProfile) -> OwnedJob:
+    name, log = str(_this_run().id), get_run_logger()
+    return OwnedJob(make_scheduler(site), folder, name=name, most_restarts=site.most_restarts, log=log)
 
 
 def _this_run() -> FlowRun:
@@ -181,17 +185,22 @@ def _this_run() -> FlowRun:
     return context.flow_run
 
 
-def _folder(settings: ServiceSettings, run_uid: str, flow_run: FlowRun) -> JobFolder:
-    """One folder a flow run: a rerun never touches a former result."""
-    return JobFolder.under(settings.jobs_root, run_uid, str(flow_run.id))
-
-
 def _made_before(client: Container, run_uid: str, recipe: Recipe) -> str | None:
     """Return the path of a complete result of this recipe, unless a person asked for another one."""
     if _this_run().idempotency_key != automatic_key(run_uid, recipe.digest()):
         return None
     found = catalog.find_reconstructions(client, run_uid, recipe.digest())
-    return next((former.path for former in reversed(found) if former.status == "complete"), None)
+    return next((former.path for former in reversed(found) if former.complete), None)
+
+
+@contextmanager
+def _told(folder: JobFolder) -> Iterator[None]:
+    """Keep the error that ends the flow in the job folder, too."""
+    try:
+        yield
+    except Exception as error:
+        write_outcome(folder, Outcome("failed", f"{type(error).__name__}: {error}"))
+        raise
 
 
 @contextmanager

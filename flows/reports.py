@@ -1,49 +1,127 @@
-"""What a person sees of a reconstruction in the Prefect UI: progress while it runs, figures at its end."""
+"""What a person sees of a reconstruction in the Prefect UI: the job's life while it lasts, figures at its end.
 
+Prefect may be away for a while: what it could not be shown is left out, and the job goes on.
+"""
+
+import base64
 import logging
-import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+import httpx
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.exceptions import PrefectException
+
+from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.interchange.names import safe_name
+from bluesky_multislice.schedulers import JobState, JobStatus
 
 _BETWEEN_UPDATES_S = 2.0
 
 
 class ProgressReport:
-    """Turns the job's progress records into log lines and a progress bar.
+    """Turns a job's status and its progress records into log lines, a progress bar and a picture.
 
     Args:
         run_uid: the scan.
         epochs: most epochs that the job will do.
+        folder: the job folder, where the job leaves a preview of its volume now and then.
         log: the flow run's logger.
     """
 
-    def __init__(self, run_uid: str, epochs: int, log: logging.Logger | logging.LoggerAdapter) -> None:
-        self._epochs, self._log = epochs, log
-        self._updated = -_BETWEEN_UPDATES_S
-        self._artifact = create_progress_artifact(
-            0.0, key=_key("progress", run_uid), description=f"Epochs of {run_uid}"
-        )
+    def __init__(
+        self, run_uid: str, epochs: int, folder: JobFolder, log: logging.Logger | logging.LoggerAdapter
+    ) -> None:
+        self._run_uid, self._epochs, self._folder, self._log = run_uid, epochs, folder, log
+        self._said_at = self._shown_at = -_BETWEEN_UPDATES_S
+        self._percent, self._line = 0.0, f"Epochs of {run_uid}"
+        self._picture: UUID | None = None
+        self._picture_time = 0.0
+        self._artifact: UUID | None = None
+        with _where_prefect_answers(log):
+            found = create_progress_artifact(0.0, key=artifact_key("progress", run_uid), description=self._line)
+            self._artifact = found if isinstance(found, UUID) else None
 
-    def __call__(self, record: dict[str, Any]) -> None:
+    def on_status(self, status: JobStatus) -> None:
+        """Report another status of the job, such as why it waits."""
+        self._log.info("Job %s", status)
+        if not status.ended:
+            self._line = f"Job {status}" if status.state is JobState.PENDING else self._line
+            self._show()
+
+    def on_progress(self, record: dict[str, Any]) -> None:
         """Report one record of ``progress.jsonl``."""
-        held_back = record.get("held_back_loss")
-        judged = "" if held_back is None else f", held-back loss {held_back:.4g}"
-        self._log.info("Epoch %d of %d: loss %.4g%s", record["epoch"], self._epochs, record["loss"], judged)
-        if time.monotonic() - self._updated > _BETWEEN_UPDATES_S:
-            self._show(100.0 * record["epoch"] / self._epochs)
+        first = not self._percent
+        self._percent = min(100.0 * record["epoch"] / self._epochs, 100.0)
+        self._line = describe(record, self._epochs)
+        if first or record["epoch"] == self._epochs or time.monotonic() - self._said_at > _BETWEEN_UPDATES_S:
+            self._log.info(self._line)
+            self._said_at = time.monotonic()
+        if time.monotonic() - self._shown_at > _BETWEEN_UPDATES_S:
+            self._show()
+            self._show_picture()
 
     def done(self) -> None:
         """Show that the job has ended, also where it stopped early."""
-        self._show(100.0)
+        self._percent = 100.0
+        self._show()
 
-    def _show(self, percent: float) -> None:
-        if isinstance(self._artifact, UUID):
-            update_progress_artifact(self._artifact, min(percent, 100.0))
-        self._updated = time.monotonic()
+    def _show(self) -> None:
+        self._shown_at = time.monotonic()
+        if self._artifact is not None:
+            with _where_prefect_answers(self._log):
+                update_progress_artifact(self._artifact, self._percent, description=self._line)
+
+    def _show_picture(self) -> None:
+        """Show the job's preview, where there is a newer one."""
+        try:
+            changed = self._folder.preview.stat().st_mtime
+            picture = self._folder.preview.read_bytes()
+        except FileNotFoundError:
+            return
+        if changed <= self._picture_time:
+            return
+        self._picture_time = changed
+        address = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        words = f"Middle of δ: {self._line}"
+        with _where_prefect_answers(self._log), get_client(sync_client=True) as client:
+            if self._picture is not None:
+                client.update_artifact(self._picture, ArtifactUpdate(data=address, description=words))
+                return
+            found = create_image_artifact(address, key=artifact_key("preview", self._run_uid), description=words)
+            self._picture = found if isinstance(found, UUID) else None
+
+
+def describe(record: dict[str, Any], epochs: int, *, now: datetime | None = None) -> str:
+    """Return a record of ``progress.jsonl`` in a line: losses, pace, memory and when it will be done.
+
+    Args:
+        record: epoch, losses, seconds since the first epoch began, and memory of the largest rank where it is known.
+        epochs: most epochs that the job will do.
+        now: when the record was written; None is now.
+    """
+    words = [f"Epoch {record['epoch']} of {epochs}: loss {record['loss']:.4g}"]
+    if (held_back := record.get("held_back_loss")) is not None:
+        words.append(f"held-back loss {held_back:.4g}")
+    if (seconds := record.get("seconds") or 0.0) > 0:
+        pace = record["epoch"] / seconds
+        end = (now or datetime.now(UTC)) + timedelta(seconds=max(0, epochs - record["epoch"]) / pace)
+        words += [f"{60 * pace:.3g} epochs a minute", f"done by {end:%H:%M:%S} UTC at the latest"]
+    if memory := record.get("memory_bytes"):
+        words.append(f"memory {memory / 1e9:.2g} GB a rank")
+    return ", ".join(words)
 
 
 def report_result(
@@ -66,23 +144,32 @@ def report_result(
     create_markdown_artifact(
         "\n".join(
             [
-                f"# Scan {run_uid}",
-                f"In Tiled: [{path}]({page}), [picture of δ]({picture}).",
+                f"# Scan {safe_name(run_uid)}",
+                f"In Tiled: [{quote(path)}]({page}), [picture of δ]({picture}).",
                 "",
                 "| | |",
                 "| --- | --- |",
                 *rows,
             ]
         ),
-        key=_key("reconstruction", run_uid),
-        description=f"Reconstruction of {run_uid}",
+        key=artifact_key("reconstruction", run_uid),
+        description=f"Reconstruction of {safe_name(run_uid)}",
     )
 
 
-def _key(kind: str, run_uid: str) -> str:
-    """Artifact keys are lower-case letters, digits and dashes."""
-    return f"{kind}-{re.sub('[^a-z0-9]+', '-', run_uid.lower())}"
+def artifact_key(kind: str, run_uid: str) -> str:
+    """Return a key of lower-case letters, digits and dashes, as Prefect wants them."""
+    name = safe_name(run_uid).lower().replace("_", "-").replace(".", "-")
+    return f"{kind}-{name}"
 
 
 def _text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def _where_prefect_answers(log: logging.Logger | logging.LoggerAdapter) -> Iterator[None]:
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException) as error:
+        log.warning("Prefect was not shown the job's progress: %s", type(error).__name__)

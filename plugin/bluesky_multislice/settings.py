@@ -10,6 +10,10 @@ from bluesky_multislice.errors import MultisliceError
 FLOW = "reconstruct-scan"
 DEPLOYMENT = f"{FLOW}/{FLOW}"
 """Name of the Prefect deployment that reconstructs one scan."""
+POOL = "multislice"
+"""Name of the Prefect work pool whose workers run the flows."""
+LIVE_QUEUE, RERUN_QUEUE = "live", "rerun"
+"""Names of the pool's queues: of scans that the listener hands over, and of what people ask for."""
 
 
 class SettingsError(MultisliceError):
@@ -27,12 +31,15 @@ class ServiceSettings:
         jobs_root: folder of the job folders, from ``MULTISLICE_JOBS_ROOT``; Tiled must be allowed to read it.
         instrument: instrument file, from ``MULTISLICE_INSTRUMENT``; None without.
         site: site profile of the machine that computes, from ``MULTISLICE_SITE``; None for this machine.
+        tiled_key_block: Prefect Secret block that holds the Tiled key, from ``MULTISLICE_TILED_KEY_BLOCK``; None takes
+            the key from ``TILED_API_KEY``.
     """
 
     tiled_uri: str
     jobs_root: Path
     instrument: Path | None = None
     site: Path | None = None
+    tiled_key_block: str | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServiceSettings":
@@ -47,6 +54,7 @@ class ServiceSettings:
             jobs_root=Path(_required(environment, "MULTISLICE_JOBS_ROOT")),
             instrument=Path(instrument) if instrument else None,
             site=Path(site) if site else None,
+            tiled_key_block=environment.get("MULTISLICE_TILED_KEY_BLOCK") or None,
         )
 
 

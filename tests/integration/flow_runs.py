@@ -7,10 +7,12 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.settings import get_current_settings
 
+from bluesky_multislice.demo.processes import Service
 from bluesky_multislice.recipe import Recipe
 from flows.reconstruct_scan import reconstruct_scan
 
@@ -43,6 +45,25 @@ def service(command, *words):
     finally:
         process.terminate()
         process.wait(60)
+
+
+@contextmanager
+def served(port, home):
+    """A Prefect server of the test's own, ended as a whole."""
+    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
+    server = Service.start("prefect", command, os.environ | {"PREFECT_HOME": str(home)}, home)
+    try:
+        server.wait_until(lambda: answers(f"http://127.0.0.1:{port}/api/health"))
+        yield
+    finally:
+        server.stop()
+
+
+def answers(address):
+    try:
+        return httpx.get(address).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def worker():

@@ -2,20 +2,17 @@
 
 import contextvars
 import json
-import os
-import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
 
 import event_model
-import httpx
 import pytest
 from bluesky import RunEngine
 from bluesky import plan_stubs as bps
 from bluesky.preprocessors import run_decorator
 from bluesky_tiled_plugins import TiledWriter
-from flow_runs import log_of
+from flow_runs import log_of, served
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.flows import EntrypointType
@@ -23,7 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tiled.client import from_uri
 from tiled.server import SimpleTiledServer
 
-from bluesky_multislice.demo.processes import Service, free_port
+from bluesky_multislice.demo.processes import free_port
 from bluesky_multislice.listener import automatic_key, finished_runs, listen
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.settings import FLOW, ServiceSettings, SettingsError
@@ -255,25 +252,6 @@ def test_the_listener_outlives_a_restart_of_tiled(deployment, tmp_path, monkeypa
             eventually(lambda: flow_runs(second))
             listener.close()
     assert len(flow_runs(first)) == 1
-
-
-@contextmanager
-def served(port, home):
-    """A Prefect server of the test's own, ended as a whole."""
-    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
-    server = Service.start("prefect", command, os.environ | {"PREFECT_HOME": str(home)}, home)
-    try:
-        server.wait_until(lambda: answers(f"http://127.0.0.1:{port}/api/health"))
-        yield
-    finally:
-        server.stop()
-
-
-def answers(address):
-    try:
-        return httpx.get(address).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def test_the_listener_outlives_a_restart_of_prefect(settings, tmp_path):

@@ -2,14 +2,17 @@
 
 from bluesky_multislice.catalog.client import connect
 from bluesky_multislice.catalog.ingest import ingest
+from bluesky_multislice.catalog.run_documents import RunDocuments, find_run
 from bluesky_multislice.catalog.scan_resolver import ResolvedScan, resolve_scan
 from bluesky_multislice.catalog.tiled_writer import PublishedReconstruction, find_reconstructions, publish
 
 __all__ = [
     "PublishedReconstruction",
     "ResolvedScan",
+    "RunDocuments",
     "connect",
     "find_reconstructions",
+    "find_run",
     "ingest",
     "publish",
     "resolve_scan",

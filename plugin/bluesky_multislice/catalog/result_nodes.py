@@ -9,7 +9,6 @@ from typing import Any
 import h5py
 import httpx
 import numpy as np
-from numpy.typing import NDArray
 from tiled.client.array import ArrayClient
 from tiled.client.container import Container
 from tiled.structures.array import ArrayStructure, BuiltinDtype
@@ -73,21 +72,6 @@ def can_read(node: ArrayClient, file: h5py.File, name: str) -> bool:
     except (httpx.HTTPError, KeyError):
         return False
     return content == np.ascontiguousarray(_dataset(file, name)[:1]).tobytes()
-
-
-def preview(delta: h5py.Dataset) -> NDArray[np.uint8]:
-    """Return the central slices (y, x), (z, x) and (z, y) of δ one above the other, 8 bits, at most 512 pixels wide."""
-    nz, ny, nx = delta.shape
-    step = -(-max(nz, ny, nx) // 512)
-    slices = [delta[nz // 2, ::step, ::step], delta[::step, ny // 2, ::step], delta[::step, ::step, nx // 2]]
-    slices = [np.nan_to_num(plane) for plane in slices]
-    width = max(plane.shape[1] for plane in slices)
-    low, high = float(slices[0].min()), float(slices[0].max())
-    planes = []
-    for plane in slices:
-        grey = np.clip((plane - low) / ((high - low) or 1.0), 0, 1) * 255
-        planes.append(np.pad(grey.astype(np.uint8), ((0, 2), (0, width - plane.shape[1]))))
-    return np.concatenate(planes)
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:

@@ -107,10 +107,10 @@ def find_run(client: Container, run_uid: str) -> RunDocuments:
     """
     try:
         node = client if "start" in client.metadata else plain(client)[run_uid]
-    except (KeyError, httpx.HTTPError) as error:
+    except (KeyError, httpx.HTTPError, httpx.InvalidURL) as error:
         raise CatalogError(
             "The run must be in the catalogue.",
-            got=f"no run {run_uid} in {client.uri}: {type(error).__name__}.",
+            got=f"no run {run_uid!r} in {client.uri}: {type(error).__name__}.",
             remedy="check the uid, the catalogue's address and the key's right to read it.",
         ) from error
     metadata: dict[str, Any] = dict(node.metadata)

@@ -17,9 +17,10 @@ import numpy as np
 from tiled.client.container import Container
 from tiled.client.utils import ClientError
 
-from bluesky_multislice.catalog.result_nodes import DIMENSIONS, can_read, preview, register_array, upload_array
+from bluesky_multislice.catalog.result_nodes import DIMENSIONS, can_read, register_array, upload_array
 from bluesky_multislice.catalog.run_documents import plain
 from bluesky_multislice.errors import CatalogError
+from bluesky_multislice.interchange import preview
 
 ROOT = "reconstructions"
 HISTORY = ("epoch", "loss", "held_back_loss", "seconds", "coarseness")
@@ -35,11 +36,18 @@ class PublishedReconstruction:
         path: its path below the client that was searched.
         status: ``complete``; ``writing`` and ``failed`` are no results.
         recipe_digest: digest of its recipe.
+        job_folder: folder of the job that made it; empty where none did.
     """
 
     path: str
     status: str
     recipe_digest: str
+    job_folder: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is there."""
+        return self.status == "complete"
 
 
 def publish(
@@ -72,7 +80,7 @@ def publish(
         with h5py.File(result, "r") as file:
             metadata = _metadata(file, run_uid, recipe_digest, provenance, start)
             found = find_reconstructions(client, run_uid, recipe_digest)
-            former = [each.path for each in found if each.status == "complete"]
+            former = [each.path for each in found if each.complete]
             metadata |= {"reran": former[-1]} if former else {}
             tags = _access_tags(client, run_uid)
             home = _container(_container(plain(client), ROOT, tags), run_uid, tags)
@@ -107,7 +115,8 @@ def find_reconstructions(
         digest = str(node.metadata.get("recipe_digest", ""))
         if recipe_digest in (None, digest):
             path = f"{ROOT}/{run_uid}/{key}"
-            found.append(PublishedReconstruction(path, str(node.metadata.get("status", "writing")), digest))
+            status, provenance = str(node.metadata.get("status", "writing")), node.metadata.get("provenance") or {}
+            found.append(PublishedReconstruction(path, status, digest, str(provenance.get("job_folder", ""))))
     return sorted(found, key=lambda reconstruction: reconstruction.path)
 
 

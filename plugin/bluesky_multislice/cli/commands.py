@@ -182,6 +182,32 @@ def listen(state: Path | None, sweep_s: float) -> None:
 
 
 @multislice.command()
+@click.option(
+    "--every", "every_s", type=click.FloatRange(min=1), help="Seconds between two looks; without it, one look."
+)
+def reap(every_s: float | None) -> None:
+    """See to jobs whose flow has gone, and publish results that were left; on the machine that runs local jobs."""
+    from bluesky_multislice.settings import ServiceSettings
+    from flows.reap_jobs import keep_reaping, reap_jobs
+
+    settings = ServiceSettings.from_environment()
+    if every_s is not None:
+        logging.getLogger("flows").setLevel(logging.INFO)
+        keep_reaping(settings, every_s)
+    for reaped in reap_jobs(settings):
+        _CONSOLE.print(f"{reaped.flow_run_id}: {reaped.done}", soft_wrap=True)
+
+
+@multislice.command()
+@click.option("--jobs", type=click.IntRange(min=1), default=4, show_default=True, help="Most jobs at a time.")
+def deploy(jobs: int) -> None:
+    """Make work pool, queues and deployment on the Prefect server of PREFECT_API_URL, or bring them up to date."""
+    from flows.deploy import deploy as deploy_the_flow
+
+    deploy_the_flow(jobs=jobs)
+
+
+@multislice.command()
 @click.option("--technique", type=click.Choice(["ptychography", "holography", "both"]), default="both")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo-out"), show_default=True)
 @click.option("--keep-serving", is_flag=True, help="Keep the web pages up until Ctrl-C.")

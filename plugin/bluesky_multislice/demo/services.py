@@ -11,20 +11,14 @@ from tempfile import TemporaryDirectory
 
 import httpx
 import yaml
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.exceptions import ObjectAlreadyExists
-from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
-from prefect.types.entrypoint import EntrypointType
 
 from bluesky_multislice.demo.processes import Service, free_port
-from bluesky_multislice.settings import FLOW
+from bluesky_multislice.settings import POOL
+from flows.deploy import deploy
 
 _HOST = "127.0.0.1"
-_POOL = "multislice"
-_ENTRYPOINT = "flows.reconstruct_scan:reconstruct_scan"
-_FLOWS_AT_ONCE = 2
+_JOBS_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -104,31 +98,15 @@ def serve(
         on_ready("Tiled")
         prefect.wait_until(lambda: _answers(f"{prefect_uri}/api/health"))
         on_ready("Prefect server")
-        limit = str(_FLOWS_AT_ONCE)
-        make_pool()
-        start("worker", *_prefect("worker", "start", "--pool", _POOL, "--type", "process", "--limit", limit))
-        listener = start("listener", str(Path(sys.executable).with_name("multislice")), "listen")
-        deploy()
+        limit = str(_JOBS_AT_ONCE)
+        deploy(jobs=_JOBS_AT_ONCE)
         on_ready("deployment")
+        start("worker", *_prefect("worker", "start", "--pool", POOL, "--type", "process", "--limit", limit))
+        listener = start("listener", *_multislice("listen"))
         listener.wait_until(lambda: "Listening" in listener.log.read_text(errors="replace"))
         on_ready("listener")
+        start("reaper", *_multislice("reap", "--every", "60"))
         yield Services(tiled_uri, api_key, prefect_uri, folders["detector"], folders["jobs"], tuple(running))
-
-
-def make_pool() -> None:
-    """Make the work pool on the Prefect server of the present settings."""
-    with get_client(sync_client=True) as client:
-        try:
-            client.create_work_pool(WorkPoolCreate(name=_POOL, type="process"))
-        except ObjectAlreadyExists:
-            return  # a former demo in the same folder made it
-
-
-def deploy() -> None:
-    """Make the deployment on the Prefect server of the present settings."""
-    flow = load_flow_from_entrypoint(_ENTRYPOINT)
-    deployment = flow.to_deployment(FLOW, work_pool_name=_POOL, entrypoint_type=EntrypointType.MODULE_PATH)
-    deployment.apply()  # pyright: ignore[reportAttributeAccessIssue]  (a coroutine in async code only)
 
 
 @contextmanager
@@ -173,6 +151,10 @@ def _tiled_config(folders: dict[str, Path], readable: Sequence[Path]) -> Path:
 
 def _prefect(*words: str) -> list[str]:
     return [sys.executable, "-m", "prefect", *words]
+
+
+def _multislice(*words: str) -> list[str]:
+    return [str(Path(sys.executable).with_name("multislice")), *words]
 
 
 def _tiled(*words: str) -> list[str]:

@@ -5,6 +5,7 @@
 ``frames.h5``          the scan as an interchange file; frames copied or linked where they lie
 ``progress.jsonl``     a line an epoch, written by rank 0
 ``log.txt``            what the job printed
+``preview.png``        slices through the volume as it is, renewed every few minutes
 ``checkpoints/``       state to resume from; removed when the result is there
 ``result/volume.h5``   the result file; appears complete or not at all
 ``error.json``         rule, got and remedy of the error that ended the job
@@ -12,6 +13,8 @@
 ``interrupted.json``   why a job stopped before its end, and the epoch that it goes on from
 ``submission.json``    the owner's name for the job, and its id at the scheduler
 ``cancelled``          there where somebody cancelled the job
+``followed``           touched every few seconds by the flow that owns the job; see ``flows.job_record``
+``outcome.json``       what became of the job: published, failed or cancelled
 =====================  ===========================================================================
 
 Stopping and going on. A job stops at the end of an epoch when one of its ranks gets SIGUSR1 or SIGTERM, or when
@@ -77,6 +80,11 @@ class JobFolder:
     def log(self) -> Path:
         """Output of the job's processes."""
         return self.path / "log.txt"
+
+    @property
+    def preview(self) -> Path:
+        """Slices through the volume as it is."""
+        return self.path / "preview.png"
 
     @property
     def result(self) -> Path:

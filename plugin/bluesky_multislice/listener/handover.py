@@ -9,7 +9,7 @@ from prefect.states import Failed
 
 from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.listener.wanted import WantedRun
-from bluesky_multislice.settings import DEPLOYMENT
+from bluesky_multislice.settings import DEPLOYMENT, LIVE_QUEUE
 
 AUTOMATIC_TAG = "automatic"
 
@@ -26,13 +26,15 @@ def hand_over(run: WantedRun) -> UUID:
     wrong = run.recipe if isinstance(run.recipe, RecipeError) else None
     parameters = {} if isinstance(run.recipe, RecipeError) else {"recipe": run.recipe.model_dump(mode="json")}
     with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name(DEPLOYMENT)
         flow_run = client.create_flow_run_from_deployment(
-            client.read_deployment_by_name(DEPLOYMENT).id,
+            deployment.id,
             parameters={"run_uid": run.uid, **parameters},
             state=Failed(message=f"{type(wrong).__name__}: {wrong}") if wrong else None,
             name=f"{run.uid:.8} with a wrong recipe" if wrong else None,
             tags=[AUTOMATIC_TAG],
             idempotency_key=run.key,
+            work_queue_name=LIVE_QUEUE if deployment.work_pool_name else None,
         )
         if wrong:
             entry = {

@@ -17,6 +17,7 @@ from tiled.client.container import Container
 from bluesky_multislice.catalog import connect
 from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.listener.handover import hand_over
+from bluesky_multislice.listener.keys import tiled_key
 from bluesky_multislice.listener.state import ListenerState
 from bluesky_multislice.listener.stream import RunEvent, RunStream
 from bluesky_multislice.listener.wanted import finished_runs, wanted_run
@@ -78,7 +79,7 @@ class _Listener:
             self._disconnect()
 
     def _connect(self) -> Container:
-        return connect(self._settings.tiled_uri)
+        return connect(self._settings.tiled_uri, tiled_key(self._settings))
 
     def _attempt(self) -> None:
         """Do what is due; after a failure let the next sweep come sooner, and later with each failure."""

@@ -61,15 +61,16 @@ class LocalScheduler:
     def status(self, job: Job) -> JobStatus:
         """Return how the job is, of one that another process started too."""
         child = self._children.get(job.id)
-        if child.poll() is None if child else self._processes(job.id):
+        # Ranks whose torchrun was killed compute on, to a result or to an error.
+        if (child and child.poll() is None) or self._processes(job.id):
             return JobStatus(JobState.RUNNING)
         if job.folder.cancelled.exists():
             return JobStatus(JobState.CANCELLED)
         if job.folder.interrupted.exists():
             return JobStatus(JobState.INTERRUPTED)
-        code = child.returncode if child else 0
-        if code == 0 and job.folder.result.exists():
+        if job.folder.result.exists():
             return JobStatus(JobState.COMPLETED)
+        code = child.returncode if child else 0
         detail = f"torchrun ended by signal {-code}" if code < 0 else f"torchrun's exit status {code}"
         return JobStatus(JobState.FAILED, exit_detail=detail if child else "ended without a result")
 

@@ -2,8 +2,9 @@
 
 import h5py
 import numpy as np
+from PIL import Image
 
-from bluesky_multislice.catalog.result_nodes import preview
+from bluesky_multislice.interchange import preview, write_preview
 
 
 def preview_of(tmp_path, volume):
@@ -24,3 +25,11 @@ def test_a_large_volume_is_thinned_out_and_a_flat_one_is_black(tmp_path):
     grey = preview_of(tmp_path, np.full((2, 3, 1500), np.nan, np.float32))
     assert grey.shape[1] == 500
     assert grey.max() == 0
+
+
+def test_a_job_leaves_it_as_a_png(tmp_path):
+    volume = np.random.default_rng(1).random((4, 6, 8)).astype(np.float32)
+    write_preview(tmp_path / "preview.png", volume)
+    with Image.open(tmp_path / "preview.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), preview(volume))
+    assert [path.name for path in tmp_path.iterdir()] == ["preview.png"]

@@ -1,0 +1,46 @@
+"""A job's result as a node in Tiled, once for each job folder."""
+
+from typing import Any
+
+from tiled.client.container import Container
+
+from bluesky_multislice import catalog
+from bluesky_multislice.interchange import read_provenance
+from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.recipe import Recipe
+from flows.job_record import Outcome, write_outcome
+
+
+def publish_once(
+    client: Container, folder: JobFolder, *, run_uid: str, start: dict[str, Any], made_by: dict[str, Any]
+) -> str:
+    """Publish the result in a job folder, unless an earlier attempt has, and say so in the folder.
+
+    Args:
+        client: the Tiled container that holds the runs.
+        folder: the job folder.
+        run_uid: the run's unique identifier.
+        start: the run's start document.
+        made_by: what the owner of the job adds to its provenance.
+
+    Returns:
+        Path of the node.
+
+    Raises:
+        CatalogError: the server refused, or the result file is incomplete.
+    """
+    recipe = Recipe.model_validate(folder.read_job()["recipe"])
+    found = catalog.find_reconstructions(client, run_uid, recipe.digest())
+    path = next((each.path for each in found if each.complete and each.job_folder == str(folder.path)), None)
+    if path is None:
+        provenance = read_provenance(folder.result)
+        path = catalog.publish(
+            client,
+            folder.result,
+            run_uid=run_uid,
+            recipe_digest=recipe.digest(),
+            provenance=provenance | {"model": recipe.propagation, "job_folder": str(folder.path)} | made_by,
+            start=start,
+        )
+    write_outcome(folder, Outcome("published", path))
+    return path

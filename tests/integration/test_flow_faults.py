@@ -1,0 +1,242 @@
+"""What may happen to a flow while its job runs: afterwards there is one job, a true state, and the volume if it can be.
+
+The job is held (SIGSTOP) while the fault is made, so that it neither ends before nor depends on the machine's speed.
+"""
+
+import os
+import shutil
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import TILED_KEY
+from flow_runs import QUICK, eventually, log_of, run, served, worker
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
+
+from bluesky_multislice.catalog import find_reconstructions
+from bluesky_multislice.demo.processes import free_port
+from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.settings import DEPLOYMENT, ServiceSettings
+from flows import reap_jobs
+from flows.deploy import deploy
+from flows.job_record import read_outcome
+
+pytestmark = pytest.mark.timeout(600)
+RECIPE = Recipe(epochs=30, ranks=1, held_back_every=0)
+LONG = 240
+
+
+class Held:
+    """A flow run whose job waits for the test."""
+
+    def __init__(self, client, uid, recipe=RECIPE):
+        self.client, self.uid = client, uid
+        parameters = {"run_uid": uid, "recipe": recipe.model_dump(mode="json")}
+        deployment = client.read_deployment_by_name(DEPLOYMENT)
+        self.id = client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
+        self.folder = JobFolder(Path(os.environ["MULTISLICE_JOBS_ROOT"]) / uid / str(self.id))
+
+    @property
+    def run(self):
+        return self.client.read_flow_run(self.id)
+
+    def job(self):
+        return processes(lambda process: process.cmdline()[-1:] == [str(self.folder.path)])
+
+    def hold(self):
+        eventually(lambda: len(self.job()) == 2, LONG)
+        for process in self.job():
+            process.suspend()
+
+    def release(self):
+        for process in self.job():
+            process.resume()
+
+    def kill_flow(self):
+        """End the flow's process and leave it no time for anything."""
+        found = processes(lambda process: process.environ().get("PREFECT__FLOW_RUN_ID") == str(self.id))
+        assert found
+        for process in found:
+            process.kill()
+
+    def follows_again(self, attempt):
+        """The flow run has been started again and looks after the job it had."""
+        eventually(lambda: self.run.run_count == attempt and self.run.state.is_running(), LONG)
+        eventually(lambda: log_of(self.id).count("Going on with job") == attempt - 1, LONG)
+
+    def seems_gone_for_long(self):
+        (self.folder.path / "followed").touch()
+        os.utime(self.folder.path / "followed", (0, 0))
+
+    def completes(self):
+        eventually(lambda: self.run.state.is_final(), LONG)
+        assert self.run.state.is_completed(), self.run.state.message
+        eventually(lambda: not self.job())
+
+
+def processes(wanted):
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if wanted(process):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+@pytest.fixture
+def client(services, deployment):
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture
+def reap(monkeypatch):
+    """Looks after what is left as if the flows had been gone for long."""
+    monkeypatch.setattr(reap_jobs, "GONE_AFTER_S", 0.0)
+    return lambda: {
+        reaped.flow_run_id: reaped.done for reaped in reap_jobs.reap_jobs(ServiceSettings.from_environment())
+    }
+
+
+def test_a_flow_that_is_killed_and_killed_again_with_its_worker_ends_with_one_volume(client, take, reap, tiled_client):
+    with ExitStack() as first:
+        process = first.enter_context(worker())
+        held = Held(client, take())
+        held.hold()
+        (rank, _) = held.job()
+        held.kill_flow()
+        held.follows_again(2)
+        assert rank in held.job()
+        process.kill()
+        held.kill_flow()
+    assert reap() == {}, "it gave a sign of life just now"
+    held.seems_gone_for_long()
+    assert reap()[held.id] == "run again"
+    with worker():
+        held.follows_again(3)
+        assert rank in held.job()
+        held.release()
+        held.completes()
+    (only,) = find_reconstructions(tiled_client, held.uid)
+    assert only.job_folder == str(held.folder.path)
+    assert tiled_client[only.path].metadata["provenance"]["flow_run"]["attempts"] == 3
+    assert read_outcome(held.folder).state == "published"
+    for path in held.folder.path.rglob("*"):
+        assert path.is_dir() or TILED_KEY.encode() not in path.read_bytes()
+    assert TILED_KEY not in log_of(held.id)
+
+
+def test_jobs_of_flow_runs_that_are_deleted_or_cancelled_while_nobody_looks_are_ended(client, take, reap, tiled_client):
+    with ExitStack() as first:
+        process = first.enter_context(worker())
+        deleted, cancelled = Held(client, take()), Held(client, take())
+        for held in (deleted, cancelled):
+            held.hold()
+        process.kill()
+        for held in (deleted, cancelled):
+            held.kill_flow()
+            held.seems_gone_for_long()
+    client.delete_flow_run(deleted.id)
+    client.set_flow_run_state(cancelled.id, Cancelling(), force=True)
+    assert reap() == {deleted.id: "job ended", cancelled.id: "job ended"}
+    assert cancelled.run.state.is_cancelled()
+    for held in (deleted, cancelled):
+        assert not held.job()
+        assert read_outcome(held.folder).state == "cancelled"
+        assert not find_reconstructions(tiled_client, held.uid)
+    assert reap() == {}
+
+
+def test_a_result_whose_flow_run_was_deleted_is_published(client, take, reap, tiled_client):
+    with ExitStack() as first:
+        process = first.enter_context(worker())
+        held = Held(client, take())
+        held.hold()
+        process.kill()
+        held.kill_flow()
+    held.release()
+    eventually(lambda: held.folder.result.exists() and not held.job(), LONG)
+    held.seems_gone_for_long()
+    client.delete_flow_run(held.id)
+    word = reap()[held.id]
+    (only,) = find_reconstructions(tiled_client, held.uid)
+    assert word == f"its flow run was deleted; its result is published at {only.path}"
+    assert only.status == "complete"
+
+
+def test_a_restart_of_the_prefect_server_costs_nothing(services, take, tiled_client, tmp_path):
+    port = free_port(0)
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}), ExitStack() as stack:
+        with served(port, tmp_path):
+            deploy(jobs=1)
+            stack.enter_context(worker())
+            with get_client(sync_client=True) as client:
+                held = Held(client, take())
+                held.hold()
+        held.release()
+        eventually(lambda: held.folder.result.exists() and not held.job(), LONG)
+        with served(port, tmp_path):
+            with get_client(sync_client=True) as client:
+                held.client = client
+                held.completes()
+            stack.close()
+    (only,) = find_reconstructions(tiled_client, held.uid)
+    assert only.status == "complete"
+
+
+@pytest.fixture
+def small_disk(tmp_path, monkeypatch):
+    """A disk of a megabyte for the job folders."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place]).returncode:
+        pytest.skip("needs the right to mount a disk")
+    monkeypatch.setenv("MULTISLICE_JOBS_ROOT", str(place))
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_read_only_or_full_is_named_in_the_flows_state(services, take, small_disk, tiled_client):
+    uid = take()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    state = run(uid)
+    assert state.is_failed()
+    assert "Read-only file system" in state.message
+    assert "Remedy: " in state.message
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    (small_disk / "frames of others").write_bytes(bytes(shutil.disk_usage(small_disk).free - 16_384))
+    state = run(uid)
+    assert state.is_failed()
+    assert "make room" in state.message
+    assert not find_reconstructions(tiled_client, uid)
+
+
+def test_a_job_that_ends_without_a_result_fails_with_its_log(services, take, monkeypatch, tmp_path, tiled_client):
+    uid, site = take(), tmp_path / "site.toml"
+    site.write_text('scheduler = "local"\npython = "/bin/true"\n')
+    monkeypatch.setenv("MULTISLICE_SITE", str(site))
+    state = run(uid)
+    assert state.is_failed()
+    assert "A job must end with a result." in state.message
+    assert not find_reconstructions(tiled_client, uid)
+
+
+def test_hostile_names_reach_neither_a_shell_nor_a_path(services, take, tmp_path, monkeypatch, tiled_client):
+    hostile = "'; touch hit; \"$(touch hit)\n#SBATCH --x ../../" + "x" * 2000
+    monkeypatch.chdir(tmp_path)
+    uid = take(sample_name=hostile, sample={"name": hostile}, plan_name=hostile)
+    assert run(uid).is_completed()
+    root = Path(os.environ["MULTISLICE_JOBS_ROOT"])
+    before = set(root.parent.iterdir())
+    state = run(f"../{hostile}", QUICK)
+    assert state.is_failed()
+    assert "The run must be in the catalogue." in state.message
+    assert set(root.parent.iterdir()) == before
+    assert not list(tmp_path.rglob("hit"))
