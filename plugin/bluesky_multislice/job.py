@@ -21,9 +21,9 @@ import torch
 
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.interchange import INTERRUPTED_STATUS, JobFolder, read_scan, write_result
-from bluesky_multislice.parallel import Checkpoints, Mesh, Slab, end_process, join_mesh, lost_rank
+from bluesky_multislice.parallel import Agreement, Checkpoints, Mesh, Slab, end_process, join_mesh, lost_rank
 from bluesky_multislice.planning import Plan, identity
-from bluesky_multislice.provenance import describe
+from bluesky_multislice.provenance import describe, software
 from bluesky_multislice.reconstruct import Reconstruction, reconstruct
 from bluesky_multislice.solvers import Epoch, Interrupted, Journal, Solution
 from bluesky_multislice.units import energy_ev_from_wavelength
@@ -51,7 +51,9 @@ def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
             requested = mesh.rank == 0 and folder.stop_request.exists()
             return asked() or ("stop-request" if requested else "")
 
-        with closing(Checkpoints(folder.checkpoints, mesh, identity(scan, plan))) as checkpoints:
+        belongs_to = identity(scan, plan)
+        _check_alike(mesh, belongs_to | software())
+        with closing(Checkpoints(folder.checkpoints, mesh, belongs_to)) as checkpoints:
             journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, asked=reason)
             try:
                 result = reconstruct(scan, plan, mesh, report, journal)
@@ -75,6 +77,19 @@ def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
                 for _ in chain(delta, beta):
                     pass
             checkpoints.clear()
+
+
+def _check_alike(mesh: Mesh, own: dict[str, str]) -> None:
+    """Refuse ranks that see different files or plans, or run different versions."""
+    first, *others = Agreement(mesh).of_all(lambda: own)
+    for rank, other in enumerate(others, start=1):
+        odd = {name: (first[name], other[name]) for name in first if first[name] != other[name]}
+        if odd:
+            raise JobError(
+                "All ranks see the same files and run the same versions.",
+                got=f"on ranks 0 and {rank} " + ", ".join(f"{name} {a} and {b}" for name, (a, b) in odd.items()) + ".",
+                remedy="put the job folder on storage that all nodes share, and give them one environment.",
+            )
 
 
 def _refuse(solution: Solution) -> NoReturn:

@@ -20,6 +20,12 @@ _RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 _LARGEST_HASHED = 4 * 2**30
 
 
+def software() -> dict[str, str]:
+    """Return the versions that a volume depends on, by name."""
+    versions = {name: version(name) for name in ("bluesky-multislice", "torch", "numpy", "h5py")}
+    return versions | {"python": platform.python_version()}
+
+
 def describe(
     job: Mapping[str, Any],
     result: Reconstruction,
@@ -52,8 +58,7 @@ def describe(
         "recipe": job["recipe"],
         "plan": job["plan"],
         "inputs": [_file_record(path) for path in frame_files(frames)],
-        "software": {name: version(name) for name in ("bluesky-multislice", "torch", "numpy", "h5py")}
-        | {"python": platform.python_version()},
+        "software": software(),
         "machine": {
             "host": socket.gethostname(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),

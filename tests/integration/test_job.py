@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,6 +18,9 @@ from bluesky_multislice.recipe import Recipe
 
 DATA = "entry_1/instrument_1/detector_1/data"
 SERVICES = ("prefect", "tiled", "bluesky", "databroker", "bluesky_tiled_plugins", "ophyd_async", "matplotlib")
+
+
+EACH_ITS_OWN = Path(__file__).with_name("job_of_each_rank.py")
 
 
 def stage(path, **recipe):
@@ -67,6 +71,36 @@ def test_the_mesh_does_not_change_the_volume(done, tmp_path):
             whole, found = getattr(volumes[0], part), getattr(other, part)
             assert whole.any()
             assert np.linalg.norm(found - whole) < 1e-5 * np.linalg.norm(whole)
+
+
+def test_ranks_that_see_different_scans_are_refused(tmp_path):
+    folders = [stage(tmp_path / str(rank), step=step) for rank, step in enumerate((1.0, 1.0, 2.0))]
+    for rank, kind in ((1, "scan"), (2, "plan")):
+        if kind == "scan":
+            with h5py.File(folders[1].frames, "r+") as file:
+                file["entry_1/instrument_1/detector_1/distance"][...] *= 1.5
+        folders[0].forget_last_run()
+        order = f"{folders[0].path}:{folders[rank].path}"
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node=2",
+                str(EACH_ITS_OWN),
+                order,
+            ],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode != 0
+        error = str(folders[0].read_error())
+        assert "see the same files" in error
+        assert f"on ranks 0 and 1 {kind} " in error
 
 
 def test_ranks_that_are_no_multiple_of_the_slabs_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """The only room that says torch.distributed."""
 
+from bluesky_multislice.parallel.agreement import Agreement
 from bluesky_multislice.parallel.checkpoints import Checkpoints
 from bluesky_multislice.parallel.lateral import Lateral
 from bluesky_multislice.parallel.lost_rank import lost_rank
@@ -7,6 +8,7 @@ from bluesky_multislice.parallel.mesh import Mesh, end_process, join_mesh
 from bluesky_multislice.parallel.slab import Slab, check_rows, ranks_of_views
 
 __all__ = [
+    "Agreement",
     "Checkpoints",
     "Lateral",
     "Mesh",
