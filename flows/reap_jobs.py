@@ -25,7 +25,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Crashed
+from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from bluesky_multislice import catalog
 from bluesky_multislice.errors import MultisliceError
@@ -33,13 +33,15 @@ from bluesky_multislice.interchange.job_folder import JobFolder
 from bluesky_multislice.listener import tiled_key
 from bluesky_multislice.schedulers import JobState, Scheduler, make_scheduler, read_site
 from bluesky_multislice.settings import FLOW, ServiceSettings
-from flows.hooks import run_again
+from flows.hooks import may_run_again
 from flows.job_record import GONE_AFTER_S, Outcome, is_followed, job_folders, read_outcome, write_outcome
 from flows.publication import publish_once
 
 _log = logging.getLogger(__name__)
 _WITHOUT_FOLDER_S = 600.0
 """A flow run that has been about to start for so long, and has no job folder yet, will not."""
+_CRASH_SETTLED_S = 10.0
+"""Seconds after a crash within which the worker may report it once more, over any other state."""
 _UNDER_WAY = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 
 
@@ -77,12 +79,11 @@ def reap_jobs(settings: ServiceSettings) -> list[Reaped]:
     done = []
     with get_client(sync_client=True) as client:
         for flow_run_id, folder in job_folders(settings.jobs_root):
-            if is_followed(folder, now=now):
-                continue
+            followed = is_followed(folder, now=now)
             if read_outcome(folder) is None:
-                word = _see_to(client, scheduler, settings, flow_run_id, folder)
+                word = _see_to(client, scheduler, settings, flow_run_id, folder, followed=followed)
             else:
-                word = _end(scheduler, flow_run_id, folder) if str(flow_run_id) in live else ""
+                word = _end(scheduler, flow_run_id, folder) if str(flow_run_id) in live and not followed else ""
             done += [Reaped(flow_run_id, word)] if word else []
         for flow_run in _without_a_folder(client, settings):
             word = _run_again(client, flow_run)
@@ -108,17 +109,31 @@ def keep_reaping(settings: ServiceSettings, every_s: float) -> NoReturn:
 
 
 def _see_to(
-    client: SyncPrefectClient, scheduler: Scheduler, settings: ServiceSettings, flow_run_id: UUID, folder: JobFolder
+    client: SyncPrefectClient,
+    scheduler: Scheduler,
+    settings: ServiceSettings,
+    flow_run_id: UUID,
+    folder: JobFolder,
+    *,
+    followed: bool,
 ) -> str:
-    """See to a folder without an outcome and without a flow; return what was done, empty where nothing had to be."""
+    """See to a folder without an outcome; return what was done, empty where nothing had to be."""
     try:
         flow_run = client.read_flow_run(flow_run_id)
     except ObjectNotFound:
-        return _publish_or_end(scheduler, settings, flow_run_id, folder, "its flow run was deleted")
+        why = "its flow run was deleted"
+        return "" if followed else _publish_or_end(scheduler, settings, flow_run_id, folder, why)
     state = flow_run.state
     if state is None or state.is_scheduled() or state.is_paused():
         return ""
-    if state.type in _UNDER_WAY and _age_s(state) < GONE_AFTER_S:
+    if state.is_crashed():
+        # What the flow has touched before it crashed is no sign of life.
+        if _age_s(state) < _CRASH_SETTLED_S:
+            return ""
+        return _run_again(client, flow_run) or _publish_or_end(
+            scheduler, settings, flow_run_id, folder, "its flow run has crashed too often"
+        )
+    if followed or (state.type in _UNDER_WAY and _age_s(state) < GONE_AFTER_S):
         return ""
     if state.is_cancelling():
         word = _end(scheduler, flow_run_id, folder)
@@ -127,14 +142,12 @@ def _see_to(
     if state.is_cancelled():
         return _end(scheduler, flow_run_id, folder)
     if state.is_failed():
-        word = _end(scheduler, flow_run_id, folder, Outcome("failed", state.message or ""))
-        return word
+        return _end(scheduler, flow_run_id, folder, Outcome("failed", state.message or ""))
     if state.is_completed():
         write_outcome(folder, Outcome("published", state.message or ""))
         return ""
-    return _run_again(client, flow_run) or _publish_or_end(
-        scheduler, settings, flow_run_id, folder, "its flow run has crashed too often"
-    )
+    # Said to be under way; the next look finds it crashed where it may not be run again.
+    return _run_again(client, flow_run)
 
 
 def _run_again(client: SyncPrefectClient, flow_run: FlowRun) -> str:
@@ -143,7 +156,10 @@ def _run_again(client: SyncPrefectClient, flow_run: FlowRun) -> str:
     if state is None or not state.is_crashed():
         state = Crashed(message="Its process gives no sign of life.")
         client.set_flow_run_state(flow_run.id, state, force=True)
-    return "run again" if run_again(client, flow_run, state) else ""
+    if not may_run_again(flow_run):
+        return ""
+    client.set_flow_run_state(flow_run.id, AwaitingRetry(message=state.message), force=True)
+    return "run again"
 
 
 def _publish_or_end(

@@ -26,7 +26,7 @@ from bluesky_multislice.planning import Plan, make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.schedulers import SiteProfile, allocate, machine_of, make_scheduler, read_site
 from bluesky_multislice.settings import FLOW, ServiceSettings
-from flows.hooks import come_back, end_job, is_left_to_the_next_attempt
+from flows.hooks import end_job, is_left_to_the_next_attempt, leave_job
 from flows.job_record import Outcome, followed, write_outcome, writing_in
 from flows.owned_job import OwnedJob
 from flows.patience import wait_for_prefect
@@ -41,7 +41,7 @@ _EVERYTHING_DERIVED = Recipe()
     flow_run_name="{run_uid:.8} {recipe.propagation}",
     retries=0,
     on_cancellation=[end_job],
-    on_crashed=[come_back],
+    on_crashed=[leave_job],
 )
 def reconstruct_scan(run_uid: str, recipe: Recipe = _EVERYTHING_DERIVED) -> State:
     """Reconstruct a finished scan and publish the volume where the frames came from.

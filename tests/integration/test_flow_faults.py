@@ -6,6 +6,7 @@ The job is held (SIGSTOP) while the fault is made, so that it neither ends befor
 import os
 import shutil
 import subprocess
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def client(services, deployment):
 @pytest.fixture
 def reap(monkeypatch):
     """Looks after what is left as if the flows had been gone for long."""
-    monkeypatch.setattr(reap_jobs, "GONE_AFTER_S", 0.0)
+    for patience in ("GONE_AFTER_S", "_CRASH_SETTLED_S"):
+        monkeypatch.setattr(reap_jobs, patience, 0.0)
     return lambda: {
         reaped.flow_run_id: reaped.done for reaped in reap_jobs.reap_jobs(ServiceSettings.from_environment())
     }
@@ -112,13 +114,16 @@ def test_a_flow_that_is_killed_and_killed_again_with_its_worker_ends_with_one_vo
         held.hold()
         (rank, _) = held.job()
         held.kill_flow()
+        eventually(lambda: held.run.state.is_crashed(), LONG)
+        time.sleep(5)  # until the worker has said it twice
+        assert reap() == {held.id: "run again"}
         held.follows_again(2)
         assert rank in held.job()
         process.kill()
         held.kill_flow()
     assert reap() == {}, "it gave a sign of life just now"
     held.seems_gone_for_long()
-    assert reap()[held.id] == "run again"
+    assert reap() == {held.id: "run again"}
     with worker():
         held.follows_again(3)
         assert rank in held.job()

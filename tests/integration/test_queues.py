@@ -20,11 +20,15 @@ def client(prefect_server):
     for jobs in ("9", "3"):
         assert CliRunner().invoke(multislice, ["deploy", "--jobs", jobs], catch_exceptions=False).exit_code == 0
     with get_client(sync_client=True) as client:
-        before = {flow_run.id for flow_run in client.read_flow_runs()}
+        remove_flow_runs(client)  # what other tests have left takes places
         yield client
-        for flow_run in client.read_flow_runs():
-            if flow_run.id not in before:
-                client.delete_flow_run(flow_run.id)
+        remove_flow_runs(client)
+
+
+def remove_flow_runs(client):
+    for flow_run in client.read_flow_runs():
+        if flow_run.state is None or not flow_run.state.is_final():
+            client.delete_flow_run(flow_run.id)
 
 
 def rerun(client):
