@@ -1,20 +1,18 @@
 """The reconstruction: scan and plan in, volume out. Every rank calls it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from bluesky_multislice.errors import FramesError
 from bluesky_multislice.first_probe import first_probe, light_of_frames
 from bluesky_multislice.first_volume import FirstVolume, first_volume
-from bluesky_multislice.frames import Saturated
+from bluesky_multislice.fits_in_turn import fit_in_turn, load_data, with_best_smoothing
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.joint_illumination import empty_beam
-from bluesky_multislice.models import downsample, resample, upsample
+from bluesky_multislice.light import Light, measure_light
 from bluesky_multislice.parallel import Mesh, Slab
 from bluesky_multislice.planning import Plan, with_probe_light
 from bluesky_multislice.plausibility import pattern_warnings
@@ -22,23 +20,13 @@ from bluesky_multislice.rotation_axis import find_axis_pixels, move_axis
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import (
     Epoch,
-    FitJournal,
     Journal,
     ShellCorrelation,
     Solution,
-    Unknowns,
-    ViewSet,
-    cylinder_support,
-    fit,
     halves,
-    load_views,
-    share_views,
     shell_correlation,
     split_views,
 )
-
-_SHORTER = 3
-"""Epochs of a fit over those of one that tries a weight."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,64 +113,24 @@ def reconstruct(
         scan = replace(scan, frames=scan.frames.undivided())
     fitted, held = split_views(scan.geometry.views, plan.held_back_every)
     own_fitted, own_held = (views[mesh.share(len(views))] for views in (fitted, held))
-    light = _measure_light(scan, own_fitted, own_held, plan.saturated, mesh)
-    scale = light.scale
-    probe = first_probe(scan, plan, light.mean_frame, scale, mesh)
-    probe_light = light_of_frames(probe, scan, plan, light.mean_frame / scale)
-
-    axis_pixels = find_axis_pixels(scan, plan, probe, scale, mesh) if plan.find_axis else None
+    light = measure_light(scan, own_fitted, own_held, plan.saturated, mesh)
+    probe = first_probe(scan, plan, light.mean_frame, light.scale, mesh)
+    axis_pixels = find_axis_pixels(scan, plan, probe, light.scale, mesh) if plan.find_axis else None
     if axis_pixels:
         scan = move_axis(scan, axis_pixels, plan.grid.voxel_size_m[2])
-    geometry = scan.geometry
-    rank_of_view = plan.forward_model(geometry).ranks_of_views(mesh.slabs)
-
-    def load(views: NDArray[np.intp]) -> ViewSet:
-        shared, lane = share_views(views, plan.lanes, mesh)
-        return load_views(
-            scan,
-            shared,
-            scale=scale,
-            device=mesh.device,
-            saturated=plan.saturated,
-            frames_in=plan.frames_in,
-            lane=lane,
-            own=rank_of_view[shared] == mesh.slab,
-        )
-
-    def fit_views(
-        plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None], name: str
-    ) -> tuple[Solution, FirstVolume | None, Plan]:
-        if journal:
-            journal.look()
-        start = first_volume(scan, plan, fitted, held, probe, scale, mesh)
-        sets = [load(views) for views in (fitted, held)]
-        if plan.joint_illumination:
-            sets[0] = replace(sets[0], empty=empty_beam(scan, plan, scale, mesh.device))
-        data = _Data(scan, sets[0], sets[1], rank_of_view)
-        plan = _with_best_smoothing(data, plan, probe, start, mesh, journal)
-        lit = with_probe_light(plan, probe_light)
-        return _fit_in_turn(data, lit, probe, start, mesh, report, journal, name), start, plan
-
-    solution, start, plan = fit_views(plan, fitted, held, report, "all views")
-    agreement = None
-    if plan.shell_correlation:
-        pairs = zip(halves(geometry, fitted), halves(geometry, held), ("first half", "second half"), strict=True)
-        slab = Slab(mesh, plan.grid.shape[1])
-        found = (fit_views(plan, some, judging, lambda epoch: None, name)[0] for some, judging, name in pairs)
-        deltas = [slab.join(half.delta) for half in found]
-        voxel_size_m = _refined_grid(plan.grid, geometry, solution).voxel_size_m
-        axes = voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else voxel_size_m[1:]
-        agreement = shell_correlation(deltas[0], deltas[1], axes)
-    wider = _wider(geometry, solution)
-    if wider != 1 and len(np.unique(geometry.angle_rad)) > 1:
+    fits = _Fits(scan, plan, probe, light, mesh, journal)
+    solution, start, plan = fits.of(fitted, held, report, "all views")
+    agreement = fits.agreement(plan, fitted, held, solution) if plan.shell_correlation else None
+    wider = _wider(scan.geometry, solution)
+    if wider != 1 and len(np.unique(scan.geometry.angle_rad)) > 1:
         # What was fitted is the phase that a voxel gives.
         solution = replace(solution, delta=solution.delta / wider, beta=solution.beta / wider)
     return Reconstruction(
         plan,
-        geometry,
-        solution.with_probe_in(np.sqrt(scale)),
+        scan.geometry,
+        solution.with_probe_in(np.sqrt(light.scale)),
         warnings=(
-            *pattern_warnings(geometry, light.mean_frame, scan.probe),
+            *pattern_warnings(scan.geometry, light.mean_frame, scan.probe),
             *light.warnings,
             *_axis_warnings(plan, axis_pixels),
         ),
@@ -194,114 +142,44 @@ def reconstruct(
 
 
 @dataclass(frozen=True, eq=False)
-class _Data:
-    """What is fitted: the scan, its views to fit and to judge by, and which slab's rank computes each of the scan's."""
+class _Fits:
+    """What every fit of a scan's views starts from: the scan about its axis, a probe and the frames' light."""
 
     scan: Scan
-    fitted: ViewSet
-    held_back: ViewSet
-    rank_of_view: NDArray[np.intp]
+    plan: Plan
+    probe: Tensor
+    light: Light
+    mesh: Mesh
+    journal: Journal | None
 
+    def of(
+        self, fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None], name: str
+    ) -> tuple[Solution, FirstVolume | None, Plan]:
+        """Return the solution of some views, what it started from, and the plan with the smoothing that was chosen."""
+        scan, plan, mesh, journal, scale = self.scan, self.plan, self.mesh, self.journal, self.light.scale
+        if journal:
+            journal.look()
+        start = first_volume(scan, plan, fitted, held, self.probe, scale, mesh)
+        data = load_data(scan, plan, fitted, held, scale, mesh)
+        if plan.joint_illumination:
+            empty = empty_beam(scan, plan, scale, mesh.device)
+            data = replace(data, fitted=replace(data.fitted, empty=empty))
+        plan = with_best_smoothing(data, plan, self.probe, start, mesh, journal)
+        lit = with_probe_light(plan, light_of_frames(self.probe, scan, plan, self.light.mean_frame / scale))
+        return fit_in_turn(data, lit, self.probe, start, mesh, report, journal, name), start, plan
 
-def _with_best_smoothing(
-    data: _Data,
-    plan: Plan,
-    probe: torch.Tensor,
-    start: FirstVolume | None,
-    mesh: Mesh,
-    journal: Journal | None,
-) -> Plan:
-    """Return the plan with the weight of total variation whose short fit explains frames held back best."""
-    if not plan.smoothings:
-        return plan
-    epochs = max(1, plan.fit.epochs // _SHORTER)
-
-    def with_weight(weight: float, plan: Plan = plan) -> Plan:
-        priors = replace(plan.fit.priors, total_variation=weight)
-        earlier = tuple(with_weight(weight, stage) for stage in plan.earlier)
-        return replace(plan, fit=replace(plan.fit, priors=priors), earlier=earlier, smoothings=())
-
-    def misfit(weight: float) -> float:
-        short = replace(with_weight(weight), earlier=())
-        short = replace(short, fit=replace(short.fit, epochs=epochs, polish=0))
-        name = f"total variation {weight:g}"
-        tried = _fit_in_turn(data, short, probe, start, mesh, lambda epoch: None, journal, name)
-        return min(epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss for epoch in tried.history)
-
-    return with_weight(min(plan.smoothings, key=misfit))
-
-
-def _fit_in_turn(
-    data: _Data,
-    plan: Plan,
-    first_probe: torch.Tensor,
-    start: FirstVolume | None,
-    mesh: Mesh,
-    report: Callable[[Epoch], None],
-    journal: Journal | None,
-    name: str,
-) -> Solution:
-    """Fit as the plan's earlier fits say, and then as it says itself, each from what the one before has found."""
-    first, *others = (*plan.earlier, plan)
-    journals = [journal.fit(f"{name}, fit {number}") if journal else None for number in range(1 + len(others))]
-    volumes = None
-    if start is not None:
-        volumes = [_onto(part, plan.grid, first.grid, mesh) for part in (start.delta, start.beta)]
-    probe = _coarser_probe(first_probe, first.coarseness)
-    solution = _fit_stage(data, first, probe, volumes, mesh, report, journals[0])
-    for (before, stage), kept in zip(pairwise((first, *others)), journals[1:], strict=True):
-        probe = _coarser_probe(first_probe, stage.coarseness)
-        if stage.fit.probe_step > 0:
-            finer = before.coarseness // stage.coarseness
-            probe = torch.from_numpy(upsample(solution.probe.cpu().numpy(), finer)) * finer
-        volumes = [_onto(part, before.grid, stage.grid, mesh) for part in (solution.delta, solution.beta)]
-
-        def report_on(epoch: Epoch, before: Solution = solution) -> None:
-            report(before.continued(epoch))
-
-        found = _fit_stage(data, stage, probe, volumes, mesh, report_on, kept)
-        solution = replace(
-            found,
-            best_epoch=len(solution.history) + found.best_epoch,
-            history=(*solution.history, *(solution.continued(epoch) for epoch in found.history)),
-        )
-    return solution
-
-
-def _onto(volume: torch.Tensor, grid: VolumeGrid, onto: VolumeGrid, mesh: Mesh) -> torch.Tensor:
-    """Return the rows that this rank holds of a volume on another grid."""
-    if grid == onto:
-        return volume
-    whole = Slab(mesh, grid.shape[1]).join(volume)
-    return Slab(mesh, onto.shape[1]).part_of(resample(whole, grid, onto))
-
-
-def _fit_stage(
-    data: _Data,
-    stage: Plan,
-    probe: torch.Tensor,
-    volumes: Sequence[torch.Tensor] | None,
-    mesh: Mesh,
-    report: Callable[[Epoch], None],
-    journal: FitJournal | None,
-) -> Solution:
-    """Fit the frames as coarse as a plan says, from a probe and δ and β."""
-    slab, geometry = Slab(mesh, stage.grid.shape[1], data.rank_of_view), data.scan.geometry
-    # A model of its own each: a fit may move its windows.
-    model = stage.forward_model(geometry, slab).to(mesh.device)
-    support = cylinder_support(geometry, stage.grid, slab.rows) if stage.support == "cylinder" else None
-    unknowns = Unknowns(model, probe, stage.fit, mesh.device, support)
-    if volumes is not None:
-        unknowns.start_from(*volumes)
-    fitted, held = (
-        views.coarser(stage.coarseness, far_field=model.far_field) for views in (data.fitted, data.held_back)
-    )
-    return fit(unknowns, fitted, held, stage.fit, mesh, report, journal)
-
-
-def _coarser_probe(probe: torch.Tensor, factor: int) -> torch.Tensor:
-    """Return the probe (mode, y, x) that belongs to frames ``factor`` times coarser, of the same mean intensity."""
-    return torch.from_numpy(downsample(probe.cpu().numpy(), factor)) / factor
+    def agreement(
+        self, plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], solution: Solution
+    ) -> ShellCorrelation:
+        """Return how far two halves of the views agree, each fitted as the whole was."""
+        geometry, slab = self.scan.geometry, Slab(self.mesh, plan.grid.shape[1])
+        pairs = zip(halves(geometry, fitted), halves(geometry, held), ("first half", "second half"), strict=True)
+        alike = replace(self, plan=plan)
+        found = (alike.of(some, judging, lambda epoch: None, name)[0] for some, judging, name in pairs)
+        deltas = [slab.join(half.delta) for half in found]
+        voxel_size_m = _refined_grid(plan.grid, geometry, solution).voxel_size_m
+        axes = voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else voxel_size_m[1:]
+        return shell_correlation(deltas[0], deltas[1], axes)
 
 
 def _axis_warnings(plan: Plan, axis_pixels: float | None) -> tuple[str, ...]:
@@ -311,55 +189,3 @@ def _axis_warnings(plan: Plan, axis_pixels: float | None) -> tuple[str, ...]:
     if axis_pixels is not None and abs(axis_pixels) > 1:
         return (f"the rotation axis was found {axis_pixels:+.2f} pixels in x from where the scan has it",)
     return ()
-
-
-@dataclass(frozen=True, eq=False)
-class _Light:
-    """What the frames to fit show at a glance: mean (y, x), its mean over good pixels, and what is wrong with them."""
-
-    mean_frame: NDArray[np.float32]
-    scale: float
-    saturated_pixels: int
-    dark_views: int
-    dark_judges: int
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        found = []
-        if self.dark_views:
-            found.append(f"{self.dark_views} of the frames to fit have no light: leave them out of the scan")
-        if self.dark_judges:
-            found.append(
-                f"{self.dark_judges} of the frames held back, which judge the fit, have no light: leave them out "
-                "of the scan"
-            )
-        if self.saturated_pixels:
-            found.append(f"{self.saturated_pixels} saturated pixels of the frames to fit are left out")
-        return tuple(found)
-
-
-def _measure_light(
-    scan: Scan, fitted: NDArray[np.intp], held: NDArray[np.intp], saturated: Saturated, mesh: Mesh
-) -> _Light:
-    """Look at the frames of all ranks, one after the other; the mean is of those to fit, less saturated pixels."""
-    total, seen = (torch.zeros(scan.frames.shape, dtype=torch.float64, device=mesh.device) for _ in range(2))
-    count = torch.zeros(3, dtype=torch.float64, device=mesh.device)
-    for view in fitted:
-        frame = torch.from_numpy(scan.frames.read(np.array([view]), saturated=saturated)[0]).to(mesh.device)
-        lost = torch.isnan(frame)
-        frame = frame.nan_to_num()
-        total += frame
-        seen += ~lost
-        count[:2] += torch.stack([lost.sum(), (frame.sum() <= 0) & ~lost.any()])
-    for view in held:
-        count[2] += not scan.frames.read(np.array([view]), saturated=saturated).any()
-    mesh.sum(total, seen, count)
-    mean = (total / seen.clamp(min=1)).float().cpu().numpy()
-    scale = float(mean[scan.frames.mask].mean())
-    if scale <= 0:
-        raise FramesError(
-            "Frames must have light in them.",
-            got="zero in every good pixel of every frame.",
-            remedy="check the shutter, the mask and the dark frames.",
-        )
-    return _Light(mean, scale, int(count[0]), int(count[1]), int(count[2]))

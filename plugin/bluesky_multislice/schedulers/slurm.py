@@ -158,12 +158,10 @@ class SlurmScheduler:
         """Return the newest job of that name in the folder that Slurm or its accounting knows."""
         who = (f"--user={os.getuid()}", f"--name={safe_name(name)}", "--noheader")
         lines = call("squeue", *who, "--states=all", "--format=%i|%Z").splitlines()
-        try:
+        # Without accounting slurmctld's memory is all there is.
+        with suppress(NoAnswerError, SlurmRefusedError):
             options = ("--allocations", "--parsable2", "--starttime=now-60days", "--format=JobID,WorkDir")
             lines += call("sacct", *who, *options).splitlines()
-        except (NoAnswerError, SlurmRefusedError):
-            # Without accounting slurmctld's memory is all there is.
-            pass
         found = [number for number, _, place in (line.partition("|") for line in lines) if Path(place) == folder.path]
         return max(found, key=int, default=None)
 

@@ -1,0 +1,174 @@
+"""The fits of a reconstruction in turn: short ones that choose a weight, cheaper ones, and the planned one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bluesky_multislice.first_volume import FirstVolume
+from bluesky_multislice.geometry import VolumeGrid
+from bluesky_multislice.models import downsample, resample, upsample
+from bluesky_multislice.parallel import Mesh, Slab
+from bluesky_multislice.planning import Plan
+from bluesky_multislice.scan import Scan
+from bluesky_multislice.solvers import (
+    Epoch,
+    FitJournal,
+    Journal,
+    Solution,
+    Unknowns,
+    ViewSet,
+    cylinder_support,
+    fit,
+    load_views,
+    share_views,
+)
+
+_SHORTER = 3
+"""Epochs of a fit over those of one that tries a weight."""
+
+
+@dataclass(frozen=True, eq=False)
+class FitData:
+    """What is fitted: the scan, its views to fit and to judge by, and which slab's rank computes each of the scan's."""
+
+    scan: Scan
+    fitted: ViewSet
+    held_back: ViewSet
+    rank_of_view: NDArray[np.intp]
+
+
+def load_data(
+    scan: Scan, plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], scale: float, mesh: Mesh
+) -> FitData:
+    """Read the frames that this rank computes, or make them ready to be read.
+
+    Args:
+        scan: what was measured.
+        plan: of the reconstruction.
+        fitted: views of all ranks to fit.
+        held: views of all ranks to judge by.
+        scale: intensity that becomes one.
+        mesh: the ranks.
+    """
+    rank_of_view, sets = plan.forward_model(scan.geometry).ranks_of_views(mesh.slabs), []
+    for views in (fitted, held):
+        shared, lane = share_views(views, plan.lanes, mesh)
+        own = rank_of_view[shared] == mesh.slab
+        sets.append(
+            load_views(
+                scan,
+                shared,
+                scale=scale,
+                device=mesh.device,
+                saturated=plan.saturated,
+                frames_in=plan.frames_in,
+                lane=lane,
+                own=own,
+            )
+        )
+    return FitData(scan, sets[0], sets[1], rank_of_view)
+
+
+def with_best_smoothing(
+    data: FitData,
+    plan: Plan,
+    probe: torch.Tensor,
+    start: FirstVolume | None,
+    mesh: Mesh,
+    journal: Journal | None,
+) -> Plan:
+    """Return the plan with the weight of total variation whose short fit explains frames held back best."""
+    if not plan.smoothings:
+        return plan
+    epochs = max(1, plan.fit.epochs // _SHORTER)
+
+    def with_weight(weight: float, plan: Plan = plan) -> Plan:
+        priors = replace(plan.fit.priors, total_variation=weight)
+        earlier = tuple(with_weight(weight, stage) for stage in plan.earlier)
+        return replace(plan, fit=replace(plan.fit, priors=priors), earlier=earlier, smoothings=())
+
+    def misfit(weight: float) -> float:
+        short = replace(with_weight(weight), earlier=())
+        short = replace(short, fit=replace(short.fit, epochs=epochs, polish=0))
+        name = f"total variation {weight:g}"
+        tried = fit_in_turn(data, short, probe, start, mesh, lambda epoch: None, journal, name)
+        return min(epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss for epoch in tried.history)
+
+    return with_weight(min(plan.smoothings, key=misfit))
+
+
+def fit_in_turn(
+    data: FitData,
+    plan: Plan,
+    first_probe: torch.Tensor,
+    start: FirstVolume | None,
+    mesh: Mesh,
+    report: Callable[[Epoch], None],
+    journal: Journal | None,
+    name: str,
+) -> Solution:
+    """Fit as the plan's earlier fits say, and then as it says itself, each from what the one before has found."""
+    first, *others = (*plan.earlier, plan)
+    journals = [journal.fit(f"{name}, fit {number}") if journal else None for number in range(1 + len(others))]
+    volumes = None
+    if start is not None:
+        volumes = [_onto(part, plan.grid, first.grid, mesh) for part in (start.delta, start.beta)]
+    probe = _coarser_probe(first_probe, first.coarseness)
+    solution = _fit_stage(data, first, probe, volumes, mesh, report, journals[0])
+    for (before, stage), kept in zip(pairwise((first, *others)), journals[1:], strict=True):
+        probe = _coarser_probe(first_probe, stage.coarseness)
+        if stage.fit.probe_step > 0:
+            finer = before.coarseness // stage.coarseness
+            probe = torch.from_numpy(upsample(solution.probe.cpu().numpy(), finer)) * finer
+        volumes = [_onto(part, before.grid, stage.grid, mesh) for part in (solution.delta, solution.beta)]
+
+        def report_on(epoch: Epoch, before: Solution = solution) -> None:
+            report(before.continued(epoch))
+
+        found = _fit_stage(data, stage, probe, volumes, mesh, report_on, kept)
+        solution = replace(
+            found,
+            best_epoch=len(solution.history) + found.best_epoch,
+            history=(*solution.history, *(solution.continued(epoch) for epoch in found.history)),
+        )
+    return solution
+
+
+def _onto(volume: torch.Tensor, grid: VolumeGrid, onto: VolumeGrid, mesh: Mesh) -> torch.Tensor:
+    """Return the rows that this rank holds of a volume on another grid."""
+    if grid == onto:
+        return volume
+    whole = Slab(mesh, grid.shape[1]).join(volume)
+    return Slab(mesh, onto.shape[1]).part_of(resample(whole, grid, onto))
+
+
+def _fit_stage(
+    data: FitData,
+    stage: Plan,
+    probe: torch.Tensor,
+    volumes: Sequence[torch.Tensor] | None,
+    mesh: Mesh,
+    report: Callable[[Epoch], None],
+    journal: FitJournal | None,
+) -> Solution:
+    """Fit the frames as coarse as a plan says, from a probe and δ and β."""
+    slab, geometry = Slab(mesh, stage.grid.shape[1], data.rank_of_view), data.scan.geometry
+    # A model of its own each: a fit may move its windows.
+    model = stage.forward_model(geometry, slab).to(mesh.device)
+    support = cylinder_support(geometry, stage.grid, slab.rows) if stage.support == "cylinder" else None
+    unknowns = Unknowns(model, probe, stage.fit, mesh.device, support)
+    if volumes is not None:
+        unknowns.start_from(*volumes)
+    fitted, held = (
+        views.coarser(stage.coarseness, far_field=model.far_field) for views in (data.fitted, data.held_back)
+    )
+    return fit(unknowns, fitted, held, stage.fit, mesh, report, journal)
+
+
+def _coarser_probe(probe: torch.Tensor, factor: int) -> torch.Tensor:
+    """Return the probe (mode, y, x) that belongs to frames ``factor`` times coarser, of the same mean intensity."""
+    return torch.from_numpy(downsample(probe.cpu().numpy(), factor)) / factor
