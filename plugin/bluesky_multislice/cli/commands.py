@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bluesky_multislice.cli.plan_command import plan
 from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options
 from bluesky_multislice.errors import MultisliceError, PlanError
 from bluesky_multislice.recipe import Propagation
@@ -23,6 +24,9 @@ _instrument = click.option("--instrument", "instrument_file", type=_FILE, help="
 @click.version_option(package_name="bluesky-multislice")
 def multislice() -> None:
     """Three-dimensional reconstruction of samples thicker than the depth of field."""
+
+
+multislice.add_command(plan)
 
 
 def main() -> None:

@@ -125,6 +125,11 @@ class ForwardModel(nn.Module):
         """(view,) the volume's row in which each view's window begins; it may lie outside."""
         return np.rint(self._first[:, 0]).astype(np.intp)
 
+    @property
+    def between_pixels(self) -> NDArray[np.bool_]:
+        """(view,) whether each view's window begins between pixels, so that the probe is moved there."""
+        return np.abs(self._first - np.rint(self._first)).max(1) >= _WHOLE
+
     def ranks_of_views(self, slabs: int) -> NDArray[np.intp]:
         """Return for each view of the scan the slab whose rank computes it, see ``parallel.ranks_of_views``."""
         return ranks_of_views(self._first[:, 0], self.window[0], self.grid.shape[1], slabs)
@@ -275,7 +280,7 @@ class ForwardModel(nn.Module):
         starts = np.rint(first if shift is None else first + shift.detach().cpu().numpy()).astype(np.intp)
         left = first - starts
         fraction = None
-        if shift is not None or np.abs(left).max(initial=0) >= _WHOLE:
+        if shift is not None or self.between_pixels[views].any():
             fraction = torch.as_tensor(left, dtype=self._precision, device=self._to_entrance.device)
             fraction = fraction if shift is None else fraction + shift
         return starts, fraction

@@ -2,6 +2,7 @@
 
 from bluesky_multislice.parallel.agreement import Agreement
 from bluesky_multislice.parallel.checkpoints import Checkpoints
+from bluesky_multislice.parallel.exchange_rate import measured_rate
 from bluesky_multislice.parallel.lateral import Lateral
 from bluesky_multislice.parallel.lost_rank import lost_rank
 from bluesky_multislice.parallel.mesh import Mesh, end_process, join_mesh
@@ -17,5 +18,6 @@ __all__ = [
     "end_process",
     "join_mesh",
     "lost_rank",
+    "measured_rate",
     "ranks_of_views",
 ]

@@ -3,21 +3,39 @@
 from bluesky_multislice.planning.exchange import Exchange, exchange_of
 from bluesky_multislice.planning.identity import identity
 from bluesky_multislice.planning.machine import Machine
+from bluesky_multislice.planning.machine_profile import MachineProfile, measure_machine, read_profile, write_profile
+from bluesky_multislice.planning.memory import MemoryParts
+from bluesky_multislice.planning.outlook import Case, Cost, Supercomputer, outlook
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.planner import make_plan
+from bluesky_multislice.planning.prediction import Prediction, predict_cost
 from bluesky_multislice.planning.sampling import window_margin
 from bluesky_multislice.planning.stages import thin_plan, with_probe_light
 from bluesky_multislice.planning.start import angles_tell_axis
+from bluesky_multislice.planning.work import Work, work_of
 
 __all__ = [
+    "Case",
+    "Cost",
     "Exchange",
     "Machine",
+    "MachineProfile",
+    "MemoryParts",
     "Plan",
+    "Prediction",
+    "Supercomputer",
+    "Work",
     "angles_tell_axis",
     "exchange_of",
     "identity",
     "make_plan",
+    "measure_machine",
+    "outlook",
+    "predict_cost",
+    "read_profile",
     "thin_plan",
     "window_margin",
     "with_probe_light",
+    "work_of",
+    "write_profile",
 ]

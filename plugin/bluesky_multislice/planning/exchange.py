@@ -12,6 +12,7 @@ from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.solvers import in_batches, split_views
 
 _FLOAT = 4
+_Batches = list[NDArray[np.intp]]
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ def exchange_of(plan: Plan, geometry: ScanGeometry) -> Exchange:
         plan: of the reconstruction.
         geometry: of the scan.
     """
-    model, lanes = plan.forward_model(geometry), plan.lanes
+    model = plan.forward_model(geometry)
     rank_of_view, first = model.ranks_of_views(plan.slabs), model.first_rows
     parts, (depth, height, width) = 2 if plan.fit.absorption else 1, plan.grid.shape
     fitted, held = split_views(geometry.views, plan.held_back_every)
-    batches = [_batches(views, geometry.angle_rad, lanes, plan) for views in (fitted, held)]
+    batches = batches_of(plan, geometry.angle_rad)
     outside = 0
-    for lane_batches, ways in zip(batches, (2, 1), strict=True):
-        for batch in (batch for lane in lane_batches for batch in lane):
+    for shares, ways in zip(batches, (2, 1), strict=True):
+        for batch in (batch for share in shares for batch in share):
             for angle in np.unique(geometry.angle_rad[batch]):
                 seen = batch[geometry.angle_rad[batch] == angle]
                 outside += ways * _rows_outside(plan, rank_of_view, seen, first[seen], model.window[0])
@@ -56,16 +57,27 @@ def exchange_of(plan: Plan, geometry: ScanGeometry) -> Exchange:
     return Exchange(outside * plan.slices * row, steps * borders * depth * row, int(elsewhere * plan.slices * row))
 
 
-def _batches(
-    views: NDArray[np.intp], angle_rad: NDArray[np.float64], lanes: int, plan: Plan
-) -> list[list[NDArray[np.intp]]]:
-    """Return for each lane batches of views as the fit takes them in its first epoch."""
+def batches_of(plan: Plan, angle_rad: NDArray[np.float64]) -> tuple[list[_Batches], list[_Batches]]:
+    """Return the batches of views of the first epoch: those fitted of each lane, and those held back of each group.
+
+    The ranks of group number n work on lanes n, n + groups, …
+
+    Args:
+        plan: of the reconstruction.
+        angle_rad: (view,) rotation angle of each view.
+    """
+    groups, size = plan.ranks // plan.slabs, plan.fit.batch_views
+    fitted, held = split_views(len(angle_rad), plan.held_back_every)
     found = []
-    for number in range(lanes):
-        part = views[np.arange(len(views)) % lanes == number]
+    for number in range(plan.lanes):
+        part = fitted[np.arange(len(fitted)) % plan.lanes == number]
         shuffle = np.random.default_rng([plan.fit.seed, number])
-        found.append([part[batch] for batch in in_batches(angle_rad[part], plan.fit.batch_views, shuffle)])
-    return found
+        found.append([part[batch] for batch in in_batches(angle_rad[part], size, shuffle)])
+    judged = []
+    for number in range(groups):
+        part = held[np.arange(len(held)) % plan.lanes % groups == number]
+        judged.append([part[batch] for batch in in_batches(angle_rad[part], size, None)])
+    return found, judged
 
 
 def _rows_outside(

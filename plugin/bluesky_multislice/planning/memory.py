@@ -4,7 +4,7 @@ The counts are of what the code keeps, checked against the resident peak of jobs
 """
 
 import math
-from dataclasses import replace
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 
@@ -41,8 +41,40 @@ _LARGE_HOLES = 200 * 2**20
 """Bytes of holes between large matrices, which are handed back each time, as measured."""
 
 
-def memory_bytes(plan: Plan, geometry: ScanGeometry, cuda: bool) -> int:
-    """Return the peak of one rank.
+@dataclass(frozen=True)
+class MemoryParts:
+    """Bytes that one rank holds at its peak, by what they are for.
+
+    Attributes:
+        volumes: slabs of the volume, its gradient, the optimiser's state, the best copy and others as large.
+        frames: measured frames.
+        batch: turned planes, waves and transmissions of a batch of views.
+        turns: matrices that turn the volume.
+        checkpoint: what a checkpoint is written from while the fit goes on.
+        holes: between arrays, where the C library keeps what was freed.
+        program: interpreter, PyTorch and compiled kernels.
+        libraries: of the first volume.
+        exchange: among several ranks.
+    """
+
+    volumes: float
+    frames: float
+    batch: float
+    turns: float = 0.0
+    checkpoint: float = 0.0
+    holes: float = 0.0
+    program: float = 0.0
+    libraries: float = 0.0
+    exchange: float = 0.0
+
+    @property
+    def total(self) -> int:
+        """The peak of the rank."""
+        return int(sum(astuple(self)))
+
+
+def memory_parts(plan: Plan, geometry: ScanGeometry, cuda: bool) -> MemoryParts:
+    """Return the peak of one rank in parts.
 
     Args:
         plan: all of it but its memory.
@@ -50,19 +82,25 @@ def memory_bytes(plan: Plan, geometry: ScanGeometry, cuda: bool) -> int:
         cuda: whether it is a GPU's.
     """
     volume, angles = 4 * math.prod(plan.grid.shape) / plan.slabs, len(np.unique(geometry.angle_rad))
-    held = volume * _volumes(plan, angles) + _frames(plan, geometry) + _batch(plan, geometry)
+    turns, holes = 0.0, 0.0
     if angles > 1 and plan.interpolation in _NEIGHBOURS:
         # Neighbours of each voxel of a plane, number and weight, and the transpose.
         turn = _NEIGHBOURS[plan.interpolation] * 8 * 2 * plan.grid.shape[0] * plan.grid.shape[2]
-        held += min(angles, _CACHED_TURNS) * turn
+        turns = min(angles, _CACHED_TURNS) * turn
+    on_gpu = MemoryParts(volume * _volumes(plan, angles), _frames(plan, geometry), _batch(plan, geometry), turns)
     if cuda:
-        return int(held)
-    held += volume * _written(plan)
+        return on_gpu
     if angles > 1:
         small = min(angles, _CACHED_TURNS) * _HOLES[plan.fit.optimiser] * volume
-        held += small if volume < _HANDED_BACK else _LARGE_HOLES
-    libraries = _BACK_PROJECTION if plan.start != "empty" else 0
-    return int(held + _PROGRAM + libraries + (_EXCHANGE if plan.ranks > 1 else 0))
+        holes = small if volume < _HANDED_BACK else _LARGE_HOLES
+    return replace(
+        on_gpu,
+        checkpoint=volume * _written(plan),
+        holes=holes,
+        program=_PROGRAM,
+        libraries=_BACK_PROJECTION if plan.start != "empty" else 0,
+        exchange=_EXCHANGE if plan.ranks > 1 else 0,
+    )
 
 
 def fitted_into_memory(
@@ -106,7 +144,7 @@ def _propagated_in_memory(plan: Plan, geometry: ScanGeometry, accuracy: float, m
 
 
 def _with_memory(plan: Plan, geometry: ScanGeometry, cuda: bool) -> Plan:
-    return replace(plan, memory_bytes=memory_bytes(plan, geometry, cuda))
+    return replace(plan, memory_bytes=memory_parts(plan, geometry, cuda).total)
 
 
 def _volumes(plan: Plan, angles: int) -> float:

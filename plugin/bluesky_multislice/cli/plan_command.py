@@ -1,0 +1,95 @@
+"""The command ``multislice plan``: what a reconstruction would cost, before anything is allocated."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options
+from bluesky_multislice.errors import PlanError
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_COUNT = click.IntRange(min=1)
+_SIZE = click.FloatRange(min=0, min_open=True)
+
+
+@click.command()
+@click.argument("scan", type=_FILE, required=False)
+@click.option("--instrument", "instrument_file", type=_FILE, help="Instrument file (TOML).")
+@click.option("--volume", type=_COUNT, help="Instead of SCAN: voxels on a side of a cube.")
+@click.option("--frame", type=_COUNT, help="Pixels on a side of a frame. Without: as many as voxels.")
+@click.option("--angles", type=_COUNT, help="Angles of half a turn. Without: 180.")
+@click.option("--views-an-angle", type=_COUNT, help="Positions at each angle, a square number; 1 is holography.")
+@click.option("--pixel-nm", type=_SIZE, default=10.0, show_default=True, help="Size of a voxel, nm.")
+@click.option("--energy-kev", type=_SIZE, default=12.4, show_default=True, help="Photon energy, keV.")
+@click.option(
+    "--gpu-memory-gb", type=_SIZE, help="Plan for GPUs of this memory, as many as ranks. Without: this machine."
+)
+@click.option("--site", "site_file", type=_FILE, help="Profile (TOML) of the site that computes, as of reconstruct.")
+@click.option("--profile", "profile_file", type=_FILE, help="Measured times (JSON); without them no time is predicted.")
+@click.option("--measure", "measured_file", type=_FILE, help="Measure this machine, and write its times to this file.")
+@click.option("--table", is_flag=True, help="From 256³ voxels on a laptop to 1 cm at 10 nm on an exascale machine.")
+@click.option("--nodes", type=_COUNT, default=9400, show_default=True, help="Of the table: nodes.")
+@click.option("--gpus-per-node", type=_COUNT, default=8, show_default=True, help="Of the table: GPUs of a node.")
+@click.option("--network-gb-s", type=_SIZE, default=12.5, show_default=True, help="Of the table: GB/s of a GPU.")
+@click.option(
+    "--times-faster", type=_SIZE, default=300.0, show_default=True, help="Of the table: a GPU over the profile's rank."
+)
+@recipe_options
+def plan(
+    scan: Path | None,
+    measured_file: Path | None,
+    profile_file: Path | None,
+    recipe_file: Path | None,
+    table: bool,
+    **options: Any,
+) -> None:
+    """Say what reconstructing SCAN, or a scan of some sizes, takes in memory, exchange and time."""
+    from bluesky_multislice.cli import plan_scan
+    from bluesky_multislice.planning import measure_machine, read_profile, write_profile
+
+    own = {name: options.pop(name) for name in _OWN}
+    recipe = collect_recipe(recipe_file, options)
+    asked = sum((scan is not None, own["volume"] is not None, measured_file is not None, table))
+    if asked != 1:
+        raise PlanError(
+            "One thing is planned at a time.",
+            got=f"{asked} of SCAN, --volume, --measure and --table.",
+            remedy="give one of them.",
+        )
+    if own["volume"] is None and (ignored := [name for name in _SIZES if own[name] is not None]):
+        raise PlanError(
+            "Sizes are those of a scan that is planned without a file.",
+            got=f"{', '.join(ignored)} without --volume.",
+            remedy="give --volume instead of SCAN, or leave them out.",
+        )
+    if measured_file is not None:
+        profile = measure_machine(recipe.device)
+        write_profile(measured_file, profile)
+        click.echo("\n".join(plan_scan.profile_lines(profile)))
+        return
+    profile = None if profile_file is None else read_profile(profile_file)
+    if table:
+        click.echo("\n".join(plan_scan.table_lines(plan_scan.exascale(own, profile), profile, own, recipe)))
+        return
+    click.echo("\n".join(plan_scan.plan_lines(scan, own, recipe, profile)))
+
+
+_SIZES = ("frame", "angles", "views_an_angle")
+
+_OWN = (
+    "instrument_file",
+    "volume",
+    "frame",
+    "angles",
+    "views_an_angle",
+    "pixel_nm",
+    "energy_kev",
+    "gpu_memory_gb",
+    "site_file",
+    "nodes",
+    "gpus_per_node",
+    "network_gb_s",
+    "times_faster",
+)
+"""Options that are not the recipe's."""

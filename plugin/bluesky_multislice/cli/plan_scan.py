@@ -1,0 +1,230 @@
+"""What ``multislice plan`` prints."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bluesky_multislice.errors import PlanError
+from bluesky_multislice.frames import Frames
+from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
+from bluesky_multislice.instrument import read_instrument
+from bluesky_multislice.interchange import read_scan
+from bluesky_multislice.planning import (
+    Case,
+    Cost,
+    Machine,
+    MachineProfile,
+    Plan,
+    Prediction,
+    Supercomputer,
+    make_plan,
+    outlook,
+    predict_cost,
+)
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.scan import Scan
+from bluesky_multislice.schedulers import machine_of, read_site
+from bluesky_multislice.units import wavelength_m_from_energy
+
+_SIDES = (1024, 4096, 16384, 65536, 262144, 10**6)
+_SCHEMES = ("data parallelism", "slabs", "tiles")
+_LAPTOP_BYTES, _EXASCALE_BYTES = 16e9, 64e9
+_EPOCHS = 25
+_PATTERN_PIXEL_M = 75e-6
+_MEMORY = {
+    "volumes": "volume, gradient, optimiser's state",
+    "frames": "frames",
+    "batch": "planes and waves of a batch",
+    "turns": "matrices of turns",
+    "checkpoint": "checkpoint on its way",
+    "holes": "holes of freed arrays",
+    "program": "program",
+    "libraries": "libraries of the first volume",
+    "exchange": "exchange among ranks",
+}
+
+
+def plan_lines(
+    scan_file: Path | None, own: Mapping[str, Any], recipe: Recipe, profile: MachineProfile | None
+) -> list[str]:
+    """Return the lines of a plan.
+
+    Args:
+        scan_file: the interchange file; None plans the sizes in ``own``.
+        own: options of the command, by name.
+        recipe: how to reconstruct.
+        profile: measured times; None predicts none.
+
+    Raises:
+        MultisliceError: the scan or the recipe cannot be used, or does not fit into memory.
+    """
+    if scan_file is None:
+        scan = scan_of_sizes(own)
+    else:
+        instrument = None if own["instrument_file"] is None else read_instrument(own["instrument_file"])
+        scan = read_scan(scan_file, values=recipe.scan, instrument=instrument)
+    site = machine_of(read_site(own["site_file"]), recipe.resources)
+    if own["gpu_memory_gb"] is not None:
+        ranks = recipe.ranks or math.prod(int(number) for number in (recipe.mesh or "1x1").split("x"))
+        site = Machine(ranks, ranks, int(own["gpu_memory_gb"] * 1e9), cuda=True)
+    plan = make_plan(recipe, scan, site)
+    cuda = site.cuda if site else plan.device == "cuda"
+    predicted = predict_cost(plan, scan.geometry, cuda=cuda, profile=profile)
+    return [*_what(plan, scan), "", *_memory(predicted), "", *_epoch(plan, predicted, profile)]
+
+
+def scan_of_sizes(own: Mapping[str, Any]) -> Scan:
+    """Return a scan without light or memory: holograms, or patterns of positions on a square of the sample.
+
+    Raises:
+        PlanError: positions form no square, or frames are larger than the volume.
+    """
+    side, angles, positions = own["volume"], own["angles"] or 180, own["views_an_angle"] or 1
+    frame, rows = own["frame"] or side, math.isqrt(positions)
+    if rows**2 != positions or frame > side or (positions == 1) != (frame == side):
+        raise PlanError(
+            "Holograms are as large as the volume, one an angle; patterns are smaller, a square number at each angle.",
+            got=f"{positions} views an angle of {frame} pixels a side, for {side} voxels a side.",
+            remedy="leave --frame and --views-an-angle out, or give both, such as --frame 64 --views-an-angle 81.",
+        )
+    pixel_m, wavelength_m = own["pixel_nm"] * 1e-9, wavelength_m_from_energy(own["energy_kev"] * 1e3)
+    far = positions > 1
+    pitch_m = _PATTERN_PIXEL_M if far else pixel_m
+    detector = Detector((frame, frame), (pitch_m, pitch_m), "far_field" if far else "near_field")
+    # The finest detail's light goes an eighth of a hologram to the side.
+    distance_m = pixel_m * frame * _PATTERN_PIXEL_M / wavelength_m if far else frame * pixel_m**2 / (4 * wavelength_m)
+    at = (np.linspace(0, side - frame, rows) - (side - frame) / 2) * pixel_m
+    at = np.stack(np.meshgrid(at, at, indexing="ij"), -1).reshape(-1, 2)
+    views = angles * positions
+    geometry = ScanGeometry(
+        technique="ptychography" if far else "holography",
+        beam=Beam(wavelength_m),
+        detector=detector,
+        distance_m=np.full(views, distance_m),
+        angle_rad=np.repeat(np.arange(angles) * np.pi / angles, positions),
+        position_m=np.tile(at, (angles, 1)),
+    )
+    return Scan(geometry, Frames(np.broadcast_to(np.zeros(1, np.float32), (views, frame, frame))))
+
+
+def profile_lines(profile: MachineProfile) -> list[str]:
+    """Return the lines of a measured machine."""
+    rate = profile.exchange_bytes_a_s
+    return [
+        f"{profile.machine}, {profile.device}, {profile.threads} thread(s)",
+        *(
+            f"{side}²: FFT pair {profile.fft_pair_s[side] * 1e3:.3g} ms, in multislice {seconds * 1e3:.3g} ms"
+            for side, seconds in profile.slice_pair_s.items()
+        ),
+        f"turn: {profile.turn_s_a_voxel * 1e9:.3g} ns a voxel",
+        "exchange: not measured" if rate is None else f"exchange: {rate / 1e9:.3g} GB/s a rank",
+    ]
+
+
+def exascale(own: Mapping[str, Any], profile: MachineProfile | None) -> Supercomputer:
+    """Return the machine that options describe, its speed from the profile."""
+    return Supercomputer(
+        nodes=own["nodes"],
+        gpus_per_node=own["gpus_per_node"],
+        gpu_memory_bytes=_EXASCALE_BYTES if own["gpu_memory_gb"] is None else own["gpu_memory_gb"] * 1e9,
+        network_bytes_a_s=own["network_gb_s"] * 1e9,
+        pair_s_a_pixel=_pair_s_a_pixel(profile, own["times_faster"]),
+    )
+
+
+def table_lines(
+    machine: Supercomputer, profile: MachineProfile | None, own: Mapping[str, Any], recipe: Recipe
+) -> list[str]:
+    """Return a table in Markdown, from a laptop to the exascale machine."""
+    laptop = Supercomputer(1, 1, _LAPTOP_BYTES, math.inf, _pair_s_a_pixel(profile, 1.0))
+    wavelength_m, epochs = wavelength_m_from_energy(own["energy_kev"] * 1e3), recipe.epochs or _EPOCHS
+    cases = [Case(n, own["pixel_nm"] * 1e-9, wavelength_m, recipe.accuracy, epochs) for n in (256, *_SIDES)]
+    lines = [
+        f"Full-field holograms, voxels of {own['pixel_nm']:g} nm, {own['energy_kev']:g} keV, accuracy "
+        f"{recipe.accuracy:g}, {epochs} epochs. Laptop: one rank, {_number(_LAPTOP_BYTES)}B. Machine: {machine.nodes} "
+        f"nodes of {machine.gpus_per_node} GPUs of {_number(machine.gpu_memory_bytes)}B, "
+        f"{_number(machine.network_bytes_a_s)}B/s each; {_speed(profile, own['times_faster'])}.",
+        "",
+        "| voxels a side | size | slices | angles | scheme | GPUs a volume | nodes | memory a node | hours |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        _row(cases[0], outlook(cases[0], "data parallelism", laptop), 1, "laptop"),
+    ]
+    for case in cases[1:]:
+        lines += [_row(case, outlook(case, scheme, machine), machine.gpus_per_node, scheme) for scheme in _SCHEMES]
+    return lines
+
+
+def _speed(profile: MachineProfile | None, times_faster: float) -> str:
+    if profile is None:
+        return "no profile, so no hours"
+    return f"a GPU {times_faster:g} times as fast as a rank of {profile.machine} ({profile.threads} thread(s))"
+
+
+def _pair_s_a_pixel(profile: MachineProfile | None, times_faster: float) -> float | None:
+    if profile is None:
+        return None
+    pixels = max(profile.slice_pair_s) ** 2
+    return profile.slice_pair(pixels) / (pixels * math.log2(pixels)) / times_faster
+
+
+def _row(case: Case, cost: Cost, gpus_per_node: int, scheme: str) -> str:
+    size = f"{case.side:,} | {_number(case.thickness_m)}m | {case.slices:,} | {case.angles:,} | {scheme}"
+    if cost.nodes is None:
+        return f"| {size} | {cost.slabs:,} | does not fit | {_number(cost.memory_bytes)}B a GPU, at least | – |"
+    memory = _number(cost.memory_bytes * gpus_per_node)
+    hours = "–" if cost.hours is None else f"{cost.hours:.2g}" if cost.hours < 100 else f"{cost.hours:,.0f}"
+    return f"| {size} | {cost.slabs:,} | {cost.nodes:,} | {memory}B | {hours} |"
+
+
+def _what(plan: Plan, scan: Scan) -> Iterator[str]:
+    yield (
+        f"volume {plan.grid.shape} voxels (z, y, x) of {plan.grid.voxel_size_m[2] * 1e9:.4g} nm, {plan.slices} slices, "
+        f"{plan.propagation}, waves {plan.gradient}"
+    )
+    views, angles = scan.geometry.views, len(np.unique(scan.geometry.angle_rad))
+    yield f"{views} views at {angles} angles, batches of {plan.fit.batch_views}, frames in {plan.frames_in}"
+    yield (
+        f"mesh {plan.ranks // plan.slabs}x{plan.slabs} (angle x slab), {plan.lanes} batches a step, "
+        f"{plan.fit.epochs} epochs of {plan.fit.optimiser}"
+    )
+    yield from (f"note: {note}" for note in plan.notes)
+
+
+def _memory(predicted: Prediction) -> Iterator[str]:
+    yield f"memory of a rank       {_number(predicted.memory.total):>10}B"
+    for part in fields(predicted.memory):
+        if size := getattr(predicted.memory, part.name):
+            yield f"  {_number(size):>10}B  {_MEMORY[part.name]}"
+
+
+def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile | None) -> Iterator[str]:
+    exchange, work, seconds = predicted.exchange, predicted.work, predicted.seconds
+    yield f"sent in an epoch       {_number(predicted.sent_bytes):>10}B of all ranks"
+    gathered = f"({_number(exchange.strips)}B if views gathered strips)"
+    yield f"  {_number(exchange.rows):>10}B  rows and their gradients {gathered}"
+    yield f"  {_number(exchange.priors):>10}B  rows for regularisers"
+    yield f"  {_number(predicted.gradients):>10}B  gradients of groups that share views"
+    yield f"FFT pairs in an epoch  {work.pairs:>10,.0f}, {work.most_pairs:,.0f} of the rank that has most"
+    if profile is None:
+        yield "time of an epoch: not known without --profile; measure the machine with multislice plan --measure FILE"
+    elif seconds is None:
+        yield "time of an epoch: not known, a profile does not measure finite differences"
+    else:
+        hours = seconds.total * plan.fit.epochs / 3600
+        sent = "exchange not measured" if seconds.exchange is None else f"exchange {seconds.exchange:.3g} s"
+        yield (
+            f"time of an epoch       {seconds.total:>10.3g} s: slices {seconds.slices:.3g} s, "
+            f"turns {seconds.turns:.3g} s, {sent}; {plan.fit.epochs} epochs {hours:.3g} h"
+        )
+
+
+def _number(value: float) -> str:
+    """Return three digits with an SI prefix, such as ``1.34 G``."""
+    if value == 0:
+        return "0 "
+    power = min(max(math.floor(math.log10(abs(value)) / 3 + 1e-12), -3), 6)
+    return f"{value / 1000.0**power:.3g} {'nµm kMGTPE'[power + 3].strip()}"

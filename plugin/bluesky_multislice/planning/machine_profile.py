@@ -1,0 +1,158 @@
+"""How fast a machine is: measured once, kept in a file, and read by predictions."""
+
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bluesky_multislice.errors import PlanError
+from bluesky_multislice.optics import PROPAGATIONS, rotate
+from bluesky_multislice.parallel import measured_rate
+
+_SIDES = (64, 128, 256, 512)
+_SLICES, _VIEWS, _TURNED = 8, 4, 128
+
+_Positive = Annotated[float, Field(gt=0)]
+_Times = Annotated[dict[Annotated[int, Field(gt=0)], _Positive], Field(min_length=1)]
+
+
+class MachineProfile(BaseModel):
+    """Times of one rank of a machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, title="Machine profile")
+
+    machine: str = Field(description="What was measured.")
+    device: str = Field(description="cpu or cuda.")
+    threads: int = Field(ge=1, description="Threads of the rank.")
+    fft_pair_s: _Times = Field(description="Pixels on a side of a window → seconds of its FFT pair.")
+    slice_pair_s: _Times = Field(
+        description="The same with all that multislice and its gradient do beside each FFT pair."
+    )
+    turn_s_a_voxel: float = Field(gt=0, description="Seconds to turn one voxel of a volume by a new angle.")
+    exchange_bytes_a_s: float | None = Field(
+        default=None, gt=0, description="Bytes a second that each of two ranks sends to the other; None: not measured."
+    )
+
+    def slice_pair(self, pixels: float) -> float:
+        """Return the seconds of an FFT pair of a window in multislice, by pixels · log(pixels) of measured ones.
+
+        Args:
+            pixels: of the window.
+        """
+        return _of_size(self.slice_pair_s, pixels)
+
+    def fft_pair(self, pixels: float) -> float:
+        """Return the seconds of a bare FFT pair of a window of so many pixels."""
+        return _of_size(self.fft_pair_s, pixels)
+
+
+def read_profile(path: Path) -> MachineProfile:
+    """Read a profile.
+
+    Raises:
+        PlanError: it cannot be read, or is not one.
+    """
+    try:
+        return MachineProfile.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as exc:
+        raise PlanError(
+            "A machine profile is a JSON file that multislice plan --measure has written.",
+            got=f"{path}: {exc}",
+            remedy="measure the machine again, or correct the path.",
+        ) from exc
+
+
+def write_profile(path: Path, profile: MachineProfile) -> None:
+    """Write a profile.
+
+    Raises:
+        PlanError: the file cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(profile.model_dump(mode="json"), indent=2) + "\n")
+    except OSError as exc:
+        raise PlanError(
+            "A machine profile needs a file that can be written.", got=f"{path}: {exc}", remedy="choose another place."
+        ) from exc
+
+
+def measure_machine(device: str, *, sides: tuple[int, ...] = _SIDES, least_s: float = 0.3) -> MachineProfile:
+    """Time one rank on this machine, and what two of them exchange.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``auto``.
+        sides: pixels on a side of the windows.
+        least_s: seconds that each measurement takes at least.
+    """
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    place = torch.device("cuda" if cuda else "cpu")
+    name = torch.cuda.get_device_name() if cuda else f"{platform.system()} {platform.machine()}"
+    # Two ranks cannot share a GPU.
+    two = not cuda or torch.cuda.device_count() > 1
+    return MachineProfile(
+        machine=name,
+        device=place.type,
+        threads=torch.get_num_threads(),
+        fft_pair_s={side: _fft_pair(side, place, least_s) for side in sides},
+        slice_pair_s={side: _slice_pair(side, place, least_s) for side in sides},
+        turn_s_a_voxel=_turn(place, least_s),
+        exchange_bytes_a_s=measured_rate(place.type) if two else None,
+    )
+
+
+def _of_size(times: dict[int, float], pixels: float) -> float:
+    sides = np.array(sorted(times))
+    constants = [times[side] / (side**2 * math.log2(side**2 + 1)) for side in sides.tolist()]
+    return float(np.interp(math.log(pixels) / 2, np.log(sides), constants)) * pixels * math.log2(pixels + 1)
+
+
+def _fft_pair(side: int, place: torch.device, least_s: float) -> float:
+    wave = torch.ones((_VIEWS, side, side), dtype=torch.complex64, device=place)
+    return _seconds(lambda: torch.fft.ifft2(torch.fft.fft2(wave)), place, least_s) / _VIEWS
+
+
+def _slice_pair(side: int, place: torch.device, least_s: float) -> float:
+    wave = torch.ones((_VIEWS, side, side), dtype=torch.complex64, device=place)
+    delta = torch.full((_SLICES, side, side), 1e-6, device=place, requires_grad=True)
+    beta = torch.full((_SLICES, side, side), 1e-8, device=place, requires_grad=True)
+
+    def gradient() -> None:
+        optics = {"wavelength_m": 1e-10, "pixel_size_m": 1e-8, "slice_thickness_m": 1e-7, "gradient": "stored"}
+        exit_wave = PROPAGATIONS["multislice"](wave, delta, beta, **optics)
+        (exit_wave.real**2 + exit_wave.imag**2).sum().backward()
+
+    return _seconds(gradient, place, least_s) / (2 * _VIEWS * (_SLICES + 1))
+
+
+def _turn(place: torch.device, least_s: float) -> float:
+    """Return the seconds of a voxel's turn: half of those there and back, by angles of which no matrix is kept."""
+    volume = torch.zeros((_TURNED,) * 3, device=place, requires_grad=True)
+    angles = _new_angles()
+    return _seconds(lambda: rotate(volume, next(angles)).sum().backward(), place, least_s) / (2 * volume.numel())
+
+
+def _new_angles() -> Iterator[float]:
+    number = 1
+    while True:
+        yield number * 0.7548776662 % math.pi
+        number += 1
+
+
+def _seconds(compute: Callable[[], object], place: torch.device, least_s: float) -> float:
+    """Return the least time of a computation, to which others on the machine only add, after one that warms up."""
+    times: list[float] = []
+    compute()
+    while len(times) < 3 or sum(times) < least_s:
+        began = time.perf_counter()
+        compute()
+        if place.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return min(times)

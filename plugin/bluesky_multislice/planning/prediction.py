@@ -1,0 +1,98 @@
+"""What a plan costs, from the plan alone and, for time, from a measured profile of the machine."""
+
+import math
+from dataclasses import dataclass
+
+from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.planning.exchange import Exchange, exchange_of
+from bluesky_multislice.planning.machine_profile import MachineProfile
+from bluesky_multislice.planning.memory import MemoryParts, memory_parts
+from bluesky_multislice.planning.plan import Plan
+from bluesky_multislice.planning.work import Work, work_of
+
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Time of an epoch of the rank that has most to do, as if nothing overlapped.
+
+    Attributes:
+        slices: FFT pairs with the transmissions between them.
+        turns: turning the volume and its gradient.
+        exchange: None where the profile has no rate of it.
+    """
+
+    slices: float
+    turns: float
+    exchange: float | None
+
+    @property
+    def total(self) -> float:
+        """All together, of what is known."""
+        return self.slices + self.turns + (self.exchange or 0.0)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a plan costs.
+
+    Attributes:
+        memory: of one rank at its peak.
+        exchange: bytes of rows an epoch.
+        gradients: bytes that all ranks together send in an epoch to add up the gradients of groups of ranks.
+        work: what is computed in an epoch.
+        seconds: of an epoch; None without a profile, and for finite differences, which a profile does not measure.
+    """
+
+    memory: MemoryParts
+    exchange: Exchange
+    gradients: int
+    work: Work
+    seconds: Seconds | None
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that all ranks together send in an epoch."""
+        return self.exchange.rows + self.exchange.priors + self.gradients
+
+
+def predict_cost(plan: Plan, geometry: ScanGeometry, *, cuda: bool, profile: MachineProfile | None) -> Prediction:
+    """Return what the last fit of a plan costs.
+
+    Args:
+        plan: of the reconstruction.
+        geometry: of the scan.
+        cuda: whether ranks compute on GPUs.
+        profile: of the machine that computes; None predicts no time.
+    """
+    sampled = geometry.coarser(plan.coarseness).oversampled(plan.oversampling)
+    exchange, work = exchange_of(plan, geometry), work_of(plan, geometry)
+    gradients = reduced_bytes(plan, work.steps)
+    sent = exchange.rows + exchange.priors + gradients
+    seconds = None
+    if profile is not None and not plan.propagation.startswith("finite-difference"):
+        window = math.prod(n + 2 * plan.margin for n in sampled.field_shape)
+        seconds = Seconds(
+            slices=work.most_pairs * profile.slice_pair(window),
+            turns=work.most_turns * math.prod(plan.grid.shape) / plan.slabs * profile.turn_s_a_voxel,
+            exchange=_exchange_seconds(sent / plan.ranks, profile),
+        )
+    return Prediction(memory_parts(plan, sampled, cuda), exchange, gradients, work, seconds)
+
+
+def reduced_bytes(plan: Plan, steps: int) -> int:
+    """Return the bytes that all ranks send to add up gradients over groups, in a ring: 2·(1 − 1/groups) of each slab.
+
+    Args:
+        plan: of the reconstruction.
+        steps: of the optimiser.
+    """
+    groups, parts = plan.ranks // plan.slabs, 2 if plan.fit.absorption else 1
+    return 2 * (groups - 1) * steps * parts * math.prod(plan.grid.shape) * _FLOAT
+
+
+def _exchange_seconds(bytes_a_rank: float, profile: MachineProfile) -> float | None:
+    if bytes_a_rank == 0:
+        return 0.0
+    return None if profile.exchange_bytes_a_s is None else bytes_a_rank / profile.exchange_bytes_a_s

@@ -1,0 +1,111 @@
+"""What is computed in an epoch: Fourier transforms and turns, counted before anything is allocated."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.fft import next_fast_len
+
+from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.planning.exchange import batches_of
+from bluesky_multislice.planning.plan import Plan
+from bluesky_multislice.solvers import Quantity
+
+_MOVING: frozenset[Quantity] = frozenset({"positions", "axis_shift"})
+"""Quantities whose refinement moves each view's probe."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is computed in an epoch.
+
+    Attributes:
+        pairs: pairs of two-dimensional FFTs of a whole window, of all ranks; tiles count by their pixels.
+        most_pairs: those of the rank that has most.
+        most_turns: turns of its slab, of one part of the volume, of the rank that has most; the way back of a gradient
+            counts as another.
+        steps: of the optimiser.
+    """
+
+    pairs: float
+    most_pairs: float
+    most_turns: int
+    steps: int
+
+
+def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
+    """Return what is computed in an epoch that is not the first, which judges the start and may measure its step.
+
+    Positions of frames held back that follow the volume, and flats that an illumination has to explain, are not
+    counted. Recomputing counts as undoing wave by wave, also where strong absorption will forbid it.
+
+    Args:
+        plan: of the reconstruction.
+        geometry: of the scan.
+    """
+    model, groups = plan.forward_model(geometry), plan.ranks // plan.slabs
+    rank_of_view, between = model.ranks_of_views(plan.slabs), model.between_pixels
+    blurred = plan.point_spread_pixels > 0 or bool(np.any(geometry.source_blur_m))
+    parts = 2 if plan.fit.absorption else 1
+    transforms, turns = np.zeros((groups, plan.slabs)), np.zeros(groups, int)
+    fitted, held = batches_of(plan, geometry.angle_rad)
+    for shares, is_fitted in ((fitted, True), (held, False)):
+        for number, batch in ((number, batch) for number, share in enumerate(shares) for batch in share):
+            for angle in np.unique(geometry.angle_rad[batch]):
+                seen = batch[geometry.angle_rad[batch] == angle]
+                turns[number % groups] += parts * (2 if is_fitted else 1)
+                for slab in range(plan.slabs):
+                    own = seen[rank_of_view[seen] == slab]
+                    transforms[number % groups, slab] += _transforms(
+                        plan, len(own), model.window, bool(between[own].any()), model.far_field, blurred, is_fitted
+                    )
+    steps = max(map(len, fitted), default=0)
+    return Work(float(transforms.sum()) / 2, float(transforms.max()) / 2, int(turns.max()), steps)
+
+
+def _transforms(
+    plan: Plan, views: int, window: tuple[int, int], between: bool, far_field: bool, blurred: bool, fitted: bool
+) -> float:
+    """Return the transforms of a window, there and, of fitted views, back, for views of one angle on one rank."""
+    if views == 0:
+        return 0
+    modes, waves, variations = plan.probe_modes, plan.probe_modes * views, plan.fit.probe_variations
+    moves = bool(_MOVING & set(plan.fit.refinement.quantities))
+    entering = waves if between or moves or variations else modes
+    inside = _inside(plan, window) * waves
+    onto = (1 if far_field else 2) * waves + (2 * views if blurred else 0)
+    there = modes + variations + entering + inside + onto
+    if not fitted:
+        return there
+    probe = modes + variations if plan.fit.probe_step > 0 else 0
+    back = onto + inside + (entering if probe or moves or variations else 0) + probe
+    return there + back + _again(plan, inside)
+
+
+def _inside(plan: Plan, window: tuple[int, int]) -> float:
+    """Return the transforms of a window that a wave takes on its way through the object."""
+    if plan.propagation.startswith("finite-difference"):
+        return 0
+    whole = 2 * (plan.slices + 1)
+    if plan.propagation != "tiled-multislice":
+        return whole
+    sides = [_tiled(*axis, plan.halo) for axis in zip(window, plan.tiles, strict=True)]
+    return whole * math.prod(sides) / math.prod(window)
+
+
+def _tiled(size: int, tiles: int, halo: int) -> int:
+    """Return the pixels that tiles along an axis have with their halos."""
+    ends = [size * edge // tiles for edge in range(tiles + 1)]
+    return sum(min(int(next_fast_len(b - a + 2 * halo) or size), size) for a, b in itertools.pairwise(ends))
+
+
+def _again(plan: Plan, inside: float) -> float:
+    """Return the transforms that compute waves again on the way back, of ``inside`` on the way there."""
+    if plan.gradient == "stored":
+        return 0
+    if plan.propagation == "tiled-multislice":
+        return inside
+    # Light that left does not come back: from checkpoints all slices again; else all but the first are undone.
+    again = plan.slices if plan.edges == "outgoing" else plan.slices - 1
+    return inside * again / (plan.slices + 1)
