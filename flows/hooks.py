@@ -36,6 +36,7 @@ def leave_job(flow: Flow, flow_run: FlowRun, state: State) -> None:
     """
     with get_client(sync_client=True) as client:
         if may_run_again(client.read_flow_run(flow_run.id)):
+            flow_run_logger(flow_run, flow).info("The job is left to the next attempt")
             return
     end_job(flow, flow_run, state)
 

@@ -40,8 +40,9 @@ from flows.publication import publish_once
 _log = logging.getLogger(__name__)
 _WITHOUT_FOLDER_S = 600.0
 """A flow run that has been about to start for so long, and has no job folder yet, will not."""
-_CRASH_SETTLED_S = 10.0
-"""Seconds after a crash within which the worker may report it once more, over any other state."""
+_CRASH_SETTLED_S = 60.0
+"""Seconds after a crash within which the worker may report it once more, over any other state, or hold the flow run for
+its hooks: Prefect 3.8's worker ends when it is given one that it still holds."""
 _UNDER_WAY = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 
 

@@ -65,6 +65,12 @@ class Held:
         for process in found:
             process.kill()
 
+    def is_reported_as_crashed(self):
+        """The worker is done with the flow run: one that comes again while its hooks run ends Prefect's worker."""
+        eventually(lambda: self.run.state.is_crashed(), LONG)
+        eventually(lambda: "left to the next attempt" in log_of(self.id), LONG)
+        time.sleep(10)
+
     def follows_again(self, attempt):
         """The flow run has been started again and looks after the job it had."""
         eventually(lambda: self.run.run_count == attempt and self.run.state.is_running(), LONG)
@@ -114,8 +120,7 @@ def test_a_flow_that_is_killed_and_killed_again_with_its_worker_ends_with_one_vo
         held.hold()
         (rank, _) = held.job()
         held.kill_flow()
-        eventually(lambda: held.run.state.is_crashed(), LONG)
-        time.sleep(5)  # until the worker has said it twice
+        held.is_reported_as_crashed()
         assert reap() == {held.id: "run again"}
         held.follows_again(2)
         assert rank in held.job()
