@@ -37,6 +37,9 @@ from bluesky_multislice.solvers import (
     split_views,
 )
 
+Look = Callable[[Slab, Callable[[], torch.Tensor]], None]
+"""Gets the slab of a rank, and what gives its rows of δ (z, y, x) as they are."""
+
 _SHORTER = 3
 """Epochs of a fit over those of one that tries a weight."""
 
@@ -107,6 +110,7 @@ def reconstruct(
     mesh: Mesh,
     report: Callable[[Epoch], None] = lambda epoch: None,
     journal: Journal | None = None,
+    look: Look = lambda slab, delta: None,
 ) -> Reconstruction:
     """Reconstruct the volume of a scan.
 
@@ -116,6 +120,7 @@ def reconstruct(
         mesh: the ranks.
         report: called after every epoch, also those that an earlier run has done.
         journal: keeps the fits' state now and then, and may know that of an earlier run, which then goes on.
+        look: called on every rank after every epoch, to see the volume as it is.
 
     Raises:
         FramesError: a frame cannot be used, or no frame has any light.
@@ -150,7 +155,7 @@ def reconstruct(
         )
 
     def fit_views(
-        plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None], name: str
+        plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], watch: _Watch, name: str
     ) -> tuple[Solution, FirstVolume | None, Plan]:
         if journal:
             journal.look()
@@ -161,14 +166,14 @@ def reconstruct(
         data = _Data(scan, sets[0], sets[1], rank_of_view)
         plan = _with_best_smoothing(data, plan, probe, start, mesh, journal)
         lit = with_probe_light(plan, probe_light)
-        return _fit_in_turn(data, lit, probe, start, mesh, report, journal, name), start, plan
+        return _fit_in_turn(data, lit, probe, start, mesh, watch, journal, name), start, plan
 
-    solution, start, plan = fit_views(plan, fitted, held, report, "all views")
+    solution, start, plan = fit_views(plan, fitted, held, _Watch(report, look), "all views")
     agreement = None
     if plan.shell_correlation:
         pairs = zip(halves(geometry, fitted), halves(geometry, held), ("first half", "second half"), strict=True)
         slab = Slab(mesh, plan.grid.shape[1])
-        found = (fit_views(plan, some, judging, lambda epoch: None, name)[0] for some, judging, name in pairs)
+        found = (fit_views(plan, some, judging, _Watch(), name)[0] for some, judging, name in pairs)
         deltas = [slab.join(half.delta) for half in found]
         voxel_size_m = _refined_grid(plan.grid, geometry, solution).voxel_size_m
         axes = voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else voxel_size_m[1:]
@@ -191,6 +196,14 @@ def reconstruct(
         start=start.origin if start else "empty",
         shell_correlation=agreement,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Watch:
+    """Who follows a fit: its epochs, and its volume."""
+
+    report: Callable[[Epoch], None] = lambda epoch: None
+    look: Look = lambda slab, delta: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +238,7 @@ def _with_best_smoothing(
         short = replace(with_weight(weight), earlier=())
         short = replace(short, fit=replace(short.fit, epochs=epochs, polish=0))
         name = f"total variation {weight:g}"
-        tried = _fit_in_turn(data, short, probe, start, mesh, lambda epoch: None, journal, name)
+        tried = _fit_in_turn(data, short, probe, start, mesh, _Watch(), journal, name)
         return min(epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss for epoch in tried.history)
 
     return with_weight(min(plan.smoothings, key=misfit))
@@ -237,7 +250,7 @@ def _fit_in_turn(
     first_probe: torch.Tensor,
     start: FirstVolume | None,
     mesh: Mesh,
-    report: Callable[[Epoch], None],
+    watch: _Watch,
     journal: Journal | None,
     name: str,
 ) -> Solution:
@@ -248,7 +261,7 @@ def _fit_in_turn(
     if start is not None:
         volumes = [_onto(part, plan.grid, first.grid, mesh) for part in (start.delta, start.beta)]
     probe = _coarser_probe(first_probe, first.coarseness)
-    solution = _fit_stage(data, first, probe, volumes, mesh, report, journals[0])
+    solution = _fit_stage(data, first, probe, volumes, mesh, watch, journals[0])
     for (before, stage), kept in zip(pairwise((first, *others)), journals[1:], strict=True):
         probe = _coarser_probe(first_probe, stage.coarseness)
         if stage.fit.probe_step > 0:
@@ -257,9 +270,9 @@ def _fit_in_turn(
         volumes = [_onto(part, before.grid, stage.grid, mesh) for part in (solution.delta, solution.beta)]
 
         def report_on(epoch: Epoch, before: Solution = solution) -> None:
-            report(before.continued(epoch))
+            watch.report(before.continued(epoch))
 
-        found = _fit_stage(data, stage, probe, volumes, mesh, report_on, kept)
+        found = _fit_stage(data, stage, probe, volumes, mesh, replace(watch, report=report_on), kept)
         solution = replace(
             found,
             best_epoch=len(solution.history) + found.best_epoch,
@@ -282,7 +295,7 @@ def _fit_stage(
     probe: torch.Tensor,
     volumes: Sequence[torch.Tensor] | None,
     mesh: Mesh,
-    report: Callable[[Epoch], None],
+    watch: _Watch,
     journal: FitJournal | None,
 ) -> Solution:
     """Fit the frames as coarse as a plan says, from a probe and δ and β."""
@@ -296,6 +309,11 @@ def _fit_stage(
     fitted, held = (
         views.coarser(stage.coarseness, far_field=model.far_field) for views in (data.fitted, data.held_back)
     )
+
+    def report(epoch: Epoch) -> None:
+        watch.report(epoch)
+        watch.look(slab, lambda: unknowns.delta.detach())
+
     return fit(unknowns, fitted, held, stage.fit, mesh, report, journal)
 
 
