@@ -31,6 +31,18 @@ _SHORTER = 3
 """Epochs of a fit over those of one that tries a weight."""
 
 
+Look = Callable[[Slab, Callable[[], torch.Tensor]], None]
+"""Gets the slab of a rank, and what gives its rows of δ (z, y, x) as they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """Who follows a fit: its epochs, and its volume."""
+
+    report: Callable[[Epoch], None] = lambda epoch: None
+    look: Look = lambda slab, delta: None
+
+
 @dataclass(frozen=True, eq=False)
 class FitData:
     """What is fitted: the scan, its views to fit and to judge by, and which slab's rank computes each of the scan's."""
@@ -95,7 +107,7 @@ def with_best_smoothing(
         short = replace(with_weight(weight), earlier=())
         short = replace(short, fit=replace(short.fit, epochs=epochs, polish=0))
         name = f"total variation {weight:g}"
-        tried = fit_in_turn(data, short, probe, start, mesh, lambda epoch: None, journal, name)
+        tried = fit_in_turn(data, short, probe, start, mesh, Watch(), journal, name)
         return min(epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss for epoch in tried.history)
 
     return with_weight(min(plan.smoothings, key=misfit))
@@ -107,7 +119,7 @@ def fit_in_turn(
     first_probe: torch.Tensor,
     start: FirstVolume | None,
     mesh: Mesh,
-    report: Callable[[Epoch], None],
+    watch: Watch,
     journal: Journal | None,
     name: str,
 ) -> Solution:
@@ -118,7 +130,7 @@ def fit_in_turn(
     if start is not None:
         volumes = [_onto(part, plan.grid, first.grid, mesh) for part in (start.delta, start.beta)]
     probe = _coarser_probe(first_probe, first.coarseness)
-    solution = _fit_stage(data, first, probe, volumes, mesh, report, journals[0])
+    solution = _fit_stage(data, first, probe, volumes, mesh, watch, journals[0])
     for (before, stage), kept in zip(pairwise((first, *others)), journals[1:], strict=True):
         probe = _coarser_probe(first_probe, stage.coarseness)
         if stage.fit.probe_step > 0:
@@ -127,9 +139,9 @@ def fit_in_turn(
         volumes = [_onto(part, before.grid, stage.grid, mesh) for part in (solution.delta, solution.beta)]
 
         def report_on(epoch: Epoch, before: Solution = solution) -> None:
-            report(before.continued(epoch))
+            watch.report(before.continued(epoch))
 
-        found = _fit_stage(data, stage, probe, volumes, mesh, report_on, kept)
+        found = _fit_stage(data, stage, probe, volumes, mesh, replace(watch, report=report_on), kept)
         solution = replace(
             found,
             best_epoch=len(solution.history) + found.best_epoch,
@@ -152,7 +164,7 @@ def _fit_stage(
     probe: torch.Tensor,
     volumes: Sequence[torch.Tensor] | None,
     mesh: Mesh,
-    report: Callable[[Epoch], None],
+    watch: Watch,
     journal: FitJournal | None,
 ) -> Solution:
     """Fit the frames as coarse as a plan says, from a probe and δ and β."""
@@ -166,6 +178,11 @@ def _fit_stage(
     fitted, held = (
         views.coarser(stage.coarseness, far_field=model.far_field) for views in (data.fitted, data.held_back)
     )
+
+    def report(epoch: Epoch) -> None:
+        watch.report(epoch)
+        watch.look(slab, lambda: unknowns.delta.detach())
+
     return fit(unknowns, fitted, held, stage.fit, mesh, report, journal)
 
 

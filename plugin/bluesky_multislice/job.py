@@ -4,6 +4,7 @@ torchrun --nproc-per-node N -m bluesky_multislice.job FOLDER
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -20,13 +21,16 @@ import numpy as np
 import torch
 
 from bluesky_multislice.errors import JobError
-from bluesky_multislice.interchange import INTERRUPTED_STATUS, JobFolder, read_scan, write_result
+from bluesky_multislice.interchange import INTERRUPTED_STATUS, JobFolder, read_scan, write_preview, write_result
 from bluesky_multislice.parallel import Agreement, Checkpoints, Mesh, Slab, end_process, join_mesh, lost_rank
 from bluesky_multislice.planning import Plan, identity
 from bluesky_multislice.provenance import describe, software
 from bluesky_multislice.reconstruct import Reconstruction, reconstruct
 from bluesky_multislice.solvers import Epoch, Interrupted, Journal, Solution
 from bluesky_multislice.units import energy_ev_from_wavelength
+
+_BETWEEN_PREVIEWS_S = 60.0
+"""Seconds between two pictures of the volume."""
 
 
 def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
@@ -56,7 +60,7 @@ def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
         with closing(Checkpoints(folder.checkpoints, mesh, belongs_to)) as checkpoints:
             journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, asked=reason)
             try:
-                result = reconstruct(scan, plan, mesh, report, journal)
+                result = reconstruct(scan, plan, mesh, report, journal, _Preview(folder, mesh))
             except Interrupted as stop:
                 if mesh.rank == 0:
                     # On a full disk the exit status tells.
@@ -109,11 +113,32 @@ def _progress(folder: JobFolder, plan: Plan, mesh: Mesh) -> Iterator[Callable[[E
     with folder.progress.open("a") as progress:
 
         def report(epoch: Epoch) -> None:
-            progress.write(json.dumps(asdict(epoch) | {"epochs": plan.epochs}) + "\n")
+            progress.write(
+                json.dumps(asdict(epoch) | {"epochs": plan.epochs, "memory_bytes": mesh.own_peak_bytes}) + "\n"
+            )
             with suppress(OSError):
                 progress.flush()
 
         yield report
+
+
+class _Preview:
+    """Leaves a picture of the volume as it is in the job folder now and then; every rank calls it after every epoch."""
+
+    def __init__(self, folder: JobFolder, mesh: Mesh) -> None:
+        self._folder, self._mesh = folder, mesh
+        self._left_at = -math.inf
+
+    def __call__(self, slab: Slab, delta: Callable[[], torch.Tensor]) -> None:
+        due = self._mesh.rank == 0 and time.monotonic() - self._left_at > _BETWEEN_PREVIEWS_S
+        if not self._mesh.largest(due):
+            return
+        slices = slab.middle(delta())
+        self._left_at = time.monotonic()
+        if self._mesh.rank == 0:
+            # A disk that is full or gone must not end the job for a picture.
+            with suppress(OSError):
+                write_preview(self._folder.preview, [part.cpu().numpy() for part in slices])
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bluesky_multislice.first_probe import first_probe, light_of_frames
 from bluesky_multislice.first_volume import FirstVolume, first_volume
-from bluesky_multislice.fits_in_turn import fit_in_turn, load_data, with_best_smoothing
+from bluesky_multislice.fits_in_turn import Look, Watch, fit_in_turn, load_data, with_best_smoothing
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.joint_illumination import empty_beam
 from bluesky_multislice.light import Light, measure_light
@@ -95,6 +95,7 @@ def reconstruct(
     mesh: Mesh,
     report: Callable[[Epoch], None] = lambda epoch: None,
     journal: Journal | None = None,
+    look: Look = lambda slab, delta: None,
 ) -> Reconstruction:
     """Reconstruct the volume of a scan.
 
@@ -104,6 +105,7 @@ def reconstruct(
         mesh: the ranks.
         report: called after every epoch, also those that an earlier run has done.
         journal: keeps the fits' state now and then, and may know that of an earlier run, which then goes on.
+        look: called on every rank after every epoch, to see the volume as it is.
 
     Raises:
         FramesError: a frame cannot be used, or no frame has any light.
@@ -119,7 +121,7 @@ def reconstruct(
     if axis_pixels:
         scan = move_axis(scan, axis_pixels, plan.grid.voxel_size_m[2])
     fits = _Fits(scan, plan, probe, light, mesh, journal)
-    solution, start, plan = fits.of(fitted, held, report, "all views")
+    solution, start, plan = fits.of(fitted, held, Watch(report, look), "all views")
     agreement = fits.agreement(plan, fitted, held, solution) if plan.shell_correlation else None
     wider = _wider(scan.geometry, solution)
     if wider != 1 and len(np.unique(scan.geometry.angle_rad)) > 1:
@@ -153,7 +155,7 @@ class _Fits:
     journal: Journal | None
 
     def of(
-        self, fitted: NDArray[np.intp], held: NDArray[np.intp], report: Callable[[Epoch], None], name: str
+        self, fitted: NDArray[np.intp], held: NDArray[np.intp], watch: Watch, name: str
     ) -> tuple[Solution, FirstVolume | None, Plan]:
         """Return the solution of some views, what it started from, and the plan with the smoothing that was chosen."""
         scan, plan, mesh, journal, scale = self.scan, self.plan, self.mesh, self.journal, self.light.scale
@@ -166,7 +168,7 @@ class _Fits:
             data = replace(data, fitted=replace(data.fitted, empty=empty))
         plan = with_best_smoothing(data, plan, self.probe, start, mesh, journal)
         lit = with_probe_light(plan, light_of_frames(self.probe, scan, plan, self.light.mean_frame / scale))
-        return fit_in_turn(data, lit, self.probe, start, mesh, report, journal, name), start, plan
+        return fit_in_turn(data, lit, self.probe, start, mesh, watch, journal, name), start, plan
 
     def agreement(
         self, plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], solution: Solution
@@ -175,7 +177,7 @@ class _Fits:
         geometry, slab = self.scan.geometry, Slab(self.mesh, plan.grid.shape[1])
         pairs = zip(halves(geometry, fitted), halves(geometry, held), ("first half", "second half"), strict=True)
         alike = replace(self, plan=plan)
-        found = (alike.of(some, judging, lambda epoch: None, name)[0] for some, judging, name in pairs)
+        found = (alike.of(some, judging, Watch(), name)[0] for some, judging, name in pairs)
         deltas = [slab.join(half.delta) for half in found]
         voxel_size_m = _refined_grid(plan.grid, geometry, solution).voxel_size_m
         axes = voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else voxel_size_m[1:]

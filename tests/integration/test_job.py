@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from small_scan import hologram_scan
 
 from bluesky_multislice.errors import FramesError, JobError
@@ -59,13 +60,23 @@ def done(tmp_path_factory):
     return folder
 
 
+def picture(folder):
+    """The preview that a job has left, (row, column)."""
+    with Image.open(folder.preview) as found:
+        return np.asarray(found).astype(int)
+
+
 def test_the_mesh_does_not_change_the_volume(done, tmp_path):
-    volumes = [read_volume(done.result)]
+    volumes, pictures = [read_volume(done.result)], [picture(done)]
     for mesh in ("1x1", "1x2"):
         folder = stage(tmp_path / mesh, ranks=None, mesh=mesh)
         process = torchrun(folder, ranks=2 if mesh == "1x2" else 1)
         assert process.returncode == 0, process.stdout
         volumes.append(read_volume(folder.result))
+        pictures.append(picture(folder))
+    for other in pictures[1:]:
+        assert np.ptp(pictures[0]) > 100
+        assert np.abs(other - pictures[0]).max() <= 1
     for other in volumes[1:]:
         for part in ("delta", "beta"):
             whole, found = getattr(volumes[0], part), getattr(other, part)
@@ -120,6 +131,7 @@ def test_progress_has_a_line_an_epoch_from_one_rank(done):
     lines = [json.loads(line) for line in done.progress.read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert {line["epochs"] for line in lines} == {3}
+    assert all(line["memory_bytes"] > 1e8 for line in lines)
     assert all(line["loss"] > 0 and line["held_back_loss"] > 0 and line["seconds"] > 0 for line in lines)
     with h5py.File(done.result) as file:
         np.testing.assert_allclose(file["history/loss"], [line["loss"] for line in lines])

@@ -1,6 +1,7 @@
 """A picture of a volume: its central slices, 8 bits, small enough for a page."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -19,7 +20,24 @@ def preview(delta: NDArray | h5py.Dataset) -> NDArray[np.uint8]:
     """
     nz, ny, nx = delta.shape
     step = -(-max(nz, ny, nx) // _WIDEST)
-    slices = [delta[nz // 2, ::step, ::step], delta[::step, ny // 2, ::step], delta[::step, ::step, nx // 2]]
+    return _stacked([delta[nz // 2, ::step, ::step], delta[::step, ny // 2, ::step], delta[::step, ::step, nx // 2]])
+
+
+def write_preview(path: Path, slices: Sequence[NDArray]) -> None:
+    """Write slices of a volume, one above the other, as a PNG that readers see whole or not at all.
+
+    Args:
+        path: the picture.
+        slices: arrays of two dimensions; the first one's least and largest value are black and white.
+    """
+    step = -(-max(max(plane.shape) for plane in slices) // _WIDEST)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with part.open("wb") as file:
+        Image.fromarray(_stacked([plane[::step, ::step] for plane in slices])).save(file, format="png")
+    os.replace(part, path)
+
+
+def _stacked(slices: Sequence[NDArray]) -> NDArray[np.uint8]:
     slices = [np.nan_to_num(plane) for plane in slices]
     width = max(plane.shape[1] for plane in slices)
     low, high = float(slices[0].min()), float(slices[0].max())
@@ -28,11 +46,3 @@ def preview(delta: NDArray | h5py.Dataset) -> NDArray[np.uint8]:
         grey = np.clip((plane - low) / ((high - low) or 1.0), 0, 1) * 255
         planes.append(np.pad(grey.astype(np.uint8), ((0, 2), (0, width - plane.shape[1]))))
     return np.concatenate(planes)
-
-
-def write_preview(path: Path, delta: NDArray | h5py.Dataset) -> None:
-    """Write the preview of δ (z, y, x) as a PNG that readers see whole or not at all."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as file:
-        Image.fromarray(preview(delta)).save(file, format="png")
-    os.replace(part, path)

@@ -97,12 +97,17 @@ class Mesh:
         return found.item()
 
     def peak_memory_bytes(self) -> int:
-        """Return the most memory that any rank has held so far: allocated on a GPU, else resident."""
+        """Return the most memory that any rank has held so far; every rank calls it."""
+        return int(self.largest(self.own_peak_bytes))
+
+    @property
+    def own_peak_bytes(self) -> int:
+        """Most memory that this rank has held so far: allocated on a GPU, else resident."""
         if self.device.type == "cuda":
-            return int(self.largest(torch.cuda.max_memory_allocated(self.device)))
+            return torch.cuda.max_memory_allocated(self.device)
         # Not getrusage, whose peak begins with that of the process that started this one.
         status = Path("/proc/self/status").read_text()
-        return int(self.largest(1024 * int(status.partition("VmHWM:")[2].split()[0])))
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
     def share(self, count: int) -> range:
         """Return which of ``count`` items are this rank's."""

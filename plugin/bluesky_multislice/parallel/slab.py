@@ -124,6 +124,11 @@ class Slab:
         """Return the whole volume (..., y, x) of which each rank of the angle holds its rows."""
         return volume if self.whole else self.collect(volume, [(0, self._ends[-1])] * self.mesh.slabs)
 
+    def middle(self, volume: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the middle slices (y, x) and (z, y) of a volume (z, y, x) of which each rank holds its rows."""
+        nz, _, nx = volume.shape
+        return self.join(volume[nz // 2]), self.join(volume[:, :, nx // 2 : nx // 2 + 1])[:, :, 0]
+
     def parts(self, volume: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield the slabs of a volume one after the other, with their rows, where the first rank is; empty elsewhere.
 
