@@ -18,9 +18,10 @@ from bluesky_multislice.errors import JobError
 from bluesky_multislice.interchange import JobFolder, read_provenance, read_volume, write_scan
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import JobState, LocalScheduler, run_to_end
+from bluesky_multislice.schedulers import Allocation, Job, JobState, LocalScheduler, run_to_end
 
 RANKS, EPOCHS = 2, 40
+ALLOCATION = Allocation(ranks_per_node=RANKS)
 EVERY_SIGNAL = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 
@@ -231,12 +232,12 @@ def test_checkpoints_of_another_plan_are_refused(tmp_path):
 
 def test_a_cancelled_job_is_cancelled_and_leaves_a_checkpoint(tmp_path):
     folder, scheduler = stage(tmp_path / "job", epochs=5000, checkpoint_every=1000), LocalScheduler()
-    job_id = scheduler.submit(folder, ranks=RANKS)
+    job = scheduler.submit(folder, name="me", allocation=ALLOCATION)
     try:
         wait_for(lambda: len(folder.read_progress()) > 1)
     finally:
-        scheduler.cancel(job_id)
-    assert scheduler.status(job_id) is JobState.CANCELLED
+        scheduler.cancel(job)
+    assert scheduler.status(job).state is JobState.CANCELLED
     assert folder.read_interrupted()["reason"] == "SIGTERM"
     assert checkpoints(folder)
 
@@ -249,9 +250,9 @@ def test_a_scheduler_says_that_a_job_was_interrupted_and_what_to_do(tmp_path):
             folder.request_stop()
 
     with pytest.raises(JobError, match=r"stop-request.*start it again in the same folder"):
-        run_to_end(scheduler, folder, ranks=RANKS, on_progress=ask, poll_s=0.05)
-    assert scheduler.status(str(folder.path)) is JobState.INTERRUPTED
-    assert LocalScheduler().status(str(folder.path)) is JobState.INTERRUPTED
+        run_to_end(scheduler, folder, name="me", allocation=ALLOCATION, on_progress=ask)
+    for one in (scheduler, LocalScheduler()):
+        assert one.status(Job(str(folder.path), folder)).state is JobState.INTERRUPTED
 
 
 @pytest.fixture

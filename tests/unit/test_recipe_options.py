@@ -49,6 +49,7 @@ VALUES = {
     "batch_views": 3,
     "batches_per_step": 3,
     "mesh": "2x1",
+    "checkpoint_every": 3,
     "ranks": 2,
     "device": "cpu",
     "seed": 5,
