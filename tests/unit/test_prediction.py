@@ -271,6 +271,7 @@ def test_hours_follow_speed_network_and_epochs():
     assert outlook(replace(CASE, epochs=50), "slabs", MACHINE).hours == pytest.approx(2 * usual)
     assert outlook(CASE, "slabs", replace(MACHINE, network_bytes_a_s=1e11)).hours < usual
     assert outlook(CASE, "slabs", replace(MACHINE, pair_s_a_pixel=1e-11)).hours > usual
+    assert outlook(CASE, "slabs", replace(MACHINE, turn_s_a_voxel=1e-12)).hours > usual
     small = replace(CASE, side=256)
     assert outlook(small, "data parallelism", MACHINE).nodes == math.ceil(small.angles / 4)
     assert outlook(small, "data parallelism", replace(MACHINE, nodes=1)).nodes == 1

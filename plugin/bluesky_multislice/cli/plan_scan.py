@@ -133,6 +133,7 @@ def exascale(own: Mapping[str, Any], profile: MachineProfile | None) -> Supercom
         gpu_memory_bytes=_EXASCALE_BYTES if own["gpu_memory_gb"] is None else own["gpu_memory_gb"] * 1e9,
         network_bytes_a_s=own["network_gb_s"] * 1e9,
         pair_s_a_pixel=_pair_s_a_pixel(profile, own["times_faster"]),
+        turn_s_a_voxel=0.0 if profile is None else profile.turn_s_a_voxel / own["times_faster"],
     )
 
 
@@ -140,7 +141,8 @@ def table_lines(
     machine: Supercomputer, profile: MachineProfile | None, own: Mapping[str, Any], recipe: Recipe
 ) -> list[str]:
     """Return a table in Markdown, from a laptop to the exascale machine."""
-    laptop = Supercomputer(1, 1, _LAPTOP_BYTES, math.inf, _pair_s_a_pixel(profile, 1.0))
+    turn_s = 0.0 if profile is None else profile.turn_s_a_voxel
+    laptop = Supercomputer(1, 1, _LAPTOP_BYTES, math.inf, _pair_s_a_pixel(profile, 1.0), turn_s)
     wavelength_m, epochs = wavelength_m_from_energy(own["energy_kev"] * 1e3), recipe.epochs or _EPOCHS
     cases = [Case(n, own["pixel_nm"] * 1e-9, wavelength_m, recipe.accuracy, epochs) for n in (256, *_SIDES)]
     lines = [

@@ -1,6 +1,6 @@
 """How far each way to share a reconstruction reaches: full-field holograms of cubes, up to 1 cm at 10 nm.
 
-Only what grows is counted: the volume-sized state, one rank's planes and waves, FFT pairs, and bytes on the network.
+Only what grows is counted: the volume-sized state, one rank's planes and waves, FFT pairs, turns, and network bytes.
 """
 
 import math
@@ -36,6 +36,7 @@ class Supercomputer:
         gpu_memory_bytes: memory of a GPU.
         network_bytes_a_s: that a GPU sends and receives.
         pair_s_a_pixel: seconds of an FFT pair over pixels · log₂ pixels, with all that comes with it; None: not known.
+        turn_s_a_voxel: seconds to turn a voxel by a new angle.
     """
 
     nodes: int
@@ -43,6 +44,7 @@ class Supercomputer:
     gpu_memory_bytes: float
     network_bytes_a_s: float
     pair_s_a_pixel: float | None
+    turn_s_a_voxel: float = 0.0
 
     @property
     def gpus(self) -> int:
@@ -169,5 +171,7 @@ def _hours(case: Case, scheme: Scheme, machine: Supercomputer, slabs: int, group
     # There for the object and back for the gradient.
     sent = 2 * (rows - case.side / slabs) * case.side * case.slices * _OBJECT_BYTES
     reduced = 2 * (1 - 1 / groups) * _OBJECT_BYTES * case.side**3 / slabs * _STEPS_AN_EPOCH
-    epoch = views * (computing + sent / machine.network_bytes_a_s) + reduced / machine.network_bytes_a_s
+    # Every GPU of a group turns its rows of δ and β for each view of the group, there and back.
+    turning = math.ceil(case.angles / groups) * 4 * case.side**3 / slabs * machine.turn_s_a_voxel
+    epoch = views * (computing + sent / machine.network_bytes_a_s) + reduced / machine.network_bytes_a_s + turning
     return case.epochs * epoch / 3600
