@@ -210,8 +210,9 @@ def ranks_of_views(first: NDArray[np.float64], window: int, height: int, slabs: 
     shared = shared.clip(min=0)
     good = shared >= _NEARLY_MOST * shared.max(axis=1, keepdims=True)
     load, found = np.zeros(slabs), np.empty(len(first), np.intp)
-    for view, candidates in enumerate(good):
-        found[view] = np.where(candidates, load, np.inf).argmin()
+    # In no order that a step's batches follow, too: each of them is to keep all ranks busy.
+    for view in np.random.default_rng(0).permutation(len(first)):
+        found[view] = np.where(good[view], load, np.inf).argmin()
         load[found[view]] += 1
     return found
 
