@@ -50,8 +50,9 @@ def test_memory_counts_what_a_choice_keeps():
     usual = plan_of(geometry)
     volume = 4 * 256**3
     more = {
-        "without absorption": ({"absorption": False}, -4 * volume),
-        "Adam": ({"optimiser": "adam"}, volume),
+        # Three and one of them are what a checkpoint is written from.
+        "without absorption": ({"absorption": False}, -7 * volume),
+        "Adam": ({"optimiser": "adam"}, 2 * volume),
         "polish": ({"polish": 1}, 14 * volume),
         "halves": ({"shell_correlation": True}, 3 * volume),
     }
@@ -66,12 +67,12 @@ def test_a_field_that_does_not_fit_as_a_whole_is_cut_into_tiles(machine):
     machine(10**12)
     whole = plan_of(several_views(2048), **recipe)
     assert (whole.propagation, whole.gradient, whole.tiles) == ("multislice", "stored", (1, 1))
-    machine(int(0.63 * whole.memory_bytes))
+    machine(int(0.7 * whole.memory_bytes))
     tiled = plan_of(several_views(2048), **recipe)
     assert (tiled.propagation, tiled.gradient) == ("tiled-multislice", "recomputed")
     assert min(tiled.tiles) > 1
     assert tiled.options["halo"] == tiled.halo > 0
-    assert tiled.memory_bytes < 0.63 * whole.memory_bytes
+    assert tiled.memory_bytes < 0.7 * whole.memory_bytes
     assert f"it is cut into {tiled.tiles[0]} by {tiled.tiles[1]} tiles" in tiled.notes[-1]
 
 
