@@ -113,7 +113,7 @@ def test_few_photons_hardly_make_a_longer_fit_worse(frames, truth, photons, best
 
 def test_the_fit_of_few_photons_stops_before_it_fits_noise(frames, truth):
     """A hundred photons a pixel, no regulariser: the second epoch of twelve is the best and is kept."""
-    solution, deltas = fitted(frames, 2.5e4, epochs=12, total_variation=0.0, l1=0.0)
+    solution, deltas = fitted(frames, 2.5e4, epochs=12, total_variation=0.0, l1=0.0, batches_per_step=1)
     errors = [relative_error(delta, truth) for delta in deltas]
     assert relative_error(solution.delta, truth) < 1.1 * min(errors) < 0.44
     assert errors[-1] > 1.4 * min(errors), "the last epoch fits noise"
