@@ -27,7 +27,7 @@ def whole_inputs():
 
 
 def many_views():
-    """Waves that ranks with different numbers of rows send through a slice in different groups."""
+    """Waves of which ranks with different numbers of rows would by themselves send different groups through a slice."""
     return torch.randn(200, NY, NX, dtype=torch.complex128, generator=torch.Generator().manual_seed(8))
 
 
@@ -74,7 +74,7 @@ def main(path, rows):
             }
         views = many_views()[:, lateral.own_rows]
         once = optics.finite_difference(
-            views, own[1][:1], own[2][:1], slice_thickness_m=3.0, swap=lateral, gradient="stored", **LIGHT
+            views, own[1], own[2], slice_thickness_m=3.0, swap=lateral, gradient="stored", **LIGHT
         )
         found["many views"] = joined(once, lateral, mesh)
         turned = lateral.to_columns(own[0])

@@ -237,7 +237,7 @@ def test_fused_slices_equal_eager_ones(monkeypatch, way, kind):
     mask = None if way == "recomputed" else optics.absorbing_margin(SHAPE, 3, steps=PLANES).float()
     optics_of = {"slice_thickness_m": THICKNESS_M, "windows": windows, "gradient": way, "absorber": mask, **LIGHT}
     # Two groups, of two views and of one: each must find its own.
-    monkeypatch.setattr(split_step, "_views_at_once", lambda wave: 2)
+    monkeypatch.setattr(split_step, "_views_at_once", lambda wave, largest: 2)
     with threads(1):
         fused = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
     with threads(2):

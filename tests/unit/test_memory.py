@@ -37,13 +37,14 @@ def test_memory_of_which_a_part_is_held_stays_as_it_is(part):
     assert (held.real == 1).all()
 
 
-def test_a_new_size_gives_smaller_free_memory_back():
-    small, held = memory.empty((2,), LIKE), memory.empty((3,), LIKE)
-    del small
-    memory.empty((9,), LIKE)
-    memory.empty((4,), LIKE)
-    assert memory.bytes_kept() == (3 + 4 + 9) * 8
-    assert held.shape == (3,)
+def test_what_was_not_used_for_longest_goes_first(monkeypatch):
+    monkeypatch.setattr(memory, "MOST_BYTES", 9 * 8)
+    older, younger, held = (memory.empty((size,), LIKE) for size in (2, 3, 4))
+    del older, younger
+    memory.empty((2,), LIKE)  # now the younger has lain unused for longer
+    memory.empty((1,), LIKE)
+    assert memory.bytes_kept() == (4 + 2 + 1) * 8
+    assert held.shape == (4,)
 
 
 def test_no_more_than_a_bound_is_kept(monkeypatch):

@@ -108,8 +108,7 @@ def finite_difference(
             _line(n, pitch, distance_m, wavelength_m, stencil, boundary, wave.dtype, wave.device)
             for n, pitch in zip(field.shape, pitches, strict=True)
         )
-        step = _Step if swap is None else _StepOverRanks
-        return step(y, x, field, boundary == "periodic")
+        return _Step(y, x, field, boundary == "periodic")
 
     return split_step(
         wave,
@@ -162,19 +161,6 @@ class _Step:
         along_x = self.x.with_slope(wave, torch.zeros_like(wave))
         _, slope = self.y.with_slope(*map(self.field.to_columns, along_x))
         return self.field.to_rows(slope)
-
-
-class _StepOverRanks(_Step):
-    """One view after the other: then exchanges come in the same order on ranks that group their views differently."""
-
-    def apply(self, wave: Tensor) -> Tensor:
-        return torch.cat([_Step.apply(self, view) for view in wave.split(1)])
-
-    def transpose(self, wave: Tensor) -> Tensor:
-        return torch.cat([_Step.transpose(self, view) for view in wave.split(1)])
-
-    def slope(self, wave: Tensor) -> Tensor:
-        return torch.cat([_Step.slope(self, view) for view in wave.split(1)])
 
 
 @functools.lru_cache(maxsize=64)

@@ -38,6 +38,7 @@ class _Block:
 
 
 _kept: list[_Block] = []
+"""The one used last stands last."""
 _lock = threading.Lock()
 
 
@@ -45,7 +46,7 @@ def empty(shape: Sequence[int], like: Tensor) -> Tensor:
     """Return a tensor of a shape, in the type and on the device of another, its values undefined.
 
     On the processor it takes, where there is one, the memory of an earlier tensor of as many bytes that nobody holds
-    any more. A new size gives smaller such memory back to the system, so that little is held that nothing needs.
+    any more. What has not been used for longest is given back to the system where more would be kept than may be.
     """
     if like.device.type != "cpu":
         return like.new_empty(shape)
@@ -55,12 +56,13 @@ def empty(shape: Sequence[int], like: Tensor) -> Tensor:
 
 
 def _block(size: int) -> _Block:
-    for block in _kept:
+    for number, block in enumerate(_kept):
         if block.size == size and block.is_free:
+            _kept.append(_kept.pop(number))
             return block
-    _kept[:] = [block for block in _kept if block.size > size or not block.is_free]
-    if bytes_kept() + size > MOST_BYTES:
-        _kept[:] = [block for block in _kept if not block.is_free]
+    for block in [block for block in _kept if block.is_free]:
+        if bytes_kept() + size > MOST_BYTES:
+            _kept.remove(block)
     new = _Block(size)
     if bytes_kept() + size <= MOST_BYTES:
         _kept.append(new)

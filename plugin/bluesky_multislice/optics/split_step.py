@@ -9,12 +9,13 @@ It needs the waves behind all slices in reverse order. They are kept (``stored``
 computed again (``checkpointed``), or all are undone one by one from the last (``recomputed``): a unitary step has the
 inverse Pᴴ, a transmission the inverse 1/T. With the forward pass that is two steps a slice (``stored``) or three.
 
-Views go through each slice in groups that stay in the processor's cache.
+Views go through a block of slices in groups that stay in the processor's cache.
 """
 
 import functools
 import math
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol
@@ -31,8 +32,8 @@ from bluesky_multislice.optics.transmission import EagerSlice, Slice
 Gradient = Literal["auto", "stored", "recomputed", "checkpointed"]
 _Groups = list[Tensor]
 
-_GROUP_BYTES = 2**20
-"""Bytes of a wave that one thread works on at a time: the second-level cache of a present processor."""
+_GROUP_BYTES = 2**19
+"""Bytes of a wave that one thread works on at a time: they and their transform stay in a processor's cache."""
 
 _SHARE_OF_MEMORY = 0.25
 """Part of the free memory that stored waves may take."""
@@ -138,15 +139,14 @@ class _SplitStep(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         run = _Run(ctx.chain, *ctx.saved_tensors)
-        slices = run.reverse(ctx.way, ctx.behind, ctx.slices)
-        undo = ctx.way == "recomputed"
-        return *run.backward(gradients[0], slices, undo=undo, spacing=ctx.needs_input_grad[3]), None
+        return *run.backward(gradients[0], ctx.way, ctx.behind, ctx.slices, spacing=ctx.needs_input_grad[3]), None
 
 
 class _Run:
     """One pass through the object: z-first δ and β (z, 1 or view, Y, X) and what is made from them.
 
-    A wave is a list of groups of views, each with tensors of its own.
+    A wave is a list of groups of views, each with tensors of its own. Each group goes through a block of slices before
+    the next does; about √nz slices, so that what is made from their δ and β serves all groups and stays small.
     """
 
     def __init__(self, chain: _Chain, wave: Tensor, delta: Tensor, beta: Tensor, thickness: Tensor) -> None:
@@ -154,9 +154,12 @@ class _Run:
         self.thickness = thickness.tolist()
         ends = [0.0, *self.thickness, 0.0]
         self.steps = [chain.make_step((before + behind) / 2) for before, behind in pairwise(ends)]
-        self.at_once = _views_at_once(wave)
+        self.at_once = _views_at_once(wave, chain.largest)
         self.groups = [slice(first, first + self.at_once) for first in range(0, len(wave), self.at_once)]
         self.wave, self.shape = list(wave.split(self.at_once)), wave.shape
+        nz = len(delta)
+        every = math.isqrt(nz - 1) + 1
+        self.blocks = [range(first, min(first + every, nz)) for first in range(0, nz, every)]
         self.make_slice = _maker_of_slices(chain.windows, wave, delta, beta)
 
     def choose(self) -> str:
@@ -179,104 +182,92 @@ class _Run:
         return math.exp(min(self.chain.wavenumber * depth, 700)) * torch.finfo(self.delta.dtype).eps < _LARGEST_ERROR
 
     def forward(self, way: str | None) -> tuple[Tensor, dict[int, _Groups], dict[int, Slice]]:
-        """Return the exit wave, the waves behind slices that are to be kept, and those slices."""
+        """Return the exit wave, the waves behind slices that are to be kept, and, where all are, the slices."""
         nz = len(self.delta)
-        keep = {None: (), "stored": range(nz), "recomputed": (nz - 1,)}.get(way)
-        if keep is None:
-            every = math.isqrt(nz - 1) + 1
-            keep = range(every - 1, nz, every)
-        wave, behind, slices = self._through(range(nz), self.wave, keep, self._room(len(keep)))
-        exit_wave = torch.cat([self.steps[nz].apply(group) for group in wave])
-        return exit_wave, behind, slices if way == "stored" else {}
+        ends = [block[-1] for block in self.blocks]
+        keep = {None: [], "stored": range(nz), "recomputed": [nz - 1], "checkpointed": ends}[way]
+        room, passing = empty((len(keep), *self.shape), self.wave[0]), empty(self.shape, self.wave[0])
+        into = defaultdict(lambda: passing, zip(keep, room, strict=True))
+        wave, slices = self.wave, {}
+        for block in self.blocks:
+            made = self._slices(block)
+            wave = self._through(made, wave, into)
+            if way == "stored":
+                slices |= made
+        exit_wave = empty(self.shape, self.wave[0])
+        for part, views in zip(wave, self.groups, strict=True):
+            exit_wave[views] = self.steps[nz].apply(part)
+        return exit_wave, {z: list(into[z].split(self.at_once)) for z in keep}, slices
 
-    def _through(
-        self, numbers: range, wave: _Groups, keep: Container[int], room: Tensor
-    ) -> tuple[_Groups, dict[int, _Groups], dict[int, Slice]]:
-        """Step to each slice and transmit; return the last wave, the kept ones, in their room, and their slices."""
-        behind, slices = {}, {}
-        passing = empty(self.shape, wave[0])
-        for z in numbers:
-            here = self._slice(z)
-            into = room[len(behind)] if z in keep else passing
-            wave = [
-                self._absorb(here.transmit(self.steps[z].apply(part), group, into[group]))
-                for part, group in zip(wave, self.groups, strict=True)
-            ]
-            if z in keep:
-                behind[z], slices[z] = wave, here
-        return wave, behind, slices
+    def _slices(self, numbers: range) -> dict[int, Slice]:
+        return {
+            z: self.make_slice(self.delta[z], self.beta[z], self.chain.wavenumber * self.thickness[z]) for z in numbers
+        }
 
-    def _room(self, number: int) -> Tensor:
-        return empty((number, *self.shape), self.wave[0])
-
-    def _slice(self, z: int) -> Slice:
-        return self.make_slice(self.delta[z], self.beta[z], self.chain.wavenumber * self.thickness[z])
+    def _through(self, slices: dict[int, Slice], wave: _Groups, into: Mapping[int, Tensor]) -> _Groups:
+        """Step to each slice and transmit into its memory (view, y, x); return the wave behind the last."""
+        last = []
+        for part, views in zip(wave, self.groups, strict=True):
+            for z, here in slices.items():
+                part = self._absorb(here.transmit(self.steps[z].apply(part), views, into[z][views]))
+            last.append(part)
+        return last
 
     def _absorb(self, wave: Tensor) -> Tensor:
         return wave if self.chain.absorber is None else wave.mul_(self.chain.absorber)
 
-    def reverse(
-        self, way: str, behind: dict[int, _Groups], slices: dict[int, Slice]
-    ) -> Iterator[tuple[int, Slice, _Groups]]:
-        """Yield (z, slice, wave behind the slice) from the last slice to the first."""
-        if way == "recomputed":
-            yield from self._undo(behind)
-            return
-        last = len(self.delta)
-        if way == "stored":
-            yield from ((z, slices[z], behind[z]) for z in reversed(range(last)))
-            return
-        room = self._room(min(behind) + 1)
-        for start in reversed((-1, *behind)):
-            numbers = range(start + 1, last)
-            _, waves, parts = self._through(numbers, self.wave if start < 0 else behind[start], numbers, room)
-            yield from ((z, parts[z], waves[z]) for z in reversed(numbers))
-            last = start + 1
-
-    def _undo(self, behind: dict[int, _Groups]) -> Iterator[tuple[int, Slice, _Groups]]:
-        """Recompute the waves from a copy of the last one; the slice is undone in place when the next is asked for."""
-        (z,) = behind
-        wave = [part.clone(memory_format=torch.contiguous_format) for part in behind[z]]
-        while True:
-            here = self._slice(z)
-            yield z, here, wave
-            if z == 0:
-                return
-            wave = [self.steps[z].inverse(part).contiguous() for part in wave]
-            z -= 1
-
     def backward(
-        self, gradient: Tensor, slices: Iterator[tuple[int, Slice, _Groups]], *, undo: bool, spacing: bool
+        self, gradient: Tensor, way: str, behind: dict[int, _Groups], slices: dict[int, Slice], *, spacing: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return the gradients in wave, δ, β and thickness."""
-        h = [part.conj_physical() for part in gradient.resolve_conj().split(self.at_once)]
+        in_wave = torch.conj_physical(gradient, out=empty(self.shape, self.wave[0]))
+        h = list(in_wave.split(self.at_once))
         in_delta, in_beta = (empty(part.shape, part) for part in (self.delta, self.beta))
+        if self.delta.shape[1] == 1:  # Gradients in objects of the views' own are written, not added.
+            in_delta.zero_()
+            in_beta.zero_()
         in_distance = [0.0] * len(self.steps)
-        in_thickness = [0.0] * len(self.thickness)
-        for z, here, wave in slices:
-            if spacing:
-                in_distance[z + 1] = self._slope(z + 1, h, wave)
-            if self.delta.shape[1] == 1:  # Gradients in objects of the views' own are written, not added.
-                in_delta[z] = in_beta[z] = 0
-            for number, (group, behind) in enumerate(zip(self.groups, wave, strict=True)):
-                part = self.steps[z + 1].transpose(h[number])
-                h[number] = self._absorb(here.back(part, behind, group, in_delta[z], in_beta[z], undo=undo))
-            if spacing:
-                both = in_delta[z] * self.delta[z] + in_beta[z] * self.beta[z]
-                in_thickness[z] = float(both.sum(dtype=torch.float64)) / self.thickness[z]
+        waves, undo = behind, way == "recomputed"
+        last = (
+            [part.clone(memory_format=torch.contiguous_format) for part in behind[len(self.delta) - 1]] if undo else []
+        )
+        room = empty((len(self.blocks[0]) if way == "checkpointed" else 0, *self.shape), self.wave[0])
+        for block in reversed(self.blocks):
+            here = {z: slices[z] for z in block} if slices else self._slices(block)
+            if way == "checkpointed":
+                into = dict(zip(block, room[: len(block)], strict=True))
+                self._through(here, behind[block[0] - 1] if block[0] else self.wave, into)
+                waves = {z: list(part.split(self.at_once)) for z, part in into.items()}
+            for number, views in enumerate(self.groups):
+                for z in reversed(block):
+                    wave = last[number] if undo else waves[z][number]
+                    if spacing:
+                        in_distance[z + 1] += self._slope(z + 1, h[number], wave)
+                    after = self.steps[z + 1].transpose(h[number])
+                    before = here[z].back(after, wave, views, in_delta[z], in_beta[z], undo=undo)
+                    h[number] = self._absorb(before)
+                    if undo and z:
+                        last[number] = self.steps[z].inverse(wave).contiguous()
         if spacing:
-            in_distance[0] = self._slope(0, h, self.wave)
-        in_wave = torch.cat([self.steps[0].transpose(part) for part in h]).conj_physical_()
-        if not spacing:
-            return in_wave, in_delta, in_beta, None
-        halves = [(before + behind) / 2 for before, behind in pairwise(in_distance)]
-        in_spacing = torch.tensor([a + b for a, b in zip(in_thickness, halves, strict=True)], dtype=torch.float64)
-        return in_wave, in_delta, in_beta, in_spacing
+            in_distance[0] = sum(self._slope(0, *parts) for parts in zip(h, self.wave, strict=True))
+        for part, views in zip(h, self.groups, strict=True):
+            torch.conj_physical(self.steps[0].transpose(part), out=in_wave[views])
+        in_thickness = self._in_thickness(in_distance, in_delta, in_beta) if spacing else None
+        return in_wave, in_delta, in_beta, in_thickness
 
-    def _slope(self, number: int, h: _Groups, before: _Groups) -> float:
+    def _slope(self, number: int, h: Tensor, before: Tensor) -> float:
         """Return the gradient in a step's distance from h behind the step and the wave before it."""
-        slope = self.steps[number].slope
-        return sum(float((a * slope(b)).real.sum(dtype=torch.float64)) for a, b in zip(h, before, strict=True))
+        return float((h * self.steps[number].slope(before)).real.sum(dtype=torch.float64))
+
+    def _in_thickness(self, in_distance: list[float], in_delta: Tensor, in_beta: Tensor) -> Tensor:
+        """Return the gradient in the slices' thickness from those in the steps' distances and in δ and β."""
+        found = []
+        for z, (thickness, before, after) in enumerate(
+            zip(self.thickness, in_distance[:-1], in_distance[1:], strict=True)
+        ):
+            both = in_delta[z] * self.delta[z] + in_beta[z] * self.beta[z]
+            found.append(float(both.sum(dtype=torch.float64)) / thickness + (before + after) / 2)
+        return torch.tensor(found, dtype=torch.float64)
 
 
 def _maker_of_slices(
@@ -292,8 +283,9 @@ def _maker_of_slices(
     return functools.partial(FusedSlice, first=FusedSlice.seen(windows, wave, delta))
 
 
-def _views_at_once(wave: Tensor) -> int:
-    """Return how many views go through a slice together."""
+def _views_at_once(wave: Tensor, largest: Callable[[float], float]) -> int:
+    """Return how many views go through a slice together, on every rank that shares the field alike."""
     if wave.device.type != "cpu":
         return len(wave)
-    return max(1, _GROUP_BYTES * torch.get_num_threads() // (wave[0].numel() * wave.element_size()))
+    bytes_of_a_view = int(largest(wave[0].numel() * wave.element_size()))
+    return max(1, _GROUP_BYTES * torch.get_num_threads() // bytes_of_a_view)
