@@ -32,6 +32,9 @@ from bluesky_multislice.units import energy_ev_from_wavelength
 _BETWEEN_PREVIEWS_S = 60.0
 """Seconds between two pictures of the volume."""
 
+_BETWEEN_LOOKS_S = 1.0
+"""Seconds between two looks for a request to stop in a folder that may lie on a slow network."""
+
 
 def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
     """Reconstruct the scan in a job folder, from where an earlier run has stopped; every rank calls it.
@@ -51,14 +54,10 @@ def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
     with join_mesh(plan.device, plan.slabs) as mesh, _error_left_in(folder), _progress(folder, plan, mesh) as report:
         scan = read_scan(folder.frames)
 
-        def reason() -> str:
-            requested = mesh.rank == 0 and folder.stop_request.exists()
-            return asked() or ("stop-request" if requested else "")
-
         belongs_to = identity(scan, plan)
         _check_alike(mesh, belongs_to | software())
         with closing(Checkpoints(folder.checkpoints, mesh, belongs_to)) as checkpoints:
-            journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, asked=reason)
+            journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, asked=_Asked(folder, mesh, asked))
             try:
                 result = reconstruct(scan, plan, mesh, report, journal, _Preview(folder, mesh))
             except Interrupted as stop:
@@ -81,6 +80,19 @@ def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
                 for _ in chain(delta, beta):
                     pass
             checkpoints.clear()
+
+
+class _Asked:
+    """Tells why this rank is asked to stop; asked itself between any two steps, it looks for the file now and then."""
+
+    def __init__(self, folder: JobFolder, mesh: Mesh, by_signal: Callable[[], str]) -> None:
+        self._folder, self._mesh, self._by_signal = folder, mesh, by_signal
+        self._looked_at, self._requested = -math.inf, False
+
+    def __call__(self) -> str:
+        if self._mesh.rank == 0 and time.monotonic() - self._looked_at > _BETWEEN_LOOKS_S:
+            self._looked_at, self._requested = time.monotonic(), self._folder.stop_request.exists()
+        return self._by_signal() or ("stop-request" if self._requested else "")
 
 
 def _check_alike(mesh: Mesh, own: dict[str, str]) -> None:

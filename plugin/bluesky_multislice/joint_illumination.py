@@ -33,7 +33,7 @@ def probe_of_flats(scan: Scan, plan: Plan, scale: float) -> Tensor:
         distance_m=-float(geometry.effective_distance_m[view]),
         wavelength_m=geometry.beam.wavelength_m,
         pixel_size_m=geometry.oversampled(finer).object_pixel_m,
-        kernel="fresnel",
+        kernel=plan.way_to_detector,
     )
 
 

@@ -121,6 +121,11 @@ class Recipe(BaseModel):
     point_spread_pixels: float = Field(
         default=0.0, ge=0, le=64, description="σ of the detector's Gaussian point spread, detector pixels; 0: none."
     )
+    way_to_detector: Literal["fresnel", "angular_spectrum"] = Field(
+        default="fresnel",
+        description="How light goes from the sample to a near-field detector: by Fresnel's kernel, or exactly, for a "
+        "parallel beam; they differ where details come near the wavelength.",
+    )
     slices: int | None = Field(
         default=None, ge=1, le=4096, description="Slices along the beam. None: from the accuracy."
     )

@@ -1,6 +1,7 @@
 """The forward model against the plain chain of optics functions, and its bookkeeping of views."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from bluesky_multislice import optics
 from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import Adjustments, ForwardModel
+from bluesky_multislice.optics import Kernel
 
 WAVELENGTH_M, PIXEL_M, N, PLANES = 1.0, 2.0, 32, 6
 LIGHT = {"wavelength_m": WAVELENGTH_M, "pixel_size_m": (PIXEL_M, PIXEL_M)}
@@ -62,7 +64,7 @@ def probe(modes=1, n=N):
     return torch.stack([round_spot * torch.exp(0.3j * mode * at) / (mode + 1) for mode in range(modes)])
 
 
-def by_hand(delta, beta, wave, propagation, regime):
+def by_hand(delta, beta, wave, propagation, regime, kernel="fresnel"):
     """Expected intensity of one view from the public optics functions."""
     thickness = PLANES * PIXEL_M
     entrance = optics.propagate(wave, distance_m=-thickness / 2, **LIGHT)
@@ -70,7 +72,7 @@ def by_hand(delta, beta, wave, propagation, regime):
     if regime == "far_field":
         return optics.far_field(exit_wave)[0]
     way = DISTANCE_M - thickness / 2
-    return optics.propagate(exit_wave, distance_m=way, kernel="fresnel", **LIGHT).abs().square()[0]
+    return optics.propagate(exit_wave, distance_m=way, kernel=kernel, **LIGHT).abs().square()[0]
 
 
 def relative(found, expected):
@@ -83,6 +85,14 @@ def test_a_view_on_the_axis_is_the_chain_of_optics(propagation, regime):
     delta, beta = blobs()
     seen = model_of(geometry(regime=regime), propagation=propagation)(delta, beta, probe(), [0])[0]
     assert relative(seen, by_hand(delta, beta, probe(), propagation, regime)) < 1e-12
+
+
+def test_light_may_go_exactly_to_the_detector():
+    by_kernel = {kernel: by_hand(*blobs(), probe(), "multislice", "near_field", kernel) for kernel in get_args(Kernel)}
+    for kernel, expected in by_kernel.items():
+        seen = model_of(geometry(regime="near_field"), way_to_detector=kernel)(*blobs(), probe(), [0])[0]
+        assert relative(seen, expected) < 1e-12
+    assert relative(*by_kernel.values()) > 1e-6
 
 
 @pytest.mark.parametrize("propagation", [name for name in optics.PROPAGATIONS if name != "tiled-multislice"])

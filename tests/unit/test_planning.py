@@ -288,6 +288,11 @@ def test_too_few_views_to_hold_any_back_is_said():
         (pattern_geometry(), {"mesh": "2x2", "ranks": 2}, "2 ranks and the mesh 2x2"),
         (hologram_geometry(n=9, angles=40), {"mesh": "1x4"}, "9 rows for 4 slabs"),
         (pattern_geometry(), {"mesh": "1x2", "refine": {"quantities": ["tilt"]}}, "tilt among"),
+        (
+            replace(hologram_geometry(), beam=Beam(1e-10, focus_distance_m=1e-3)),
+            {"way_to_detector": "angular_spectrum"},
+            "cone beam's holograms",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(geometry, recipe, words):
@@ -302,6 +307,12 @@ def test_ptychography_at_one_angle_is_weighed_by_the_light_and_has_modes(regime)
     kept = plan_of(pattern_geometry(angles=1, regime=regime), refine_probe=False)
     assert (kept.fit.optimiser, kept.probe_modes) == ("weighted", 1)
     assert plan_of(pattern_geometry(regime=regime)).fit.optimiser == "nesterov"
+
+
+@pytest.mark.parametrize("lanes", [None, 1, 3])
+def test_a_step_of_weighted_descent_is_of_four_views_or_more(lanes):
+    plan = plan_of(pattern_geometry(angles=1), batches_per_step=lanes)
+    assert 4 <= plan.lanes * plan.fit.batch_views <= 6
 
 
 def test_a_sample_that_turns_is_not_weighed_by_light():

@@ -17,6 +17,7 @@ VALUES = {
     "interpolation": "fourier",
     "oversampling": 2,
     "point_spread_pixels": 1.5,
+    "way_to_detector": "angular_spectrum",
     "slices": 3,
     "depth_um": 2.0,
     "polish": 2,

@@ -38,6 +38,7 @@ class Camera(nn.Module):
         margin: pixels that the window has around the field on every side.
         oversampling: pixels of ``geometry`` on a side of each pixel of the frames that come out.
         point_spread_pixels: σ of the detector's Gaussian point spread, in pixels of the frames that come out.
+        kernel: of the way to a near-field detector; the scaling theorem of a cone beam is one of Fresnel's.
         precision: of the real numbers that it computes with.
 
     Attributes:
@@ -59,6 +60,7 @@ class Camera(nn.Module):
         margin: int,
         oversampling: int,
         point_spread_pixels: float,
+        kernel: Kernel,
         precision: torch.dtype,
     ) -> None:
         super().__init__()
@@ -68,8 +70,8 @@ class Camera(nn.Module):
         self._window, self._pixel_m, self._margin = window, pixel_m, margin
         self._oversampling, self._precision = oversampling, precision
         self._wavelength_m = geometry.beam.wavelength_m
-        # The scaling theorem of the cone beam is one of Fresnel's kernel; a lens shows the field as it is.
-        self._kernel: Kernel = "angular_spectrum" if geometry.detector.imaged else "fresnel"
+        # A lens shows the field as it is.
+        self._kernel: Kernel = "angular_spectrum" if geometry.detector.imaged else kernel
         ways = np.stack([geometry.effective_distance_m, geometry.magnification], 1)
         ways, first, self.distance_of = np.unique(ways, axis=0, return_index=True, return_inverse=True)
         self.effective_distances_m: NDArray[np.float64] = ways[:, 0]

@@ -18,6 +18,7 @@ from bluesky_multislice.models.camera import Camera
 from bluesky_multislice.optics import (
     PROPAGATIONS,
     Interpolation,
+    Kernel,
     absorbing_margin,
     planes_of_slices,
     propagator,
@@ -49,6 +50,7 @@ class ForwardModel(nn.Module):
         interpolation: how the sample is turned, see ``optics.rotate``.
         oversampling: pixels of ``geometry`` on a side of each pixel of the frames that come out.
         point_spread_pixels: σ of the detector's Gaussian point spread, in pixels of the frames that come out.
+        way_to_detector: kernel of the way to a near-field detector; that to the plane of a lens is exact.
         precision: of the real numbers that it computes with.
         slab: which rows of the volume this rank holds, and which views it computes; None: all of both.
 
@@ -83,6 +85,7 @@ class ForwardModel(nn.Module):
         interpolation: Interpolation = "linear",
         oversampling: int = 1,
         point_spread_pixels: float = 0.0,
+        way_to_detector: Kernel = "fresnel",
         precision: torch.dtype = torch.float32,
         slab: Slab | None = None,
     ) -> None:
@@ -108,6 +111,7 @@ class ForwardModel(nn.Module):
             margin=margin,
             oversampling=oversampling,
             point_spread_pixels=point_spread_pixels,
+            kernel=way_to_detector,
             precision=precision,
         )
         self.effective_distances_m = self.camera.effective_distances_m

@@ -80,6 +80,17 @@ def check_illumination(recipe: Recipe, scan: Scan) -> None:
         )
 
 
+def check_way_to_detector(recipe: Recipe, geometry: ScanGeometry) -> None:
+    """Refuse the exact way where the scaling theorem, which is one of Fresnel's kernel, stands for a cone beam."""
+    if recipe.way_to_detector == "angular_spectrum" and (geometry.magnification != 1).any():
+        raise PlanError(
+            "A cone beam's holograms are those of a parallel beam by Fresnel's kernel alone.",
+            got=f"way_to_detector angular_spectrum, magnifications {geometry.magnification.min():g} to "
+            f"{geometry.magnification.max():g}.",
+            remedy="leave way_to_detector out.",
+        )
+
+
 def check_depth(recipe: Recipe, grid: VolumeGrid, slices: int, several_angles: bool) -> None:
     """Refuse slices, a depth or a support that the grid or the number of angles does not allow."""
     if slices > grid.shape[0]:

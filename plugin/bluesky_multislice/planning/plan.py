@@ -7,7 +7,7 @@ from typing import Any
 from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models import Edges, ForwardModel
-from bluesky_multislice.optics import Gradient, Interpolation
+from bluesky_multislice.optics import Gradient, Interpolation, Kernel
 from bluesky_multislice.parallel import Slab
 from bluesky_multislice.recipe import Start, Support
 from bluesky_multislice.solvers import FitSettings, FramesIn
@@ -26,6 +26,7 @@ class Plan:
         interpolation: how the volume is turned.
         oversampling: pixels of the grid on a side of each detector pixel.
         point_spread_pixels: σ of the detector's point spread, detector pixels.
+        way_to_detector: kernel of the way from the sample to a near-field detector.
         gradient: which waves the gradient keeps: ``stored`` is fastest, ``recomputed`` takes no memory for them.
         tiles: number of tiles (y, x) of tiled multislice.
         halo: pixels around each tile.
@@ -75,6 +76,7 @@ class Plan:
     memory_bytes: int
     slabs: int = 1
     lanes: int = 1
+    way_to_detector: Kernel = "fresnel"
     start: Start = "empty"
     find_axis: bool = False
     smoothings: tuple[float, ...] = ()
@@ -109,6 +111,7 @@ class Plan:
             interpolation=self.interpolation,
             oversampling=self.oversampling,
             point_spread_pixels=self.point_spread_pixels,
+            way_to_detector=self.way_to_detector,
             slab=slab,
         )
 

@@ -12,6 +12,7 @@ from bluesky_multislice.planning.checks import (
     check_illumination,
     check_refinement,
     check_slabs,
+    check_way_to_detector,
     schedule_notes,
 )
 from bluesky_multislice.planning.defaults import fit_settings, modes_of, smoothings_of
@@ -67,11 +68,12 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
     check_fitted(recipe, geometry.views, len(fitted))
     check_refinement(recipe, geometry, several_angles)
     check_illumination(recipe, scan)
+    check_way_to_detector(recipe, geometry)
     check_device(recipe.device, site)
     machine = site or this_machine(recipe.device)
     ranks, slabs = mesh_for(recipe, machine, len(fitted))
     lanes = recipe.batches_per_step or min(len(fitted), max(_LANES, ranks // (slabs or 1)))
-    settings = fit_settings(recipe, geometry, several_angles, len(fitted) // lanes)
+    settings = fit_settings(recipe, geometry, several_angles, fitted=len(fitted), lanes=lanes)
     notes += schedule_notes(recipe, settings)
     if recipe.propagation == "projection":
         slices = 1
@@ -88,6 +90,7 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
         interpolation=recipe.interpolation,
         oversampling=recipe.oversampling,
         point_spread_pixels=recipe.point_spread_pixels,
+        way_to_detector=recipe.way_to_detector,
         gradient="stored",
         tiles=tiles,
         halo=halo,

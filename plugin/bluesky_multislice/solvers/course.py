@@ -13,6 +13,25 @@ from torch import Tensor
 from bluesky_multislice.solvers.solution import Epoch, Status
 
 
+@dataclass(frozen=True)
+class Begun:
+    """An epoch between two of its steps.
+
+    Attributes:
+        lanes: number of lanes that its steps take batches from.
+        batch_views: most views of a batch.
+        steps: how many it has done.
+        misfit: of their frames, summed, before each of them.
+        pixels: that it is summed over.
+    """
+
+    lanes: int
+    batch_views: int
+    steps: int = 0
+    misfit: float = 0.0
+    pixels: float = 0.0
+
+
 @dataclass
 class Course:
     """How far a fit is.
@@ -26,6 +45,7 @@ class Course:
         status: why it ended.
         ended: whether it has.
         history: one row an epoch.
+        begun: the epoch behind them, where it is kept between two of its steps.
     """
 
     empty: bool
@@ -36,6 +56,7 @@ class Course:
     status: Status = "epochs_spent"
     ended: bool = False
     history: list[Epoch] = field(default_factory=list)
+    begun: Begun | None = None
 
     @property
     def seconds(self) -> float:
@@ -49,7 +70,8 @@ class Course:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Course":
         """Rebuild it from ``as_dict``."""
-        return cls(**{**values, "history": [Epoch(**row) for row in values["history"]]})
+        begun = None if values["begun"] is None else Begun(**values["begun"])
+        return cls(**{**values, "history": [Epoch(**row) for row in values["history"]], "begun": begun})
 
 
 def random_state(rank: int, shuffles: Mapping[int, np.random.Generator]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.conjugate_gradients import ConjugateGradients
-from bluesky_multislice.solvers.course import Course, load_random_state, random_state
+from bluesky_multislice.solvers.course import Begun, Course, load_random_state, random_state
 from bluesky_multislice.solvers.data_step import step_to_the_bottom
 from bluesky_multislice.solvers.fidelity import FIDELITIES, amplitude_r_factor
 from bluesky_multislice.solvers.journal import FitJournal
@@ -115,6 +116,7 @@ class _Loop:
         self._settings, self._mesh = settings, mesh
         self._shuffles = {lane: np.random.default_rng([settings.seed, lane]) for lane in fitted.lanes()}
         self._steps = int(mesh.largest(len(fitted.steps(settings.batch_views, dict.fromkeys(self._shuffles)))))
+        self._lanes = 1 + int(mesh.largest(max(self._shuffles, default=0)))
         self._end_game: ConjugateGradients | None = None
         self._course: Course
         self.best: list[Tensor | None]
@@ -143,7 +145,7 @@ class _Loop:
         patience = max(10, settings.epochs // 2)
         began = time.monotonic() - course.seconds
         for number in range(len(course.history) + 1, settings.epochs + settings.polish + 1):
-            loss = self._move(number)
+            loss = self._move(number, journal)
             _follow(unknowns, self._held_back, settings)
             judged, _ = judge(unknowns, self._held_back, settings, self._mesh)
             course.history.append(Epoch(number, loss, judged, time.monotonic() - began, self._fitted.coarseness))
@@ -167,15 +169,10 @@ class _Loop:
             if journal:
                 journal.end_epoch(course, self._state)
 
-    def _move(self, number: int) -> float:
+    def _move(self, number: int, journal: FitJournal | None) -> float:
         """Do an epoch, and return the mean misfit before each of its steps."""
         if number <= self._settings.epochs:
-            steps = self._fitted.steps(self._settings.batch_views, self._shuffles)
-            steps += [[]] * (self._steps - len(steps))
-            loss, self._course.noise = _fit_epoch(
-                self._unknowns, self._fitted, steps, self._settings, self._mesh, self._course.noise
-            )
-            return loss
+            return self._descend(journal)
         if self._end_game is None:
             self._end_game = self._conjugate_gradients()
         return self._end_game.step()
@@ -184,9 +181,38 @@ class _Loop:
         weight = _weight(self._unknowns, self._fitted, self._mesh)
         return ConjugateGradients(self._unknowns, self._fitted, self._settings, weight, self._course.noise, self._mesh)
 
-    def _state(self) -> dict[str, Tensor]:
-        """Return the tensors that are needed to go on, by name; see ``Unknowns.state``."""
-        state = self._unknowns.state(self.best, self._mesh) | random_state(self._mesh.rank, self._shuffles)
+    def _descend(self, journal: FitJournal | None) -> float:
+        """Take the steps of an epoch that are left, and return the mean misfit before each of all."""
+        settings, course, unknowns = self._settings, self._course, self._unknowns
+        random = random_state(self._mesh.rank, self._shuffles)
+        steps = self._fitted.steps(settings.batch_views, self._shuffles)
+        # A rank whose batches are spent still takes part in the exchange of each step.
+        steps += [[]] * (self._steps - len(steps))
+        begun = Begun(self._lanes, settings.batch_views)
+        if course.begun and replace(course.begun, steps=0, misfit=0.0, pixels=0.0) == begun:
+            begun = course.begun
+        total = torch.tensor([begun.misfit, begun.pixels], dtype=torch.float64, device=self._mesh.device)
+        for done, batches in enumerate(steps[begun.steps :], start=begun.steps + 1):
+            wanted = bool(journal and journal.wants_the_state())
+            misfit, pixels, wanting = _step(unknowns, self._fitted, batches, settings, self._mesh, course.noise, wanted)
+            total += torch.stack([misfit, pixels])
+            if journal and wanting > 0 and done < len(steps):
+                course.begun = replace(begun, steps=done, misfit=float(total[0]), pixels=float(total[1]))
+                journal.end_step(course, lambda: self._state(random))
+        course.begun = None
+        loss = float(total[0] / total[1])
+        lateral = round(unknowns.slab.total(unknowns.object[0, 0].numel()))
+        course.noise = noise_of_vacuum(loss, lateral_pixels=lateral, measured_pixels=int(total[1]))
+        return loss
+
+    def _state(self, random: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return the tensors that are needed to go on, by name; see ``Unknowns.state``.
+
+        Args:
+            random: state of random numbers to go on with; None: the present one.
+        """
+        random = random_state(self._mesh.rank, self._shuffles) if random is None else random
+        state = self._unknowns.state(self.best, self._mesh) | dict(random)
         return state if self._end_game is None else state | self._end_game.state()
 
 
@@ -201,37 +227,34 @@ def _settle(course: Course) -> None:
     course.ended = True
 
 
-def _fit_epoch(
+def _step(
     unknowns: Unknowns,
     fitted: ViewSet,
-    steps: list[list[NDArray[np.intp]]],
+    batches: list[NDArray[np.intp]],
     settings: FitSettings,
     mesh: Mesh,
     noise: float,
-) -> tuple[float, float]:
-    """Move once for every batch; a rank whose batches are spent still takes part in the exchange of each step."""
-    total = torch.zeros(2, dtype=torch.float64, device=mesh.device)
-    for batches in steps:
-        misfit = torch.zeros(2, device=mesh.device)
-        for batch in batches:
-            misfit += add_gradients(unknowns, fitted, batch, settings)
-        gradients = unknowns.gradients()
-        mesh.sum(misfit)
-        unknowns.sum_gradients(mesh)
-        for gradient in gradients:
-            gradient /= misfit[1]
-        if unknowns.optimiser.waits:
-            weight = _weight(unknowns, fitted, mesh)
-            uphill = weight * gradients[0]
-            way = step_to_the_bottom(unknowns, fitted, batches, uphill, settings.object_step_rad, mesh)
-            unknowns.optimiser.start(way, weight)
-        priors, floor = settings.priors, settings.object_step_rad
-        add_gradient_of_penalty(unknowns.object, gradients[0], priors, floor, noise, unknowns.slab)
-        unknowns.step()
-        total += misfit
-    loss = float(total[0] / total[1])
-    lateral = round(unknowns.slab.total(unknowns.object[0, 0].numel()))
-    return loss, noise_of_vacuum(loss, lateral_pixels=lateral, measured_pixels=int(total[1]))
+    wanted: bool,
+) -> Tensor:
+    """Move once; return misfit and pixels of all ranks' batches, and how many ranks want the state kept behind it."""
+    misfit = torch.zeros(2, device=mesh.device)
+    for batch in batches:
+        misfit += add_gradients(unknowns, fitted, batch, settings)
+    gradients = unknowns.gradients()
+    sums = torch.cat([misfit, misfit.new_tensor([wanted])])
+    mesh.sum(sums)
+    unknowns.sum_gradients(mesh)
+    for gradient in gradients:
+        gradient /= sums[1]
+    if unknowns.optimiser.waits:
+        weight = _weight(unknowns, fitted, mesh)
+        uphill = weight * gradients[0]
+        way = step_to_the_bottom(unknowns, fitted, batches, uphill, settings.object_step_rad, mesh)
+        unknowns.optimiser.start(way, weight)
+    priors, floor = settings.priors, settings.object_step_rad
+    add_gradient_of_penalty(unknowns.object, gradients[0], priors, floor, noise, unknowns.slab)
+    unknowns.step()
+    return sums
 
 
 def _weight(unknowns: Unknowns, fitted: ViewSet, mesh: Mesh) -> Tensor:

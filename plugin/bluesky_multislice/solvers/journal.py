@@ -72,9 +72,17 @@ class Journal:
             self._checkpoints.note(resumed={"epoch": self._epochs_done, "ranks": self._mesh.size})
         return course, found[1]
 
+    def wants_the_state(self) -> bool:
+        """Whether this rank is asked to stop, or finds it time, between two steps of an epoch."""
+        return bool(self._asked()) or (self._every is None and self._due())
+
     def end_epoch(self, name: str, course: Course, state: Callable[[], Mapping[str, Tensor]]) -> None:
         """Keep the state of a fit after an epoch, when it is time or the job is asked to stop."""
         self._epochs_done += 1
+        self.end_step(name, course, state)
+
+    def end_step(self, name: str, course: Course, state: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Keep the state of a fit, when it is time or the job is asked to stop; every rank calls it."""
         reason, due = divmod(int(self._mesh.largest(2 * REASONS.index(self._asked()) + self._due())), 2)
         if reason or due:
             self._keep(name, course, state())
@@ -119,6 +127,10 @@ class FitJournal:
         """Return how far an earlier run came, and the tensors that it kept; None where there is none."""
         return self._journal.load(self._name)
 
+    def wants_the_state(self) -> bool:
+        """Whether this rank wants the state kept between two steps of an epoch."""
+        return self._journal.wants_the_state()
+
     def end_epoch(self, course: Course, state: Callable[[], Mapping[str, Tensor]]) -> None:
         """Keep the state after an epoch, when it is time.
 
@@ -126,6 +138,14 @@ class FitJournal:
             Interrupted: the job was asked to stop; the state is kept.
         """
         self._journal.end_epoch(self._name, course, state)
+
+    def end_step(self, course: Course, state: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Keep the state between two steps of an epoch, where a rank wants it.
+
+        Raises:
+            Interrupted: the job was asked to stop; the state is kept.
+        """
+        self._journal.end_step(self._name, course, state)
 
     def end(self, course: Course, state: Callable[[], Mapping[str, Tensor]]) -> None:
         """Keep what the fit has found."""

@@ -172,7 +172,7 @@ def bound(volume: Tensor, priors: Priors, *, positivity: bool, support: Tensor |
 
     Args:
         volume: (part, z, y, x) δ and, where it is fitted, β.
-        priors: for the bounds on β/δ; they hold for the positive part of δ.
+        priors: for the bounds on β/δ of voxels of positive δ; the others keep theirs, and lose a β beyond zero.
         positivity: keep δ and β from going negative.
         support: True where there may be matter, broadcasts to (z, y, x); None is everywhere.
     """
@@ -180,10 +180,21 @@ def bound(volume: Tensor, priors: Priors, *, positivity: bool, support: Tensor |
         volume.clamp_(min=0)
     if support is not None:
         volume.mul_(support)
-    if len(volume) < _PARTS or (priors.beta_over_delta_min, priors.beta_over_delta_max) == (None, None):
+    least, most = priors.beta_over_delta_min, priors.beta_over_delta_max
+    if len(volume) < _PARTS or (least, most) == (None, None):
         return
-    delta, beta = volume[0].clamp(min=0), volume[1]
-    if priors.beta_over_delta_max is not None:
-        beta.copy_(torch.minimum(beta, priors.beta_over_delta_max * delta))
-    if priors.beta_over_delta_min is not None:
-        beta.copy_(torch.maximum(beta, priors.beta_over_delta_min * delta))
+    for delta, beta in zip(*volume, strict=True):
+        matter = delta > 0
+        if most is not None:
+            _bring_to_ratio(delta, beta, most, matter & (beta > most * delta))
+            beta.copy_(torch.where(matter, beta, beta.clamp(max=0)))
+        if least is not None:
+            _bring_to_ratio(delta, beta, least, matter & (beta < least * delta))
+            beta.copy_(torch.where(matter, beta, beta.clamp(min=0)))
+
+
+def _bring_to_ratio(delta: Tensor, beta: Tensor, ratio: float, where: Tensor) -> None:
+    """Bring voxels to the nearest δ ≥ 0 and β = ratio·δ, in place: what β tells of δ is not lost."""
+    nearest = ((delta + ratio * beta) / (1 + ratio**2)).clamp(min=0)
+    delta.copy_(torch.where(where, nearest, delta))
+    beta.copy_(torch.where(where, ratio * nearest, beta))

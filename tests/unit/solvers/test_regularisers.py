@@ -111,10 +111,24 @@ def test_vacuum_is_held_against_one_sigma_of_the_frames_noise():
 
 
 def test_bounds_keep_beta_between_two_multiples_of_delta():
-    volume = torch.tensor([[1.0, 1.0, 1.0, -1.0], [0.5, 0.05, 0.0, 0.3]]).reshape(2, 1, 1, 4)
-    bound(volume, Priors(beta_over_delta_min=0.02, beta_over_delta_max=0.1), positivity=False, support=None)
-    torch.testing.assert_close(volume[1].flatten(), torch.tensor([0.1, 0.05, 0.02, 0.0]))
-    torch.testing.assert_close(volume[0].flatten(), torch.tensor([1.0, 1.0, 1.0, -1.0]))
+    random = torch.randn(2, 4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    volume, least, most = random.clone(), 0.3, 0.8
+    bound(volume, Priors(beta_over_delta_min=least, beta_over_delta_max=most), positivity=False, support=None)
+    (delta, beta), matter = volume, random[0] > 0
+    assert ((least * delta - 1e-12 <= beta) & (beta <= most * delta + 1e-12))[matter].all()
+    torch.testing.assert_close(volume[:, ~matter], torch.stack([random[0, ~matter], torch.zeros_like(beta[~matter])]))
+    # No other place within the bounds is nearer: along each of them, and inside.
+    moved = (volume - random).square().sum(0).sqrt()
+    for ratio in torch.linspace(least, most, 21, dtype=torch.float64):
+        along = torch.linspace(0, 4, 2001, dtype=torch.float64)
+        others = torch.stack([along, ratio * along])[:, None] - random[:, matter, None]
+        assert (moved[matter] <= others.square().sum(0).sqrt().min(1).values + 1e-9).all()
+
+
+def test_a_fixed_ratio_takes_what_both_parts_tell():
+    volume = torch.tensor([[1.0, 0.5], [0.0, 0.75]], dtype=torch.float64).reshape(2, 1, 1, 2)
+    bound(volume, Priors(beta_over_delta_min=0.5, beta_over_delta_max=0.5), positivity=True, support=None)
+    torch.testing.assert_close(volume.flatten(1), torch.tensor([[0.8, 0.7], [0.4, 0.35]], dtype=torch.float64))
 
 
 def test_positivity_and_support_take_out_what_may_not_be():
