@@ -3,7 +3,13 @@
     python tests/benchmarks/latency_benchmark.py [--scans 5] [--site PROFILE]
 
 Real services on this machine, all of them warm: one scan goes before those that count. A site profile with
-``scheduler = "slurm"`` sends the jobs to Slurm. Printed are the parts of each scan and their medians, in seconds.
+``scheduler = "slurm"`` sends the jobs to Slurm. Printed are the parts of each scan, their medians and how far they lie
+apart, in seconds. The Slurm of the tests, as root:
+
+    export SLURM_CONF=/tmp/slurm/slurm.conf
+    tests/system/slurm/start.sh /tmp/slurm 17300
+    python tests/benchmarks/latency_benchmark.py --site tests/system/slurm/two-nodes.toml
+    tests/system/slurm/stop.sh /tmp/slurm
 """
 
 import argparse
@@ -112,10 +118,10 @@ def main():
             rows = [measure(client, prefect, services, scan) for _ in range(1 + options.scans)][1:]
     load = os.getloadavg()[0]
     print(f"{len(rows)} scans after one that warms up, {os.cpu_count()} cores, load {load:.1f}; seconds")
-    print("| part | " + " | ".join(f"scan {number}" for number in range(1, 1 + len(rows))) + " | median |")
-    print("| --- |" + " --- |" * (len(rows) + 1))
+    print("| part | " + " | ".join(f"scan {number}" for number in range(1, 1 + len(rows))) + " | median | range |")
+    print("| --- |" + " --- |" * (len(rows) + 2))
     for part, values in zip(PARTS, zip(*rows, strict=True), strict=True):
-        cells = [*values, statistics.median(values)]
+        cells = [*values, statistics.median(values), max(values) - min(values)]
         print(f"| {part} | " + " | ".join(f"{value:.2f}" for value in cells) + " |")
 
 

@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.states import Cancelling
 from real_services import folder, hologram, services, shared_storage, take, tiled_client, tiled_server
-from slurm_cluster import eventually, processes_of
+from slurm_cluster import SCRIPTS, eventually, processes_of
 from slurm_jobs import room
 
 from bluesky_multislice.catalog import find_reconstructions
@@ -20,23 +20,11 @@ from flows.job_record import read_outcome
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 __all__ = ["folder", "hologram", "reap", "room", "services", "shared_storage", "take", "tiled_client", "tiled_server"]
 
-SITE = """
-name = "two nodes"
-scheduler = "slurm"
-nodes = 2
-ranks_per_node = 2
-memory_gb = 1
-walltime_minutes = 10
-[environment]
-GLOO_SOCKET_IFNAME = "lo"
-"""
-
 
 @pytest.fixture
 def client(services, room, monkeypatch):
     """Prefect with a worker whose flows submit to the cluster; no job is left in the end."""
-    (room / "site.toml").write_text(SITE)
-    monkeypatch.setenv("MULTISLICE_SITE", str(room / "site.toml"))
+    monkeypatch.setenv("MULTISLICE_SITE", str(SCRIPTS / "two-nodes.toml"))
     deploy(jobs=9)
     with worker(), get_client(sync_client=True) as client:
         yield client
