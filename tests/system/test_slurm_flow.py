@@ -64,7 +64,7 @@ def test_a_flow_run_tells_why_its_job_waits_and_takes_it_along_when_it_is_cancel
         began = time.monotonic()
         client.set_flow_run_state(held.id, Cancelling())
         eventually(lambda: not cluster.ask("squeue", "--noheader"))
-        assert time.monotonic() - began < 30  # 3 s on a quiet machine
+        assert time.monotonic() - began < 10  # less than one, also on a busy machine
         eventually(lambda: held.run.state.is_cancelled())
     ((job_id, word),) = eventually(lambda: [job for job in jobs_of(cluster, held) if job[1] != "PENDING"])
     assert held.folder.read_submission() == {"name": str(held.id), "job_id": job_id}
