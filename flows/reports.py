@@ -47,6 +47,7 @@ class ProgressReport:
         self._run_uid, self._epochs, self._folder, self._log = run_uid, epochs, folder, log
         self._said_at = self._shown_at = -_BETWEEN_UPDATES_S
         self._percent, self._line = 0.0, f"Epochs of {run_uid}"
+        self._last: dict[str, Any] | None = None
         self._picture: UUID | None = None
         self._picture_time = 0.0
         self._artifact: UUID | None = None
@@ -63,7 +64,7 @@ class ProgressReport:
 
     def on_progress(self, record: dict[str, Any]) -> None:
         """Report one record of ``progress.jsonl``."""
-        first = not self._percent
+        first, self._last = not self._percent, record
         self._percent = min(100.0 * record["epoch"] / self._epochs, 100.0)
         self._line = describe(record, self._epochs)
         if first or record["epoch"] == self._epochs or time.monotonic() - self._said_at > _BETWEEN_UPDATES_S:
@@ -76,6 +77,8 @@ class ProgressReport:
     def done(self) -> None:
         """Show that the job has ended, also where it stopped early."""
         self._percent = 100.0
+        if self._last is not None:
+            self._line = describe(self._last, self._epochs, ended=True)
         self._show()
 
     def _show(self) -> None:
@@ -104,12 +107,13 @@ class ProgressReport:
             self._picture = found if isinstance(found, UUID) else None
 
 
-def describe(record: dict[str, Any], epochs: int, *, now: datetime | None = None) -> str:
+def describe(record: dict[str, Any], epochs: int, *, ended: bool = False, now: datetime | None = None) -> str:
     """Return a record of ``progress.jsonl`` in a line: losses, pace, memory and when it will be done.
 
     Args:
         record: epoch, losses, seconds since the first epoch began, and memory of the largest rank where it is known.
         epochs: most epochs that the job will do.
+        ended: whether it was the job's last.
         now: when the record was written; None is now.
     """
     words = [f"Epoch {record['epoch']} of {epochs}: loss {record['loss']:.4g}"]
@@ -118,7 +122,9 @@ def describe(record: dict[str, Any], epochs: int, *, now: datetime | None = None
     if (seconds := record.get("seconds") or 0.0) > 0:
         pace = record["epoch"] / seconds
         end = (now or datetime.now(UTC)) + timedelta(seconds=max(0, epochs - record["epoch"]) / pace)
-        words += [f"{60 * pace:.3g} epochs a minute", f"done by {end:%H:%M:%S} UTC at the latest"]
+        words.append(f"{60 * pace:.3g} epochs a minute")
+        if not ended:
+            words.append(f"done by {end:%H:%M:%S} UTC at the latest")
     if memory := record.get("memory_bytes"):
         words.append(f"memory {memory / 1e9:.2g} GB a rank")
     return ", ".join(words)
@@ -139,7 +145,8 @@ def report_result(
     server = tiled_uri.split("/api/v1")[0].rstrip("/")
     page = f"{server}/ui/browse/{quote(path)}/"
     picture = f"{server}/api/v1/array/full/{quote(path)}/preview?format=image/png"
-    rows = [f"| {name.replace('_', ' ')} | {_text(value)} |" for name, value in figures.items()]
+    known = {name: value for name, value in figures.items() if value is not None and value not in ("", {}, [])}
+    rows = [f"| {name.replace('_', ' ')} | {_text(value)} |" for name, value in known.items()]
     rows += [f"| {stage}, s | {_text(duration)} |" for stage, duration in seconds.items()]
     create_markdown_artifact(
         "\n".join(

@@ -4,6 +4,8 @@ import os
 
 # Read when Prefect's server starts: it would report to its makers.
 os.environ |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+# Read when tiled is imported: an answer 500 that a test provokes is not asked for again for 45 s.
+os.environ["TILED_RETRY_ATTEMPTS"] = "2"
 # Read when torch is imported: several threads on the little tensors of a test mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

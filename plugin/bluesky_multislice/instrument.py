@@ -5,16 +5,15 @@ Order of search: recipe's ``[scan]`` table, the scan itself, the instrument file
 
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any
 
-import pint
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.models import technique_fields
-
-_UNITS = pint.UnitRegistry()
 
 
 class FieldPlace(BaseModel):
@@ -107,8 +106,11 @@ def convert(value: float, unit: str, to: str) -> float:
     Raises:
         ScanError: the unit is unknown or measures something else.
     """
+    # Here, as jobs have their values in the right units already, and do not wait for pint.
+    import pint
+
     try:
-        return float(_UNITS.Quantity(value, unit).to(to).magnitude)
+        return float(_units().Quantity(value, unit).to(to).magnitude)
     except (pint.errors.PintError, TokenError, AssertionError, ValueError, TypeError) as error:
         # pint has no single error for what it cannot parse: "m/" is an AssertionError, "2 mm" a ValueError.
         raise ScanError(
@@ -116,3 +118,10 @@ def convert(value: float, unit: str, to: str) -> float:
             got=f"{value!r} {unit}: {error}.",
             remedy="correct the unit in the instrument file or in the device's describe().",
         ) from error
+
+
+@cache
+def _units() -> Any:
+    import pint
+
+    return pint.UnitRegistry()

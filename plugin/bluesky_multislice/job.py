@@ -22,7 +22,16 @@ import torch
 
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.interchange import INTERRUPTED_STATUS, JobFolder, read_scan, write_preview, write_result
-from bluesky_multislice.parallel import Agreement, Checkpoints, Mesh, Slab, end_process, join_mesh, lost_rank
+from bluesky_multislice.parallel import (
+    Agreement,
+    Checkpoints,
+    Mesh,
+    Slab,
+    end_process,
+    end_with_launcher,
+    join_mesh,
+    lost_rank,
+)
 from bluesky_multislice.planning import Plan, identity
 from bluesky_multislice.provenance import describe, software
 from bluesky_multislice.reconstruct import Reconstruction, reconstruct
@@ -206,6 +215,7 @@ def _write(
 
 def main() -> int:
     """Run the job folder named on the command line, and return its exit status; its error is left in the folder."""
+    end_with_launcher(sys.argv[1])
     signals: list[str] = []
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(signal.Signals(number).name))

@@ -3,7 +3,14 @@
     python tests/benchmarks/latency_benchmark.py [--scans 5] [--site PROFILE]
 
 Real services on this machine, all of them warm: one scan goes before those that count. A site profile with
-``scheduler = "slurm"`` sends the jobs to Slurm. Printed are the parts of each scan and their medians, in seconds.
+``scheduler = "slurm"`` sends the jobs to Slurm. Printed are the parts of each scan, their medians and how far they lie
+apart, in seconds; then how long a core was at work in the two steps that only compute, which neighbours on a shared
+machine do not change. The Slurm of the tests, as root:
+
+    export SLURM_CONF=/tmp/slurm/slurm.conf
+    tests/system/slurm/start.sh /tmp/slurm 17300
+    python tests/benchmarks/latency_benchmark.py --site tests/system/slurm/two-nodes.toml
+    tests/system/slurm/stop.sh /tmp/slurm
 """
 
 import argparse
@@ -17,6 +24,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 from prefect.client.orchestration import get_client
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -54,17 +62,36 @@ class Moments:
         return [*(later - earlier for earlier, later in pairwise(steps)), steps[-1] - steps[0]]
 
 
-def appears(path, end):
-    """Wait for a file with something in it, and return when that was seen."""
+def appears(path, run, prefect, end):
+    """Wait for a file with something in it, as long as the flow run goes well, and return when that was seen."""
+    asked = time.time()
     while not (path.exists() and path.stat().st_size):
         if time.time() > end:
             raise TimeoutError(f"{path} did not appear within {LIMIT_S} s")
+        if time.time() - asked > 5:
+            run.update(prefect)
+            asked = time.time()
         time.sleep(0.02)
     return time.time()
 
 
+def processor_s(belongs):
+    """Processor time of each process that ``belongs`` tells, s."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if belongs(process):
+                found.append(sum(process.cpu_times()[:2]))
+        except psutil.Error:
+            continue
+    return sorted(found)
+
+
 def measure(client, prefect, services, scan):
-    """Take a scan and follow it to the first epoch of its job, and then to its end."""
+    """Take a scan and follow it to the first epoch of its job, and then to its end.
+
+    Returns the parts, and processor times: of the flow until it has staged, of torchrun and one rank until their epoch.
+    """
     uid = run_scan(
         client,
         scan.frames.source,
@@ -79,10 +106,13 @@ def measure(client, prefect, services, scan):
         run.update(prefect)
         time.sleep(0.1)
     folder = JobFolder.under(services.jobs_root, uid, str(run.flow_run.id))
-    moments.staged = appears(folder.job, end)
-    appears(folder.submission, end)
-    moments.started = appears(folder.log, end) if read_site(_site()).scheduler == "slurm" else moments.staged
-    moments.first_epoch = appears(folder.progress, end)
+    moments.staged = appears(folder.job, run, prefect, end)
+    flow_s = sum(processor_s(lambda each: each.environ().get("PREFECT__FLOW_RUN_ID") == str(run.flow_run.id)))
+    appears(folder.submission, run, prefect, end)
+    queued = read_site(_site()).scheduler == "slurm"
+    moments.started = appears(folder.log, run, prefect, end) if queued else moments.staged
+    moments.first_epoch = appears(folder.progress, run, prefect, end)
+    torchrun_s, *ranks_s = processor_s(lambda each: each.cmdline()[-1:] == [str(folder.path)])
     moments.folder = folder.frames.stat().st_ctime
     while not run.ended and time.time() < end:
         run.update(prefect)
@@ -90,7 +120,7 @@ def measure(client, prefect, services, scan):
     states = {state.name: state.timestamp.timestamp() for state in prefect.read_flow_run_states(run.flow_run.id)}
     moments.created = run.flow_run.created.timestamp()
     moments.pending, moments.running = states["Pending"], states["Running"]
-    return moments.parts()
+    return moments.parts(), (flow_s, torchrun_s + max(ranks_s))
 
 
 def _site():
@@ -109,14 +139,17 @@ def main():
     with tempfile.TemporaryDirectory() as out, serve(Path(out), on_ready=lambda name: None) as services:
         client = connect(services.tiled_uri, services.api_key)
         with closing(client.context), get_client(sync_client=True) as prefect:
-            rows = [measure(client, prefect, services, scan) for _ in range(1 + options.scans)][1:]
+            found = [measure(client, prefect, services, scan) for _ in range(1 + options.scans)][1:]
+    rows, computed = zip(*found, strict=True)
     load = os.getloadavg()[0]
     print(f"{len(rows)} scans after one that warms up, {os.cpu_count()} cores, load {load:.1f}; seconds")
-    print("| part | " + " | ".join(f"scan {number}" for number in range(1, 1 + len(rows))) + " | median |")
-    print("| --- |" + " --- |" * (len(rows) + 1))
+    print("| part | " + " | ".join(f"scan {number}" for number in range(1, 1 + len(rows))) + " | median | range |")
+    print("| --- |" + " --- |" * (len(rows) + 2))
     for part, values in zip(PARTS, zip(*rows, strict=True), strict=True):
-        cells = [*values, statistics.median(values)]
+        cells = [*values, statistics.median(values), max(values) - min(values)]
         print(f"| {part} | " + " | ".join(f"{value:.2f}" for value in cells) + " |")
+    flow_s, job_s = (statistics.median(values) for values in zip(*computed, strict=True))
+    print(f"A core's time: {flow_s:.1f} s until the flow has staged, {job_s:.1f} s of torchrun and a rank to an epoch")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,4 @@
-"""A real Tiled server for the session, and scans to put into it."""
-
-import os
-
-# Read when tiled is imported: an answer 500 that a test provokes is not asked for again for 45 s.
-os.environ["TILED_RETRY_ATTEMPTS"] = "2"
-
-from pathlib import Path
+"""Scans and the deployment of the integration tests; the services are those of real_services."""
 
 import numpy as np
 import pytest
@@ -13,16 +6,21 @@ from flow_runs import ROOT, service
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
-from small_scan import hologram_scan
-from tiled.client import from_uri
-from tiled.server import SimpleTiledServer
+from real_services import (
+    REAL_SCAN,
+    folder,
+    hologram,
+    services,
+    shared_storage,
+    take,
+    tiled_client,
+    tiled_server,
+)
 
 from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
 from bluesky_multislice.settings import DEPLOYMENT
-from bluesky_multislice.simulation.beamline import run_scan
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
-REAL_SCAN = SHARED.resolve() / "data" / "PETRAIII_P25_Near_Field_Ptycho.cxi"
+__all__ = ["folder", "hologram", "services", "shared_storage", "take", "tiled_client", "tiled_server"]
 
 
 @pytest.fixture(scope="session")
@@ -31,39 +29,6 @@ def real_scan():
     if not REAL_SCAN.is_file():
         pytest.skip("the real scan lies beside the project, in ../shared/data, and is not there")
     return REAL_SCAN
-
-
-@pytest.fixture(scope="session")
-def shared_storage(tmp_path_factory):
-    """A folder that tests and the Tiled server see."""
-    return tmp_path_factory.mktemp("storage")
-
-
-# All Tiled servers of one process answer to the API key of the youngest: tests with their own server take this key too.
-TILED_KEY = "secretofthistest"
-
-
-@pytest.fixture(scope="session")
-def tiled_server(tmp_path_factory, shared_storage):
-    with SimpleTiledServer(
-        tmp_path_factory.mktemp("tiled"), api_key=TILED_KEY, readable_storage=[shared_storage, REAL_SCAN.parent]
-    ) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def tiled_client(tiled_server):
-    client = from_uri(tiled_server.uri)
-    yield client
-    client.context.close()
-
-
-@pytest.fixture
-def folder(shared_storage, tmp_path):
-    """A folder of the test's own in the server's readable storage."""
-    own = shared_storage / tmp_path.name
-    own.mkdir()
-    return own
 
 
 @pytest.fixture
@@ -83,31 +48,6 @@ def geometry():
 @pytest.fixture
 def frames():
     return np.random.default_rng(8).uniform(0, 100, (4, 6, 8)).astype(np.float32)
-
-
-@pytest.fixture(scope="session")
-def hologram():
-    """A scan of a thick little sample."""
-    return hologram_scan()
-
-
-@pytest.fixture
-def take(tiled_client, folder, hologram):
-    """Takes that scan on the simulated beamline, with other frames or metadata where a test wants them."""
-
-    def take(frames=None, *, progress=None, **metadata):
-        stored = hologram.frames.source if frames is None else frames
-        return run_scan(tiled_client, stored, hologram.geometry, folder=folder, metadata=metadata, progress=progress)
-
-    return take
-
-
-@pytest.fixture
-def services(prefect_server, tiled_server, shared_storage, monkeypatch):
-    """The environment that tells the flow, the worker and the listener where the services are."""
-    monkeypatch.setenv("MULTISLICE_TILED_URI", tiled_server.uri.partition("?")[0])
-    monkeypatch.setenv("TILED_API_KEY", TILED_KEY)
-    monkeypatch.setenv("MULTISLICE_JOBS_ROOT", str(shared_storage / "jobs"))
 
 
 @pytest.fixture(scope="module")

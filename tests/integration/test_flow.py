@@ -45,7 +45,11 @@ def test_progress_and_figures_stand_in_prefect(services, take):
     artifacts = {artifact.type: artifact for artifact in found}
     assert artifacts["progress"].key == f"progress-{uid}"
     assert artifacts["progress"].data == 100
+    assert artifacts["progress"].description.startswith("Epoch 2 of 2: loss ")
+    assert "done by" not in artifacts["progress"].description
     assert "held back r factor" in artifacts["markdown"].data
+    for nothing in ("None", "{}", ""):
+        assert f"| {nothing} |\n" not in artifacts["markdown"].data.split("| --- | --- |")[1]
     log = eventually(lambda: "Published at" in (text := log_of(flow_run_id)) and text)
     for epoch in (1, 2):
         assert f"Epoch {epoch} of 2: loss " in log

@@ -18,7 +18,7 @@ from bluesky_multislice.errors import JobError
 from bluesky_multislice.interchange import JobFolder, read_provenance, read_volume, write_scan
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import Allocation, Job, JobState, LocalScheduler, run_to_end
+from bluesky_multislice.schedulers import Allocation, Job, JobState, LocalScheduler, may_go_on, run_to_end
 
 RANKS, EPOCHS = 2, 40
 ALLOCATION = Allocation(ranks_per_node=RANKS)
@@ -92,6 +92,15 @@ def ranks_of(agent):
     return sorted(found, key=lambda process: int(process.environ()["RANK"]))
 
 
+def kill(agent):
+    """Kill torchrun, and see that its ranks go with it."""
+    ranks = ranks_of(agent)
+    assert ranks
+    agent.kill()
+    assert agent.wait(20) == -signal.SIGKILL
+    assert not psutil.wait_procs(ranks, timeout=5)[1]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """What the job gives that nothing disturbs."""
@@ -117,9 +126,7 @@ def test_a_job_that_was_killed_twice_ends_as_if_it_had_not_been(whole, tmp_path)
         with started(folder) as agent:
             wait_for(lambda before=before: {path.name for path in checkpoints(folder)} - before)
             wait_for(lambda: len(folder.read_progress()) > 3)
-            for process in [psutil.Process(agent.pid), *ranks_of(agent)]:
-                process.kill()
-            assert agent.wait(20) == -signal.SIGKILL
+            kill(agent)
     found = finish(folder)
     assert_same_course(found, whole)
     resumed = found["provenance"]["machine"]["resumed"]
@@ -174,8 +181,7 @@ def test_a_job_in_slabs_that_was_killed_ends_as_if_it_had_not_been(whole, tmp_pa
     folder = stage(tmp_path / "job", mesh="1x2")
     with started(folder) as agent:
         wait_for(lambda: checkpoints(folder) and len(folder.read_progress()) > 3)
-        for process in [psutil.Process(agent.pid), *ranks_of(agent)]:
-            process.kill()
+        kill(agent)
     found = finish(folder)
     assert found["provenance"]["machine"]["restarts"] == 1
     np.testing.assert_allclose(found["loss"], whole["loss"], rtol=1e-3)
@@ -242,6 +248,28 @@ def test_a_cancelled_job_is_cancelled_and_leaves_a_checkpoint(tmp_path):
     assert checkpoints(folder)
 
 
+def test_a_job_whose_torchrun_was_killed_has_failed_and_goes_on(tmp_path):
+    """Long enough that ranks which compute on would be seen."""
+    folder, scheduler = stage(tmp_path / "job", epochs=5000), LocalScheduler()
+    job = scheduler.submit(folder, name="me", allocation=ALLOCATION)
+    wait_for(lambda: checkpoints(folder))
+    agent, *ranks = [process for process in psutil.process_iter() if str(folder.path) in words_of(process)]
+    assert len(ranks) == RANKS
+    agent.kill()
+    wait_for(lambda: scheduler.status(job).ended, 5)
+    status = scheduler.status(job)
+    assert (status.state, status.exit_detail) == (JobState.FAILED, "torchrun ended by signal 9")
+    assert may_go_on(job, status)
+    assert not psutil.wait_procs(ranks, timeout=5)[1]
+
+
+def words_of(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def test_a_scheduler_says_that_a_job_was_interrupted_and_what_to_do(tmp_path):
     folder, scheduler = stage(tmp_path / "job", epochs=5000), LocalScheduler()
 
@@ -277,8 +305,7 @@ def test_with_a_full_disk_the_run_goes_on_and_the_last_good_checkpoint_stays(sma
         wait_for(lambda: "could not be written" in folder.log.read_text())
         before = len(folder.read_progress())
         wait_for(lambda: len(folder.read_progress()) > before + 1)
-        for process in [psutil.Process(agent.pid), *ranks_of(agent)]:
-            process.kill()
+        kill(agent)
     ballast.unlink()
     found = finish(folder)
     assert_same_course(found, whole)

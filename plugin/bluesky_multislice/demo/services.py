@@ -125,7 +125,7 @@ def _environment(api_key: str, tiled_uri: str, prefect_uri: str, folders: dict[s
         "PREFECT_API_URL": f"{prefect_uri}/api",
         "PREFECT_HOME": str(folders["prefect"]),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PYTHONUNBUFFERED": "1",
         "TILED_API_KEY": api_key,
         "TILED_SINGLE_USER_API_KEY": api_key,

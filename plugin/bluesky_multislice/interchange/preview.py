@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _WIDEST = 512
+_NARROWEST = 256
+"""Pages show a picture in its own pixels."""
 
 
 def preview(delta: NDArray | h5py.Dataset) -> NDArray[np.uint8]:
@@ -26,14 +28,18 @@ def preview(delta: NDArray | h5py.Dataset) -> NDArray[np.uint8]:
 def write_preview(path: Path, slices: Sequence[NDArray]) -> None:
     """Write slices of a volume, one above the other, as a PNG that readers see whole or not at all.
 
+    Small ones are enlarged a whole number of times.
+
     Args:
         path: the picture.
         slices: arrays of two dimensions; the first one's least and largest value are black and white.
     """
     step = -(-max(max(plane.shape) for plane in slices) // _WIDEST)
+    grey = _stacked([plane[::step, ::step] for plane in slices])
+    times = max(1, _NARROWEST // grey.shape[1])
     part = path.with_suffix(f".{os.getpid()}.part")
     with part.open("wb") as file:
-        Image.fromarray(_stacked([plane[::step, ::step] for plane in slices])).save(file, format="png")
+        Image.fromarray(grey.repeat(times, axis=0).repeat(times, axis=1)).save(file, format="png")
     os.replace(part, path)
 
 

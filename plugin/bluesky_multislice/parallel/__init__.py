@@ -4,6 +4,7 @@ from bluesky_multislice.parallel.agreement import Agreement
 from bluesky_multislice.parallel.checkpoints import Checkpoints
 from bluesky_multislice.parallel.exchange_rate import measured_rate
 from bluesky_multislice.parallel.lateral import Lateral
+from bluesky_multislice.parallel.launcher import end_with_launcher
 from bluesky_multislice.parallel.lost_rank import lost_rank
 from bluesky_multislice.parallel.mesh import Mesh, end_process, join_mesh
 from bluesky_multislice.parallel.slab import Slab, check_rows, ranks_of_views
@@ -16,6 +17,7 @@ __all__ = [
     "Slab",
     "check_rows",
     "end_process",
+    "end_with_launcher",
     "join_mesh",
     "lost_rank",
     "measured_rate",

@@ -11,35 +11,21 @@ import json
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import async_save
-from torch.distributed.tensor import DTensor, Replicate, Shard, empty
 
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.parallel.agreement import Agreement
 from bluesky_multislice.parallel.durable_files import check_sum, make_durable, write_durably
 from bluesky_multislice.parallel.mesh import Mesh
 
-Described = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-"""Shape and type of the tensors of a checkpoint, by name."""
-
 _KEPT = 2
 """Newest checkpoints that stay, for the case that one of them is torn."""
-
-# What it says of a job of one rank, in every save and load.
-warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
 class Checkpoints:
@@ -92,16 +78,13 @@ class Checkpoints:
             record: for JSON; ``fit`` names what it belongs to, ``ended`` one that is kept until the job ends.
             tensors: by name; this rank's rows of those called ``volume/…``.
         """
+        from bluesky_multislice.parallel import tensor_files
+
         self.wait()
         began = time.monotonic()
         number, self._next = self._next, self._next + 1
         part = self._folder / f"{number:06}.part"
-        saved = async_save(
-            {name: self._placed(name, tensor.detach()) for name, tensor in tensors.items()},
-            storage_writer=FileSystemWriter(part),
-            process_group=self._agreement.group,
-            no_dist=self._agreement.group is None,
-        )
+        saved = tensor_files.begin_to_write(part, tensors, self._mesh, self._agreement.group)
         self._pending = self._thread.submit(self._complete, saved, number, part, dict(record))
         self.blocked_s = time.monotonic() - began
 
@@ -122,8 +105,7 @@ class Checkpoints:
         )
         for number in sorted(known, reverse=True):
             record = known[number]
-            described = self._describe(number, record)
-            tensors = described if isinstance(described, str) else self._read(number, described)
+            tensors = self._torn(number, record) or self._read(number)
             if isinstance(tensors, dict):
                 return record, tensors
             self._records.pop(number, None)
@@ -162,23 +144,10 @@ class Checkpoints:
     def _events_file(self) -> Path:
         return self._folder / "events.jsonl"
 
-    def _placed(self, name: str, tensor: Tensor) -> Tensor:
-        """Return the tensor as a part of the whole that all ranks together save or load."""
-        if self._mesh.slabs == 1 or not name.startswith("volume/"):
-            return tensor
-        rows = round(self._mesh.sum_over_slabs(tensor.shape[-2]))
-        whole = torch.empty((*tensor.shape[:-2], rows, tensor.shape[-1]), device="meta")
-        return DTensor.from_local(
-            tensor.contiguous(),
-            self._mesh.devices,
-            _placements(tensor.ndim),
-            run_check=False,
-            shape=whole.shape,
-            stride=whole.stride(),
-        )
-
     def _complete(self, saved: Any, number: int, part: Path, record: dict[str, Any]) -> None:
         """Give a checkpoint that all ranks have written its name, and remove what is older."""
+        from bluesky_multislice.parallel.tensor_files import FAILURES
+
         try:
             saved.result()
             sums = self._agreement.of_all(lambda: {path.name: check_sum(path) for path in self._own_files(part)})
@@ -187,7 +156,7 @@ class Checkpoints:
                 write_durably(part / "checkpoint.json", record | {"identity": self._identity, "files": files})
                 os.replace(part, part.with_suffix(""))
                 make_durable(self._folder)
-        except (Exception, CheckpointException) as error:
+        except FAILURES as error:
             if self._mesh.rank == 0:
                 left = shutil.disk_usage(self._folder.parent).free / 2**20
                 # First, so that a full disk takes what is said.
@@ -238,8 +207,8 @@ class Checkpoints:
                     remedy=f"remove {self._folder} to start from the beginning, or use another job folder.",
                 )
 
-    def _describe(self, number: int, record: Mapping[str, Any]) -> Described | str:
-        """Return what tensors a checkpoint has, or what is wrong with its files."""
+    def _torn(self, number: int, record: Mapping[str, Any]) -> str:
+        """Return what is wrong with a checkpoint's files; empty where nothing is."""
         place = self._folder / f"{number:06}"
         own = sorted(record["files"])[self._mesh.rank :: self._mesh.size]
         try:
@@ -247,48 +216,18 @@ class Checkpoints:
         except OSError as error:
             return str(error)
         torn = [name for found in sums for name, number in found.items() if number != record["files"][name]]
-        if torn:
-            return f"{place / torn[0]} is not as it was written"
-        stored = FileSystemReader(place).read_metadata().state_dict_metadata
-        return {
-            name: (tuple(about.size), about.properties.dtype)
-            for name, about in stored.items()
-            if isinstance(about, TensorStorageMetadata)
-        }
+        return f"{place / torn[0]} is not as it was written" if torn else ""
 
-    def _read(
-        self, number: int, described: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-    ) -> dict[str, Tensor] | str:
+    def _read(self, number: int) -> dict[str, Tensor] | str:
         """Return this rank's part of a checkpoint, or what is wrong with its files."""
-        own = f"rank{self._mesh.rank}/"
-        state: dict[str, Tensor] = {}
-        for name, (shape, dtype) in described.items():
-            if name.startswith("volume/") and self._mesh.slabs > 1:
-                places = _placements(len(shape))
-                state[name] = empty(*shape, dtype=dtype, device_mesh=self._mesh.devices, placements=places)
-            elif name.startswith(own):
-                state[name] = torch.empty(shape, dtype=dtype)
-            elif not name.startswith("rank"):
-                state[name] = torch.empty(shape, dtype=dtype, device=self._mesh.device)
+        from bluesky_multislice.parallel import tensor_files
+
         place = self._folder / f"{number:06}"
+        described = tensor_files.describe(place)
         try:
-            load(
-                state,
-                storage_reader=FileSystemReader(place),
-                process_group=self._agreement.group,
-                no_dist=self._agreement.group is None,
-            )
-        except (Exception, CheckpointException) as error:
+            return tensor_files.read(place, described, self._mesh, self._agreement.group)
+        except tensor_files.FAILURES as error:
             return f"{place}: {_cause(error)}"
-        return {
-            name.replace(own, "rank/"): tensor.to_local() if isinstance(tensor, DTensor) else tensor
-            for name, tensor in state.items()
-        }
-
-
-def _placements(dimensions: int) -> tuple[Replicate, Shard]:
-    """Return how a volume lies on a mesh (angle, slab): the same for all angles, its last axis but one in slabs."""
-    return Replicate(), Shard(dimensions - 2)
 
 
 def _cause(error: BaseException) -> str:

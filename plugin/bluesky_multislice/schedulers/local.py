@@ -61,7 +61,7 @@ class LocalScheduler:
     def status(self, job: Job) -> JobStatus:
         """Return how the job is, of one that another process started too."""
         child = self._children.get(job.id)
-        # Ranks whose torchrun was killed compute on, to a result or to an error.
+        # Where the kernel does not end them (it is no Linux), ranks whose torchrun was killed compute on.
         if (child and child.poll() is None) or self._processes(job.id):
             return JobStatus(JobState.RUNNING)
         if job.folder.cancelled.exists():

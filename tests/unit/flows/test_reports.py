@@ -18,6 +18,11 @@ def test_a_record_is_told_with_losses_pace_memory_and_end():
     )
 
 
+def test_a_job_that_has_ended_is_not_said_to_end_later():
+    record = {"epoch": 10, "loss": 0.5, "seconds": 30.0}
+    assert describe(record, 40, ended=True) == "Epoch 10 of 40: loss 0.5, 20 epochs a minute"
+
+
 def test_what_is_not_known_is_left_out():
     assert describe({"epoch": 1, "loss": 1.0, "held_back_loss": None}, 2) == "Epoch 1 of 2: loss 1"
 

@@ -27,11 +27,12 @@ def test_a_large_volume_is_thinned_out_and_a_flat_one_is_black(tmp_path):
     assert grey.max() == 0
 
 
-def test_a_job_leaves_it_as_a_png(tmp_path):
+def test_a_job_leaves_it_as_a_png_large_enough_to_be_seen(tmp_path):
     volume = np.random.default_rng(1).random((4, 6, 8)).astype(np.float32)
     write_preview(tmp_path / "preview.png", [volume[2], volume[:, :, 4]])
     with Image.open(tmp_path / "preview.png") as picture:
         found = np.asarray(picture)
-    assert found.shape == ((6 + 2) + (4 + 2), 8)
-    np.testing.assert_array_equal(found[:8], preview_of(tmp_path, volume)[:8])
+    assert found.shape == (32 * ((6 + 2) + (4 + 2)), 32 * 8)
+    np.testing.assert_array_equal(found[16:256:32, 16::32], preview_of(tmp_path, volume)[:8])
+    np.testing.assert_array_equal(found[:32, :32], found[0, 0])
     assert not list(tmp_path.glob("*.part"))

@@ -16,7 +16,7 @@ from bluesky_multislice.demo.processes import Service
 from bluesky_multislice.recipe import Recipe
 from flows.reconstruct_scan import reconstruct_scan
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 QUICK = Recipe(epochs=2, ranks=2, held_back_every=4)
 
 

@@ -1,0 +1,37 @@
+"""``multislice reap --every`` as the service that it is: it looks again and again, whatever a look runs into."""
+
+import os
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+from flow_runs import eventually
+from prefect.settings import get_current_settings
+
+from bluesky_multislice.demo.processes import Service
+from bluesky_multislice.interchange.job_folder import JobFolder
+from flows.job_record import Outcome, read_outcome
+
+
+def test_the_reaper_outlives_a_look_that_fails_and_looks_again(prefect_server, tmp_path):
+    jobs, site = tmp_path / "jobs", tmp_path / "site.toml"
+    settings = {
+        "PREFECT_API_URL": str(get_current_settings().api.url),
+        "MULTISLICE_JOBS_ROOT": str(jobs),
+        "MULTISLICE_SITE": str(site),
+        "MULTISLICE_TILED_URI": "http://127.0.0.1:1",
+    }
+    command = [str(Path(sys.executable).with_name("multislice")), "reap", "--every", "1"]
+    reaper = Service.start("reaper", command, os.environ | settings, tmp_path)
+    try:
+        eventually(lambda: "site.toml" in (said := reaper.log.read_text()) and "next look in 1 s" in said)
+        first, second = (JobFolder(jobs / "scan" / str(uuid4())) for _ in range(2))
+        first.create()
+        site.write_text('scheduler = "local"\n')
+        for folder in (first, second):
+            folder.create()
+            eventually(lambda folder=folder: read_outcome(folder))
+            assert read_outcome(folder) == Outcome("cancelled", "its flow run was deleted")
+        reaper.check()
+    finally:
+        reaper.stop()

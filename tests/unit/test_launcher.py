@@ -1,0 +1,32 @@
+"""A rank that torchrun started, and only such a one, ends where torchrun has gone before it could be bound to it."""
+
+import subprocess
+import sys
+
+RANK = """
+import os
+from bluesky_multislice.parallel import end_with_launcher
+end_with_launcher("the job folder")
+print("by hand, it stays")
+os.environ["TORCHELASTIC_RUN_ID"] = "none"
+end_with_launcher({word!r})
+print("its parent is torchrun")
+"""
+
+
+def run(word):
+    """What a rank says and how it ends; the last word of its parent, which is this process, may be ``word``."""
+    return subprocess.run(
+        [sys.executable, "-c", RANK.format(word=word)], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_a_rank_whose_launcher_has_gone_ends():
+    done = run("none of the words that started pytest")
+    assert (done.returncode, done.stdout) == (1, "by hand, it stays\n")
+    assert "torchrun has gone" in done.stderr
+
+
+def test_a_rank_whose_launcher_lives_goes_on():
+    done = run(sys.orig_argv[-1])
+    assert (done.returncode, done.stdout) == (0, "by hand, it stays\nits parent is torchrun\n")
