@@ -267,15 +267,21 @@ def _judge_of(
 ) -> Callable[[Tensor, Tensor], float]:
     """Return what gives the misfit of a volume at a few views."""
     settings = replace(plan.fit, batch_views=1, refinement=RefinementSettings())
-    rank_of_view = plan.forward_model(scan.geometry).ranks_of_views(mesh.slabs)
-    slab = Slab(mesh, plan.grid.shape[1], rank_of_view)
+    slab = Slab(mesh, plan.grid.shape[1], plan.ranks_of_views(scan.geometry))
     support = cylinder_support(scan.geometry, plan.grid, slab.rows) if plan.support == "cylinder" else None
     model = plan.forward_model(scan.geometry, slab).to(mesh.device)
     unknowns = Unknowns(model, probe, settings, mesh.device, support)
     spread = views[np.unique(np.linspace(0, len(views) - 1, _JUDGED_VIEWS).astype(int))]
     some, _ = share_views(spread, mesh.angles, mesh)
-    own = rank_of_view[some] == mesh.slab
-    frames = load_views(scan, some, scale=scale, device=mesh.device, saturated=plan.saturated, own=own)
+    frames = load_views(
+        scan,
+        some,
+        scale=scale,
+        device=mesh.device,
+        saturated=plan.saturated,
+        own=slab.computes(some),
+        rows=plan.frame_rows(mesh),
+    )
 
     def misfit(delta: Tensor, beta: Tensor) -> float:
         unknowns.start_from(delta, beta)

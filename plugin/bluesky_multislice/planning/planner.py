@@ -25,7 +25,7 @@ from bluesky_multislice.planning.resources import (
     frames_place,
     mesh_for,
 )
-from bluesky_multislice.planning.sampling import grid_of, margin_of, slices_of, tiles_of
+from bluesky_multislice.planning.sampling import grid_of, margin_of, slices_of, tiles_of, window_of
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
 from bluesky_multislice.planning.start import finds_axis, start_of
 from bluesky_multislice.plausibility import angle_warnings, position_warnings
@@ -77,7 +77,7 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
         slices = 1
     tiles, halo = (1, 1), 0
     if recipe.propagation == "tiled-multislice":
-        tiles, halo = tiles_of(geometry, grid, margin, recipe.accuracy)
+        tiles, halo = tiles_of(geometry, grid, window_of(geometry, margin), recipe.accuracy)
     modes = recipe.probe_modes or modes_of(scan, settings)
     plan = Plan(
         grid=grid,
@@ -111,7 +111,7 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
         checkpoint_every=recipe.checkpoint_every,
         frames_in=recipe.frames_in or frames_place(scan.frames.views, geometry, machine),
     )
-    plan = fitted_into_memory(plan, geometry, recipe.accuracy, slabs, machine)
+    plan = fitted_into_memory(plan, geometry, recipe, slabs, machine)
     check_slabs(recipe, plan)
     check_memory(plan, machine)
     earlier = earlier_plans(recipe, geometry, plan)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,7 @@ class AmplitudeReader:
         saturated: what a saturated pixel means.
         factor: pixels of the scan's frames on a side of one of the amplitudes'.
         far_field: whether a coarser frame is the middle of a pattern, or made of blocks.
+        rows: which rows of the scan's frames are kept.
     """
 
     scan: Scan
@@ -43,13 +44,18 @@ class AmplitudeReader:
     saturated: Saturated = "refuse"
     factor: int = 1
     far_field: bool = False
+    rows: slice = field(default_factory=lambda: slice(None))
+
+    @property
+    def mask(self) -> Tensor:
+        """(y, x) 1 where a pixel of the rows that are kept is good, else 0."""
+        return torch.as_tensor(self.scan.frames.mask[self.rows], dtype=torch.float32, device=self.device)
 
     def read(self, index: NDArray[np.intp]) -> Tensor:
         """Return the amplitudes (view, y, x) of some of the views."""
-        frames = self.scan.frames.read(self.views[index], saturated=self.saturated)
+        frames = self.scan.frames.read(self.views[index], saturated=self.saturated, kept=self.rows)
         amplitude = torch.from_numpy(frames).div_(self.scale).sqrt_().to(self.device)
-        mask = torch.as_tensor(self.scan.frames.mask, dtype=torch.float32, device=self.device)
-        return coarsen(amplitude, mask, self.factor, far_field=self.far_field)[0]
+        return coarsen(amplitude, self.mask, self.factor, far_field=self.far_field)[0]
 
 
 class StreamedAmplitudes:
@@ -248,6 +254,7 @@ def load_views(
     frames_in: FramesIn = "memory",
     lane: NDArray[np.intp] | None = None,
     own: NDArray[np.bool_] | None = None,
+    rows: slice = slice(None),
 ) -> ViewSet:
     """Read frames as amplitudes, or make them ready to be read.
 
@@ -260,12 +267,12 @@ def load_views(
         frames_in: ``disk`` reads them batch by batch when they are asked for.
         lane: (n,) lane of each view; None: all are in one.
         own: (n,) which of them this rank computes and reads; None: all.
+        rows: which rows of the frames it computes and keeps.
 
     Raises:
         FramesError: a frame cannot be used; of frames on disk when it is read.
     """
     read = views if own is None else views[own]
-    reader = AmplitudeReader(scan, read, scale, device, saturated)
-    mask = torch.as_tensor(scan.frames.mask, dtype=torch.float32, device=device)
+    reader = AmplitudeReader(scan, read, scale, device, saturated, rows=rows)
     amplitude = StreamedAmplitudes(reader) if frames_in == "disk" else reader.read(np.arange(len(read)))
-    return ViewSet(views, scan.geometry.angle_rad[views], amplitude, mask, lane, own)
+    return ViewSet(views, scan.geometry.angle_rad[views], amplitude, reader.mask, lane, own)

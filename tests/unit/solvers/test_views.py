@@ -140,6 +140,21 @@ def test_frames_on_disk_are_those_in_memory(factor, far_field):
         np.testing.assert_array_equal(views.amplitude[batch], held.amplitude[batch])
 
 
+@pytest.mark.parametrize("place", ["memory", "disk"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_only_rows_that_a_rank_computes_are_kept(place, factor):
+    stored = np.random.default_rng(1).uniform(1, 9, (5, 8, 8)).astype(np.float32)
+    mask = np.random.default_rng(2).random((8, 8)) > 0.3
+    scan = Scan(hologram_geometry(n=8, angles=5), Frames(stored, mask=mask, orientation="transpose_flip_y"))
+    options = {"scale": 2.0, "device": torch.device("cpu"), "frames_in": place}
+    whole, part = (load_views(scan, np.arange(5), **options, rows=rows) for rows in (slice(None), slice(2, 6)))
+    whole, part = (views.coarser(factor, far_field=False) for views in (whole, part))
+    own = slice(2 // factor, 6 // factor)
+    np.testing.assert_array_equal(part.mask, whole.mask[own])
+    for batch in part.batches(2, None):
+        np.testing.assert_array_equal(part.measured(batch), whole.measured(batch)[:, own])
+
+
 def test_a_fit_is_the_same_wherever_the_frames_are():
     scan = hologram_scan()
     settings = {"epochs": 2, "polish": 1, "batch_views": 3, "held_back_every": 4, "slices": 4}
