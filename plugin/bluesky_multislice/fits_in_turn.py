@@ -18,6 +18,7 @@ from bluesky_multislice.solvers import (
     Epoch,
     FitJournal,
     Journal,
+    ReadAhead,
     Solution,
     Unknowns,
     ViewSet,
@@ -67,6 +68,7 @@ def load_data(
         mesh: the ranks.
     """
     rank_of_view, sets = plan.ranks_of_views(scan.geometry), []
+    ahead = ReadAhead(plan.batches_ahead) if plan.frames_in == "disk" else None
     slab = Slab(mesh, plan.grid.shape[1], rank_of_view)
     for views in (fitted, held):
         shared, lane = share_views(views, plan.lanes, mesh)
@@ -77,7 +79,7 @@ def load_data(
                 scale=scale,
                 device=mesh.device,
                 saturated=plan.saturated,
-                frames_in=plan.frames_in,
+                ahead=ahead,
                 lane=lane,
                 own=slab.computes(shared),
                 rows=plan.frame_rows(mesh),

@@ -17,6 +17,8 @@ _OF_THE_MACHINE = (
     "device",
     "memory_bytes",
     "frames_in",
+    "batches_ahead",
+    "angles_at_once",
     "frame_tiles",
     "gradient",
     "notes",

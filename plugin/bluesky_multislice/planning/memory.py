@@ -10,6 +10,7 @@ import numpy as np
 
 from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.planning.frame_tiles import tiles_of_frames
+from bluesky_multislice.planning.frames_place import batch_bytes, frame_bytes, with_frames_place
 from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.sampling import tiles_of, window_of
@@ -120,6 +121,7 @@ def fitted_into_memory(plan: Plan, geometry: ScanGeometry, recipe: Recipe, slabs
     for number in numbers:
         for needed in (False, True):
             cut = _with_frame_tiles(replace(plan, slabs=number), geometry, recipe, needed=needed)
+            cut = with_frames_place(cut, geometry, recipe, machine)
             found = _propagated_in_memory(cut, geometry, recipe.accuracy, machine)
             if found.memory_bytes * machine.sharing(plan.ranks) <= machine.memory_bytes:
                 return found
@@ -194,11 +196,10 @@ def _written(plan: Plan) -> int:
 
 
 def _frames(plan: Plan, geometry: ScanGeometry) -> float:
-    """Return the bytes of frames: all of a rank, or two batches where they stay on disk."""
-    frame = 4 * math.prod(geometry.detector.shape) / plan.oversampling**2
+    """Return the bytes of frames: all of a rank, or a batch and those read ahead where they stay on disk."""
     if plan.frames_in == "memory":
-        return geometry.views / plan.ranks * frame
-    return 2 * plan.fit.batch_views * frame / (plan.slabs if plan.frame_tiles else 1)
+        return geometry.views / plan.ranks * frame_bytes(plan, geometry) * (plan.slabs if plan.frame_tiles else 1)
+    return (1 + plan.batches_ahead) * batch_bytes(plan, geometry)
 
 
 def _batch(plan: Plan, geometry: ScanGeometry) -> float:

@@ -51,6 +51,8 @@ class Plan:
         notes: what a person should know about these choices.
         coarseness: pixels of the frames on a side of one that is fitted, see ``ScanGeometry.coarser``.
         frames_in: ``disk`` reads frames batch by batch as they are needed.
+        batches_ahead: how many batches are read from disk before they are needed.
+        angles_at_once: angles of a rank that the first volume is made of at a time; None: all.
         joint_illumination: whether flats are not divided out, but are the start of an illumination that is fitted too.
         checkpoint_every: least epochs between two checkpoints; None goes by time.
         earlier: cheaper fits that come first, each the start of the next.
@@ -85,6 +87,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     coarseness: int = 1
     frames_in: FramesIn = "memory"
+    batches_ahead: int = 1
+    angles_at_once: int | None = None
     frame_tiles: FrameTiles | None = None
     joint_illumination: bool = False
     checkpoint_every: int | None = None

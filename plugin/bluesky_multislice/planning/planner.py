@@ -15,6 +15,7 @@ from bluesky_multislice.planning.checks import (
     schedule_notes,
 )
 from bluesky_multislice.planning.defaults import fit_settings, modes_of, smoothings_of
+from bluesky_multislice.planning.frames_place import check_frames
 from bluesky_multislice.planning.machine import Machine, this_machine
 from bluesky_multislice.planning.memory import fitted_into_memory
 from bluesky_multislice.planning.plan import Plan
@@ -22,7 +23,6 @@ from bluesky_multislice.planning.resources import (
     check_device,
     check_memory,
     device_for,
-    frames_place,
     mesh_for,
 )
 from bluesky_multislice.planning.sampling import grid_of, margin_of, slices_of, tiles_of, window_of
@@ -109,10 +109,10 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
         notes=tuple(notes),
         joint_illumination=recipe.illumination == "joint",
         checkpoint_every=recipe.checkpoint_every,
-        frames_in=recipe.frames_in or frames_place(scan.frames.views, geometry, machine),
     )
     plan = fitted_into_memory(plan, geometry, recipe, slabs, machine)
     check_slabs(recipe, plan)
+    check_frames(plan, geometry, recipe)
     check_memory(plan, machine)
     earlier = earlier_plans(recipe, geometry, plan)
     return replace(plan, earlier=earlier, fit=with_smaller_steps(settings)) if earlier else plan
