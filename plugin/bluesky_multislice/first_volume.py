@@ -3,6 +3,9 @@
 Every rank takes its share of the angles; volumes of angles add up.
 """
 
+import functools
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -24,7 +27,15 @@ from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.parallel import Mesh, Slab
 from bluesky_multislice.planning import Plan
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import RefinementSettings, Unknowns, cylinder_support, judge, load_views, share_views
+from bluesky_multislice.solvers import (
+    ReadAhead,
+    RefinementSettings,
+    Unknowns,
+    cylinder_support,
+    judge,
+    load_views,
+    share_views,
+)
 
 _RATIOS = (0.01, 0.1)
 """β/δ that are tried where the recipe does not bound it; the fit then finds each voxel's own."""
@@ -93,7 +104,9 @@ def first_volume(
     """
     if plan.start == "empty":
         return None
-    holograms = load_holograms(scan, plan, fitted, probe, scale, mesh)
+    read = functools.partial(load_holograms, scan, plan, fitted, probe, scale, mesh)
+    # On disk they stay there, and are read again for every retrieval.
+    kept = list(read()) if plan.frames_in == "memory" else None
     misfit_of = _judge_of(scan, plan, held_back if len(held_back) else fitted, probe, scale, mesh)
     empty = Slab(mesh, plan.grid.shape[1]).part_of(torch.zeros((), device=mesh.device).expand(plan.grid.shape))
     best, least = None, _MOST_LEFT * misfit_of(empty, empty)
@@ -102,7 +115,8 @@ def first_volume(
         retrievals["Paganin"] = by_paganin
     for name, retrieval in retrievals.items():
         for ratio in _ratios(plan):
-            phases = [(own.angle_rad, retrieval(own, scan.geometry, plan.grid, ratio)) for own in holograms]
+            holograms = read() if kept is None else kept
+            phases = ((own.angle_rad, retrieval(own, scan.geometry, plan.grid, ratio)) for own in holograms)
             delta = _volume(phases, scan.geometry.angle_rad[fitted], scan.geometry, plan, mesh)
             beta = ratio * delta if plan.fit.absorption else torch.zeros_like(delta)
             misfit = misfit_of(delta, beta)
@@ -113,8 +127,8 @@ def first_volume(
 
 def load_holograms(
     scan: Scan, plan: Plan, views: NDArray[np.intp], probe: Tensor, scale: float, mesh: Mesh
-) -> list[AngleHolograms]:
-    """Return the holograms of this rank's share of the angles that some views have.
+) -> Iterator[AngleHolograms]:
+    """Yield the holograms of this rank's share of the angles that some views have, read angle by angle.
 
     Args:
         scan: what was measured.
@@ -126,7 +140,6 @@ def load_holograms(
     """
     geometry, angles = scan.geometry, np.unique(scan.geometry.angle_rad[views])
     beam_at = _beam_of(geometry, plan, probe)
-    loaded = []
     for angle in angles[mesh.share(len(angles))].tolist():
         members = views[geometry.angle_rad[views] == angle]
         distances_m = np.unique(geometry.effective_distance_m[members])
@@ -135,8 +148,7 @@ def load_holograms(
             own = members[geometry.effective_distance_m[members] == distance_m]
             seen = ((view, _hologram(scan, plan, view, scale * beam_at(view))) for view in own.tolist())
             frames.append(_mean_on_grid(seen, geometry, plan.grid))
-        loaded.append(AngleHolograms(angle, tuple(distances_m.tolist()), torch.stack(frames)))
-    return loaded
+        yield AngleHolograms(angle, tuple(distances_m.tolist()), torch.stack(frames))
 
 
 def by_contrast_transfer(holograms: AngleHolograms, geometry: ScanGeometry, grid: VolumeGrid, ratio: float) -> Tensor:
@@ -229,31 +241,38 @@ def _inside(grid: VolumeGrid, onto: VolumeGrid) -> Tensor:
 
 
 def _volume(
-    phases: list[tuple[float, Tensor]],
+    phases: Iterator[tuple[float, Tensor]],
     all_angles_rad: NDArray[np.float64],
     geometry: ScanGeometry,
     plan: Plan,
     mesh: Mesh,
 ) -> Tensor:
-    """Return δ (z, y, x), the rows held, from the projected phases of all ranks' angles, within its bounds."""
+    """Return δ (z, y, x), the rows held, from the projected phases of all ranks' angles, within its bounds.
+
+    A rank holds the phases of some of its angles at a time; volumes of angles add up.
+    """
     grid, angles_rad = plan.grid, np.unique(all_angles_rad)
     depth, height, width = grid.shape
     weight_of = dict(zip(angles_rad.tolist(), angle_weights(angles_rad).tolist(), strict=True))
-    own = np.array([angle for angle, _ in phases])
-    weights = np.array([weight_of[angle] for angle, _ in phases])
     held = Slab(mesh, height).rows
     volume = torch.zeros((width, held.stop - held.start, width), device=mesh.device)
-    for row in range(0, height, _ROWS):
-        rows = range(row, min(row + _ROWS, height))
-        block = torch.zeros((width, len(rows), width))
-        if phases:
-            stack = torch.stack([phase[row : rows.stop] for _, phase in phases]).numpy()
-            block = torch.from_numpy(back_project(stack, own, weights))
-        block = block.to(mesh.device)
-        mesh.sum(block)
-        first, end = max(row, held.start), min(rows.stop, held.stop)
-        if first < end:
-            volume[:, first - held.start : end - held.start] = block[:, first - row : end - row]
+    most = math.ceil(len(angles_rad) / mesh.size)
+    at_once = plan.angles_at_once or most
+    # Every rank takes part in the sums, also where it has no angle left.
+    for _ in range(math.ceil(most / at_once)):
+        some = list(itertools.islice(phases, at_once))
+        own, weights = (np.array(part) for part in ([a for a, _ in some], [weight_of[a] for a, _ in some]))
+        for row in range(0, height, _ROWS):
+            rows = range(row, min(row + _ROWS, height))
+            block = torch.zeros((width, len(rows), width))
+            if some:
+                stack = torch.stack([phase[row : rows.stop] for _, phase in some]).numpy()
+                block = torch.from_numpy(back_project(stack, own, weights))
+            block = block.to(mesh.device)
+            mesh.sum(block)
+            first, end = max(row, held.start), min(rows.stop, held.stop)
+            if first < end:
+                volume[:, first - held.start : end - held.start] += block[:, first - row : end - row]
     volume /= wavenumber(geometry.beam.wavelength_m) * grid.voxel_size_m[2]
     # Rows lie where they lay: only z and x are sampled anew.
     pitch_m, rows_held = (grid.voxel_size_m[2], *grid.voxel_size_m[1:]), volume.shape[1]
@@ -267,15 +286,22 @@ def _judge_of(
 ) -> Callable[[Tensor, Tensor], float]:
     """Return what gives the misfit of a volume at a few views."""
     settings = replace(plan.fit, batch_views=1, refinement=RefinementSettings())
-    rank_of_view = plan.forward_model(scan.geometry).ranks_of_views(mesh.slabs)
-    slab = Slab(mesh, plan.grid.shape[1], rank_of_view)
+    slab = Slab(mesh, plan.grid.shape[1], plan.ranks_of_views(scan.geometry))
     support = cylinder_support(scan.geometry, plan.grid, slab.rows) if plan.support == "cylinder" else None
     model = plan.forward_model(scan.geometry, slab).to(mesh.device)
     unknowns = Unknowns(model, probe, settings, mesh.device, support)
     spread = views[np.unique(np.linspace(0, len(views) - 1, _JUDGED_VIEWS).astype(int))]
     some, _ = share_views(spread, mesh.angles, mesh)
-    own = rank_of_view[some] == mesh.slab
-    frames = load_views(scan, some, scale=scale, device=mesh.device, saturated=plan.saturated, own=own)
+    frames = load_views(
+        scan,
+        some,
+        scale=scale,
+        device=mesh.device,
+        saturated=plan.saturated,
+        ahead=ReadAhead(plan.batches_ahead) if plan.frames_in == "disk" else None,
+        own=slab.computes(some),
+        rows=plan.frame_rows(mesh),
+    )
 
     def misfit(delta: Tensor, beta: Tensor) -> float:
         unknowns.start_from(delta, beta)

@@ -18,6 +18,7 @@ from bluesky_multislice.solvers import (
     Epoch,
     FitJournal,
     Journal,
+    ReadAhead,
     Solution,
     Unknowns,
     ViewSet,
@@ -45,12 +46,12 @@ class Watch:
 
 @dataclass(frozen=True, eq=False)
 class FitData:
-    """What is fitted: the scan, its views to fit and to judge by, and which slab's rank computes each of the scan's."""
+    """What is fitted: the scan, its views to fit and to judge by, and which slab's rank computes each; None: all do."""
 
     scan: Scan
     fitted: ViewSet
     held_back: ViewSet
-    rank_of_view: NDArray[np.intp]
+    rank_of_view: NDArray[np.intp] | None
 
 
 def load_data(
@@ -66,10 +67,11 @@ def load_data(
         scale: intensity that becomes one.
         mesh: the ranks.
     """
-    rank_of_view, sets = plan.forward_model(scan.geometry).ranks_of_views(mesh.slabs), []
+    rank_of_view, sets = plan.ranks_of_views(scan.geometry), []
+    ahead = ReadAhead(plan.batches_ahead) if plan.frames_in == "disk" else None
+    slab = Slab(mesh, plan.grid.shape[1], rank_of_view)
     for views in (fitted, held):
         shared, lane = share_views(views, plan.lanes, mesh)
-        own = rank_of_view[shared] == mesh.slab
         sets.append(
             load_views(
                 scan,
@@ -77,9 +79,10 @@ def load_data(
                 scale=scale,
                 device=mesh.device,
                 saturated=plan.saturated,
-                frames_in=plan.frames_in,
+                ahead=ahead,
                 lane=lane,
-                own=own,
+                own=slab.computes(shared),
+                rows=plan.frame_rows(mesh),
             )
         )
     return FitData(scan, sets[0], sets[1], rank_of_view)

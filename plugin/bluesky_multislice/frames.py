@@ -207,21 +207,25 @@ class Frames:
         """Size of all views as stored, uncompressed."""
         return self.views * int(np.prod(self.shape)) * self.source.dtype.itemsize
 
-    def read(self, views: NDArray[np.intp], *, saturated: Saturated = "refuse") -> NDArray[np.float32]:
+    def read(
+        self, views: NDArray[np.intp], *, saturated: Saturated = "refuse", kept: slice = slice(None)
+    ) -> NDArray[np.float32]:
         """Return frames (view, y, x), float32, corrected and oriented, zero where the mask excludes a pixel.
 
         Args:
             views: (view,) which views, in any order.
             saturated: ``mask`` gives NaN where a good pixel is saturated.
+            kept: which rows of the oriented frames are returned; frames are read, and checked, as a whole one by one.
 
         Raises:
             FramesError: a good pixel is NaN, infinite, negative or saturated, unless these are masked, or the file is
                 shorter than the scan.
         """
         views = np.asarray(views, np.intp)
-        frames = np.empty((len(views), *self.shape), np.float32)
+        rows, columns = self.shape
+        frames = np.empty((len(views), len(range(rows)[kept]), columns), np.float32)
         for at, (view, row) in enumerate(zip(views.tolist(), self.rows[views].tolist(), strict=True)):
-            frames[at] = orient(self._corrected(self._read_row(row, view, saturated), row), self.orientation)
+            frames[at] = orient(self._corrected(self._read_row(row, view, saturated), row), self.orientation)[kept]
         return frames
 
     def _corrected(self, stored: NDArray, row: int) -> NDArray[np.float32]:

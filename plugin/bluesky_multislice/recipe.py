@@ -243,6 +243,12 @@ class Recipe(BaseModel):
         description="Where a rank keeps its frames: in memory, or on disk until their batch comes. None: on disk where "
         "all frames take more than an eighth of the memory.",
     )
+    frames_memory_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="Host memory that the frames of a rank may take, GiB: all of them, or a batch and the one that is "
+        "read meanwhile; more are read from disk. None: an eighth of the machine's memory for all ranks.",
+    )
     batch_views: int | None = Field(default=None, ge=1, description="Views a rank works on at once. None: planned.")
     batches_per_step: int | None = Field(
         default=None,

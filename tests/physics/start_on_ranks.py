@@ -1,6 +1,7 @@
 """What torchrun starts for test_start_on_ranks: axis and first volume of small holograms; rank 0 saves what it got."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ def main(path):
     scan = PHANTOM.scan(np.load(path))
     with join_mesh("cpu") as mesh:
         plan = make_plan(Recipe(ranks=mesh.size, device="cpu"), scan)
+        if mesh.size > 1:
+            # In three turns of six angles, and one of one.
+            plan = replace(plan, frames_in="disk", angles_at_once=6)
         probe = torch.ones(1, *plan.forward_model(scan.geometry).window, dtype=torch.complex64)
         views = split_views(scan.geometry.views, plan.held_back_every)
         axis_pixels = find_axis_pixels(scan, plan, probe, 1.0, mesh)

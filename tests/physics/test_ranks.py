@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from tiled_holograms import ANGLES_RAD, HALO, HEIGHT, holograms, in_tiles, misfit, model_of, turned_object, uneven_probe
+
+from bluesky_multislice.models import even_tiles
 
 SCRIPT = Path(__file__).with_name("fit_on_ranks.py")
 MESHES = [(2, 1), (3, 1), (1, 2), (2, 2), (1, 4)]
-CASES = ["known", "smooth", "refined", "polished", "adam", "weighted"]
+CASES = ["known", "smooth", "refined", "polished", "adam", "weighted", "tiles, refined", "tiles, weighted"]
 PROPAGATIONS = ["multislice", "tiled-multislice", "finite-difference", "projection"]
 EVERY_CASE = CASES + [f"{frames}, {name}" for frames in ("patterns", "holograms") for name in PROPAGATIONS]
 
@@ -60,7 +64,9 @@ def test_a_mesh_gives_the_volume_of_one_rank(results, mesh, case):
     [
         *(f"refined/{name}" for name in ("positions", "axis_shift", "intensity", "background")),
         *(f"patterns, {name}/positions" for name in PROPAGATIONS),
+        *(f"tiles, refined/{name}" for name in ("positions", "distance", "distance_shift", "background_map")),
         "weighted/variation_of_view",
+        "tiles, weighted/variation_of_view",
     ],
 )
 def test_what_is_refined_beside_the_volume_is_found_wherever_its_frames_lie(results, mesh, found):
@@ -79,3 +85,18 @@ def test_the_fit_explains_the_frames_better_each_epoch(results, case):
     fitted, held_back = results[1, 1][f"{case}/history"].T
     assert (np.diff(fitted) < 0).all()
     assert held_back[-1] < held_back[0]
+
+
+@pytest.mark.parametrize("mesh", [(1, 2), (2, 2), (1, 4)])
+def test_tiles_with_a_halo_are_those_of_one_process_and_near_the_whole(results, mesh):
+    geometry, delta = holograms(), turned_object().requires_grad_()
+    whole = model_of(geometry)
+    probe = uneven_probe(whole)
+    in_turn = in_tiles(geometry, even_tiles(HEIGHT, mesh[1], HALO), delta, probe)
+    for found, least, most in (
+        (in_turn, 0, 1e-6),
+        (whole(delta, 0.1 * delta, probe, range(len(ANGLES_RAD))), 1e-6, 0.06),
+    ):
+        gradient = torch.autograd.grad(misfit(found, slice(None)), delta)[0]
+        for name, expected in (("frames", found.detach()), ("gradient", gradient)):
+            assert least <= relative_difference(results[mesh][f"with a halo/{name}"], expected.numpy()) < most

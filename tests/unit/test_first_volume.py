@@ -33,9 +33,9 @@ def weak():
     return measured(hologram_geometry(N, ANGLES, distance_m=60e-9), delta), delta
 
 
-def started(scan, views=None, **recipe):
-    """The first volume of a scan in a beam of intensity one."""
-    plan = make_plan(Recipe(**{"ranks": 1, "device": "cpu", **recipe}), scan)
+def started(scan, views=None, planned=None, **recipe):
+    """The first volume of a scan in a beam of intensity one; ``planned`` overrules the plan of the recipe."""
+    plan = replace(make_plan(Recipe(**{"ranks": 1, "device": "cpu", **recipe}), scan), **(planned or {}))
     probe = torch.ones(1, *plan.forward_model(scan.geometry).window, dtype=torch.complex64)
     with join_mesh("cpu") as mesh:
         fitted, held_back = split_views(scan.geometry.views, 8)
@@ -94,6 +94,15 @@ def test_ranks_share_the_angles(weak):
     views = np.arange(ANGLES)
     shares = [load_holograms(scan, plan, views, probe, 1.0, Mesh(rank, 3, torch.device("cpu"))) for rank in range(3)]
     assert sorted(own.angle_rad for share in shares for own in share) == sorted(scan.geometry.angle_rad)
+
+
+@pytest.mark.parametrize("at_once", [1, 5, None])
+def test_angles_in_turn_from_disk_give_the_volume_of_all_at_once(weak, at_once):
+    scan, _ = weak
+    whole = started(scan, planned={"frames_in": "memory"})
+    found = started(scan, planned={"frames_in": "disk", "angles_at_once": at_once})
+    assert found.origin == whole.origin
+    assert torch.linalg.norm(found.delta - whole.delta) < 1e-6 * torch.linalg.norm(whole.delta)
 
 
 def test_an_empty_volume_is_kept_where_no_retrieval_explains_the_frames(weak):

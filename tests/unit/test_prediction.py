@@ -16,7 +16,8 @@ from bluesky_multislice.errors import PlanError
 from bluesky_multislice.frames import Frames
 from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
 from bluesky_multislice.interchange import write_scan
-from bluesky_multislice.parallel import join_mesh
+from bluesky_multislice.models import FrameTiles
+from bluesky_multislice.parallel import Mesh, Slab, join_mesh
 from bluesky_multislice.planning import (
     Case,
     Machine,
@@ -131,6 +132,26 @@ def test_pairs_of_tiles_count_by_their_pixels(gradient):
     plan = make_plan(Recipe(ranks=1, device="cpu", **HOLOGRAMS), scan)
     plan = replace(plan, propagation="tiled-multislice", tiles=(2, 3), halo=3, gradient=gradient)
     assert work_of(plan, scan.geometry).pairs == pytest.approx(counted_pairs(scan, plan), rel=1e-12)
+
+
+def test_pairs_of_tiles_of_frames_are_those_that_ranks_take(monkeypatch):
+    # One process computes the tiles of both, and has all rows at hand.
+    monkeypatch.setattr(Slab, "gather", lambda slab, planes, wanted: planes[..., slice(*wanted[slab.mesh.slab]), :])
+    geometry, pairs = hologram_geometry(n=64, angles=4), []
+    plan = plan_of(geometry, mesh="1x2", ranks=None, held_back_every=0, slices=3)
+    plan = replace(plan, frame_tiles=FrameTiles((0, 40, 64), 9))
+    window = plan.forward_model(geometry).window
+    for rank in range(2):
+        model = plan.forward_model(geometry, Slab(Mesh(rank, 2, torch.device("cpu"), 2), 64))
+        delta, probe = torch.zeros(plan.grid.shape, requires_grad=True), torch.ones((1, *window), dtype=torch.complex64)
+        with CountedTransforms(window) as counted:
+            for view in range(4):
+                model(delta, delta, probe, [view]).sum().backward()
+        pairs.append(counted.planes / 2)
+    work = work_of(plan, geometry)
+    assert work.pairs == pytest.approx(sum(pairs), rel=1e-12)
+    assert work.most_pairs == pytest.approx(pairs[0], rel=1e-12)
+    assert pairs[0] > pairs[1]
 
 
 @pytest.mark.parametrize(

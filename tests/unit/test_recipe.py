@@ -152,6 +152,7 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "shell_correlation": True,
         "held_back_every": 7,
         "frames_in": "disk",
+        "frames_memory_gib": 0.5,
         "illumination": "joint",
         "start": "empty",
         "find_axis": False,

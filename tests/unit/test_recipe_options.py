@@ -46,6 +46,7 @@ VALUES = {
     "shell_correlation": True,
     "held_back_every": 7,
     "frames_in": "disk",
+    "frames_memory_gib": 0.5,
     "illumination": "joint",
     "batch_views": 3,
     "batches_per_step": 3,

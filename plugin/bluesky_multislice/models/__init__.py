@@ -3,6 +3,7 @@
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
 from bluesky_multislice.models.back_projection import angle_weights, back_project
 from bluesky_multislice.models.forward import Edges, ForwardModel
+from bluesky_multislice.models.frame_tiles import FrameTiles, even_tiles, tiles_fit
 from bluesky_multislice.models.illumination import downsample, embed, upsample
 from bluesky_multislice.models.registry import find_technique, technique_fields, technique_of, techniques
 from bluesky_multislice.models.resampling import resample
@@ -21,6 +22,7 @@ __all__ = [
     "Edges",
     "FitDefaults",
     "ForwardModel",
+    "FrameTiles",
     "Optics",
     "ScanField",
     "Technique",
@@ -31,6 +33,7 @@ __all__ = [
     "depth_of_focus_m",
     "downsample",
     "embed",
+    "even_tiles",
     "find_technique",
     "paganin_phase",
     "resample",
@@ -39,5 +42,6 @@ __all__ = [
     "technique_fields",
     "technique_of",
     "techniques",
+    "tiles_fit",
     "upsample",
 ]

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bluesky_multislice.errors import ScanError
 from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.models.adjustments import Adjustments
 from bluesky_multislice.models.registry import technique_of
@@ -36,6 +37,8 @@ class Camera(nn.Module):
         window: pixels (y, x) of the waves.
         pixel_m: their pitch (y, x).
         margin: pixels that the window has around the field on every side.
+        rows: which rows of the frames come out, of waves that are a tile of the window; None: all.
+        first_row: of the window that the waves begin with.
         oversampling: pixels of ``geometry`` on a side of each pixel of the frames that come out.
         point_spread_pixels: σ of the detector's Gaussian point spread, in pixels of the frames that come out.
         kernel: of the way to a near-field detector; the scaling theorem of a cone beam is one of Fresnel's.
@@ -45,7 +48,7 @@ class Camera(nn.Module):
         effective_distances_m: (distance,) distinct ways of the frames, by effective distance.
         distance_of: (view,) which of them a view has.
         far_field: whether frames are diffraction patterns.
-        frame: pixels (y, x) of the frames that come out.
+        frame: pixels (y, x) of whole frames.
     """
 
     _optics: Tensor | None
@@ -62,12 +65,16 @@ class Camera(nn.Module):
         point_spread_pixels: float,
         kernel: Kernel,
         precision: torch.dtype,
+        rows: slice | None = None,
+        first_row: int = 0,
     ) -> None:
         super().__init__()
         self.far_field = geometry.detector.regime == "far_field"
         ny, nx = self._sampled = geometry.detector.shape
         self.frame = (ny // oversampling, nx // oversampling)
-        self._window, self._pixel_m, self._margin = window, pixel_m, margin
+        self._window, self._pixel_m = window, pixel_m
+        own, top, self._tiled = rows or slice(0, self.frame[0]), margin - first_row, rows is not None
+        self._seen = (slice(top + own.start * oversampling, top + own.stop * oversampling), slice(margin, margin + nx))
         self._oversampling, self._precision = oversampling, precision
         self._wavelength_m = geometry.beam.wavelength_m
         # A lens shows the field as it is.
@@ -136,8 +143,13 @@ class Camera(nn.Module):
         """Return the intensity (view, y, x) at the pixels of each view's distance."""
         larger, turn = adjustments.distance_magnification, adjustments.distance_rotation_rad
         if larger is None and turn is None and (self._coarser == 1).all():
-            m = self._margin
-            return intensity[:, m : self._window[0] - m, m : self._window[1] - m]
+            return intensity[:, *self._seen]
+        if self._tiled:
+            raise ScanError(
+                "A frame that is magnified or turned has other rows than its tile of the window.",
+                got="a magnification or a turn of the frames of a distance that is refined.",
+                remedy="compute whole frames.",
+            )
         distance_of = self.distance_of[views]
         frames = intensity.new_zeros((len(views), *self._sampled))
         for distance in np.unique(distance_of).tolist():

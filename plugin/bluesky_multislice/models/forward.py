@@ -15,6 +15,7 @@ from torch.nn import functional
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
 from bluesky_multislice.models.camera import Camera
+from bluesky_multislice.models.frame_tiles import FrameTiles, check_tiles
 from bluesky_multislice.optics import (
     PROPAGATIONS,
     Interpolation,
@@ -53,6 +54,7 @@ class ForwardModel(nn.Module):
         way_to_detector: kernel of the way to a near-field detector; that to the plane of a lens is exact.
         precision: of the real numbers that it computes with.
         slab: which rows of the volume this rank holds, and which views it computes; None: all of both.
+        frame_tiles: the rows of every frame that each rank of an angle computes, with a halo; None: whole frames.
 
     Attributes:
         angles_rad: (angle,) distinct rotation angles.
@@ -60,11 +62,16 @@ class ForwardModel(nn.Module):
         camera: makes frames of the exit waves.
         effective_distances_m: (distance,) distinct effective distances to the detector, one for each way there.
         far_field: whether frames are diffraction patterns.
-        frame: pixels (y, x) of the frames that come out.
+        frame: pixels (y, x) of whole frames.
+        frame_rows: which rows of them come out here.
         pixel_m: pitch (y, x) of the window.
         slab: which rows of the volume this rank holds, and which views it computes.
         slice_thickness_m: thickness of each slice.
         window: pixels (y, x) of the probe.
+        tile: pixels (y, x) of the waves that are computed here, a part of the window or all of it.
+
+    Raises:
+        ScanError: tiles of frames that are not holograms of one magnification.
     """
 
     _off_middle_m: Tensor
@@ -88,6 +95,7 @@ class ForwardModel(nn.Module):
         way_to_detector: Kernel = "fresnel",
         precision: torch.dtype = torch.float32,
         slab: Slab | None = None,
+        frame_tiles: FrameTiles | None = None,
     ) -> None:
         super().__init__()
         self._precision = precision
@@ -100,15 +108,24 @@ class ForwardModel(nn.Module):
         self.wavelength_m = geometry.beam.wavelength_m
         ny, nx = geometry.field_shape
         self.window = (ny + 2 * margin, nx + 2 * margin)
+        self.frame_rows, self._windows = slice(None), [(0, self.window[0])] * self.slab.mesh.slabs
+        if frame_tiles is not None:
+            check_tiles(geometry)
+            self.frame_rows = slice(*frame_tiles.rows[self.slab.mesh.slab])
+            self._windows = frame_tiles.in_window(self.window[0], margin=margin, oversampling=oversampling)
+        start, end = self._own_window = self._windows[self.slab.mesh.slab]
+        self.tile = (end - start, self.window[1])
         self.pixel_m = (grid.voxel_size_m[1], grid.voxel_size_m[2])
         self.angles_rad, self.angle_of = np.unique(geometry.angle_rad, return_inverse=True)
         self._let_out(propagation, edges)
         self._interpolation: Interpolation = interpolation
         self.camera = Camera(
             geometry,
-            window=self.window,
+            window=self.tile,
             pixel_m=self.pixel_m,
             margin=margin,
+            rows=None if frame_tiles is None else self.frame_rows,
+            first_row=start,
             oversampling=oversampling,
             point_spread_pixels=point_spread_pixels,
             kernel=way_to_detector,
@@ -141,7 +158,7 @@ class ForwardModel(nn.Module):
     def _entrance(self, distance_m: Tensor) -> Tensor:
         """Return the transfer function (y, x) from z = 0 over a distance."""
         transfer = propagator(
-            self.window,
+            self.tile,
             pixel_size_m=self.pixel_m,
             wavelength_m=self.wavelength_m,
             distance_m=distance_m,
@@ -156,8 +173,14 @@ class ForwardModel(nn.Module):
             self._options["boundary"] = edges
         elif edges == "outgoing":
             width = self.margin or max(1, min(self.window) // 8)
-            mask = absorbing_margin(self.window, width, steps=self.slices).to(self._precision)
+            mask = self._cut(absorbing_margin(self.window, width, steps=self.slices).to(self._precision))
         self.register_buffer("_absorber", mask, persistent=False)
+
+    def _cut(self, field: Tensor) -> Tensor:
+        """Return the rows (..., y, x) computed here of a field on the window, which begins again at its end."""
+        if self.tile == self.window:
+            return field
+        return field.index_select(-2, torch.arange(*self._own_window, device=field.device) % self.window[0])
 
     def _first_pixels(self, position_m: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return where in the volume's planes each window begins, (view, 2) pixels (y, x), not rounded."""
@@ -206,7 +229,9 @@ class ForwardModel(nn.Module):
             probe: complex (mode, y, x) at z = 0, shaped like ``window``.
             views: which views; also those that other ranks compute.
         """
-        starts, (left, right, bottom, top) = self._padded(self._starts(np.asarray(views), None)[0], self.grid.shape[1])
+        starts, (left, right, bottom, top) = self._padded(
+            self._starts(np.asarray(views), None)[0], self.window, self.grid.shape[1]
+        )
         (ny, nx), (height, width) = self.window, self.grid.shape[1:]
         spread = probe.abs().square().sum(0)
         light = spread.new_zeros((height + bottom + top, width + left + right))
@@ -245,22 +270,25 @@ class ForwardModel(nn.Module):
     ) -> Tensor:
         """Return the expected intensity (view, y, x) of the views at one of the angles that this rank computes."""
         starts, fraction = self._starts(views, self._shift(angle, views, adjustments))
-        wanted = self.slab.wanted(views, starts[:, 0], self.window[0])
+        wanted = self.slab.wanted(views, starts[:, 0], self._windows)
         # Every rank turns its rows and takes part in the exchange, also where it computes none of these views.
         planes = [self.slab.gather(part, wanted) for part in self._planes(delta, beta, angle, adjustments)]
         here = self.slab.computes(views)
         own = views[here]
         if not len(own):
             return planes[0].new_zeros((0, *self.frame)) + sum(part.sum() for part in planes)
-        first_row = wanted[self.slab.mesh.slab][0]
-        moved, padding = self._padded(starts[here] - np.array([first_row, 0]), planes[0].shape[-2])
+        first_row = wanted[self.slab.mesh.slab][0] - self._own_window[0]
+        moved, padding = self._padded(starts[here] - np.array([first_row, 0]), self.tile, planes[0].shape[-2])
         padded = [functional.pad(unit * part, padding) for part in planes]
         padded = padded if beta is not None else [*padded, torch.zeros_like(padded[0])]
         fraction = None if fraction is None else fraction[torch.as_tensor(here, device=fraction.device)]
         intensity = self._expect(padded[0], padded[1], moved, fraction, probe, own, adjustments)
         if adjustments.intensity is not None:
             intensity = intensity * adjustments.intensity[angle]
-        return intensity if adjustments.background is None else intensity + adjustments.background
+        if adjustments.background is None:
+            return intensity
+        # One for all pixels, or a map of the whole frame.
+        return intensity + adjustments.background.expand(self.frame)[self.frame_rows]
 
     def _shift(self, angle: int, views: NDArray[np.intp], adjustments: Adjustments) -> Tensor | None:
         """Return how far the windows of views at an angle are moved, (view, 2) or (1, 2) pixels."""
@@ -289,11 +317,13 @@ class ForwardModel(nn.Module):
             fraction = fraction if shift is None else fraction + shift
         return starts, fraction
 
-    def _padded(self, starts: NDArray[np.intp], height: int) -> tuple[list[tuple[int, int]], tuple[int, int, int, int]]:
+    def _padded(
+        self, starts: NDArray[np.intp], window: tuple[int, int], height: int
+    ) -> tuple[list[tuple[int, int]], tuple[int, int, int, int]]:
         """Return where windows begin in planes of so many rows, padded so that all lie inside, and the padding."""
         extent = np.array([height, self.grid.shape[2]])
         before = np.maximum(-starts.min(0), 0)
-        after = np.maximum(starts.max(0) + np.array(self.window) - extent, 0)
+        after = np.maximum(starts.max(0) + np.array(window) - extent, 0)
         padding = (int(before[1]), int(after[1]), int(before[0]), int(after[0]))
         return [(y, x) for y, x in (starts + before).tolist()], padding
 
@@ -339,13 +369,13 @@ class ForwardModel(nn.Module):
         adjustments: Adjustments,
     ) -> Tensor:
         thickness, to_entrance, to_detector = self._lengths(adjustments)
-        modes = (torch.fft.fft2(probe) * to_entrance)[:, None]
+        modes = (torch.fft.fft2(self._cut(probe)) * to_entrance)[:, None]
         if adjustments.variations is not None and adjustments.variation_of_view is not None:
-            shapes = torch.fft.fft2(adjustments.variations) * to_entrance
+            shapes = torch.fft.fft2(self._cut(adjustments.variations)) * to_entrance
             own = torch.tensordot(adjustments.variation_of_view[views].to(shapes.dtype), shapes, 1)
             modes = torch.cat([modes[:1] + own, modes[1:].expand(-1, len(views), -1, -1)])
         if fraction is not None:
-            modes = modes * shift_transfer(self.window, fraction)
+            modes = modes * shift_transfer(self.tile, fraction)
         entrance = torch.fft.ifft2(modes).expand(-1, len(views), -1, -1)
         wave = self._propagate(
             entrance.flatten(0, 1),

@@ -7,13 +7,14 @@ from bluesky_multislice.parallel.lateral import Lateral
 from bluesky_multislice.parallel.launcher import end_with_launcher
 from bluesky_multislice.parallel.lost_rank import lost_rank
 from bluesky_multislice.parallel.mesh import Mesh, end_process, join_mesh
-from bluesky_multislice.parallel.slab import Slab, check_rows, ranks_of_views
+from bluesky_multislice.parallel.slab import Rows, Slab, check_rows, ranks_of_views
 
 __all__ = [
     "Agreement",
     "Checkpoints",
     "Lateral",
     "Mesh",
+    "Rows",
     "Slab",
     "check_rows",
     "end_process",

@@ -1,7 +1,8 @@
 """A volume cut into slabs of rows along y over the ranks of an angle, and the rows that travel between them.
 
-A turn about y needs no other slab. A view is computed by the rank whose slab holds most of its window; what rows of the
-turned planes its window has outside of that slab come from the ranks that hold them, and the gradients in them go back.
+A turn about y needs no other slab. A view is computed by the rank whose slab holds most of its window, or each rank
+computes its tile of every view; what rows of the turned planes that takes outside of the slab come from the ranks that
+hold them, and the gradients in them go back.
 """
 
 import math
@@ -36,8 +37,8 @@ class Slab:
     Args:
         mesh: the ranks.
         height: rows of the whole volume.
-        rank_of_view: (view,) number of the slab whose rank computes a view, from ``ranks_of_views``; None where this
-            rank computes all.
+        rank_of_view: (view,) number of the slab whose rank computes a view, from ``ranks_of_views``; None where every
+            rank computes all, whole or its tile of them.
 
     Raises:
         PlanError: a rank would have no row.
@@ -69,21 +70,27 @@ class Slab:
             return np.ones(len(views), bool)
         return self._rank_of_view[views] == self.mesh.slab
 
-    def wanted(self, views: NDArray[np.intp], first: NDArray[np.intp], window: int) -> list[Rows]:
+    def counts(self, views: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return those of some views that this rank counts, of which each is counted by one rank of the angle."""
+        if self._rank_of_view is None and self.mesh.slab > 0:
+            return views[:0]
+        return views[self.computes(views)]
+
+    def wanted(self, views: NDArray[np.intp], first: NDArray[np.intp], windows: Sequence[Rows]) -> list[Rows]:
         """Return the rows that each rank of an angle needs for some views at that angle.
 
         Args:
             views: which views, the same on all these ranks.
             first: (view,) first row of each one's window; it may lie outside of the volume.
-            window: rows of a window.
+            windows: for each of these ranks the rows of a window that it computes.
         """
         height = self._ends[-1]
-        if self.whole or self._rank_of_view is None:
-            return [(0, height)] * self.mesh.slabs
+        if self.whole:
+            return [(0, height)]
         found = []
-        for rank in range(self.mesh.slabs):
-            own = first[self._rank_of_view[views] == rank]
-            start, end = (max(own.min(), 0), min(own.max() + window, height)) if len(own) else (0, 0)
+        for rank, (before, behind) in enumerate(windows):
+            own = first if self._rank_of_view is None else first[self._rank_of_view[views] == rank]
+            start, end = (max(own.min() + before, 0), min(own.max() + behind, height)) if len(own) else (0, 0)
             found.append((int(start), int(max(start, end))))
         return found
 

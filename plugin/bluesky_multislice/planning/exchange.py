@@ -1,5 +1,6 @@
 """What ranks that hold slabs of a volume send each other in an epoch, counted before anything is computed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from bluesky_multislice.geometry import ScanGeometry
-from bluesky_multislice.parallel import Mesh, Slab
+from bluesky_multislice.parallel import Mesh, Rows, Slab
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.solvers import in_batches, split_views
 
@@ -40,7 +41,8 @@ def exchange_of(plan: Plan, geometry: ScanGeometry) -> Exchange:
         geometry: of the scan.
     """
     model = plan.forward_model(geometry)
-    rank_of_view, first = model.ranks_of_views(plan.slabs), model.first_rows
+    rank_of_view, first = plan.ranks_of_views(geometry), model.first_rows
+    windows = plan.windows(model.window[0])
     parts, (depth, height, width) = 2 if plan.fit.absorption else 1, plan.grid.shape
     fitted, held = split_views(geometry.views, plan.held_back_every)
     batches = batches_of(plan, geometry.angle_rad)
@@ -49,7 +51,7 @@ def exchange_of(plan: Plan, geometry: ScanGeometry) -> Exchange:
         for batch in (batch for share in shares for batch in share):
             for angle in np.unique(geometry.angle_rad[batch]):
                 seen = batch[geometry.angle_rad[batch] == angle]
-                outside += ways * _rows_outside(plan, rank_of_view, seen, first[seen], model.window[0])
+                outside += ways * _rows_outside(plan, rank_of_view, seen, first[seen], windows)
     steps = max(map(len, batches[0]), default=0)
     borders = 2 * (plan.slabs - 1) * (plan.ranks // plan.slabs) if plan.fit.priors.weighted else 0
     row = parts * width * _FLOAT
@@ -81,13 +83,17 @@ def batches_of(plan: Plan, angle_rad: NDArray[np.float64]) -> tuple[list[_Batche
 
 
 def _rows_outside(
-    plan: Plan, rank_of_view: NDArray[np.intp], views: NDArray[np.intp], first: NDArray[np.intp], window: int
+    plan: Plan,
+    rank_of_view: NDArray[np.intp] | None,
+    views: NDArray[np.intp],
+    first: NDArray[np.intp],
+    windows: Sequence[Rows],
 ) -> int:
     """Return how many rows of the windows of some views at an angle all ranks need from others."""
     found = 0
     for number in range(plan.slabs):
         slab = Slab(Mesh(number, plan.slabs, torch.device("cpu"), plan.slabs), plan.grid.shape[1], rank_of_view)
-        start, end = slab.wanted(views, first, window)[number]
+        start, end = slab.wanted(views, first, windows)[number]
         inside = max(0, min(end, slab.rows.stop) - max(start, slab.rows.start))
         found += end - start - inside
     return found

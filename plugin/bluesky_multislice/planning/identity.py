@@ -17,13 +17,17 @@ _OF_THE_MACHINE = (
     "device",
     "memory_bytes",
     "frames_in",
+    "batches_ahead",
+    "angles_at_once",
+    "frame_tiles",
     "gradient",
     "notes",
     "checkpoint_every",
     "batch_views",
     "earlier",
 )
-"""What a plan may say otherwise on another machine, with the same volume in the end but for the order of sums."""
+"""What a plan may say otherwise on another machine, with the same volume in the end but for the order of sums, and as
+far as their accuracy goes for the halos of tiles."""
 
 
 def identity(scan: Scan, plan: Plan) -> dict[str, str]:

@@ -9,9 +9,12 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 
 from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.planning.frame_tiles import tiles_of_frames
+from bluesky_multislice.planning.frames_place import batch_bytes, frame_bytes, with_frames_place
 from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.planning.sampling import tiles_of
+from bluesky_multislice.planning.sampling import tiles_of, window_of
+from bluesky_multislice.recipe import Recipe
 
 _PROGRAM = 405 * 2**20
 """Bytes of the interpreter, PyTorch, HDF5 and the compiled kernels of a rank, as measured."""
@@ -103,25 +106,45 @@ def memory_parts(plan: Plan, geometry: ScanGeometry, cuda: bool) -> MemoryParts:
     )
 
 
-def fitted_into_memory(
-    plan: Plan, geometry: ScanGeometry, accuracy: float, slabs: int | None, machine: Machine
-) -> Plan:
+def fitted_into_memory(plan: Plan, geometry: ScanGeometry, recipe: Recipe, slabs: int | None, machine: Machine) -> Plan:
     """Return the plan with its memory, and with what the machine has room for.
 
     Args:
         plan: all of it but its memory.
         geometry: of the scan, as finely sampled as the plan says.
-        accuracy: that tiles are to have.
+        recipe: what a person chose.
         slabs: slabs of the volume; None: as few as memory asks for.
         machine: where the job computes.
     """
     numbers = [slabs] if slabs else [n for n in range(1, plan.ranks + 1) if plan.ranks % n == 0]
     found = plan
     for number in numbers:
-        found = _propagated_in_memory(replace(plan, slabs=number), geometry, accuracy, machine)
-        if found.memory_bytes * machine.sharing(plan.ranks) <= machine.memory_bytes:
-            break
+        for needed in (False, True):
+            cut = _with_frame_tiles(replace(plan, slabs=number), geometry, recipe, needed=needed)
+            cut = with_frames_place(cut, geometry, recipe, machine)
+            found = _propagated_in_memory(cut, geometry, recipe.accuracy, machine)
+            if found.memory_bytes * machine.sharing(plan.ranks) <= machine.memory_bytes:
+                return found
     return found
+
+
+def _with_frame_tiles(plan: Plan, geometry: ScanGeometry, recipe: Recipe, *, needed: bool) -> Plan:
+    """Return the plan with tiles of frames, one a rank, where they serve; tiles within them divide what is left."""
+    tiles = tiles_of_frames(plan, geometry, recipe, needed=needed)
+    if tiles is None:
+        return plan
+    rows = max(last - first for first, last in tiles.rows)
+    note = f"every rank of an angle computes {rows} rows of each frame, with {tiles.halo} more on either side"
+    cut = replace(plan, frame_tiles=tiles, notes=(*plan.notes, note))
+    if plan.propagation == "tiled-multislice":
+        cut = replace(cut, tiles=tiles_of(geometry, plan.grid, computed_field(cut, geometry), recipe.accuracy)[0])
+    return cut
+
+
+def computed_field(plan: Plan, geometry: ScanGeometry) -> tuple[int, int]:
+    """Return the pixels (y, x) of the waves of a rank: of the highest tile of a frame, or of the window."""
+    rows, columns = window_of(geometry, plan.margin)
+    return max(last - first for first, last in plan.windows(rows)), columns
 
 
 def _propagated_in_memory(plan: Plan, geometry: ScanGeometry, accuracy: float, machine: Machine) -> Plan:
@@ -136,7 +159,7 @@ def _propagated_in_memory(plan: Plan, geometry: ScanGeometry, accuracy: float, m
         return stored
     if again.memory_bytes * ranks <= room or plan.propagation != "multislice":
         return again
-    tiles, halo = tiles_of(geometry, plan.grid, plan.margin, accuracy)
+    tiles, halo = tiles_of(geometry, plan.grid, computed_field(plan, geometry), accuracy)
     cut = replace(again, propagation="tiled-multislice", tiles=tiles, halo=halo)
     note = f"a whole field does not fit into memory: it is cut into {tiles[0]} by {tiles[1]} tiles"
     cut = _with_memory(replace(cut, notes=(*plan.notes, note)), geometry, cuda)
@@ -173,26 +196,29 @@ def _written(plan: Plan) -> int:
 
 
 def _frames(plan: Plan, geometry: ScanGeometry) -> float:
-    """Return the bytes of frames: all of a rank, or two batches where they stay on disk."""
-    views = geometry.views / plan.ranks if plan.frames_in == "memory" else 2 * plan.fit.batch_views
-    return views * 4 * math.prod(geometry.detector.shape) / plan.oversampling**2
+    """Return the bytes of frames: all of a rank, or a batch and those read ahead where they stay on disk."""
+    if plan.frames_in == "memory":
+        return geometry.views / plan.ranks * frame_bytes(plan, geometry) * (plan.slabs if plan.frame_tiles else 1)
+    return (1 + plan.batches_ahead) * batch_bytes(plan, geometry)
 
 
 def _batch(plan: Plan, geometry: ScanGeometry) -> float:
     """Return the bytes of turned planes, waves and transmissions of one batch of views."""
-    views, (high, wide) = (
-        math.ceil(plan.fit.batch_views / plan.slabs),
-        (n + 2 * plan.margin for n in geometry.field_shape),
-    )
+    high, wide = computed_field(plan, geometry)
     window, (_, rows, columns) = high * wide, plan.grid.shape
-    # Windows of a slab's views reach out of it by half of their height on either side.
-    seen = rows if plan.slabs == 1 else min(rows, math.ceil(rows / plan.slabs) + high)
+    if plan.frame_tiles:
+        # Of every view; frames of different heights reach beyond a tile.
+        views, seen = plan.fit.batch_views, min(rows, high + rows - geometry.field_shape[0])
+    else:
+        views = math.ceil(plan.fit.batch_views / plan.slabs)
+        # Windows of a slab's views reach out of it by half of their height on either side.
+        seen = rows if plan.slabs == 1 else min(rows, math.ceil(rows / plan.slabs) + high)
     planes = 8 * plan.slices * max(window, seen * columns)
     wave = 8 * window * views * plan.probe_modes
     kept = _kept(plan)
     distances = len(np.unique(geometry.effective_distance_m))
     # Planes of one angle are kept as they are padded; they come to there, and go back as gradients.
-    held = planes * 3 + wave * (kept + 7) + 8 * window * (distances + 7)
+    held = planes * 3 + wave * (kept + 7) + 8 * (window * distances + 7 * math.prod(window_of(geometry, plan.margin)))
     if plan.gradient == "stored":
         held += planes
     # Tiles have gradients of their own in the planes that all are cut from.

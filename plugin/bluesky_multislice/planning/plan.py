@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
-from bluesky_multislice.models import Edges, ForwardModel
+from bluesky_multislice.models import Edges, ForwardModel, FrameTiles
 from bluesky_multislice.optics import Gradient, Interpolation, Kernel
-from bluesky_multislice.parallel import Slab
+from bluesky_multislice.parallel import Mesh, Rows, Slab
 from bluesky_multislice.recipe import Start, Support
 from bluesky_multislice.solvers import FitSettings, FramesIn
 
@@ -30,6 +33,7 @@ class Plan:
         gradient: which waves the gradient keeps: ``stored`` is fastest, ``recomputed`` takes no memory for them.
         tiles: number of tiles (y, x) of tiled multislice.
         halo: pixels around each tile.
+        frame_tiles: the rows of every frame that each rank of an angle computes; None: whole frames of some views.
         probe_modes: probe modes.
         held_back_every: every n-th view judges the fit.
         ranks: processes.
@@ -48,6 +52,8 @@ class Plan:
         notes: what a person should know about these choices.
         coarseness: pixels of the frames on a side of one that is fitted, see ``ScanGeometry.coarser``.
         frames_in: ``disk`` reads frames batch by batch as they are needed.
+        batches_ahead: how many batches are read from disk before they are needed.
+        angles_at_once: angles of a rank that the first volume is made of at a time; None: all.
         joint_illumination: whether flats are not divided out, but are the start of an illumination that is fitted too.
         checkpoint_every: least epochs between two checkpoints; None goes by time.
         earlier: cheaper fits that come first, each the start of the next.
@@ -83,6 +89,9 @@ class Plan:
     notes: tuple[str, ...] = ()
     coarseness: int = 1
     frames_in: FramesIn = "memory"
+    batches_ahead: int = 1
+    angles_at_once: int | None = None
+    frame_tiles: FrameTiles | None = None
     joint_illumination: bool = False
     checkpoint_every: int | None = None
     earlier: tuple["Plan", ...] = ()
@@ -113,7 +122,22 @@ class Plan:
             point_spread_pixels=self.point_spread_pixels,
             way_to_detector=self.way_to_detector,
             slab=slab,
+            frame_tiles=None if slab is None else self.frame_tiles,
         )
+
+    def ranks_of_views(self, geometry: ScanGeometry) -> NDArray[np.intp] | None:
+        """Return for each view the slab whose rank computes it, see ``Slab``; None: each computes its tile of all."""
+        return None if self.frame_tiles else self.forward_model(geometry).ranks_of_views(self.slabs)
+
+    def windows(self, window: int) -> list[Rows]:
+        """Return for each rank of an angle the rows that it computes of a window of so many."""
+        if self.frame_tiles is None:
+            return [(0, window)] * self.slabs
+        return self.frame_tiles.in_window(window, margin=self.margin, oversampling=self.oversampling)
+
+    def frame_rows(self, mesh: Mesh) -> slice:
+        """Return which rows of the frames a rank computes."""
+        return slice(None) if self.frame_tiles is None else slice(*self.frame_tiles.rows[mesh.slab])
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers, for JSON."""
@@ -128,6 +152,7 @@ class Plan:
                 "grid": VolumeGrid.from_dict(values["grid"]),
                 "fit": FitSettings.from_dict(values["fit"]),
                 "tiles": tuple(values["tiles"]),
+                "frame_tiles": FrameTiles.from_dict(values["frame_tiles"]) if values["frame_tiles"] else None,
                 "notes": tuple(values["notes"]),
                 "smoothings": tuple(values["smoothings"]),
                 "earlier": tuple(cls.from_dict(earlier) for earlier in values["earlier"]),

@@ -16,6 +16,7 @@ from bluesky_multislice.planning.checks import (
     schedule_notes,
 )
 from bluesky_multislice.planning.defaults import fit_settings, modes_of, smoothings_of
+from bluesky_multislice.planning.frames_place import check_frames
 from bluesky_multislice.planning.machine import Machine, this_machine
 from bluesky_multislice.planning.memory import fitted_into_memory
 from bluesky_multislice.planning.plan import Plan
@@ -23,10 +24,9 @@ from bluesky_multislice.planning.resources import (
     check_device,
     check_memory,
     device_for,
-    frames_place,
     mesh_for,
 )
-from bluesky_multislice.planning.sampling import grid_of, margin_of, slices_of, tiles_of
+from bluesky_multislice.planning.sampling import grid_of, margin_of, slices_of, tiles_of, window_of
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
 from bluesky_multislice.planning.start import finds_axis, start_of
 from bluesky_multislice.plausibility import angle_warnings, position_warnings
@@ -79,7 +79,7 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
         slices = 1
     tiles, halo = (1, 1), 0
     if recipe.propagation == "tiled-multislice":
-        tiles, halo = tiles_of(geometry, grid, margin, recipe.accuracy)
+        tiles, halo = tiles_of(geometry, grid, window_of(geometry, margin), recipe.accuracy)
     modes = recipe.probe_modes or modes_of(scan, settings)
     plan = Plan(
         grid=grid,
@@ -112,10 +112,10 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
         notes=tuple(notes),
         joint_illumination=recipe.illumination == "joint",
         checkpoint_every=recipe.checkpoint_every,
-        frames_in=recipe.frames_in or frames_place(scan.frames.views, geometry, machine),
     )
-    plan = fitted_into_memory(plan, geometry, recipe.accuracy, slabs, machine)
+    plan = fitted_into_memory(plan, geometry, recipe, slabs, machine)
     check_slabs(recipe, plan)
+    check_frames(plan, geometry, recipe)
     check_memory(plan, machine)
     earlier = earlier_plans(recipe, geometry, plan)
     return replace(plan, earlier=earlier, fit=with_smaller_steps(settings)) if earlier else plan

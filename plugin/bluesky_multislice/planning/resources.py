@@ -1,15 +1,11 @@
 """Ranks, memory and device."""
 
-import math
-
 import torch
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.solvers import FramesIn
 
 
 def ranks_for(machine: Machine, fitted: int) -> int:
@@ -44,12 +40,6 @@ def mesh_for(recipe: Recipe, machine: Machine, fitted: int) -> tuple[int, int | 
             remedy="ask for fewer ranks.",
         )
     return ranks, slabs
-
-
-def frames_place(views: int, geometry: ScanGeometry, machine: Machine) -> FramesIn:
-    """Return where frames are kept: on disk where those of all ranks take more than an eighth of the memory."""
-    room, ranks = machine.memory_bytes, machine.sharing(1)
-    return "disk" if views * math.prod(geometry.detector.shape) * 4 > ranks * room / 8 else "memory"
 
 
 def check_device(device: str, machine: Machine | None) -> None:

@@ -52,8 +52,16 @@ def margin_of(recipe: Recipe, geometry: ScanGeometry) -> int:
     return window_margin(geometry, recipe.accuracy, least=least, multiple_of=2**recipe.coarse_levels)
 
 
-def tiles_of(geometry: ScanGeometry, grid: VolumeGrid, margin: int, accuracy: float) -> tuple[tuple[int, int], int]:
-    """Return the number of tiles (y, x) of a window, and their halo."""
+def window_of(geometry: ScanGeometry, margin: int) -> tuple[int, int]:
+    """Return the pixels (y, x) of a frame with its margins."""
+    ny, nx = geometry.field_shape
+    return ny + 2 * margin, nx + 2 * margin
+
+
+def tiles_of(
+    geometry: ScanGeometry, grid: VolumeGrid, window: tuple[int, int], accuracy: float
+) -> tuple[tuple[int, int], int]:
+    """Return the number of tiles (y, x) of a window of so many pixels, and their halo."""
     halo = halo_pixels(
         accuracy,
         wavelength_m=geometry.beam.wavelength_m,
@@ -61,7 +69,7 @@ def tiles_of(geometry: ScanGeometry, grid: VolumeGrid, margin: int, accuracy: fl
         pixel_size_m=min(geometry.object_pixel_m),
     )
     least = max(_LEAST_TILE, 4 * halo)
-    ny, nx = (max(1, (n + 2 * margin) // least) for n in geometry.field_shape)
+    ny, nx = (max(1, n // least) for n in window)
     return (ny, nx), halo
 
 

@@ -64,6 +64,7 @@ def _coarser(plan: Plan, factors: tuple[int, int, int], propagation: str) -> Pla
         slices=slices,
         margin=plan.margin // factor,
         halo=math.ceil(plan.halo / factor),
+        frame_tiles=plan.frame_tiles.coarser(factor) if plan.frame_tiles else None,
         fit=replace(plan.fit, refinement=plan.fit.refinement.of_the_probe, polish=0, probe_variations=0),
         shell_correlation=False,
         coarseness=factor,

@@ -45,7 +45,8 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
         geometry: of the scan.
     """
     model, groups = plan.forward_model(geometry), plan.ranks // plan.slabs
-    rank_of_view, between = model.ranks_of_views(plan.slabs), model.between_pixels
+    rank_of_view, between = plan.ranks_of_views(geometry), model.between_pixels
+    heights = [last - first for first, last in plan.windows(model.window[0])]
     blurred = plan.point_spread_pixels > 0 or bool(np.any(geometry.source_blur_m))
     parts = 2 if plan.fit.absorption else 1
     transforms, turns = np.zeros((groups, plan.slabs)), np.zeros(groups, int)
@@ -56,10 +57,12 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
                 seen = batch[geometry.angle_rad[batch] == angle]
                 turns[number % groups] += parts * (2 if is_fitted else 1)
                 for slab in range(plan.slabs):
-                    own = seen[rank_of_view[seen] == slab]
-                    transforms[number % groups, slab] += _transforms(
-                        plan, len(own), model.window, bool(between[own].any()), model.far_field, blurred, is_fitted
+                    own = seen if rank_of_view is None else seen[rank_of_view[seen] == slab]
+                    part = (heights[slab], model.window[1])
+                    found = _transforms(
+                        plan, len(own), part, bool(between[own].any()), model.far_field, blurred, is_fitted
                     )
+                    transforms[number % groups, slab] += found * part[0] / model.window[0]
     steps = max(map(len, fitted), default=0)
     return Work(float(transforms.sum()) / 2, float(transforms.max()) / 2, int(turns.max()), steps)
 
@@ -67,7 +70,7 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
 def _transforms(
     plan: Plan, views: int, window: tuple[int, int], between: bool, far_field: bool, blurred: bool, fitted: bool
 ) -> float:
-    """Return the transforms of a window, there and, of fitted views, back, for views of one angle on one rank."""
+    """Return the transforms of a rank's part of a window, there and, of fitted views, back, for views of one angle."""
     if views == 0:
         return 0
     modes, waves, variations = plan.probe_modes, plan.probe_modes * views, plan.fit.probe_variations

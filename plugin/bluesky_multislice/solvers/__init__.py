@@ -12,7 +12,15 @@ from bluesky_multislice.solvers.shell_correlation import ShellCorrelation, halve
 from bluesky_multislice.solvers.solution import Epoch, Solution
 from bluesky_multislice.solvers.support import cylinder_support
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
-from bluesky_multislice.solvers.views import FramesIn, ViewSet, in_batches, load_views, share_views, split_views
+from bluesky_multislice.solvers.views import (
+    FramesIn,
+    ReadAhead,
+    ViewSet,
+    in_batches,
+    load_views,
+    share_views,
+    split_views,
+)
 
 __all__ = [
     "EmptyBeam",
@@ -26,6 +34,7 @@ __all__ = [
     "OptimiserName",
     "Priors",
     "Quantity",
+    "ReadAhead",
     "RefinementSettings",
     "Schedule",
     "Scheduled",

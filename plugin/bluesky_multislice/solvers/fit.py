@@ -289,6 +289,8 @@ def judge(
         misfit = FIDELITIES[settings.fidelity](expected, measured, frames.mask)
         pixels = len(expected) * frames.mask.sum()
         total += torch.stack([misfit, pixels, *amplitude_r_factor(expected, measured, frames.mask)])
+        # Before the next ones are read.
+        del measured
     mesh.sum(total)
     if total[1] == 0:
         return None, None

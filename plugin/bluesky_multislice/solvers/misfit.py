@@ -29,7 +29,8 @@ def add_gradients(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp], 
     for angle in np.unique(frames.angles[batch]):
         members = frames.angles[batch] == angle
         expected = unknowns.expect(frames.views[batch[members]])
-        part = FIDELITIES[settings.fidelity](expected, measured[np.flatnonzero(members[own])], frames.mask)
+        seen = measured if members.all() else measured[np.flatnonzero(members[own])]
+        part = FIDELITIES[settings.fidelity](expected, seen, frames.mask)
         part.backward()
         misfit += part.detach()
     if frames.empty is not None and (probe := unknowns.probe).requires_grad:

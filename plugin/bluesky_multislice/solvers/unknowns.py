@@ -222,7 +222,7 @@ class Unknowns:
         inputs = self._refinement.of_views if self._refinement.follows else []
         if self._variation is not None and self._variation.active:
             inputs = [*inputs, self._variation.weights]
-            self._variation.see(views[self.computes(views)])
+            self._variation.see(self.slab.counts(views))
         misfit.backward(inputs=inputs)
 
     def add_light(self, views: NDArray[np.intp]) -> None:
@@ -230,7 +230,7 @@ class Unknowns:
         if self._light is not None:
             self._light += self._model.light(self.probe.detach(), views)
         if self._variation is not None:
-            self._variation.see(views[self.computes(views)])
+            self._variation.see(self.slab.counts(views))
 
     def sum_gradients(self, mesh: Mesh) -> None:
         """Replace every gradient by its sum over the ranks; that of the object by that over ranks of the same rows."""

@@ -1,9 +1,9 @@
 """The views that a rank works on: its frames, in memory or read as they are needed, and their order in each epoch."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ FramesIn = Literal["memory", "disk"]
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AmplitudeReader:
     """Reads frames as amplitudes.
 
@@ -34,6 +34,7 @@ class AmplitudeReader:
         saturated: what a saturated pixel means.
         factor: pixels of the scan's frames on a side of one of the amplitudes'.
         far_field: whether a coarser frame is the middle of a pattern, or made of blocks.
+        rows: which rows of the scan's frames are kept.
     """
 
     scan: Scan
@@ -43,43 +44,74 @@ class AmplitudeReader:
     saturated: Saturated = "refuse"
     factor: int = 1
     far_field: bool = False
+    rows: slice = field(default_factory=lambda: slice(None))
+
+    @property
+    def mask(self) -> Tensor:
+        """(y, x) 1 where a pixel of the rows that are kept is good, else 0."""
+        return torch.as_tensor(self.scan.frames.mask[self.rows], dtype=torch.float32, device=self.device)
 
     def read(self, index: NDArray[np.intp]) -> Tensor:
         """Return the amplitudes (view, y, x) of some of the views."""
-        frames = self.scan.frames.read(self.views[index], saturated=self.saturated)
-        amplitude = torch.from_numpy(frames).div_(self.scale).sqrt_().to(self.device)
-        mask = torch.as_tensor(self.scan.frames.mask, dtype=torch.float32, device=self.device)
-        return coarsen(amplitude, mask, self.factor, far_field=self.far_field)[0]
+        frames = (
+            self.scan.frames.read(np.array([view]), saturated=self.saturated, kept=self.rows)
+            for view in self.views[index]
+        )
+        amplitudes = (torch.from_numpy(frame).div_(self.scale).sqrt_().to(self.device) for frame in frames)
+        return _coarsened(amplitudes, len(index), self.mask, self.factor, far_field=self.far_field)
+
+
+class ReadAhead:
+    """A thread that reads batches of frames, and the few that are held, whichever views they are of.
+
+    Args:
+        batches: how many are read before they are asked for.
+    """
+
+    def __init__(self, batches: int = 1) -> None:
+        self.batches = batches
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="frames")
+        self._held: dict[tuple[AmplitudeReader, bytes], Future[Tensor]] = {}
+
+    def read(self, reader: AmplitudeReader, wanted: Sequence[NDArray[np.intp]]) -> Tensor:
+        """Return the first batch that is wanted, and begin to read the others; what is not wanted is let go before."""
+        keys = [(reader, batch.tobytes()) for batch in wanted]
+        for key in self._held.keys() - set(keys):
+            self._held.pop(key).cancel()
+        for key, batch in zip(keys, wanted, strict=True):
+            if key not in self._held:
+                self._held[key] = self._thread.submit(reader.read, batch)
+        return self._held[keys[0]].result()
 
 
 class StreamedAmplitudes:
-    """Amplitudes on disk. A batch is read when it is asked for, and the one behind it meanwhile by a thread.
+    """Amplitudes on disk. A batch is read when it is asked for, and those behind it meanwhile.
 
     Args:
         reader: what reads them.
+        ahead: the thread that does; sets of views that share it hold no more batches together than one of them.
     """
 
-    def __init__(self, reader: AmplitudeReader) -> None:
-        self.reader = reader
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="frames")
-        self._behind: dict[bytes, NDArray[np.intp]] = {}
-        self._batches: dict[bytes, Future[Tensor]] = {}
+    def __init__(self, reader: AmplitudeReader, ahead: ReadAhead) -> None:
+        self.reader, self.ahead = reader, ahead
+        self._order: list[NDArray[np.intp]] = []
+        self._place: dict[bytes, int] = {}
 
     def expect(self, batches: Sequence[NDArray[np.intp]]) -> None:
         """Say in which order batches will be asked for."""
-        self._behind = {
-            batch.tobytes(): batches[(at + 1) % len(batches)] for at, batch in enumerate(batches) if len(batches) > 1
-        }
+        self._order = [batch for batch in batches if len(batch)]
+        self._place = {batch.tobytes(): at for at, batch in enumerate(self._order)}
 
     def __getitem__(self, index: NDArray[np.intp], /) -> Tensor:
         """Return amplitudes (view, y, x), and begin to read those that come next."""
-        wanted = [index, *(batch for batch in [self._behind.get(index.tobytes())] if batch is not None)]
-        before = self._batches
-        self._batches = {}
-        for batch in wanted:
-            key = batch.tobytes()
-            self._batches[key] = before.get(key) or self._thread.submit(self.reader.read, batch)
-        return self._batches[index.tobytes()].result()
+        if not len(index):
+            return self.reader.read(index)
+        wanted = {index.tobytes(): index}
+        if (at := self._place.get(index.tobytes())) is not None:
+            for further in range(1, 1 + self.ahead.batches):
+                batch = self._order[(at + further) % len(self._order)]
+                wanted.setdefault(batch.tobytes(), batch)
+        return self.ahead.read(self.reader, list(wanted.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +191,11 @@ class ViewSet:
         if isinstance(self.amplitude, StreamedAmplitudes):
             reader = replace(self.amplitude.reader, factor=factor, far_field=far_field)
             mask = coarsen(self.mask[None], self.mask, factor, far_field=far_field)[1]
-            return replace(self, amplitude=StreamedAmplitudes(reader), mask=mask, coarseness=factor)
-        amplitude, mask = coarsen(self.amplitude, self.mask, factor, far_field=far_field)
+            streamed = StreamedAmplitudes(reader, self.amplitude.ahead)
+            return replace(self, amplitude=streamed, mask=mask, coarseness=factor)
+        frames = self.amplitude[:, None]
+        amplitude = _coarsened(frames, len(frames), self.mask, factor, far_field=far_field)
+        mask = coarsen(self.mask[None], self.mask, factor, far_field=far_field)[1]
         return replace(self, amplitude=amplitude, mask=mask, coarseness=factor)
 
 
@@ -213,6 +248,15 @@ def coarsen(amplitude: Tensor, mask: Tensor, factor: int, *, far_field: bool) ->
     return torch.where(mask > 0, torch.where(seen > 0, light / seen, math.nan).sqrt(), 0.0), mask
 
 
+def _coarsened(frames: Iterable[Tensor], number: int, mask: Tensor, factor: int, *, far_field: bool) -> Tensor:
+    """Return so many amplitudes (1, y, x) together (view, y, x), coarser; what is computed on the way is of one."""
+    rows, columns = (n // factor for n in mask.shape)
+    found = torch.empty((number, rows, columns), device=mask.device)
+    for at, frame in enumerate(frames):
+        found[at : at + 1] = coarsen(frame, mask, factor, far_field=far_field)[0]
+    return found
+
+
 def split_views(views: int, held_back_every: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return which views are fitted and which are held back: every n-th; none for 0 or for no more than n views."""
     everything = np.arange(views)
@@ -245,9 +289,10 @@ def load_views(
     scale: float,
     device: torch.device,
     saturated: Saturated = "refuse",
-    frames_in: FramesIn = "memory",
+    ahead: ReadAhead | None = None,
     lane: NDArray[np.intp] | None = None,
     own: NDArray[np.bool_] | None = None,
+    rows: slice = slice(None),
 ) -> ViewSet:
     """Read frames as amplitudes, or make them ready to be read.
 
@@ -257,15 +302,15 @@ def load_views(
         scale: intensity that becomes one.
         device: where they are kept.
         saturated: what a saturated pixel means.
-        frames_in: ``disk`` reads them batch by batch when they are asked for.
+        ahead: what reads them batch by batch when they are asked for; None reads them at once, and keeps them.
         lane: (n,) lane of each view; None: all are in one.
         own: (n,) which of them this rank computes and reads; None: all.
+        rows: which rows of the frames it computes and keeps.
 
     Raises:
         FramesError: a frame cannot be used; of frames on disk when it is read.
     """
     read = views if own is None else views[own]
-    reader = AmplitudeReader(scan, read, scale, device, saturated)
-    mask = torch.as_tensor(scan.frames.mask, dtype=torch.float32, device=device)
-    amplitude = StreamedAmplitudes(reader) if frames_in == "disk" else reader.read(np.arange(len(read)))
-    return ViewSet(views, scan.geometry.angle_rad[views], amplitude, mask, lane, own)
+    reader = AmplitudeReader(scan, read, scale, device, saturated, rows=rows)
+    amplitude = StreamedAmplitudes(reader, ahead) if ahead else reader.read(np.arange(len(read)))
+    return ViewSet(views, scan.geometry.angle_rad[views], amplitude, reader.mask, lane, own)

@@ -1,5 +1,8 @@
 """Batches cover everything once; every n-th view is held back."""
 
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +10,13 @@ from small_scan import hologram_geometry, hologram_scan, rebuild
 
 from bluesky_multislice.errors import FramesError
 from bluesky_multislice.frames import Frames
+from bluesky_multislice.parallel import join_mesh
+from bluesky_multislice.planning import make_plan
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruct import reconstruct
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import load_views, split_views
-from bluesky_multislice.solvers.views import ViewSet
+from bluesky_multislice.solvers import ReadAhead, load_views, split_views
+from bluesky_multislice.solvers.views import AmplitudeReader, ViewSet
 
 
 def view_set(angles):
@@ -111,7 +118,7 @@ def streamed(stored, **settings):
     return (
         source,
         held,
-        load_views(scan, np.arange(len(stored)), scale=2.0, device=device, saturated="mask", frames_in="disk"),
+        load_views(scan, np.arange(len(stored)), scale=2.0, device=device, saturated="mask", ahead=ReadAhead()),
     )
 
 
@@ -138,6 +145,49 @@ def test_frames_on_disk_are_those_in_memory(factor, far_field):
     np.testing.assert_array_equal(views.mask, held.mask)
     for batch in views.batches(2, np.random.default_rng(0)):
         np.testing.assert_array_equal(views.amplitude[batch], held.amplitude[batch])
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_only_rows_that_a_rank_computes_are_kept(place, factor):
+    stored = np.random.default_rng(1).uniform(1, 9, (5, 8, 8)).astype(np.float32)
+    mask = np.random.default_rng(2).random((8, 8)) > 0.3
+    scan = Scan(hologram_geometry(n=8, angles=5), Frames(stored, mask=mask, orientation="transpose_flip_y"))
+    options = {"scale": 2.0, "device": torch.device("cpu"), "ahead": ReadAhead() if place == "disk" else None}
+    whole, part = (load_views(scan, np.arange(5), **options, rows=rows) for rows in (slice(None), slice(2, 6)))
+    whole, part = (views.coarser(factor, far_field=False) for views in (whole, part))
+    own = slice(2 // factor, 6 // factor)
+    np.testing.assert_array_equal(part.mask, whole.mask[own])
+    for batch in part.batches(2, None):
+        np.testing.assert_array_equal(part.measured(batch), whole.measured(batch)[:, own])
+
+
+class Watched(AmplitudeReader):
+    """Notes how many frames are held at most, those that are being read included."""
+
+    held, most = [], 0
+
+    def read(self, index):
+        alive = [held() for held in self.held]
+        Watched.most = max(Watched.most, len(index) + sum(len(part) for part in alive if part is not None))
+        del alive
+        found = super().read(index)
+        self.held.append(weakref.ref(found))
+        return found
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2])
+def test_no_more_batches_are_held_than_are_read_ahead_and_computed(monkeypatch, batches):
+    """Of frames to fit and held back together, to the end of a reconstruction with coarser fits."""
+    monkeypatch.setattr("bluesky_multislice.solvers.views.AmplitudeReader", Watched)
+    monkeypatch.setattr(Watched, "held", [])
+    monkeypatch.setattr(Watched, "most", 0)
+    scan = hologram_scan()
+    settings = {"epochs": 3, "polish": 1, "batch_views": 1, "held_back_every": 3, "slices": 2, "coarse_levels": 1}
+    plan = make_plan(Recipe(ranks=1, device="cpu", frames_in="disk", **settings), scan)
+    with join_mesh("cpu") as mesh:
+        reconstruct(scan, replace(plan, batches_ahead=batches), mesh)
+    assert Watched.most == 1 + batches
 
 
 def test_a_fit_is_the_same_wherever_the_frames_are():
