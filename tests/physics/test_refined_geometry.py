@@ -60,7 +60,7 @@ def test_wrong_positions_are_recovered_with_the_volume(exact, quantity, worse):
 
 @pytest.mark.parametrize("kind", ["holograms of several angles", "patterns of one angle"])
 def test_memory_does_not_grow_from_epoch_to_epoch(kind):
-    memory, chosen = [], {"ranks": 1, "device": "cpu", "epochs": 9, "refine_probe": True}
+    memory, chosen = [], {"ranks": 1, "device": "cpu", "epochs": 12, "refine_probe": True}
     if kind.startswith("holograms"):
         scan = hologram_scan(n=32)
         quantities = ("positions", "axis_shift", "intensity", "distance", "defocus", "angle", "tilt", "background_map")
@@ -75,7 +75,8 @@ def test_memory_does_not_grow_from_epoch_to_epoch(kind):
         recipe = Recipe(**chosen, depth_um=20.0, slices=2, probe_variations=2, refine=refine)
     with join_mesh("cpu") as mesh:
         reconstruct(scan, make_plan(recipe, scan), mesh, lambda epoch: memory.append(resident_bytes()))
-    assert memory[-1] - memory[2] < 3e6  # 0.3 MB was measured, 23 MB where each epoch's waves stayed
+    # Slices that move have new transfer functions in every step; the newest 64 are kept, and those come first.
+    assert memory[-1] - memory[5] < 3e6  # 0.5 MB was measured, 23 MB where each epoch's waves stayed
 
 
 def resident_bytes():

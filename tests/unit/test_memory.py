@@ -47,6 +47,16 @@ def test_what_was_not_used_for_longest_goes_first(monkeypatch):
     assert held.shape == (4,)
 
 
+def test_what_has_long_not_been_used_is_given_back(monkeypatch):
+    monkeypatch.setattr(memory, "_UNUSED", 3)
+    memory.empty((2,), LIKE)
+    for _ in range(3):
+        memory.empty((5,), LIKE)
+    assert memory.bytes_kept() == (2 + 5) * 8
+    memory.empty((5,), LIKE)
+    assert memory.bytes_kept() == 5 * 8
+
+
 def test_no_more_than_a_bound_is_kept(monkeypatch):
     monkeypatch.setattr(memory, "MOST_BYTES", 80)
     memory.empty((8,), LIKE)

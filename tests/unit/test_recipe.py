@@ -127,6 +127,7 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "interpolation": "fourier",
         "oversampling": 2,
         "point_spread_pixels": 1.5,
+        "way_to_detector": "angular_spectrum",
         "slices": 3,
         "depth_um": 2.0,
         "polish": 2,

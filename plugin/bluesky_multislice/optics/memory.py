@@ -13,14 +13,18 @@ from torch import Tensor
 MOST_BYTES = 2**28
 """Bytes that are kept for use again, at most."""
 
+_UNUSED = 64
+"""Requests after which memory that none of them used is given back: some ten gradients of different sizes."""
+
 
 class _Block:
-    """Memory, and whether a tensor is in it."""
+    """Memory, whether a tensor is in it, and for how many requests none was."""
 
     def __init__(self, size: int) -> None:
         # numpy asks the system for huge pages where there is much of it.
         self._bytes = np.empty(size, np.uint8)
         self._given = lambda: None
+        self.unused = 0
 
     @property
     def size(self) -> int:
@@ -46,7 +50,8 @@ def empty(shape: Sequence[int], like: Tensor) -> Tensor:
     """Return a tensor of a shape, in the type and on the device of another, its values undefined.
 
     On the processor it takes, where there is one, the memory of an earlier tensor of as many bytes that nobody holds
-    any more. What has not been used for longest is given back to the system where more would be kept than may be.
+    any more. What has not been used for long is given back to the system, and sooner where more would be kept than
+    may be.
     """
     if like.device.type != "cpu":
         return like.new_empty(shape)
@@ -56,9 +61,13 @@ def empty(shape: Sequence[int], like: Tensor) -> Tensor:
 
 
 def _block(size: int) -> _Block:
+    for block in _kept:
+        block.unused = block.unused + 1 if block.is_free else 0
+    _kept[:] = [block for block in _kept if block.unused <= _UNUSED]
     for number, block in enumerate(_kept):
         if block.size == size and block.is_free:
             _kept.append(_kept.pop(number))
+            block.unused = 0
             return block
     for block in [block for block in _kept if block.is_free]:
         if bytes_kept() + size > MOST_BYTES:
