@@ -34,7 +34,8 @@ def test_a_job_on_two_nodes_runs_to_its_result(room, cluster):
     assert {rank["environment"]["SLURMD_NODENAME"] for rank in ranks[:2]} == {cluster.nodes[0]}
     assert {rank["environment"]["SLURMD_NODENAME"] for rank in ranks[2:]} == {cluster.nodes[1]}
     job = Job(folder.read_submission()["job_id"], folder)
-    assert "rank 3 is here" in slurm.tail(job, 20)
+    # Where one node's torchrun ends before the other's, that one says so at length.
+    assert "rank 3 is here" in slurm.tail(job, 200)
     assert (folder.path / "exit-status").read_text() == "0\n"
 
 
