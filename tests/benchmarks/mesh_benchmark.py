@@ -1,8 +1,8 @@
 """Ranks as a mesh of angle × slab: memory, bytes exchanged and the rate of epochs, all meshes from one run.
 
-``python tests/benchmarks/mesh_benchmark.py [memory] [exchange] [rate]``: patterns of several angles on volumes of 256³
-(memory) and 128³ voxels, one thread a rank. Memory is the resident peak of a rank (VmHWM) over what it held before
-the volume was made; bytes are those that ranks sent, beside the planned ones and those of gathering strips.
+``python tests/benchmarks/mesh_benchmark.py [memory] [exchange] [rate] [steps]``: patterns of several angles on volumes
+of 256³ (memory) and 128³ voxels, one thread a rank. Memory is the resident peak of a rank (VmHWM) over what it held
+before the volume was made; bytes are those that ranks sent, beside the planned ones and those of gathering strips.
 """
 
 import os
@@ -48,14 +48,21 @@ def patterns(size: int, window: int, angles: int, rows: int) -> Scan:
     return Scan(geometry, Frames(frames))
 
 
-CASES = {"memory": (256, 64, 3, 5), "exchange": (128, 32, 4, 9), "rate": (128, 64, 4, 12)}
+CASES = {"memory": (256, 64, 3, 5), "exchange": (128, 32, 4, 9), "rate": (128, 64, 12, 12), "steps": (128, 64, 12, 12)}
+CHOSEN = {
+    # One step adds up four batches, one for each of four ranks.
+    "memory": {"slices": 8, "batches_per_step": 4},
+    "exchange": {"slices": 16, "batches_per_step": 4},
+    # Steps as they are planned, of 46 views, and large ones: ranks add up a volume once a step.
+    "rate": {},
+    "steps": {"batches_per_step": 4, "batch_views": 36},
+}
 
 
 def planned(case: str, mesh: str) -> tuple[Scan, Plan]:
-    """Return the scan of a case and its plan on a mesh, with one step for every four batches on any."""
+    """Return the scan of a case and its plan on a mesh."""
     scan = patterns(*CASES[case])
-    recipe = Recipe(mesh=mesh, device="cpu", slices=8 if case == "memory" else 16, batches_per_step=4, epochs=EPOCHS)
-    return scan, make_plan(recipe, scan)
+    return scan, make_plan(Recipe(mesh=mesh, device="cpu", epochs=EPOCHS, **CHOSEN[case]), scan)
 
 
 def prepared(scan: Scan, plan: Plan, mesh: Mesh) -> tuple[Unknowns, list, Slab]:
@@ -126,7 +133,7 @@ def table(case: str) -> None:
     columns = ("peak MiB", "of 1x1", "sent MiB", "planned", "strips", "s/epoch", "rate")
     print(f"{'mesh':8}" + "".join(f"{name:>10}" for name in columns))
     first = None
-    for mesh in RATES if case == "rate" else MESHES:
+    for mesh in RATES if case in ("rate", "steps") else MESHES:
         peak, sent, seconds = of_mesh(case, mesh)
         scan, plan = planned(case, mesh)
         exchange = exchange_of(plan, scan.geometry)
@@ -137,7 +144,7 @@ def table(case: str) -> None:
             f"{strips / MIB:10.1f}{seconds:10.2f}{first[1] / seconds:10.2f}",
             flush=True,
         )
-    if case == "rate":
+    if case in ("rate", "steps"):
         # What two processes that know nothing of each other gain: the machine's cores may share what they compute with.
         with ThreadPoolExecutor(2) as both:
             seconds = statistics.mean(found[2] for found in both.map(of_mesh, [case] * 2, ["1x1"] * 2))

@@ -15,6 +15,7 @@ from bluesky_multislice.models.shadows import (
 )
 from bluesky_multislice.models.technique import FitDefaults, Optics, ScanField, Technique
 from bluesky_multislice.models.thin_sample import contrast_transfer_phase, paganin_phase
+from bluesky_multislice.models.turned import Turned
 
 __all__ = [
     "NO_ADJUSTMENTS",
@@ -26,6 +27,7 @@ __all__ = [
     "Optics",
     "ScanField",
     "Technique",
+    "Turned",
     "angle_weights",
     "back_project",
     "candidate_distances_m",

@@ -16,6 +16,7 @@ from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
 from bluesky_multislice.models.camera import Camera
 from bluesky_multislice.models.frame_tiles import FrameTiles, check_tiles
+from bluesky_multislice.models.turned import Turned
 from bluesky_multislice.optics import (
     PROPAGATIONS,
     Interpolation,
@@ -196,6 +197,7 @@ class ForwardModel(nn.Module):
         adjustments: Adjustments = NO_ADJUSTMENTS,
         *,
         unit: float = 1.0,
+        turned: Turned | None = None,
     ) -> Tensor:
         """Return the expected intensity (view, y, x), in the units of |probe|², of the views that this rank computes.
 
@@ -208,6 +210,7 @@ class ForwardModel(nn.Module):
             views: which views.
             adjustments: differences from the geometry, differentiable.
             unit: what δ and β are multiplied by, slice by slice instead of as a whole.
+            turned: from ``turn`` for these views at one angle, which δ and β need not be turned for again.
         """
         index = np.asarray(views)
         angle_of = self.angle_of[index]
@@ -215,12 +218,28 @@ class ForwardModel(nn.Module):
         parts, order = [], []
         for angle in angles.tolist():
             members = np.flatnonzero(angle_of == angle)
-            parts.append(self._at_angle(delta, beta, probe, angle, index[members], adjustments, unit))
+            parts.append(self._at_angle(delta, beta, probe, angle, index[members], adjustments, unit, turned))
             order.append(members[self.slab.computes(index[members])])
         if len(angles) == 1:
             return parts[0]
         own = np.concatenate(order) if order else np.arange(0)
         return torch.cat(parts)[torch.as_tensor(own.argsort(), device=parts[0].device)] if parts else torch.empty(0)
+
+    def turn(
+        self,
+        delta: Tensor,
+        beta: Tensor | None,
+        views: NDArray[np.intp],
+        adjustments: Adjustments = NO_ADJUSTMENTS,
+    ) -> Turned:
+        """Turn the sample for views at one angle, and send other ranks the rows that they need without waiting.
+
+        See ``forward`` for the arguments.
+        """
+        angle = int(self.angle_of[views[0]])
+        starts, _ = self._starts(views, self._shift(angle, views, adjustments))
+        wanted = self.slab.wanted(views, starts[:, 0], self._windows)
+        return Turned(torch.stack(self._planes(delta, beta, angle, adjustments)), self.slab, wanted)
 
     def light(self, probe: Tensor, views: Sequence[int] | NDArray[np.intp]) -> Tensor:
         """Return |probe|² (y, x) summed over the windows of views, in the rows held of planes that are not turned.
@@ -267,12 +286,18 @@ class ForwardModel(nn.Module):
         views: NDArray[np.intp],
         adjustments: Adjustments,
         unit: float,
+        turned: Turned | None,
     ) -> Tensor:
         """Return the expected intensity (view, y, x) of the views at one of the angles that this rank computes."""
         starts, fraction = self._starts(views, self._shift(angle, views, adjustments))
         wanted = self.slab.wanted(views, starts[:, 0], self._windows)
-        # Every rank turns its rows and takes part in the exchange, also where it computes none of these views.
-        planes = [self.slab.gather(part, wanted) for part in self._planes(delta, beta, angle, adjustments)]
+        if turned is not None:
+            planes = turned.arrive().unbind()
+        else:
+            planes = self._planes(delta, beta, angle, adjustments)
+            if not self.slab.whole:
+                # Every rank takes part in the exchange, also where it computes none of these views.
+                planes = self.slab.gather(torch.stack(planes), wanted).unbind()
         here = self.slab.computes(views)
         own = views[here]
         if not len(own):

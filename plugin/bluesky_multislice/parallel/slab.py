@@ -8,6 +8,7 @@ hold them, and the gradients in them go back.
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,6 +22,32 @@ from bluesky_multislice.parallel.mesh import Mesh
 
 Rows = tuple[int, int]
 """First row, and the one behind the last."""
+
+
+class Coming:
+    """Rows on their way from other ranks.
+
+    Args:
+        work: the exchange.
+        leaving: what is sent, which has to live until it is.
+        parts: rows, and what comes there (..., y, x) or stays there; None where nothing does.
+        rows: which rows are wanted.
+    """
+
+    def __init__(self, work: dist.Work, leaving: Tensor, parts: list[tuple[Rows, Tensor | None]], rows: Rows) -> None:
+        self._work, self._leaving, self._parts, self._rows = work, leaving, parts, rows
+
+    def arrive(self) -> Tensor:
+        """Wait, and return the rows (..., y, x), each the sum of what came there."""
+        self._work.wait()
+        start, end = self._rows
+        shape = next(part.shape for _, part in self._parts if part is not None)
+        found = self._leaving.new_zeros((*shape[:-2], end - start, shape[-1]))
+        for (a, b), part in self._parts:
+            if part is not None:
+                found[..., a - start : b - start, :] += part
+        return found
+
 
 _NEARLY_MOST = 0.9
 """Part of the most rows of a window that a slab holds, above which its rank may take the view to share the work."""
@@ -121,7 +148,8 @@ class Slab:
         last = self._ends[-1]
         before = [(max(start - 1, 0), start) for start in self._ends[:-1]]
         behind = [(end, min(end + 1, last)) for end in self._ends[1:]]
-        return self.collect(volume, before), self.collect(volume, behind)
+        coming = self.send(volume, before), self.send(volume, behind)
+        return coming[0].arrive(), coming[1].arrive()
 
     def part_of(self, volume: Tensor) -> Tensor:
         """Return this rank's rows of a whole volume (..., y, x)."""
@@ -147,33 +175,30 @@ class Slab:
 
     def collect(self, held: Tensor, wanted: Sequence[Rows]) -> Tensor:
         """Return what ``gather`` does, without a gradient."""
-        if self.whole:
-            return held[..., slice(*wanted[0]), :]
-        start, end = wanted[self.mesh.slab]
-        found = held.new_empty((*held.shape[:-2], end - start, held.shape[-1]))
-        sent = [_common(other, self._own) for other in wanted]
-        came = [_common(wanted[self.mesh.slab], other) for other in pairwise(self._ends)]
-        for (a, b), part in self._swap(held, self.rows.start, sent, came):
-            found[..., a - start : b - start, :] = part
-        return found
+        return held[..., slice(*wanted[0]), :] if self.whole else self.send(held, wanted).arrive()
 
     def give_back(self, gradient: Tensor, wanted: Sequence[Rows]) -> Tensor:
         """Return the sum over all ranks of the gradients in the rows held; the transpose of ``collect``."""
-        found = gradient.new_zeros((*gradient.shape[:-2], self.rows.stop - self.rows.start, gradient.shape[-1]))
+        return self.send_back(gradient, wanted).arrive()
+
+    def send(self, held: Tensor, wanted: Sequence[Rows]) -> "Coming":
+        """Do what ``collect`` does, without waiting for the rows to arrive."""
+        sent = [_common(other, self._own) for other in wanted]
+        came = [_common(wanted[self.mesh.slab], other) for other in pairwise(self._ends)]
+        return self._swap(held, self.rows.start, sent, came, wanted[self.mesh.slab])
+
+    def send_back(self, gradient: Tensor, wanted: Sequence[Rows]) -> "Coming":
+        """Do what ``give_back`` does, without waiting for the rows to arrive."""
         sent = [_common(wanted[self.mesh.slab], other) for other in pairwise(self._ends)]
         came = [_common(other, self._own) for other in wanted]
-        for (a, b), part in self._swap(gradient, wanted[self.mesh.slab][0], sent, came):
-            found[..., a - self.rows.start : b - self.rows.start, :] += part
-        return found
+        return self._swap(gradient, wanted[self.mesh.slab][0], sent, came, self._own)
 
     @property
     def _own(self) -> Rows:
         return self.rows.start, self.rows.stop
 
-    def _swap(
-        self, planes: Tensor, first: int, sent: Sequence[Rows], came: Sequence[Rows]
-    ) -> Iterator[tuple[Rows, Tensor]]:
-        """Send each rank its rows of planes that begin with row ``first``; yield what came from each in turn."""
+    def _swap(self, planes: Tensor, first: int, sent: Sequence[Rows], came: Sequence[Rows], result: Rows) -> "Coming":
+        """Send each rank its rows of planes that begin with row ``first``, and expect what comes from each."""
         parts = [planes[..., a - first : b - first, :] for a, b in sent]
         here, parts[self.mesh.slab] = parts[self.mesh.slab], parts[self.mesh.slab][..., :0, :]
         shapes = [(*planes.shape[:-2], b - a, planes.shape[-1]) for a, b in came]
@@ -181,12 +206,16 @@ class Slab:
         sizes[self.mesh.slab] = 0
         leaving = torch.cat([part.reshape(-1) for part in parts])
         coming = leaving.new_empty(sum(sizes))
-        # What stays on this rank does not go through the exchange.
-        dist.all_to_all_single(coming, leaving, sizes, [part.numel() for part in parts], group=self.mesh.slab_group)
+        work = dist.all_to_all_single(
+            coming, leaving, sizes, [part.numel() for part in parts], group=self.mesh.slab_group, async_op=True
+        )
         self.bytes_sent += leaving.numel() * leaving.element_size()
-        for rank, (rows, shape, part) in enumerate(zip(came, shapes, coming.split(sizes), strict=True)):
-            if rows[0] < rows[1]:
-                yield rows, here if rank == self.mesh.slab else part.view(shape)
+        found = [
+            part.view(shape) if part.numel() else None for shape, part in zip(shapes, coming.split(sizes), strict=True)
+        ]
+        # What stays on this rank does not go through the exchange.
+        found[self.mesh.slab] = here
+        return Coming(cast(dist.Work, work), leaving, list(zip(came, found, strict=True)), result)
 
 
 class _Gather(torch.autograd.Function):

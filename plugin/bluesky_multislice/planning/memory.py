@@ -221,6 +221,9 @@ def _batch(plan: Plan, geometry: ScanGeometry) -> float:
     held = planes * 3 + wave * (kept + 7) + 8 * (window * distances + 7 * math.prod(window_of(geometry, plan.margin)))
     if plan.gradient == "stored":
         held += planes
+    if plan.slabs > 1:
+        # Those of the next angle are on their way, and the gradients of the last one.
+        held += planes + 3 * 8 * plan.slices * math.ceil(rows / plan.slabs) * columns
     # Tiles have gradients of their own in the planes that all are cut from.
     return held + (planes if plan.propagation == "tiled-multislice" else 0)
 

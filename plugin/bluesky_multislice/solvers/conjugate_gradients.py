@@ -71,9 +71,8 @@ class ConjugateGradients:
 
     def _gradient(self) -> tuple[float, Tensor]:
         """Return the mean misfit and the gradient of misfit and regularisers, 0 where a bound is in its way."""
-        settings, total = self._settings, torch.zeros(2, device=self._mesh.device)
-        for batch in self._batches:
-            total += add_gradients(self._unknowns, self._frames, batch, settings)
+        settings = self._settings
+        total = add_gradients(self._unknowns, self._frames, self._batches, settings)
         gradient = self._unknowns.gradients()[0]
         self._mesh.sum(total)
         self._unknowns.sum_gradients(self._mesh)

@@ -237,12 +237,21 @@ def _step(
     wanted: bool,
 ) -> Tensor:
     """Move once; return misfit and pixels of all ranks' batches, and how many ranks want the state kept behind it."""
-    misfit = torch.zeros(2, device=mesh.device)
-    for batch in batches:
-        misfit += add_gradients(unknowns, fitted, batch, settings)
-    gradients = unknowns.gradients()
+    misfit = add_gradients(unknowns, fitted, batches, settings)
     sums = torch.cat([misfit, misfit.new_tensor([wanted])])
     mesh.sum(sums)
+    gradients = unknowns.gradients()
+    # Ranks of the same rows take their shares of the penalty, and add them up with the frames' gradients.
+    add_gradient_of_penalty(
+        unknowns.object,
+        gradients[0],
+        settings.priors,
+        settings.object_step_rad,
+        noise,
+        unknowns.slab,
+        weight=sums[1],
+        share=(mesh.angle, mesh.angles),
+    )
     unknowns.sum_gradients(mesh)
     for gradient in gradients:
         gradient /= sums[1]
@@ -251,8 +260,6 @@ def _step(
         uphill = weight * gradients[0]
         way = step_to_the_bottom(unknowns, fitted, batches, uphill, settings.object_step_rad, mesh)
         unknowns.optimiser.start(way, weight)
-    priors, floor = settings.priors, settings.object_step_rad
-    add_gradient_of_penalty(unknowns.object, gradients[0], priors, floor, noise, unknowns.slab)
     unknowns.step()
     return sums
 

@@ -1,9 +1,8 @@
 """What is asked of a volume besides fitting the frames: one sum of weighted terms, and the bounds it is kept within.
 
 Volumes are (part, z, y, x), parts δ and β, in radians of phase through the whole volume. Every term is a mean over
-voxels that belong to exactly one place each, so it is evaluated once per voxel: ranks that share the views all take its
-gradient after the frames' has been summed. A rank that holds a slab of rows takes the row on either side of it, and
-weighs its mean with its rows.
+voxels that belong to exactly one place each, so it is evaluated once per voxel: ranks that hold the same rows share the
+planes. A rank that holds a slab of rows takes the row on either side of it, and weighs its mean with its rows.
 """
 
 import math
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from bluesky_multislice.parallel import Slab
 
-_BLOCK_VOXELS = 2**20
-"""Voxels whose regularisers are differentiated together: few next to a volume, many next to one operation."""
+_BLOCK_VOXELS = {True: 2**17, False: 2**22}
+"""Voxels whose regularisers are differentiated together: on a processor so few that all stays in its cache."""
 
 _PARTS = 2
 """δ and β, also where β is not fitted: a weight means the same with and without it."""
@@ -51,7 +50,15 @@ class Priors:
 
 @torch.no_grad()
 def add_gradient_of_penalty(
-    volume: Tensor, gradient: Tensor, priors: Priors, floor: float, noise: float, slab: Slab | None = None
+    volume: Tensor,
+    gradient: Tensor,
+    priors: Priors,
+    floor: float,
+    noise: float,
+    slab: Slab | None = None,
+    *,
+    weight: Tensor | float = 1.0,
+    share: tuple[int, int] = (0, 1),
 ) -> None:
     """Add the gradient of ``penalty`` to a gradient, a few planes after the other: no volume is kept on the way.
 
@@ -62,6 +69,8 @@ def add_gradient_of_penalty(
         floor: see ``total_variation``.
         noise: from ``noise_of_vacuum``.
         slab: which rows are held; None: all.
+        weight: factor on the penalty.
+        share: (number, of how many): which share of the planes counts. What all shares add is the whole gradient.
     """
     if not priors.weighted:
         return
@@ -69,26 +78,69 @@ def add_gradient_of_penalty(
     height, before, behind = rows, volume[..., :0, :], volume[..., :0, :]
     if slab is not None and not slab.whole:
         height = round(slab.total(rows))
-        before, behind = slab.rows_around(volume.detach())
-    # Differences to the first row held belong to the row before it.
-    extra = before.shape[-2]
-    at_once = max(1, _BLOCK_VOXELS // (rows * width))
-    for number, uphill in enumerate(gradient):
-        for first in range(0, planes, at_once):
-            own = min(at_once, planes - first)
-            # The plane behind the block is a neighbour of its last one.
-            here = slice(first, first + own + 1)
-            block = torch.cat([part[number, here] for part in (before, volume.detach(), behind)], dim=-2)
-            block.requires_grad_()
-            with torch.enable_grad():
-                value = penalty(block, priors, floor, noise, planes=own, rows=extra + rows)
-            found = torch.autograd.grad(value, block)[0][..., extra : extra + rows, :]
-            uphill[here].add_(found, alpha=own * (extra + rows) / (planes * height * _PARTS))
+        before, behind = slab.rows_around(volume)
+    terms = _Terms(priors, floor, noise, weight / (_PARTS * planes * height * width))
+    at_once = max(1, _BLOCK_VOXELS[volume.device.type == "cpu"] // (rows * width))
+    number, shares = share
+    start, end = (planes * at // shares for at in (number, number + 1))
+    for part, uphill in enumerate(gradient):
+        for first in range(start, end, at_once):
+            # The plane behind the block is a neighbour of its last one, and the last row has one in the next slab.
+            last = min(first + at_once, end)
+            here = slice(first, last + 1)
+            terms.add(volume[part, here], uphill[here], planes=last - first, rows=rows - behind.shape[-2])
+        here = slice(start, end + 1)
+        for one, other, held in ((before, volume[..., :1, :], 0), (volume[..., -1:, :], behind, -1)):
+            pair = torch.cat([one[part, here], other[part, here]], dim=-2)
+            if pair.shape[-2] > 1:
+                at_edge = torch.zeros_like(pair)
+                terms.add(pair, at_edge, planes=end - start, rows=1)
+                uphill[here, held] += at_edge[:, -1 - held]
 
 
-def penalty(
-    volume: Tensor, priors: Priors, floor: float, noise: float, *, planes: int | None = None, rows: int | None = None
-) -> Tensor:
+@dataclass(frozen=True)
+class _Terms:
+    """The gradient of the penalty where few voxels are concerned; ``weight`` is that of one voxel."""
+
+    priors: Priors
+    floor: float
+    noise: float
+    weight: Tensor | float
+
+    def add(self, block: Tensor, gradient: Tensor, *, planes: int, rows: int) -> None:
+        """Add the gradient of the first planes and rows, which may have one neighbour behind them.
+
+        Args:
+            block: (z, y, x).
+            gradient: of the same shape, changed in place.
+            planes: how many planes count.
+            rows: how many rows count.
+        """
+        priors, weight = self.priors, self.weight
+        along_z, along_y, along_x = (_forward_difference(block, dim)[:planes, :rows] for dim in range(3))
+        here = gradient[:planes, :rows]
+        factor_z: Tensor | float = 2 * priors.smoothness_z * weight
+        if priors.total_variation > 0:
+            stretch = priors.total_variation_z**2
+            length = along_x.square().addcmul_(along_y, along_y).addcmul_(along_z, along_z, value=stretch)
+            factor = length.add_(self.floor**2).rsqrt_().mul_(priors.total_variation * weight)
+            gradient[:planes, 1 : 1 + rows] += along_y.mul_(factor)[:, : block.shape[1] - 1]
+            here[..., 1:] += along_x.mul_(factor)[..., :-1]
+            here -= along_y.add_(along_x)
+            factor_z = factor.mul_(stretch).add_(factor_z)
+        gradient[1 : 1 + planes, :rows] += along_z.mul_(factor_z)[: len(block) - 1]
+        here -= along_z
+        sparse = priors.l1 + priors.vacuum * self.noise
+        if sparse > 0:
+            here += block[:planes, :rows].sign().mul_(sparse * weight)
+
+
+def _forward_difference(volume: Tensor, dim: int) -> Tensor:
+    """Return the difference to the next voxel along an axis, 0 behind the last."""
+    return torch.diff(volume, dim=dim, append=volume.narrow(dim, -1, 1))
+
+
+def penalty(volume: Tensor, priors: Priors, floor: float, noise: float) -> Tensor:
     """Return the weighted sum of the regularisers, a scalar in the units of the fit's misfit a pixel.
 
     Args:
@@ -96,26 +148,14 @@ def penalty(
         priors: the weights.
         floor: see ``total_variation``.
         noise: from ``noise_of_vacuum``.
-        planes: how many of the first planes count; one behind them is but a neighbour. None counts all.
-        rows: the same of rows.
     """
-    planes = volume.shape[-3] if planes is None else planes
-    rows = volume.shape[-2] if rows is None else rows
-    total = volume.new_zeros(())
+    total = (priors.l1 + priors.vacuum * noise) * magnitude(volume) + priors.smoothness_z * roughness_z(volume)
     if priors.total_variation > 0:
-        variation = total_variation(volume, floor, along_z=priors.total_variation_z, planes=planes, rows=rows)
-        total = total + priors.total_variation * variation
-    counted = volume.narrow(-2, 0, rows)
-    if max(priors.l1, priors.vacuum) > 0:
-        total = total + (priors.l1 + priors.vacuum * noise) * magnitude(counted.narrow(-3, 0, planes))
-    if priors.smoothness_z > 0:
-        total = total + priors.smoothness_z * roughness_z(counted) * (volume.shape[-3] / planes)
+        total = total + priors.total_variation * total_variation(volume, floor, along_z=priors.total_variation_z)
     return total
 
 
-def total_variation(
-    volume: Tensor, floor: float, *, along_z: float = 1.0, planes: int | None = None, rows: int | None = None
-) -> Tensor:
+def total_variation(volume: Tensor, floor: float, *, along_z: float = 1.0) -> Tensor:
     """Return the mean length of the gradient of (..., z, y, x), in units of the volume a voxel.
 
     Args:
@@ -123,15 +163,8 @@ def total_variation(
         floor: length below which it turns quadratic, so that it can be differentiated.
         along_z: factor on the differences along z: above 1 it smooths more along the beam of a sample seen from one
             angle, below 1 less.
-        planes: how many of the first planes count, see ``penalty``.
-        rows: how many of the first rows count.
     """
-    planes = volume.shape[-3] if planes is None else planes
-    rows = volume.shape[-2] if rows is None else rows
-    steps = [
-        torch.diff(volume, dim=axis, append=volume.narrow(axis, -1, 1)).narrow(-3, 0, planes).narrow(-2, 0, rows)
-        for axis in (-3, -2, -1)
-    ]
+    steps = [_forward_difference(volume, axis) for axis in (-3, -2, -1)]
     steps[0] = along_z * steps[0]
     return torch.sqrt(sum((step**2 for step in steps), torch.full_like(steps[0], floor**2))).mean() - floor
 

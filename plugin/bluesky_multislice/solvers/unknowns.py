@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.models import ForwardModel, Turned
 from bluesky_multislice.optics import propagate
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.parallel import Mesh
@@ -199,14 +199,28 @@ class Unknowns:
         """Return which of some views this rank computes."""
         return self.slab.computes(views)
 
-    def expect(self, views: NDArray[np.intp]) -> Tensor:
-        """Return the expected intensity (view, y, x) of the views that this rank computes."""
-        delta, beta = (*self._volumes, None)[:2]
+    def turn(self, views: NDArray[np.intp]) -> Turned | None:
+        """Turn the object for views at one angle; return what is on its way, None where this rank holds it all."""
+        if self.slab.whole:
+            return None
+        return self._model.turn(*self._delta_and_beta, views, self._refinement.adjustments())
+
+    def expect(self, views: NDArray[np.intp], turned: Turned | None = None) -> Tensor:
+        """Return the expected intensity (view, y, x) of the views that this rank computes.
+
+        Args:
+            views: which views.
+            turned: from ``turn`` for these.
+        """
         adjustments = self._refinement.adjustments()
         if self._variation is not None:
             shapes, weights = self._variation.shapes * self._probe_unit, self._variation.weights
             adjustments = replace(adjustments, variations=shapes, variation_of_view=weights)
-        return self._model(delta, beta, self.probe, views, adjustments, unit=self._unit)
+        return self._model(*self._delta_and_beta, self.probe, views, adjustments, unit=self._unit, turned=turned)
+
+    @property
+    def _delta_and_beta(self) -> tuple[Tensor, Tensor | None]:
+        return self._volumes[0], self._volumes[1] if self._settings.absorption else None
 
     @property
     def follows(self) -> bool:

@@ -218,6 +218,9 @@ def in_batches(angles: NDArray[np.float64], size: int, shuffle: np.random.Genera
     if shuffle is not None:
         order = np.argsort((_GOLDEN * order + shuffle.random()) % 1)
     mixed = max(map(len, groups), default=0) < size
+    if mixed and shuffle is None and groups:
+        # In no step of a fit: as few turns as can be.
+        return np.array_split(np.concatenate(groups), math.ceil(len(index) / size))
     pieces = [np.array_split(group, len(group) if mixed else math.ceil(len(group) / size)) for group in groups]
     rounds = range(max(map(len, pieces), default=0))
     batches = [pieces[at][number] for number in rounds for at in order if number < len(pieces[at])]

@@ -143,7 +143,7 @@ def test_positivity_and_support_take_out_what_may_not_be():
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_gradient_a_few_planes_at_a_time_is_that_of_the_whole(monkeypatch, parts):
-    monkeypatch.setattr(regularisers, "_BLOCK_VOXELS", 3 * 5 * 6)
+    monkeypatch.setattr(regularisers, "_BLOCK_VOXELS", {True: 3 * 5 * 6})
     priors = Priors(total_variation=0.3, total_variation_z=0.5, l1=0.2, vacuum=0.4, smoothness_z=0.1)
     volume = torch.randn(2, 7, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     volume[parts:] = 0
@@ -152,3 +152,14 @@ def test_gradient_a_few_planes_at_a_time_is_that_of_the_whole(monkeypatch, parts
     gradient = torch.ones(parts, 7, 5, 6, dtype=torch.float64)
     add_gradient_of_penalty(volume[:parts], gradient, priors, 0.1, 0.5)
     torch.testing.assert_close(gradient - 1, whole.grad[:parts])
+
+
+@pytest.mark.parametrize("shares", [2, 3])
+def test_shares_of_the_planes_add_up_to_the_whole_gradient(shares):
+    priors = Priors(total_variation=0.3, total_variation_z=0.5, l1=0.2, vacuum=0.4, smoothness_z=0.1)
+    volume = torch.randn(2, 7, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    whole, parts = torch.zeros(2, 2, 7, 5, 6, dtype=torch.float64)
+    add_gradient_of_penalty(volume, whole, priors, 0.1, 0.5, weight=3.0)
+    for number in range(shares):
+        add_gradient_of_penalty(volume, parts, priors, 0.1, 0.5, weight=torch.tensor(3.0), share=(number, shares))
+    torch.testing.assert_close(parts, whole)
