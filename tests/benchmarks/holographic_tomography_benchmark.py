@@ -34,7 +34,7 @@ CASES = {
     "projection": {"propagation": "projection"},
     "multislice": {},
     "projection, exact way": {**EXACT, "propagation": "projection"},
-    "multislice, exact way": {**EXACT, "slices": 20, "total_variation": 0.0012},
+    "multislice, exact way": {**EXACT, "slices": 20, "total_variation": 0.0008, "epochs": 60},
 }
 NOISY = {"multislice, 1e4 photons": {"smoothing_by_held_back": True}}
 

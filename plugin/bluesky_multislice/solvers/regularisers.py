@@ -209,21 +209,21 @@ def bound(volume: Tensor, priors: Priors, *, positivity: bool, support: Tensor |
         positivity: keep δ and β from going negative.
         support: True where there may be matter, broadcasts to (z, y, x); None is everywhere.
     """
+    least, most = priors.beta_over_delta_min, priors.beta_over_delta_max
+    if len(volume) == _PARTS and (least, most) != (None, None):
+        # Before what is negative is set to zero: noise would lift what is moved both ways.
+        for delta, beta in zip(*volume, strict=True):
+            matter = torch.ones_like(delta, dtype=torch.bool) if positivity else delta > 0
+            if most is not None:
+                _bring_to_ratio(delta, beta, most, matter & (beta > most * delta))
+                beta.copy_(torch.where(matter, beta, beta.clamp(max=0)))
+            if least is not None:
+                _bring_to_ratio(delta, beta, least, matter & (beta < least * delta))
+                beta.copy_(torch.where(matter, beta, beta.clamp(min=0)))
     if positivity:
         volume.clamp_(min=0)
     if support is not None:
         volume.mul_(support)
-    least, most = priors.beta_over_delta_min, priors.beta_over_delta_max
-    if len(volume) < _PARTS or (least, most) == (None, None):
-        return
-    for delta, beta in zip(*volume, strict=True):
-        matter = delta > 0
-        if most is not None:
-            _bring_to_ratio(delta, beta, most, matter & (beta > most * delta))
-            beta.copy_(torch.where(matter, beta, beta.clamp(max=0)))
-        if least is not None:
-            _bring_to_ratio(delta, beta, least, matter & (beta < least * delta))
-            beta.copy_(torch.where(matter, beta, beta.clamp(min=0)))
 
 
 def _bring_to_ratio(delta: Tensor, beta: Tensor, ratio: float, where: Tensor) -> None:
