@@ -335,6 +335,8 @@ def failing_disk(tmp_path):
 
 def test_a_disk_that_turns_read_only_fails_the_job_which_goes_on_when_it_is_back(failing_disk, whole):
     folder = stage(failing_disk / "job")
+    # Frames that were staged some time ago are on the disk.
+    os.sync()
     attempt = OwnedJob(LocalScheduler(), folder, name="me", most_restarts=3, log=logging.getLogger(__name__))
 
     def lose_the_disk(record):
