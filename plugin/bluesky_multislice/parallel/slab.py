@@ -23,32 +23,6 @@ from bluesky_multislice.parallel.mesh import Mesh
 Rows = tuple[int, int]
 """First row, and the one behind the last."""
 
-
-class Coming:
-    """Rows on their way from other ranks.
-
-    Args:
-        work: the exchange.
-        leaving: what is sent, which has to live until it is.
-        parts: rows, and what comes there (..., y, x) or stays there; None where nothing does.
-        rows: which rows are wanted.
-    """
-
-    def __init__(self, work: dist.Work, leaving: Tensor, parts: list[tuple[Rows, Tensor | None]], rows: Rows) -> None:
-        self._work, self._leaving, self._parts, self._rows = work, leaving, parts, rows
-
-    def arrive(self) -> Tensor:
-        """Wait, and return the rows (..., y, x), each the sum of what came there."""
-        self._work.wait()
-        start, end = self._rows
-        shape = next(part.shape for _, part in self._parts if part is not None)
-        found = self._leaving.new_zeros((*shape[:-2], end - start, shape[-1]))
-        for (a, b), part in self._parts:
-            if part is not None:
-                found[..., a - start : b - start, :] += part
-        return found
-
-
 _NEARLY_MOST = 0.9
 """Part of the most rows of a window that a slab holds, above which its rank may take the view to share the work."""
 
@@ -83,6 +57,11 @@ class Slab:
         """Whether this rank holds all rows."""
         return self.mesh.slabs == 1
 
+    @property
+    def height(self) -> int:
+        """Rows of the whole volume."""
+        return self._ends[-1]
+
     def largest(self, number: float) -> float:
         """Return the largest of a number over all ranks, where they hold different rows."""
         return number if self.whole else self.mesh.largest(number)
@@ -111,7 +90,7 @@ class Slab:
             first: (view,) first row of each one's window; it may lie outside of the volume.
             windows: for each of these ranks the rows of a window that it computes.
         """
-        height = self._ends[-1]
+        height = self.height
         if self.whole:
             return [(0, height)]
         found = []
@@ -145,7 +124,7 @@ class Slab:
         Args:
             volume: (..., y, x), the rows held.
         """
-        last = self._ends[-1]
+        last = self.height
         before = [(max(start - 1, 0), start) for start in self._ends[:-1]]
         behind = [(end, min(end + 1, last)) for end in self._ends[1:]]
         coming = self.send(volume, before), self.send(volume, behind)
@@ -157,7 +136,7 @@ class Slab:
 
     def join(self, volume: Tensor) -> Tensor:
         """Return the whole volume (..., y, x) of which each rank of the angle holds its rows."""
-        return volume if self.whole else self.collect(volume, [(0, self._ends[-1])] * self.mesh.slabs)
+        return volume if self.whole else self.collect(volume, [(0, self.height)] * self.mesh.slabs)
 
     def middle(self, volume: Tensor) -> tuple[Tensor, Tensor]:
         """Return the middle slices (y, x) and (z, y) of a volume (z, y, x) of which each rank holds its rows."""
@@ -216,6 +195,31 @@ class Slab:
         # What stays on this rank does not go through the exchange.
         found[self.mesh.slab] = here
         return Coming(cast(dist.Work, work), leaving, list(zip(came, found, strict=True)), result)
+
+
+class Coming:
+    """Rows on their way from other ranks.
+
+    Args:
+        work: the exchange.
+        leaving: what is sent, which has to live until it is.
+        parts: rows, and what comes there (..., y, x) or stays there; None where nothing does.
+        rows: which rows are wanted.
+    """
+
+    def __init__(self, work: dist.Work, leaving: Tensor, parts: list[tuple[Rows, Tensor | None]], rows: Rows) -> None:
+        self._work, self._leaving, self._parts, self._rows = work, leaving, parts, rows
+
+    def arrive(self) -> Tensor:
+        """Wait, and return the rows (..., y, x), each the sum of what came there."""
+        self._work.wait()
+        start, end = self._rows
+        shape = next(part.shape for _, part in self._parts if part is not None)
+        found = self._leaving.new_zeros((*shape[:-2], end - start, shape[-1]))
+        for (a, b), part in self._parts:
+            if part is not None:
+                found[..., a - start : b - start, :] += part
+        return found
 
 
 class _Gather(torch.autograd.Function):

@@ -77,7 +77,7 @@ def add_gradient_of_penalty(
     _, planes, rows, width = volume.shape
     height, before, behind = rows, volume[..., :0, :], volume[..., :0, :]
     if slab is not None and not slab.whole:
-        height = round(slab.total(rows))
+        height = slab.height
         before, behind = slab.rows_around(volume)
     terms = _Terms(priors, floor, noise, weight / (_PARTS * planes * height * width))
     at_once = max(1, _BLOCK_VOXELS[volume.device.type == "cpu"] // (rows * width))
