@@ -200,7 +200,7 @@ class ViewSet:
 
 
 def in_batches(angles: NDArray[np.float64], size: int, shuffle: np.random.Generator | None) -> list[NDArray[np.intp]]:
-    """Return batches of indices of views; a batch mixes angles only where every angle has few views.
+    """Return batches of indices of views; a batch mixes angles only where two of them with all their views fit in.
 
     Angles follow each other by the golden ratio of their range, so that a few batches in a row, wherever they start,
     look from all sides (Köhler, IEEE Symp. Conf. Rec. Nucl. Sci. 6, 3961 (2004)).
@@ -217,7 +217,7 @@ def in_batches(angles: NDArray[np.float64], size: int, shuffle: np.random.Genera
     order = np.arange(len(groups))
     if shuffle is not None:
         order = np.argsort((_GOLDEN * order + shuffle.random()) % 1)
-    mixed = max(map(len, groups), default=0) < size
+    mixed = 2 * max(map(len, groups), default=0) <= size
     if mixed and shuffle is None and groups:
         # In no step of a fit: as few turns as can be.
         return np.array_split(np.concatenate(groups), math.ceil(len(index) / size))
