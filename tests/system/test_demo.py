@@ -1,6 +1,9 @@
-"""The whole demo from the command line: every service a real process, nobody calls the flow."""
+"""The whole demo from the command line: every service a real process, nobody calls the flow; its pages in a browser."""
 
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -8,6 +11,11 @@ import numpy as np
 import pytest
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+
+BROWSER = shutil.which("chromium")
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="needs the Debian package chromium (make test installs it as root)"
+)
 
 
 def test_multislice_beats_the_projection_model_on_the_same_frames(demo):
@@ -64,3 +72,43 @@ def test_taken_ports_are_left_to_their_owners(demo):
     used = {int(demo.report[name].rpartition(":")[2]) for name in ("tiled", "prefect")}
     assert len(used) == 2
     assert not used & set(demo.taken_ports)
+
+
+def look(address, folder):
+    """Return the page's elements after its scripts have run, and its picture."""
+    flags = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=20000",
+        "--window-size=1400,1100",
+    ]
+    picture = folder / "page.png"
+    done = subprocess.run(
+        [str(BROWSER), *flags, f"--user-data-dir={folder}", f"--screenshot={picture}", "--dump-dom", address],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    return done.stdout, picture
+
+
+@needs_browser
+def test_the_flow_run_stands_in_the_prefect_page(demo, tmp_path):
+    first = demo.report["reconstructions"][0]
+    text, picture = look(f"{demo.report['prefect']}/runs/flow-run/{first['flow_run']['id']}", tmp_path)
+    assert first["flow_run"]["name"] in text
+    assert "Completed" in text
+    assert picture.stat().st_size > 10_000
+
+
+@needs_browser
+def test_the_volume_stands_in_the_tiled_page(demo, tmp_path):
+    first = demo.report["reconstructions"][0]
+    login = re.search(r"api_key=([0-9a-f]+)", demo.printed())
+    address = f"{demo.report['tiled']}/ui/browse/{first['tiled_path']}/delta/?api_key={login[1]}"
+    text, picture = look(address, tmp_path)
+    assert "delta" in text
+    assert "64" in text
+    assert picture.stat().st_size > 10_000
