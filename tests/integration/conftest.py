@@ -1,5 +1,7 @@
 """Scans and the deployment of the integration tests; the services are those of real_services."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from flow_runs import ROOT, service
@@ -54,10 +56,9 @@ def frames():
 def deployment(prefect_server):
     """The deployment as a facility makes it, from deploy/prefect.yaml."""
     with get_client(sync_client=True) as client:
-        try:
+        # Another module of this process may have made it on the same server.
+        with suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name="multislice", type="process"))
-        except ObjectAlreadyExists:
-            pass
     words = ("--no-prompt", "deploy", "--prefect-file", str(ROOT / "deploy" / "prefect.yaml"), "--all")
     with service("prefect", *words) as command:
         assert command.wait(120) == 0

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,10 @@ def demo(tmp_path_factory):
 
 def take_port(owner, port):
     owner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
+    # Another server may have it already, which serves the test as well.
+    with suppress(OSError):
         owner.bind(("127.0.0.1", port))
         owner.listen()
-    except OSError:
-        pass  # another server has it already, which serves the test as well
 
 
 def wait_until_served(process, out):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bluesky_multislice.parallel import Slab
 
-_BLOCK_VOXELS = {True: 2**17, False: 2**22}
+_BLOCK_VOXELS = {"cpu": 2**17, "cuda": 2**22}
 """Voxels whose regularisers are differentiated together: on a processor so few that all stays in its cache."""
 
 _PARTS = 2
@@ -80,7 +80,7 @@ def add_gradient_of_penalty(
         height = slab.height
         before, behind = slab.rows_around(volume)
     terms = _Terms(priors, floor, noise, weight / (_PARTS * planes * height * width))
-    at_once = max(1, _BLOCK_VOXELS[volume.device.type == "cpu"] // (rows * width))
+    at_once = max(1, _BLOCK_VOXELS[volume.device.type] // (rows * width))
     number, shares = share
     start, end = (planes * at // shares for at in (number, number + 1))
     for part, uphill in enumerate(gradient):

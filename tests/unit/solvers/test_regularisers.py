@@ -125,6 +125,20 @@ def test_bounds_keep_beta_between_two_multiples_of_delta():
         assert (moved[matter] <= others.square().sum(0).sqrt().min(1).values + 1e-9).all()
 
 
+def test_bounds_and_positivity_together_lead_to_the_nearest_pair():
+    random = torch.randn(2, 4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    volume, least, most = random.clone(), 0.3, 0.8
+    bound(volume, Priors(beta_over_delta_min=least, beta_over_delta_max=most), positivity=True, support=None)
+    delta, beta = volume
+    assert (delta >= 0).all()
+    assert ((least * delta - 1e-12 <= beta) & (beta <= most * delta + 1e-12)).all()
+    moved = (volume - random).square().sum(0).sqrt()
+    for ratio in torch.linspace(least, most, 21, dtype=torch.float64):
+        along = torch.linspace(0, 4, 2001, dtype=torch.float64)
+        others = torch.stack([along, ratio * along])[:, None, None, None] - random[..., None]
+        assert (moved <= others.square().sum(0).sqrt().min(-1).values + 1e-9).all()
+
+
 def test_a_fixed_ratio_takes_what_both_parts_tell():
     volume = torch.tensor([[1.0, 0.5], [0.0, 0.75]], dtype=torch.float64).reshape(2, 1, 1, 2)
     bound(volume, Priors(beta_over_delta_min=0.5, beta_over_delta_max=0.5), positivity=True, support=None)
@@ -143,7 +157,7 @@ def test_positivity_and_support_take_out_what_may_not_be():
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_gradient_a_few_planes_at_a_time_is_that_of_the_whole(monkeypatch, parts):
-    monkeypatch.setattr(regularisers, "_BLOCK_VOXELS", {True: 3 * 5 * 6})
+    monkeypatch.setattr(regularisers, "_BLOCK_VOXELS", {"cpu": 3 * 5 * 6})
     priors = Priors(total_variation=0.3, total_variation_z=0.5, l1=0.2, vacuum=0.4, smoothness_z=0.1)
     volume = torch.randn(2, 7, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     volume[parts:] = 0

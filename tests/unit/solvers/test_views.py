@@ -37,7 +37,15 @@ def test_batches_cover_every_view_once(size, seed):
 def test_a_batch_mixes_angles_only_where_every_angle_has_few_views():
     many = view_set(np.repeat([0.0, 1.0], 6))
     assert all(len(np.unique(many.angles[batch])) == 1 for batch in many.batches(4, np.random.default_rng(0)))
+    # Where two angles with all their views do not fit into a batch, either.
+    assert all(len(np.unique(many.angles[batch])) == 1 for batch in many.batches(11, np.random.default_rng(0)))
+    assert [len(batch) for batch in many.batches(12, np.random.default_rng(0))] == [12]
     assert [len(batch) for batch in view_set([0.0, 1.0, 2.0, 3.0]).batches(4, None)] == [4]
+
+
+def test_batches_that_are_not_shuffled_keep_an_angles_views_together():
+    few = view_set(np.tile([0.0, 1.0, 2.0, 3.0], 2))
+    assert [few.angles[batch].tolist() for batch in few.batches(4, None)] == [[0, 0, 1, 1], [2, 2, 3, 3]]
 
 
 @pytest.mark.parametrize("views_an_angle", [1, 4])
