@@ -25,6 +25,7 @@ from bluesky_multislice.solvers import (
     cylinder_support,
     fit,
     load_views,
+    share_held_back,
     share_views,
 )
 
@@ -70,8 +71,8 @@ def load_data(
     rank_of_view, sets = plan.ranks_of_views(scan.geometry), []
     ahead = ReadAhead(plan.batches_ahead) if plan.frames_in == "disk" else None
     slab = Slab(mesh, plan.grid.shape[1], rank_of_view)
-    for views in (fitted, held):
-        shared, lane = share_views(views, plan.lanes, mesh)
+    judged = share_held_back(held, scan.geometry.angle_rad, mesh.angles)[mesh.angle]
+    for shared, lane in (share_views(fitted, plan.lanes, mesh), (judged, None)):
         sets.append(
             load_views(
                 scan,

@@ -22,6 +22,7 @@ from bluesky_multislice.solvers import (
     Unknowns,
     fit,
     load_views,
+    share_held_back,
     share_views,
     split_views,
 )
@@ -96,8 +97,9 @@ def fitted(geometry, settings, mesh, *, height=N, halo=None, **model):
     rank_of_view = None if tiles else ForwardModel(geometry, grid, **model).ranks_of_views(mesh.slabs)
     slab = Slab(mesh, height, rank_of_view)
     rows, sets = slice(*tiles.rows[mesh.slab]) if tiles else slice(None), []
-    for views in split_views(geometry.views, 7):
-        shared, lane = share_views(views, LANES, mesh)
+    views, held = split_views(geometry.views, 7)
+    judged = share_held_back(held, geometry.angle_rad, mesh.angles)[mesh.angle]
+    for shared, lane in (share_views(views, LANES, mesh), (judged, None)):
         own = slab.computes(shared)
         sets.append(load_views(scan, shared, scale=1.0, device=mesh.device, lane=lane, own=own, rows=rows))
     model = ForwardModel(geometry, grid, slab=slab, frame_tiles=tiles, **model)

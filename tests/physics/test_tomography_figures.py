@@ -11,10 +11,11 @@ import torch
 from small_scan import rebuild, relative_error
 from thick_phantom import VOXEL_M, Phantom, fourier_shell_correlation
 
+from bluesky_multislice.fits_in_turn import load_data
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.solvers import Unknowns, fit, load_views, share_views, split_views
+from bluesky_multislice.solvers import Unknowns, fit, split_views
 
 SMALL = Phantom(size=32, window=16, angles=20, positions=5, reach=8, focus=24, spheres=25)
 """Five depths of field thick."""
@@ -40,14 +41,13 @@ def fitted(frames, photons, **recipe):
         model = plan.forward_model(scan.geometry)
         scale = float(scan.frames.read(np.arange(scan.geometry.views)).mean())
         unknowns = Unknowns(model, torch.from_numpy(scan.probe) / np.sqrt(scale), plan.fit, mesh.device)
-        sets = [
-            load_views(scan, views, scale=scale, device=mesh.device, lane=lane)
-            for views, lane in (
-                share_views(views, plan.lanes, mesh) for views in split_views(scan.geometry.views, plan.held_back_every)
-            )
-        ]
+        data = load_data(scan, plan, *split_views(scan.geometry.views, plan.held_back_every), scale=scale, mesh=mesh)
         deltas = []
-        solution = fit(unknowns, *sets, plan.fit, mesh, lambda epoch: deltas.append(unknowns.delta.detach().clone()))
+
+        def keep(epoch):
+            deltas.append(unknowns.delta.detach().clone())
+
+        solution = fit(unknowns, data.fitted, data.held_back, plan.fit, mesh, keep)
     return solution, deltas
 
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bluesky_multislice.cli import commands
 from bluesky_multislice.errors import PlanError
+from bluesky_multislice.fits_in_turn import load_data
 from bluesky_multislice.frames import Frames
 from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
 from bluesky_multislice.interchange import write_scan
@@ -37,7 +38,7 @@ from bluesky_multislice.planning.outlook import STATE_BYTES
 from bluesky_multislice.planning.prediction import reduced_bytes
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import Unknowns, fit, load_views, share_views, split_views
+from bluesky_multislice.solvers import Unknowns, fit, split_views
 
 PROFILE = MachineProfile(
     machine="a machine",
@@ -87,15 +88,12 @@ def counted_pairs(scan, plan):
     """FFT pairs of the second epoch of a fit of one rank."""
     counts = []
     with join_mesh("cpu") as mesh:
-        sets = []
-        for views in split_views(scan.geometry.views, plan.held_back_every):
-            shared, lane = share_views(views, plan.lanes, mesh)
-            sets.append(load_views(scan, shared, scale=1.0, device=mesh.device, lane=lane))
+        data = load_data(scan, plan, *split_views(scan.geometry.views, plan.held_back_every), scale=1.0, mesh=mesh)
         model = plan.forward_model(scan.geometry)
         probe = torch.ones((plan.probe_modes, *model.window), dtype=torch.complex64)
         unknowns = Unknowns(model, probe, plan.fit, mesh.device)
         with CountedTransforms(model.window) as counted:
-            fit(unknowns, *sets, plan.fit, mesh, lambda epoch: counts.append(counted.planes))
+            fit(unknowns, data.fitted, data.held_back, plan.fit, mesh, lambda epoch: counts.append(counted.planes))
     return (counts[1] - counts[0]) / 2
 
 

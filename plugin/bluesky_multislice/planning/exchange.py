@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.parallel import Mesh, Rows, Slab
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.solvers import in_batches, split_views
+from bluesky_multislice.solvers import in_batches, share_held_back, split_views
 
 _FLOAT = 4
 _Batches = list[NDArray[np.intp]]
@@ -75,11 +75,8 @@ def batches_of(plan: Plan, angle_rad: NDArray[np.float64]) -> tuple[list[_Batche
         part = fitted[np.arange(len(fitted)) % plan.lanes == number]
         shuffle = np.random.default_rng([plan.fit.seed, number])
         found.append([part[batch] for batch in in_batches(angle_rad[part], size, shuffle)])
-    judged = []
-    for number in range(groups):
-        part = held[np.arange(len(held)) % plan.lanes % groups == number]
-        judged.append([part[batch] for batch in in_batches(angle_rad[part], size, None)])
-    return found, judged
+    shares = share_held_back(held, angle_rad, groups)
+    return found, [[part[batch] for batch in in_batches(angle_rad[part], size, None)] for part in shares]
 
 
 def _rows_outside(

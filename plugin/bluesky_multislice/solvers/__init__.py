@@ -18,6 +18,7 @@ from bluesky_multislice.solvers.views import (
     ViewSet,
     in_batches,
     load_views,
+    share_held_back,
     share_views,
     split_views,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "in_batches",
     "judge",
     "load_views",
+    "share_held_back",
     "share_views",
     "shell_correlation",
     "split_views",

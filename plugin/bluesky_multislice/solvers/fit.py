@@ -16,7 +16,7 @@ from bluesky_multislice.solvers.course import Begun, Course, load_random_state, 
 from bluesky_multislice.solvers.data_step import step_to_the_bottom
 from bluesky_multislice.solvers.fidelity import FIDELITIES, amplitude_r_factor
 from bluesky_multislice.solvers.journal import FitJournal
-from bluesky_multislice.solvers.misfit import add_gradients, misfit_of
+from bluesky_multislice.solvers.misfit import add_gradients, expected_and_measured, misfit_of
 from bluesky_multislice.solvers.regularisers import add_gradient_of_penalty, noise_of_vacuum
 from bluesky_multislice.solvers.solution import Epoch, Solution, Status
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
@@ -291,13 +291,11 @@ def judge(
         mesh: the ranks.
     """
     total = torch.zeros(4, dtype=torch.float64, device=mesh.device)
-    for batch in frames.batches(settings.batch_views, None):
-        expected, measured = unknowns.expect(frames.views[batch]), frames.measured(batch)
+    for expected, measured in expected_and_measured(unknowns, frames, frames.batches(settings.batch_views, None)):
         misfit = FIDELITIES[settings.fidelity](expected, measured, frames.mask)
         pixels = len(expected) * frames.mask.sum()
         total += torch.stack([misfit, pixels, *amplitude_r_factor(expected, measured, frames.mask)])
-        # Before the next ones are read.
-        del measured
+        del expected, measured
     mesh.sum(total)
     if total[1] == 0:
         return None, None

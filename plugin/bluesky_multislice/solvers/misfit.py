@@ -30,52 +30,63 @@ def add_gradients(
     One angle after the other: the turned planes of one, and of the next one on its way, and a gradient as large as the
     volume, are held at a time.
     """
-    at_an_angle = [
-        frames.views[batch[frames.angles[batch] == angle]]
-        for batch in batches
-        for angle in np.unique(frames.angles[batch])
-    ]
-    turned, total = _turned_ahead(unknowns, at_an_angle), torch.zeros(2, device=frames.mask.device)
+    total = torch.zeros(2, device=frames.mask.device)
+    for expected, measured in expected_and_measured(unknowns, frames, batches, gradients=True):
+        misfit = FIDELITIES[settings.fidelity](expected, measured, frames.mask)
+        misfit.backward()
+        total += torch.stack([misfit.detach(), len(expected) * frames.mask.sum()])
+        del expected, measured
     for batch in batches:
-        total += _add_batch(unknowns, frames, batch, turned, settings)
-        unknowns.add_light(frames.views[batch])
-    # The last gradients are on their way back.
-    next(turned, None)
+        views = frames.views[batch]
+        if frames.empty is not None and (probe := unknowns.probe).requires_grad:
+            # All flats together count as much as a batch.
+            (int(unknowns.computes(views).sum()) * frames.empty.misfit(probe, settings.fidelity)).backward()
+        unknowns.add_light(views)
     return total
 
 
-def _add_batch(
-    unknowns: Unknowns,
-    frames: ViewSet,
-    batch: NDArray[np.intp],
-    turned: Iterator[Turned | None],
-    settings: FitSettings,
-) -> Tensor:
-    """Add the gradients of a batch, for each angle of which the turned object comes; see ``add_gradients``."""
-    measured, misfit = frames.measured(batch), torch.zeros((), device=frames.mask.device)
-    own = unknowns.computes(frames.views[batch])
-    for angle in np.unique(frames.angles[batch]):
-        members = frames.angles[batch] == angle
-        expected = unknowns.expect(frames.views[batch[members]], next(turned))
-        seen = measured if members.all() else measured[np.flatnonzero(members[own])]
-        part = FIDELITIES[settings.fidelity](expected, seen, frames.mask)
-        part.backward()
-        misfit += part.detach()
-    if frames.empty is not None and (probe := unknowns.probe).requires_grad:
-        # All flats together count as much as a batch.
-        (int(own.sum()) * frames.empty.misfit(probe, settings.fidelity)).backward()
-    return torch.stack([misfit, int(own.sum()) * frames.mask.sum()])
+def expected_and_measured(
+    unknowns: Unknowns, frames: ViewSet, batches: Sequence[NDArray[np.intp]], *, gradients: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield expected intensities and measured amplitudes, (view, y, x) each, of one angle of a batch after another.
+
+    Let go of what came before asking for more: the frames of one batch are held at a time.
+
+    Args:
+        unknowns: what the frames are expected from.
+        frames: the frames.
+        batches: which of their views, the same on every rank of the angle.
+        gradients: whether a backward pass goes through what is expected, each before the next is asked for.
+    """
+    at_an_angle = [
+        (batch, frames.angles[batch] == angle) for batch in batches for angle in np.unique(frames.angles[batch])
+    ]
+    turned = _turned_ahead(unknowns, [frames.views[batch[members]] for batch, members in at_an_angle], gradients)
+    measured, last = torch.empty(0), None
+    for batch, members in at_an_angle:
+        if batch is not last:
+            # Before the next ones are read.
+            del measured
+            measured, last = frames.measured(batch), batch
+        seen = measured
+        if not members.all():
+            seen = measured[np.flatnonzero(members[unknowns.computes(frames.views[batch])])]
+        yield unknowns.expect(frames.views[batch[members]], next(turned)), seen
+        del seen
+    # The last gradients are on their way back.
+    next(turned, None)
 
 
-def _turned_ahead(unknowns: Unknowns, views: list[NDArray[np.intp]]) -> Iterator[Turned | None]:
+def _turned_ahead(unknowns: Unknowns, views: list[NDArray[np.intp]], gradients: bool) -> Iterator[Turned | None]:
     """Yield the turned object for some views after the others; the next one's rows, and gradients, travel meanwhile."""
     back: Turned | None = None
     ahead = unknowns.turn(views[0]) if views else None
     for after in range(1, len(views) + 1):
         turned, ahead = ahead, unknowns.turn(views[after]) if after < len(views) else None
         yield turned
-        if turned is not None:
-            turned.send_back()
+        if turned is None or not gradients:
+            continue
+        turned.send_back()
         if back is not None:
             back.finish()
         back = turned

@@ -285,6 +285,18 @@ def share_views(views: NDArray[np.intp], lanes: int, mesh: Mesh) -> tuple[NDArra
     return views[here], lane[here]
 
 
+def share_held_back(views: NDArray[np.intp], angle_rad: NDArray[np.float64], groups: int) -> list[NDArray[np.intp]]:
+    """Return the views to judge by of each angle group: whole angles as far as they go, for each has to be turned.
+
+    Args:
+        views: (n,) of all ranks.
+        angle_rad: rotation angle of every view of the scan.
+        groups: number of angle groups.
+    """
+    by_angle = views[np.argsort(angle_rad[views], kind="stable")]
+    return [np.sort(share) for share in np.array_split(by_angle, groups)]
+
+
 def load_views(
     scan: Scan,
     views: NDArray[np.intp],

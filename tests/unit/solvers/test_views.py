@@ -15,7 +15,7 @@ from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruct import reconstruct
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import ReadAhead, load_views, split_views
+from bluesky_multislice.solvers import ReadAhead, load_views, share_held_back, split_views
 from bluesky_multislice.solvers.views import AmplitudeReader, ViewSet
 
 
@@ -79,6 +79,18 @@ def test_every_nth_view_is_held_back():
     fitted, held = split_views(50, 20)
     np.testing.assert_array_equal(held, [0, 20, 40])
     np.testing.assert_array_equal(np.sort(np.concatenate([fitted, held])), np.arange(50))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_groups_of_ranks_judge_by_whole_angles_and_each_view_once(groups):
+    angle_rad = np.tile([0.0, 0.4, 0.8, 1.2, 1.6, 2.0], 5)
+    held = np.arange(0, 30, 5) if groups == 1 else np.arange(30)
+    shares = share_held_back(held, angle_rad, groups)
+    assert len(shares) == groups
+    np.testing.assert_array_equal(np.sort(np.concatenate(shares)), held)
+    for share in shares:
+        assert len(np.unique(angle_rad[share])) == 6 / groups
+        np.testing.assert_array_equal(share, np.sort(share))
 
 
 @pytest.mark.parametrize(("views", "every"), [(50, 0), (20, 20), (5, 20)])
