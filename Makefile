@@ -12,8 +12,8 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt
 
-# Tests run in two processes, a file in one of them: most wait for services and processes of their own.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Tests run in three processes, a file in one of them: on two cores, for most wait for services of their own.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # Debian packages that some tests need; without them those tests say so and skip.
 DEBIAN_PACKAGES := chromium slurmctld slurmd slurm-client munge slurmdbd mariadb-server slurm-wlm-mysql-plugin

@@ -27,6 +27,8 @@ PHANTOMS = {
 PLAIN = {"optimiser": "adam", "total_variation": 0.0, "start": "empty", "find_axis": False, "slices": 16}
 EXACT = {"way_to_detector": "angular_spectrum", "interpolation": "cubic", "point_spread_pixels": 0.29}
 """As the frames were simulated: the way behind the sample, details of few voxels that turn, pixels that take a mean."""
+SHARP = {"total_variation": 0.0003, "total_variation_first": 3.0, "total_variation_floor": 0.3}
+"""For a sample of bodies with edges: smooth at first, hardly at the end."""
 CASES = {
     "thin sample": {"epochs": 1, "step": 1e-9},
     "projection, Adam": {**PLAIN, "propagation": "projection", "epochs": 40},
@@ -34,7 +36,7 @@ CASES = {
     "projection": {"propagation": "projection"},
     "multislice": {},
     "projection, exact way": {**EXACT, "propagation": "projection"},
-    "multislice, exact way": {**EXACT, "slices": 20, "total_variation": 0.0008, "epochs": 60},
+    "multislice, exact way": {**EXACT, **SHARP, "slices": 20, "epochs": 60},
 }
 NOISY = {"multislice, 1e4 photons": {"smoothing_by_held_back": True}}
 

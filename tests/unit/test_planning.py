@@ -166,6 +166,8 @@ def test_vacuum_is_held_against_noise_in_patterns_of_several_angles(geometry, ch
         ({"absorption": False}, lambda plan: not plan.fit.absorption),
         ({"total_variation": 0.1}, lambda plan: plan.fit.priors.total_variation == 0.1),
         ({"total_variation_z": 2.0}, lambda plan: plan.fit.priors.total_variation_z == 2),
+        ({"total_variation_first": 3.0}, lambda plan: plan.fit.priors.first_smoothing == 3),
+        ({"total_variation_floor": 0.3}, lambda plan: plan.fit.floor_rad == pytest.approx(0.015)),
         ({"l1": 0.1}, lambda plan: plan.fit.priors.l1 == 0.1),
         ({"smoothness_z": 0.1}, lambda plan: plan.fit.priors.smoothness_z == 0.1),
         ({"beta_over_delta_min": 0.1}, lambda plan: plan.fit.priors.beta_over_delta_min == 0.1),

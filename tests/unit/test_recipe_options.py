@@ -33,6 +33,8 @@ VALUES = {
     "positivity": True,
     "total_variation": 0.1,
     "total_variation_z": 2.0,
+    "total_variation_first": 3.0,
+    "total_variation_floor": 0.3,
     "l1": 0.1,
     "smoothness_z": 0.1,
     "beta_over_delta_min": 0.01,

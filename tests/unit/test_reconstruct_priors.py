@@ -65,6 +65,23 @@ def test_total_variation_along_z_counts_by_its_factor(few_photons):
     assert float(strong) < 0.7 * float(weak)
 
 
+def test_total_variation_weighs_most_in_the_first_epoch(few_photons):
+    rough, smooth = (
+        rebuild(few_photons, total_variation=0.01, total_variation_first=factor, epochs=2).delta.diff(dim=2)
+        for factor in (1.0, 30.0)
+    )
+    assert float(smooth.abs().mean()) < 0.7 * float(rough.abs().mean())
+
+
+def test_total_variation_flattens_what_lies_above_its_floor(few_photons):
+    uneven, flat = (
+        rebuild(few_photons, total_variation=0.02, total_variation_floor=floor).delta.diff(dim=2).abs()
+        for floor in (10.0, 0.1)
+    )
+    assert float(flat.median()) < 0.6 * float(uneven.median())  # 0.50 was measured
+    assert float(flat.max()) > 0.9 * float(uneven.max()), "edges stay"
+
+
 def test_beta_stays_between_its_bounds():
     solution = rebuild(hologram_scan(), beta_over_delta_min=0.02, beta_over_delta_max=0.05, epochs=5)
     delta, beta = solution.delta.numpy(), solution.beta.numpy()

@@ -53,6 +53,7 @@ def fit_settings(
         gradient_floor=usual.gradient_floor,
         optimiser=optimiser,
         step=recipe.step,
+        momentum=usual.momentum,
         polish=recipe.polish,
         probe_variations=recipe.probe_variations,
         absorption=recipe.absorption,
@@ -68,6 +69,8 @@ def fit_settings(
             smoothness_z=recipe.smoothness_z,
             beta_over_delta_min=recipe.beta_over_delta_min,
             beta_over_delta_max=recipe.beta_over_delta_max,
+            first_smoothing=recipe.total_variation_first,
+            floor=recipe.total_variation_floor,
         ),
     )
 

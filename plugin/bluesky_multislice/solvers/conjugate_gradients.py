@@ -102,4 +102,4 @@ class ConjugateGradients:
     def _add_gradient_of_penalty(self, volume: Tensor, gradient: Tensor) -> None:
         settings = self._settings
         slab = self._unknowns.slab
-        add_gradient_of_penalty(volume, gradient, settings.priors, settings.object_step_rad, self._noise, slab)
+        add_gradient_of_penalty(volume, gradient, settings.priors, settings.floor_rad, self._noise, slab)

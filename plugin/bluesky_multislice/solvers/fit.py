@@ -245,8 +245,8 @@ def _step(
     add_gradient_of_penalty(
         unknowns.object,
         gradients[0],
-        settings.priors,
-        settings.object_step_rad,
+        settings.priors.at(unknowns.optimiser.relative_step),
+        settings.floor_rad,
         noise,
         unknowns.slab,
         weight=sums[1],

@@ -10,9 +10,6 @@ from bluesky_multislice.solvers.moments import load_moments, moments
 
 OptimiserName = Literal["adam", "nesterov", "weighted"]
 
-_MOMENTUM = 0.95
-"""A batch sees one angle or few: the mean of some twenty gradients speaks for the half circle."""
-
 _PART_OF_THE_WAY = 0.2
 """Part of the way to the bottom of a batch's misfit that one gradient moves at once; with momentum it is six
 times the way. Measured on a thick phantom: a third of it takes twice the epochs.
@@ -43,6 +40,8 @@ class ObjectOptimiser:
         adam_step: step of Adam, in the volume's unit.
         adam_floor: part of the first gradient's largest value below which Adam moves voxels less.
         relative_step: epochs done → factor on the step.
+        momentum: part of Nesterov's last move that goes on. A batch sees one angle or few: the mean of some twenty
+            gradients, at 0.95, speaks for the half circle.
         largest: returns the largest of a number over all ranks that hold parts of the volume.
     """
 
@@ -55,6 +54,7 @@ class ObjectOptimiser:
         adam_step: float,
         adam_floor: float,
         relative_step: Callable[[int], float],
+        momentum: float = 0.95,
         largest: Callable[[float], float] = float,
     ) -> None:
         self._largest = largest
@@ -66,7 +66,7 @@ class ObjectOptimiser:
         if name == "adam":
             self._method = torch.optim.Adam([volume], lr=adam_step, betas=(0.9, 0.99), fused=True)
         else:
-            momentum = _MOMENTUM if name == "nesterov" else WEIGHTED_MOMENTUM
+            momentum = momentum if name == "nesterov" else WEIGHTED_MOMENTUM
             self._method = torch.optim.SGD([volume], lr=0.0, momentum=momentum, nesterov=True, fused=True)
         self._floor_is_set = name != "adam"
 
@@ -74,6 +74,11 @@ class ObjectOptimiser:
     def waits(self) -> bool:
         """Whether it has to be started before it moves."""
         return self._length == 0
+
+    @property
+    def relative_step(self) -> float:
+        """Step of the present epoch, relative to the first's."""
+        return self._relative_step(self._epochs_done)
 
     def start(self, way_to_the_bottom: float, weight: Tensor) -> None:
         """Set the length of the first steps.
@@ -106,7 +111,7 @@ class ObjectOptimiser:
             self._floor_is_set = True
         if self._weight is not None:
             group["params"][0].grad.mul_(self._weight)
-        group["lr"] = self._length * self._relative_step(self._epochs_done)
+        group["lr"] = self._length * self.relative_step
         self._method.step()
         self._method.zero_grad(set_to_none=False)
 

@@ -49,6 +49,7 @@ class FitSettings:
         refinement: what is refined beside volume and probe.
         optimiser: what moves the object.
         step: factor on the object's step where that comes from the data.
+        momentum: of the object, where Nesterov's method moves it.
         polish: steps of conjugate gradients over all frames after the epochs.
         probe_variations: shapes by which the probe may change from view to view.
         probe_light: mean |probe|² a pixel that the frames' light gives, which bounds a refined probe; None: that of the
@@ -68,9 +69,15 @@ class FitSettings:
     refinement: RefinementSettings = field(default_factory=RefinementSettings)
     optimiser: OptimiserName = "nesterov"
     step: float = 1.0
+    momentum: float = 0.95
     polish: int = 0
     probe_variations: int = 0
     probe_light: float | None = None
+
+    @property
+    def floor_rad(self) -> float:
+        """Length of a difference of δ, in radians through the volume, below which total variation turns quadratic."""
+        return self.priors.floor * self.object_step_rad
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "FitSettings":
@@ -121,6 +128,7 @@ class Unknowns:
             factor=settings.step,
             adam_step=settings.object_step_rad,
             adam_floor=settings.gradient_floor,
+            momentum=settings.momentum,
             relative_step=self._relative_step,
             largest=self.slab.largest,
         )

@@ -33,7 +33,7 @@ def descent(steps, *, straight=False, **recipe):
         for _ in range(steps):
             if straight:
                 way = ConjugateGradients(unknowns, frames, settings, torch.tensor(1.0), 0.0, mesh)
-            regularisers = float(penalty(unknowns.object.detach(), settings.priors, settings.object_step_rad, 0.0))
+            regularisers = float(penalty(unknowns.object.detach(), settings.priors, settings.floor_rad, 0.0))
             losses.append(way.step() + regularisers)
     return losses, unknowns
 

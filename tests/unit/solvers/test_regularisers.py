@@ -63,6 +63,12 @@ def test_a_step_across_z_alone_is_weighed_with_its_own_factor(axis, factor):
     assert float(total_variation(volume, FLOOR, along_z=3.0)) == pytest.approx(factor * 0.5 * 16 / 64, rel=1e-3)
 
 
+def test_total_variation_falls_to_its_weight_as_steps_shorten():
+    priors = Priors(total_variation=0.2, l1=0.1, first_smoothing=3.0)
+    assert [priors.at(step).total_variation for step in (1.0, 0.5, 0.0)] == pytest.approx([0.6, 0.4, 0.2])
+    assert priors.at(1.0).l1 == 0.1
+
+
 def test_magnitude_is_the_mean_of_absolute_values():
     assert float(magnitude(torch.tensor([[1.0, -3.0], [0.0, 2.0]]))) == pytest.approx(6 / 4)
 
