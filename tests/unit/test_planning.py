@@ -311,6 +311,11 @@ def test_ptychography_at_one_angle_is_weighed_by_the_light_and_has_modes(regime)
     assert plan_of(pattern_geometry(regime=regime)).fit.optimiser == "nesterov"
 
 
+def test_holograms_are_fitted_with_more_momentum_than_patterns():
+    assert plan_of(hologram_geometry(n=48)).fit.momentum == 0.97
+    assert plan_of(pattern_geometry()).fit.momentum == 0.95
+
+
 @pytest.mark.parametrize("lanes", [None, 1, 3])
 def test_a_step_of_weighted_descent_is_of_four_views_or_more(lanes):
     plan = plan_of(pattern_geometry(angles=1), batches_per_step=lanes)

@@ -10,8 +10,8 @@ from bluesky_multislice.solvers.probe import ProbeOptimiser
 
 
 def optimiser(volume, **settings):
-    defaults = {"name": "nesterov", "factor": 1.0, "adam_step": 0.05, "adam_floor": 0.0, "relative_step": lambda _: 1.0}
-    return ObjectOptimiser(volume, **{**defaults, **settings})
+    defaults = {"name": "nesterov", "factor": 1.0, "adam_step": 0.05, "adam_floor": 0.0, "momentum": 0.95}
+    return ObjectOptimiser(volume, **{"relative_step": lambda _: 1.0, **defaults, **settings})
 
 
 def moved(gradients, *, way=None, weight=1.0, **settings):
@@ -27,13 +27,15 @@ def moved(gradients, *, way=None, weight=1.0, **settings):
     return volume.detach().numpy()
 
 
-def test_momentum_is_nesterovs():
+@pytest.mark.parametrize("momentum", [0.95, 0.5])
+def test_momentum_is_nesterovs(momentum):
     gradients = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     place, velocity = np.zeros(3), np.zeros(3)
     for gradient in gradients:
-        velocity = 0.95 * velocity + gradient
-        place -= 0.2 * 7.0 * 2.0 * (gradient + 0.95 * velocity)
-    np.testing.assert_allclose(moved(gradients.tolist(), way=7.0, factor=2.0), place, rtol=1e-5)
+        velocity = momentum * velocity + gradient
+        place -= 0.2 * 7.0 * 2.0 * (gradient + momentum * velocity)
+    found = moved(gradients.tolist(), way=7.0, factor=2.0, momentum=momentum)
+    np.testing.assert_allclose(found, place, rtol=1e-5)
 
 
 def test_the_weight_is_on_every_gradient():
