@@ -181,6 +181,12 @@ class Recipe(BaseModel):
         "weighted for ptychography at one angle, accelerated at several angles where vacuum is favoured, else Adam.",
     )
     step: float = Field(default=1.0, gt=0, le=100, description="Factor on the planned step of the optimiser.")
+    momentum: float = Field(
+        default=0.95,
+        ge=0,
+        lt=1,
+        description="Part of accelerated descent's last move that goes on. 0.97 brings long fits of holograms further.",
+    )
     refine_probe: bool | None = Field(default=None, description="Refine the probe. None: yes in ptychography.")
     probe_modes: int | None = Field(
         default=None,

@@ -27,7 +27,7 @@ PHANTOMS = {
 PLAIN = {"optimiser": "adam", "total_variation": 0.0, "start": "empty", "find_axis": False, "slices": 16}
 EXACT = {"way_to_detector": "angular_spectrum", "interpolation": "cubic", "point_spread_pixels": 0.29}
 """As the frames were simulated: the way behind the sample, details of few voxels that turn, pixels that take a mean."""
-SHARP = {"total_variation": 0.0003, "total_variation_first": 3.0, "total_variation_floor": 0.3}
+SHARP = {"momentum": 0.97, "total_variation": 0.0003, "total_variation_first": 3.0, "total_variation_floor": 0.3}
 """For a sample of bodies with edges: smooth at first, hardly at the end."""
 CASES = {
     "thin sample": {"epochs": 1, "step": 1e-9},

@@ -183,6 +183,7 @@ def test_vacuum_is_held_against_noise_in_patterns_of_several_angles(geometry, ch
             lambda plan: [each.propagation for each in plan.earlier] == ["projection"],
         ),
         ({"seed": 5}, lambda plan: plan.fit.seed == 5),
+        ({"momentum": 0.97}, lambda plan: plan.fit.momentum == 0.97),
         ({"optimiser": "adam"}, lambda plan: plan.fit.optimiser == "adam"),
         ({"refine": {"quantities": ["tilt"]}}, lambda plan: plan.fit.refinement.quantities == ("tilt",)),
         ({"refine": {"from_epoch": 3}}, lambda plan: plan.fit.refinement.from_epoch == 3),
@@ -309,11 +310,6 @@ def test_ptychography_at_one_angle_is_weighed_by_the_light_and_has_modes(regime)
     kept = plan_of(pattern_geometry(angles=1, regime=regime), refine_probe=False)
     assert (kept.fit.optimiser, kept.probe_modes) == ("weighted", 1)
     assert plan_of(pattern_geometry(regime=regime)).fit.optimiser == "nesterov"
-
-
-def test_holograms_are_fitted_with_more_momentum_than_patterns():
-    assert plan_of(hologram_geometry(n=48)).fit.momentum == 0.97
-    assert plan_of(pattern_geometry()).fit.momentum == 0.95
 
 
 @pytest.mark.parametrize("lanes", [None, 1, 3])

@@ -26,6 +26,7 @@ VALUES = {
     "epochs": 3,
     "optimiser": "adam",
     "step": 2.0,
+    "momentum": 0.97,
     "refine_probe": False,
     "probe_modes": 2,
     "probe_variations": 3,

@@ -60,7 +60,6 @@ class FitDefaults:
         one_angle: what moves the object at one angle.
         epochs: of accelerated descent at several angles.
         adam_epochs: of Adam at several angles.
-        momentum: of accelerated descent.
     """
 
     refine_probe: bool = False
@@ -70,7 +69,6 @@ class FitDefaults:
     one_angle: Literal["adam", "weighted"] = "adam"
     epochs: int = 25
     adam_epochs: int = 30
-    momentum: float = 0.95
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def fit_settings(
         gradient_floor=usual.gradient_floor,
         optimiser=optimiser,
         step=recipe.step,
-        momentum=usual.momentum,
+        momentum=recipe.momentum,
         polish=recipe.polish,
         probe_variations=recipe.probe_variations,
         absorption=recipe.absorption,
