@@ -1,8 +1,9 @@
 """Ranks as a mesh of angle × slab: memory, bytes exchanged and the rate of epochs, all meshes from one run.
 
-``python tests/benchmarks/mesh_benchmark.py [memory] [exchange] [rate] [steps]``: patterns of several angles on volumes
-of 256³ (memory) and 128³ voxels, one thread a rank. Memory is the resident peak of a rank (VmHWM) over what it held
-before the volume was made; bytes are those that ranks sent, beside the planned ones and those of gathering strips.
+``python tests/benchmarks/mesh_benchmark.py [memory] [exchange] [rate] [steps] ['large steps']``: patterns of several
+angles on volumes of 256³ (memory) and 128³ voxels, one thread a rank. Memory is the resident peak of a rank (VmHWM)
+over what it held before the volume was made; bytes are those that ranks sent, beside the planned ones and those of
+gathering strips.
 """
 
 import os
@@ -50,20 +51,38 @@ def patterns(size: int, window: int, angles: int, rows: int) -> Scan:
     return Scan(geometry, Frames(frames))
 
 
+def holograms(size: int, angles: int) -> Scan:
+    """Return holograms of noise."""
+    geometry = ScanGeometry(
+        technique="holography",
+        beam=Beam(0.5e-9),
+        detector=Detector((size, size), (PIXEL_M, PIXEL_M), "near_field"),
+        distance_m=np.full(angles, 30e-9),
+        angle_rad=np.arange(angles) * np.pi / angles,
+        position_m=np.zeros((angles, 2)),
+    )
+    frames = np.random.default_rng(0).poisson(20, (angles, size, size)).astype(np.float32)
+    return Scan(geometry, Frames(frames))
+
+
 CASES = {"memory": (256, 64, 3, 5), "exchange": (128, 32, 4, 9), "rate": (128, 64, 12, 12), "steps": (128, 64, 12, 12)}
+CASES["large steps"] = CASES["steps"]
 CHOSEN = {
     # One step adds up four batches, one for each of four ranks.
     "memory": {"slices": 8, "batches_per_step": 4},
     "exchange": {"slices": 16, "batches_per_step": 4},
-    # Steps as they are planned, of 46 views, and large ones: ranks add up a volume once a step.
+    # Steps as they are planned, of 46 views, and larger ones: ranks add up a volume once a step.
     "rate": {},
     "steps": {"batches_per_step": 4, "batch_views": 36},
+    "large steps": {"batches_per_step": 4, "batch_views": 144},
+    "holograms": {"slices": 16, "start": "empty", "find_axis": False},
 }
+TIMED = ("rate", "steps", "large steps")
 
 
 def planned(case: str, mesh: str) -> tuple[Scan, Plan]:
     """Return the scan of a case and its plan on a mesh."""
-    scan = patterns(*CASES[case])
+    scan = holograms(128, 24) if case == "holograms" else patterns(*CASES[case])
     return scan, make_plan(Recipe(mesh=mesh, device="cpu", epochs=EPOCHS, **CHOSEN[case]), scan)
 
 
@@ -131,7 +150,7 @@ def table(case: str) -> None:
     columns = ("peak MiB", "of 1x1", "sent MiB", "planned", "strips", "s/epoch", "rate")
     print(f"{'mesh':8}" + "".join(f"{name:>10}" for name in columns))
     first, seconds_of = None, defaultdict(list)
-    for mesh in RATES if case in ("rate", "steps") else MESHES:
+    for mesh in RATES if case in TIMED else MESHES:
         peak, sent, seconds = of_mesh(case, mesh)
         scan, plan = planned(case, mesh)
         exchange = exchange_of(plan, scan.geometry)
@@ -143,7 +162,7 @@ def table(case: str) -> None:
             f"{strips / MIB:10.1f}{seconds:10.2f}{first[1] / seconds:10.2f}",
             flush=True,
         )
-    if case in ("rate", "steps"):
+    if case in TIMED:
         medians = {mesh: statistics.median(found) for mesh, found in seconds_of.items()}
         print("rates of the medians: " + ", ".join(f"{mesh} {medians['1x1'] / medians[mesh]:.2f}" for mesh in medians))
         # What two processes that know nothing of each other gain: the machine's cores may share what they compute with.

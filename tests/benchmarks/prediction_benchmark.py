@@ -1,51 +1,32 @@
-"""Time of an epoch as ``multislice plan`` predicts it beside that of a fit, on one rank and thread.
+"""Time of an epoch as ``multislice plan`` predicts it beside that of fits, on one rank and on two.
 
-``OMP_NUM_THREADS=1 python tests/benchmarks/prediction_benchmark.py PROFILE.json``: processor time of the second epoch,
-to which other programs on the machine add little.
+``OMP_NUM_THREADS=1 python tests/benchmarks/prediction_benchmark.py PROFILE.json``: cases of ``mesh_benchmark.py``, the
+median of an epoch after the first. Needs a machine of its own, as the profile does.
 """
 
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
-from mesh_benchmark import PIXEL_M, patterns, prepared
+from mesh_benchmark import of_mesh, planned
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.parallel import join_mesh
-from bluesky_multislice.planning import make_plan, predict_cost, read_profile
-from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import fit
+from bluesky_multislice.planning import predict_cost, read_profile
 
-
-def holograms(size: int, angles: int) -> Scan:
-    """Return holograms of noise."""
-    geometry = ScanGeometry(
-        technique="holography",
-        beam=Beam(0.5e-9),
-        detector=Detector((size, size), (PIXEL_M, PIXEL_M), "near_field"),
-        distance_m=np.full(angles, 30e-9),
-        angle_rad=np.arange(angles) * np.pi / angles,
-        position_m=np.zeros((angles, 2)),
-    )
-    frames = np.random.default_rng(0).poisson(20, (angles, size, size)).astype(np.float32)
-    return Scan(geometry, Frames(frames))
-
-
-def compare(name: str, scan: Scan, **recipe: object) -> None:
-    """Print a scan's predicted and seen seconds an epoch."""
-    plan = make_plan(Recipe(ranks=1, device="cpu", slices=16, epochs=2, **recipe), scan)
-    profile = read_profile(Path(sys.argv[1]))
-    cost, times = predict_cost(plan, scan.geometry, cuda=False, profile=profile), []
-    with join_mesh("cpu") as mesh:
-        unknowns, sets, _ = prepared(scan, plan, mesh)
-        fit(unknowns, *sets, plan.fit, mesh, lambda epoch: times.append(time.process_time()))
-    predicted, seen = cost.seconds.total, times[1] - times[0]
-    print(f"{name:50}{predicted:8.2f} s{seen:8.2f} s{100 * (predicted / seen - 1):+6.0f} %", flush=True)
+WHAT = {
+    "exchange": "324 patterns of 32² at 4 angles, 16 slices",
+    "rate": "1728 patterns of 64² at 12 angles, 20 slices",
+    "steps": "the same, steps of 140 views",
+    "holograms": "24 holograms of 128², 16 slices",
+}
 
 
 if __name__ == "__main__":
-    compare("36 patterns of 64² at 4 angles, 128³, 16 slices", patterns(128, 64, 4, 3))
-    compare("12 holograms of 128², 128³, 16 slices", holograms(128, 12), start="empty", find_axis=False)
+    profile = read_profile(Path(sys.argv[1]))
+    parts = ("slices", "turns", "steps", "exchange", "total")
+    print(f"{'128³ voxels':48}{'mesh':6}" + "".join(f"{part:>10}" for part in parts) + f"{'seen':>10}{'off':>8}")
+    for case, what in WHAT.items():
+        for mesh in ("1x1", "2x1", "1x2"):
+            scan, plan = planned(case, mesh)
+            cost = predict_cost(plan, scan.geometry, cuda=False, profile=profile)
+            _, _, seen = of_mesh(case, mesh)
+            seconds = "".join(f"{getattr(cost.seconds, part):10.2f}" for part in parts)
+            print(f"{what:48}{mesh:6}{seconds}{seen:10.2f}{100 * (cost.seconds.total / seen - 1):+6.0f} %", flush=True)

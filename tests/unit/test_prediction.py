@@ -47,6 +47,9 @@ PROFILE = MachineProfile(
     fft_pair_s={64: 1e-4, 128: 6e-4},
     slice_pair_s={64: 2e-4, 128: 1e-3},
     turn_s_a_voxel=1e-8,
+    matrix_s_a_pixel=1e-6,
+    move_s_a_voxel=3e-9,
+    regularise_s_a_voxel=5e-9,
     exchange_bytes_a_s=1e9,
 )
 
@@ -173,6 +176,30 @@ def test_work_is_shared_among_ranks(mesh, turns):
     assert work.most_turns == turns
 
 
+def test_matrices_of_few_angles_are_made_once_and_those_of_many_each_time():
+    few, many = (hologram_geometry(n=16, angles=angles) for angles in (16, 18))
+    assert work_of(plan_of(few, held_back_every=0), few).most_matrices == 0
+    assert work_of(plan_of(many, held_back_every=0), many).most_matrices == 18
+    # Two groups of ranks turn to nine angles each.
+    assert work_of(plan_of(many, held_back_every=0, mesh="2x1", ranks=None), many).most_matrices == 0
+    plan = plan_of(many, held_back_every=0)
+    with_matrices = predict_cost(plan, many, cuda=False, profile=PROFILE).seconds.turns
+    free = PROFILE.model_copy(update={"matrix_s_a_pixel": 1e-30})
+    assert with_matrices - predict_cost(plan, many, cuda=False, profile=free).seconds.turns == pytest.approx(
+        18 * 16**2 * 1e-6
+    )
+
+
+def test_groups_of_ranks_share_the_regularisers_and_all_move_the_volume():
+    geometry = hologram_geometry(n=16, angles=8)
+    plan = plan_of(geometry, held_back_every=0, mesh="2x1", ranks=None)
+    cost = predict_cost(plan, geometry, cuda=False, profile=PROFILE)
+    assert cost.seconds.steps == pytest.approx(cost.work.steps * 2 * 16**3 * (3e-9 + 5e-9 / 2))
+    bare = plan_of(geometry, held_back_every=0, mesh="2x1", ranks=None, total_variation=0.0)
+    cost = predict_cost(bare, geometry, cuda=False, profile=PROFILE)
+    assert cost.seconds.steps == pytest.approx(cost.work.steps * 2 * 16**3 * 3e-9)
+
+
 def test_finite_differences_have_no_pairs_inside_and_no_time():
     geometry = hologram_geometry(n=16, angles=8)
     plan = plan_of(geometry, propagation="finite-difference", held_back_every=0)
@@ -227,6 +254,7 @@ def test_time_is_that_of_the_busiest_rank():
     window = (64 + 2 * plan.margin) ** 2
     assert cost.seconds.slices == pytest.approx(cost.work.most_pairs * PROFILE.slice_pair(window))
     assert cost.seconds.turns == pytest.approx(cost.work.most_turns * 64**3 / 2 * 1e-8)
+    assert cost.seconds.steps == pytest.approx(cost.work.steps * 2 * 64**3 / 2 * (3e-9 + 5e-9))
     assert cost.seconds.exchange == pytest.approx(cost.sent_bytes / 2 / 1e9)
     assert cost.seconds.total == pytest.approx(sum(astuple(cost.seconds)))
     unknown = predict_cost(plan, geometry, cuda=False, profile=PROFILE.model_copy(update={"exchange_bytes_a_s": None}))
@@ -291,6 +319,7 @@ def test_hours_follow_speed_network_and_epochs():
     assert outlook(CASE, "slabs", replace(MACHINE, network_bytes_a_s=1e11)).hours < usual
     assert outlook(CASE, "slabs", replace(MACHINE, pair_s_a_pixel=1e-11)).hours > usual
     assert outlook(CASE, "slabs", replace(MACHINE, turn_s_a_voxel=1e-12)).hours > usual
+    assert outlook(CASE, "slabs", replace(MACHINE, matrix_s_a_pixel=1e-9)).hours > usual
     small = replace(CASE, side=256)
     assert outlook(small, "data parallelism", MACHINE).nodes == math.ceil(small.angles / 4)
     assert outlook(small, "data parallelism", replace(MACHINE, nodes=1)).nodes == 1

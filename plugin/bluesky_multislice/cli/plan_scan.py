@@ -113,14 +113,16 @@ def scan_of_sizes(own: Mapping[str, Any]) -> Scan:
 
 def profile_lines(profile: MachineProfile) -> list[str]:
     """Return the lines of a measured machine."""
-    rate = profile.exchange_bytes_a_s
+    rate, matrix_ns = profile.exchange_bytes_a_s, profile.matrix_s_a_pixel * 1e9
     return [
         f"{profile.machine}, {profile.device}, {profile.threads} thread(s)",
         *(
             f"{side}²: FFT pair {profile.fft_pair_s[side] * 1e3:.3g} ms, in multislice {seconds * 1e3:.3g} ms"
             for side, seconds in profile.slice_pair_s.items()
         ),
-        f"turn: {profile.turn_s_a_voxel * 1e9:.3g} ns a voxel",
+        f"turn: {profile.turn_s_a_voxel * 1e9:.3g} ns a voxel; a new angle {matrix_ns:.3g} ns a pixel of a plane",
+        f"step: {profile.move_s_a_voxel * 1e9:.3g} ns a voxel, {profile.regularise_s_a_voxel * 1e9:.3g} ns with total "
+        "variation besides",
         "exchange: not measured" if rate is None else f"exchange: {rate / 1e9:.3g} GB/s a rank",
     ]
 
@@ -134,6 +136,7 @@ def exascale(own: Mapping[str, Any], profile: MachineProfile | None) -> Supercom
         network_bytes_a_s=own["network_gb_s"] * 1e9,
         pair_s_a_pixel=_pair_s_a_pixel(profile, own["times_faster"]),
         turn_s_a_voxel=0.0 if profile is None else profile.turn_s_a_voxel / own["times_faster"],
+        matrix_s_a_pixel=0.0 if profile is None else profile.matrix_s_a_pixel / own["times_faster"],
     )
 
 
@@ -141,8 +144,8 @@ def table_lines(
     machine: Supercomputer, profile: MachineProfile | None, own: Mapping[str, Any], recipe: Recipe
 ) -> list[str]:
     """Return a table in Markdown, from a laptop to the exascale machine."""
-    turn_s = 0.0 if profile is None else profile.turn_s_a_voxel
-    laptop = Supercomputer(1, 1, _LAPTOP_BYTES, math.inf, _pair_s_a_pixel(profile, 1.0), turn_s)
+    turns = (0.0, 0.0) if profile is None else (profile.turn_s_a_voxel, profile.matrix_s_a_pixel)
+    laptop = Supercomputer(1, 1, _LAPTOP_BYTES, math.inf, _pair_s_a_pixel(profile, 1.0), *turns)
     wavelength_m, epochs = wavelength_m_from_energy(own["energy_kev"] * 1e3), recipe.epochs or _EPOCHS
     cases = [Case(n, own["pixel_nm"] * 1e-9, wavelength_m, recipe.accuracy, epochs) for n in (256, *_SIDES)]
     lines = [
@@ -220,7 +223,7 @@ def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile | None) ->
         sent = "exchange not measured" if seconds.exchange is None else f"exchange {seconds.exchange:.3g} s"
         yield (
             f"time of an epoch       {seconds.total:>10.3g} s: slices {seconds.slices:.3g} s, "
-            f"turns {seconds.turns:.3g} s, {sent}; {plan.fit.epochs} epochs {hours:.3g} h"
+            f"turns {seconds.turns:.3g} s, steps {seconds.steps:.3g} s, {sent}; {plan.fit.epochs} epochs {hours:.3g} h"
         )
 
 

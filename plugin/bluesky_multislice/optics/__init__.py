@@ -13,6 +13,7 @@ from bluesky_multislice.optics.detection import (
     shift_transfer,
 )
 from bluesky_multislice.optics.finite_difference import finite_difference
+from bluesky_multislice.optics.interpolation import KEPT_TURNS
 from bluesky_multislice.optics.margins import absorbing_margin
 from bluesky_multislice.optics.multislice import multislice
 from bluesky_multislice.optics.projection import projection
@@ -40,6 +41,7 @@ PROPAGATIONS = {
 """Name of a propagation, as a recipe knows it → its function of (wave, δ, β); all take the same keywords."""
 
 __all__ = [
+    "KEPT_TURNS",
     "PROPAGATIONS",
     "Gradient",
     "Interpolation",

@@ -21,6 +21,9 @@ _ROWS = 32
 """Rows of y that are turned together: few enough for the copies with y last to stay in a processor's cache."""
 
 
+KEPT_TURNS = 16
+"""Turns whose matrices are kept for the next time."""
+
 _LARGE_PLANE = 2**16
 """Pixels (z, x) from which freed memory between cached matrices is handed back: 4 GiB were seen at 512²."""
 
@@ -117,7 +120,7 @@ def turn_in_planes(
     return turned + (angle - angle.detach()) * slope
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=KEPT_TURNS)
 def _matrices(
     slice_of_plane: tuple[int, ...],
     nx: int,

@@ -1,5 +1,6 @@
 """How fast a machine is: measured once, kept in a file, and read by predictions."""
 
+import functools
 import json
 import math
 import platform
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.optics import PROPAGATIONS, rotate
 from bluesky_multislice.parallel import measured_rate
+from bluesky_multislice.solvers import ObjectOptimiser, Priors, add_gradient_of_penalty, bound
 
 _SIDES = (64, 128, 256, 512)
 _SLICES, _VIEWS, _TURNED = 8, 4, 128
@@ -35,7 +37,12 @@ class MachineProfile(BaseModel):
     slice_pair_s: _Times = Field(
         description="The same with all that multislice and its gradient do beside each FFT pair."
     )
-    turn_s_a_voxel: float = Field(gt=0, description="Seconds to turn one voxel of a volume by a new angle.")
+    turn_s_a_voxel: float = Field(gt=0, description="Seconds to turn one voxel of a volume.")
+    matrix_s_a_pixel: float = Field(
+        gt=0, description="Seconds to make the matrix of a turn by a new angle, over the pixels of a plane (z, x)."
+    )
+    move_s_a_voxel: float = Field(gt=0, description="Seconds of the optimiser for one voxel.")
+    regularise_s_a_voxel: float = Field(gt=0, description="Seconds of total variation's gradient for one voxel.")
     exchange_bytes_a_s: float | None = Field(
         default=None, gt=0, description="Bytes a second that each of two ranks sends to the other; None: not measured."
     )
@@ -96,13 +103,17 @@ def measure_machine(device: str, *, sides: tuple[int, ...] = _SIDES, least_s: fl
     name = torch.cuda.get_device_name() if cuda else f"{platform.system()} {platform.machine()}"
     # Two ranks cannot share a GPU.
     two = not cuda or torch.cuda.device_count() > 1
+    turn_s, matrix_s = _turn(place, least_s)
     return MachineProfile(
         machine=name,
         device=place.type,
         threads=torch.get_num_threads(),
         fft_pair_s={side: _fft_pair(side, place, least_s) for side in sides},
         slice_pair_s={side: _slice_pair(side, place, least_s) for side in sides},
-        turn_s_a_voxel=_turn(place, least_s),
+        turn_s_a_voxel=turn_s,
+        matrix_s_a_pixel=matrix_s,
+        move_s_a_voxel=_move(place, least_s),
+        regularise_s_a_voxel=_regularise(place, least_s),
         exchange_bytes_a_s=measured_rate(place.type) if two else None,
     )
 
@@ -131,11 +142,42 @@ def _slice_pair(side: int, place: torch.device, least_s: float) -> float:
     return _seconds(gradient, place, least_s) / (2 * _VIEWS * (_SLICES + 1))
 
 
-def _turn(place: torch.device, least_s: float) -> float:
-    """Return the seconds of a voxel's turn: half of those there and back, by angles of which no matrix is kept."""
+def _turn(place: torch.device, least_s: float) -> tuple[float, float]:
+    """Return the seconds of a voxel's turn, half of those there and back, and those of a new matrix over its pixels."""
     volume = torch.zeros((_TURNED,) * 3, device=place, requires_grad=True)
     angles = _new_angles()
-    return _seconds(lambda: rotate(volume, next(angles)).sum().backward(), place, least_s) / (2 * volume.numel())
+    again = _seconds(lambda: rotate(volume, 1.0).sum().backward(), place, least_s)
+    anew = _seconds(lambda: rotate(volume, next(angles)).sum().backward(), place, least_s)
+    return again / (2 * volume.numel()), max(anew - again, 1e-9) / _TURNED**2
+
+
+def _move(place: torch.device, least_s: float) -> float:
+    """Return the seconds in which a voxel is moved along its weighted gradient and kept from going negative."""
+    volume = torch.zeros((1, *(_TURNED,) * 3), device=place, requires_grad=True)
+    volume.grad = torch.ones_like(volume)
+    optimiser = ObjectOptimiser(
+        volume,
+        name="nesterov",
+        factor=1.0,
+        adam_step=0.0,
+        adam_floor=0.0,
+        momentum=0.95,
+        relative_step=lambda epoch: 1.0,
+    )
+    optimiser.start(1.0, torch.ones_like(volume[0]))
+
+    def move() -> None:
+        optimiser.step()
+        bound(volume.detach(), Priors(), positivity=True, support=None)
+
+    return _seconds(move, place, least_s) / volume.numel()
+
+
+def _regularise(place: torch.device, least_s: float) -> float:
+    """Return the seconds of total variation's gradient in a voxel."""
+    volume, gradient = torch.zeros((2, 1, *(_TURNED,) * 3), device=place)
+    once = functools.partial(add_gradient_of_penalty, volume, gradient, Priors(total_variation=1.0), 1.0, 0.0)
+    return _seconds(once, place, least_s) / volume.numel()
 
 
 def _new_angles() -> Iterator[float]:

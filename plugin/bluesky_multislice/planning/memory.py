@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 
 from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.optics import KEPT_TURNS
 from bluesky_multislice.planning.frame_tiles import tiles_of_frames
 from bluesky_multislice.planning.frames_place import batch_bytes, frame_bytes, with_frames_place
 from bluesky_multislice.planning.machine import Machine
@@ -24,9 +25,6 @@ _BACK_PROJECTION = 180 * 2**20
 
 _EXCHANGE = 120 * 2**20
 """Bytes of the exchange among several ranks, as measured."""
-
-_CACHED_TURNS = 16
-"""Angles whose matrices ``optics.rotate`` keeps."""
 
 _NEIGHBOURS = {"linear": 4, "cubic": 16}
 """Voxels of a plane that one of a turned plane is interpolated from."""
@@ -89,12 +87,12 @@ def memory_parts(plan: Plan, geometry: ScanGeometry, cuda: bool) -> MemoryParts:
     if angles > 1 and plan.interpolation in _NEIGHBOURS:
         # Neighbours of each voxel of a plane, number and weight, and the transpose.
         turn = _NEIGHBOURS[plan.interpolation] * 8 * 2 * plan.grid.shape[0] * plan.grid.shape[2]
-        turns = min(angles, _CACHED_TURNS) * turn
+        turns = min(angles, KEPT_TURNS) * turn
     on_gpu = MemoryParts(volume * _volumes(plan, angles), _frames(plan, geometry), _batch(plan, geometry), turns)
     if cuda:
         return on_gpu
     if angles > 1:
-        small = min(angles, _CACHED_TURNS) * _HOLES[plan.fit.optimiser] * volume
+        small = min(angles, KEPT_TURNS) * _HOLES[plan.fit.optimiser] * volume
         holes = small if volume < _HANDED_BACK else _LARGE_HOLES
     return replace(
         on_gpu,

@@ -36,7 +36,8 @@ class Supercomputer:
         gpu_memory_bytes: memory of a GPU.
         network_bytes_a_s: that a GPU sends and receives.
         pair_s_a_pixel: seconds of an FFT pair over pixels · log₂ pixels, with all that comes with it; None: not known.
-        turn_s_a_voxel: seconds to turn a voxel by a new angle.
+        turn_s_a_voxel: seconds to turn a voxel.
+        matrix_s_a_pixel: seconds of a new angle, over the pixels of a plane (z, x).
     """
 
     nodes: int
@@ -45,6 +46,7 @@ class Supercomputer:
     network_bytes_a_s: float
     pair_s_a_pixel: float | None
     turn_s_a_voxel: float = 0.0
+    matrix_s_a_pixel: float = 0.0
 
     @property
     def gpus(self) -> int:
@@ -172,6 +174,7 @@ def _hours(case: Case, scheme: Scheme, machine: Supercomputer, slabs: int, group
     sent = 2 * (rows - case.side / slabs) * case.side * case.slices * _OBJECT_BYTES
     reduced = 2 * (1 - 1 / groups) * _OBJECT_BYTES * case.side**3 / slabs * _STEPS_AN_EPOCH
     # Every GPU of a group turns its rows of δ and β for each view of the group, there and back.
-    turning = math.ceil(case.angles / groups) * 4 * case.side**3 / slabs * machine.turn_s_a_voxel
+    a_turn = 4 * case.side**3 / slabs * machine.turn_s_a_voxel + case.side**2 * machine.matrix_s_a_pixel
+    turning = math.ceil(case.angles / groups) * a_turn
     epoch = views * (computing + sent / machine.network_bytes_a_s) + reduced / machine.network_bytes_a_s + turning
     return case.epochs * epoch / 3600

@@ -20,17 +20,19 @@ class Seconds:
     Attributes:
         slices: FFT pairs with the transmissions between them.
         turns: turning the volume and its gradient.
+        steps: regularisers, and moving the volume.
         exchange: None where the profile has no rate of it.
     """
 
     slices: float
     turns: float
+    steps: float
     exchange: float | None
 
     @property
     def total(self) -> float:
         """All together, of what is known."""
-        return self.slices + self.turns + (self.exchange or 0.0)
+        return self.slices + self.turns + self.steps + (self.exchange or 0.0)
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,22 @@ def predict_cost(plan: Plan, geometry: ScanGeometry, *, cuda: bool, profile: Mac
     seconds = None
     if profile is not None and not plan.propagation.startswith("finite-difference"):
         window = math.prod(n + 2 * plan.margin for n in sampled.field_shape)
+        voxels, (depth, _, width) = math.prod(plan.grid.shape) / plan.slabs, plan.grid.shape
+        matrices = work.most_matrices * depth * width * profile.matrix_s_a_pixel
         seconds = Seconds(
             slices=work.most_pairs * profile.slice_pair(window),
-            turns=work.most_turns * math.prod(plan.grid.shape) / plan.slabs * profile.turn_s_a_voxel,
+            turns=work.most_turns * voxels * profile.turn_s_a_voxel + matrices,
+            steps=work.steps * voxels * _step_s_a_voxel(plan, profile),
             exchange=_exchange_seconds(sent / plan.ranks, profile),
         )
     return Prediction(memory_parts(plan, sampled, cuda), exchange, gradients, work, seconds)
+
+
+def _step_s_a_voxel(plan: Plan, profile: MachineProfile) -> float:
+    """Return the seconds of a step for a voxel of all parts; groups of ranks share the regularisers."""
+    parts = 2 if plan.fit.absorption else 1
+    regularised = profile.regularise_s_a_voxel * plan.slabs / plan.ranks if plan.fit.priors.weighted else 0.0
+    return parts * (profile.move_s_a_voxel + regularised)
 
 
 def reduced_bytes(plan: Plan, steps: int) -> int:

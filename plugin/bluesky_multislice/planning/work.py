@@ -8,6 +8,7 @@ import numpy as np
 from scipy.fft import next_fast_len
 
 from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.optics import KEPT_TURNS
 from bluesky_multislice.planning.exchange import batches_of
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.solvers import Quantity
@@ -25,12 +26,14 @@ class Work:
         most_pairs: those of the rank that has most.
         most_turns: turns of its slab, of one part of the volume, of the rank that has most; the way back of a gradient
             counts as another.
+        most_matrices: turns whose matrix is new to that rank.
         steps: of the optimiser.
     """
 
     pairs: float
     most_pairs: float
     most_turns: int
+    most_matrices: int
     steps: int
 
 
@@ -50,12 +53,14 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
     blurred = plan.point_spread_pixels > 0 or bool(np.any(geometry.source_blur_m))
     parts = 2 if plan.fit.absorption else 1
     transforms, turns = np.zeros((groups, plan.slabs)), np.zeros(groups, int)
+    turned: list[list[float]] = [[] for _ in range(groups)]
     fitted, held = batches_of(plan, geometry.angle_rad)
     for shares, is_fitted in ((fitted, True), (held, False)):
         for number, batch in ((number, batch) for number, share in enumerate(shares) for batch in share):
             for angle in np.unique(geometry.angle_rad[batch]):
                 seen = batch[geometry.angle_rad[batch] == angle]
                 turns[number % groups] += parts * (2 if is_fitted else 1)
+                turned[number % groups].append(float(angle))
                 for slab in range(plan.slabs):
                     own = seen if rank_of_view is None else seen[rank_of_view[seen] == slab]
                     part = (heights[slab], model.window[1])
@@ -64,7 +69,9 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
                     )
                     transforms[number % groups, slab] += found * part[0] / model.window[0]
     steps = max(map(len, fitted), default=0)
-    return Work(float(transforms.sum()) / 2, float(transforms.max()) / 2, int(turns.max()), steps)
+    # Angles come round in an order in which none of more is kept until its turn.
+    matrices = max(len(angles) if len(set(angles)) > KEPT_TURNS else 0 for angles in turned)
+    return Work(float(transforms.sum()) / 2, float(transforms.max()) / 2, int(turns.max()), matrices, steps)
 
 
 def _transforms(

@@ -4,9 +4,9 @@ from bluesky_multislice.solvers.empty_beam import EmptyBeam
 from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.fit import fit, judge
 from bluesky_multislice.solvers.journal import FitJournal, Interrupted, Journal
-from bluesky_multislice.solvers.optimiser import OptimiserName
+from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OptimiserName
 from bluesky_multislice.solvers.quantities import Quantity
-from bluesky_multislice.solvers.regularisers import Priors
+from bluesky_multislice.solvers.regularisers import Priors, add_gradient_of_penalty, bound
 from bluesky_multislice.solvers.schedule import RefinementSettings, Schedule, Scheduled
 from bluesky_multislice.solvers.shell_correlation import ShellCorrelation, halves, shell_correlation
 from bluesky_multislice.solvers.solution import Epoch, Solution
@@ -32,6 +32,7 @@ __all__ = [
     "FramesIn",
     "Interrupted",
     "Journal",
+    "ObjectOptimiser",
     "OptimiserName",
     "Priors",
     "Quantity",
@@ -43,6 +44,8 @@ __all__ = [
     "Solution",
     "Unknowns",
     "ViewSet",
+    "add_gradient_of_penalty",
+    "bound",
     "cylinder_support",
     "fit",
     "halves",

@@ -89,7 +89,7 @@ class ConjugateGradients:
         settings, probing_rad = self._settings, self._settings.object_step_rad
         bend = curvature(self._unknowns, self._frames, self._batches, direction, probing_rad, self._mesh)
         if bend > 0 and settings.priors.weighted:
-            part = probing_rad / self._unknowns.slab.largest(float(direction.abs().max()))
+            part = probing_rad / self._unknowns.slab.largest(float(torch.linalg.vector_norm(direction, torch.inf)))
             slopes = [self._slope_of_penalty(by, direction) for by in (-part, part)]
             bend += (slopes[1] - slopes[0]) / (2 * part)
         return bend

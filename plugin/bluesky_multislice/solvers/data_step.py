@@ -59,7 +59,7 @@ def curvature(
         probing_rad: largest change, radians through the whole volume.
         mesh: the ranks.
     """
-    largest = unknowns.slab.largest(float(direction.abs().max()))
+    largest = unknowns.slab.largest(float(torch.linalg.vector_norm(direction, torch.inf)))
     if largest == 0:
         return 0.0
     saved, part = unknowns.object.detach().clone(), probing_rad / largest

@@ -263,7 +263,8 @@ class Unknowns:
 
     def dot(self, one: Tensor, other: Tensor) -> float:
         """Return Σ one·other over the whole volume of tensors that are shaped like the object."""
-        return self.slab.total(float((one * other).sum(dtype=torch.float64)))
+        planes = zip(one.flatten(0, 1), other.flatten(0, 1), strict=True)
+        return self.slab.total(sum(float((ours * theirs).sum(dtype=torch.float64)) for ours, theirs in planes))
 
     def gradients(self) -> list[Tensor]:
         """Return the gradient of each tensor that is fitted, zero before the first backward pass, and their light."""
