@@ -13,11 +13,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 
 from bluesky_multislice.frames import Frames
 from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
 from bluesky_multislice.interchange import read_provenance, read_scan, write_scan
 from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.optics import propagate
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
@@ -29,7 +31,7 @@ GIB = 2**30
 
 
 def holograms(n: int, angles: int) -> Scan:
-    """Return bright frames of ``n``² pixels with some noise, made as they are read."""
+    """Return holograms of ``n``² pixels of some spheres, made as they are read."""
     geometry = ScanGeometry(
         technique="holography",
         beam=Beam(0.5e-9),
@@ -38,7 +40,36 @@ def holograms(n: int, angles: int) -> Scan:
         angle_rad=np.arange(angles) * np.pi / angles,
         position_m=np.zeros((angles, 2)),
     )
-    return Scan(geometry, Frames(_Noise((angles, n, n))))
+    return Scan(geometry, Frames(_Spheres(geometry)))
+
+
+class _Spheres:
+    """Holograms of spheres, taken as thin: a fit of noise alone would diverge."""
+
+    def __init__(self, geometry: ScanGeometry) -> None:
+        n = geometry.detector.shape[0]
+        self.shape, self.dtype = (geometry.views, n, n), np.dtype(np.float32)
+        self._geometry = geometry
+        random = np.random.default_rng(0)
+        self._place = random.uniform(-n / 5, n / 5, (12, 3))
+        self._radius = random.uniform(n / 24, n / 12, 12)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        _, n, _ = self.shape
+        angle, wavelength_m = self._geometry.angle_rad[rows.start], self._geometry.beam.wavelength_m
+        y, x = (np.mgrid[:n, :n] - (n - 1) / 2)[:, None]
+        z_of, y_of, x_of = self._place.T[..., None, None]
+        away = (x - x_of * np.cos(angle) - z_of * np.sin(angle)) ** 2 + (y - y_of) ** 2
+        chord_m = 2 * VOXEL_M * np.sqrt(np.maximum(self._radius[:, None, None] ** 2 - away, 0)).sum(0)
+        wave = torch.from_numpy(np.exp(2 * np.pi / wavelength_m * (0.5e-3j - 1e-5) * chord_m))
+        wave = propagate(
+            wave,
+            distance_m=float(self._geometry.distance_m[rows.start]),
+            wavelength_m=wavelength_m,
+            pixel_size_m=(VOXEL_M, VOXEL_M),
+        )
+        photons = np.random.default_rng(rows.start).poisson(100 * wave.abs().numpy() ** 2)
+        return photons[None].astype(np.float32)
 
 
 class _Noise:

@@ -52,6 +52,15 @@ class Cluster:
             lambda: self.ask("sinfo", "--noheader", "--Node", "--partition=gpu", "--responding").count("\n") == 2
         )
 
+    @contextmanager
+    def without(self, node):
+        """Lose a node for a while."""
+        self.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+        try:
+            yield
+        finally:
+            self.ask("scontrol", "update", f"nodename={node}", "state=resume")
+
     def answers(self):
         return subprocess.run(["scontrol", "ping"], env=self.environment, capture_output=True).returncode == 0
 

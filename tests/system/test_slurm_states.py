@@ -3,7 +3,6 @@
 import json
 import shlex
 import subprocess
-from contextlib import contextmanager
 
 import pytest
 from slurm_cluster import eventually
@@ -114,45 +113,28 @@ def test_an_impossible_request_is_refused_with_slurms_words(room, impossible):
     assert folder.read_submission() is None
 
 
-def test_a_node_that_fails_starts_its_job_again(room, cluster):
-    slurm, folder = scheduler(), staged(room / "job", sleep_s=600)
-    job = slurm.submit(folder, name="again", allocation=ONE)
-    node = ranks_of(folder, 1)[0]["environment"]["SLURMD_NODENAME"]
-    seen = []
-    with node_down(cluster, node):
-        status = eventually(lambda: (seen.append(slurm.status(job)) or seen[-1]).restarts == 1 and seen[-1])
-        assert not [each for each in seen if each.ended]
-        assert status.state in (JobState.PENDING, JobState.RUNNING)
-    slurm.cancel(job)
-
-
 def test_a_node_that_fails_ends_a_job_that_must_not_be_requeued(room, cluster):
     slurm, folder = scheduler(), staged(room / "job", sleep_s=600)
     job = slurm.submit(folder, name="once", allocation=ONE)
     node = ranks_of(folder, 1)[0]["environment"]["SLURMD_NODENAME"]
     cluster.ask("scontrol", "update", f"jobid={job.id}", "requeue=0")
-    with node_down(cluster, node):
+    with cluster.without(node):
         status = ended(slurm, job)
     assert status.state is JobState.NODE_FAILURE
     assert may_go_on(job, status)
 
 
-@pytest.mark.parametrize("requeue", [True, False])
-def test_a_preempted_job(room, cluster, requeue):
+def test_a_preempted_job_that_must_not_be_requeued(room, cluster):
     slurm, folder = scheduler(), staged(room / "job", sleep_s=600)
     job = slurm.submit(folder, name="gives-way", allocation=Allocation(nodes=2, cpus_per_task=4, memory_gb=1))
     ranks_of(folder, 2)
-    cluster.ask("scontrol", "update", f"jobid={job.id}", f"requeue={int(requeue)}")
+    cluster.ask("scontrol", "update", f"jobid={job.id}", "requeue=0")
     urgent = staged(room / "urgent", sleep_s=600)
     first = slurm.submit(urgent, name="urgent", allocation=Allocation(nodes=2, cpus_per_task=4, partition="urgent"))
     ranks_of(urgent, 2)
     status = slurm.status(job)
-    if requeue:
-        assert (status.state, status.restarts) == (JobState.PENDING, 1)
-        slurm.cancel(job)
-    else:
-        assert status.state is JobState.PREEMPTED
-        assert may_go_on(job, status)
+    assert status.state is JobState.PREEMPTED
+    assert may_go_on(job, status)
     slurm.cancel(first)
 
 
@@ -166,11 +148,3 @@ def test_the_printed_command_starts_the_job_by_hand(room, cluster):
     second = Job(said.stdout.split()[-1], folder)
     assert ended(slurm, second).state is JobState.COMPLETED
     assert json.loads(folder.submission.read_text())["job_id"] == first.id
-
-
-@contextmanager
-def node_down(cluster, node):
-    """A node that is lost for a while."""
-    cluster.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-    yield
-    cluster.ask("scontrol", "update", f"nodename={node}", "state=resume")

@@ -46,14 +46,14 @@ def test_a_stop_that_somebody_asks_for_is_no_reason_to_requeue(room):
     assert ended(slurm, job).state is JobState.INTERRUPTED
 
 
-def test_slurm_warns_before_the_walltime_and_ends_who_does_not_listen(room):
-    slurm = scheduler(warning_seconds=30)
+def test_slurm_warns_before_each_walltime_and_ends_who_does_not_listen(room):
+    slurm = scheduler(warning_seconds=45)
     minute = Allocation(walltime_minutes=1, memory_gb=1, cpus_per_task=1)
-    listens, deaf = staged(room / "listens", stops=1, result=True), staged(room / "deaf", sleep_s=600, deaf=True)
+    listens, deaf = staged(room / "listens", stops=2, result=True), staged(room / "deaf", sleep_s=600, deaf=True)
     first = slurm.submit(listens, name="listens", allocation=minute)
     second = slurm.submit(deaf, name="deaf", allocation=minute)
     status = ended(slurm, second)
     assert status.state is JobState.TIMEOUT
     assert may_go_on(second, status)
     status = ended(slurm, first)
-    assert (status.state, status.restarts) == (JobState.COMPLETED, 1)
+    assert (status.state, status.restarts) == (JobState.COMPLETED, 2)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bluesky_multislice.solvers.moments import load_moments, moments
+from bluesky_multislice.solvers.descent import Adam, Nesterov, gradient_of, named, of_name
 
 OptimiserName = Literal["adam", "nesterov", "weighted"]
 
@@ -26,9 +26,9 @@ _DARK_WEIGHT = 0.1
 class ObjectOptimiser:
     """Moves one tensor against its gradient.
 
-    Nesterov's momentum (Sutskever, Martens, Dahl & Hinton, Proc. ICML 28, 1139 (2013)) starts with a length that
-    ``start`` is given, from the data. Adam (Kingma & Ba 2015) has a step of its own; the floor under its second moment
-    keeps still what the beam hardly reaches, where it would otherwise amplify noise. Weighted descent divides the
+    Nesterov's momentum starts with a length that ``start`` is given, from the data. Adam has a step of its own; the
+    floor under its second moment keeps still what the beam hardly reaches, where it would otherwise amplify noise.
+    Weighted descent divides the
     gradient by the light of each pixel, which is the curvature of the amplitude misfit of far-field patterns: |probe|²
     summed over the views of the batch, as in the extended ptychographic engine (Maiden, Johnson & Li, Optica 4, 736
     (2017), who add momentum too).
@@ -57,18 +57,14 @@ class ObjectOptimiser:
         momentum: float,
         largest: Callable[[float], float] = float,
     ) -> None:
-        self._largest = largest
+        self._volume, self._largest = volume, largest
         self._factor, self._adam_floor, self._relative_step = factor, adam_floor, relative_step
         self._epochs_done = 0
         self._weight: Tensor | None = None
         self._length = {"adam": adam_step, "nesterov": 0.0, "weighted": (1 - WEIGHTED_MOMENTUM) * factor}[name]
-        self._method: torch.optim.Optimizer
-        if name == "adam":
-            self._method = torch.optim.Adam([volume], lr=adam_step, betas=(0.9, 0.99), fused=True)
-        else:
-            going_on = momentum if name == "nesterov" else WEIGHTED_MOMENTUM
-            self._method = torch.optim.SGD([volume], lr=0.0, momentum=going_on, nesterov=True, fused=True)
-        self._floor_is_set = name != "adam"
+        self._adam = Adam(volume, floor=0.0) if name == "adam" else None
+        going_on = momentum if name == "nesterov" else WEIGHTED_MOMENTUM
+        self._method = self._adam or Nesterov(volume, going_on)
 
     @property
     def waits(self) -> bool:
@@ -97,23 +93,20 @@ class ObjectOptimiser:
         Args:
             light: (y, x) Σ|probe|² of the views that the gradient is of, normalised as the gradient is.
         """
-        (group,) = self._method.param_groups
-        gradient = group["params"][0].grad
+        gradient = gradient_of(self._volume)
         # Radians of one plane are its part of those through the volume, and all planes move at once.
         gradient *= gradient.shape[-3] / ((1 - _DARK_WEIGHT) * light + _DARK_WEIGHT * self._largest(float(light.max())))
 
     @torch.no_grad()
     def step(self) -> None:
         """Move, and set the gradient to zero."""
-        (group,) = self._method.param_groups
-        if not self._floor_is_set:
-            group["eps"] = max(self._adam_floor * self._largest(float(group["params"][0].grad.abs().max())), 1e-12)
-            self._floor_is_set = True
+        gradient = gradient_of(self._volume)
+        if self._adam is not None and self._adam.floor == 0:
+            largest = self._largest(float(torch.linalg.vector_norm(gradient, torch.inf)))
+            self._adam.floor = max(self._adam_floor * largest, 1e-12)
         if self._weight is not None:
-            group["params"][0].grad.mul_(self._weight)
-        group["lr"] = self._length * self.relative_step
-        self._method.step()
-        self._method.zero_grad(set_to_none=False)
+            gradient.mul_(self._weight)
+        self._method.step(self._length * self.relative_step)
 
     def end_epoch(self) -> None:
         """Shorten the step."""
@@ -122,25 +115,23 @@ class ObjectOptimiser:
     def halve_steps(self) -> None:
         """Forget the momentum, and go on with half the length."""
         self._length /= 2
-        self._method.state.clear()
+        self._method.forget()
 
     def state(self) -> dict[str, Tensor]:
         """Return what it remembers, by name; what is called ``volume/…`` lies as the volume does."""
-        (group,) = self._method.param_groups
-        numbers = [self._epochs_done, self._length, group.get("eps", 0.0), self._floor_is_set]
+        numbers = [self._epochs_done, self._length, 0.0 if self._adam is None else self._adam.floor]
         found = {"object/numbers": torch.tensor(numbers, dtype=torch.float64)}
         if self._weight is not None:
             found["volume/weight"] = self._weight
-        for name, tensor in moments(self._method, ["object"]).items():
+        for name, tensor in named("object", self._method.state()).items():
             found[f"volume/{name}" if tensor.ndim else name] = tensor
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what ``state`` returned."""
-        (group,) = self._method.param_groups
-        epochs, self._length, floor, floor_is_set = state["object/numbers"].tolist()
-        self._epochs_done, self._floor_is_set = int(epochs), bool(floor_is_set)
-        if "eps" in group:
-            group["eps"] = floor
+        epochs, self._length, floor = state["object/numbers"].tolist()
+        self._epochs_done = int(epochs)
+        if self._adam is not None:
+            self._adam.floor = floor
         self._weight = state.get("volume/weight")
-        load_moments(self._method, ["object"], {name.removeprefix("volume/"): value for name, value in state.items()})
+        self._method.load(of_name("object", {name.removeprefix("volume/"): value for name, value in state.items()}))

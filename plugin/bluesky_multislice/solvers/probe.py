@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from bluesky_multislice.solvers.moments import load_moments, moments
+from bluesky_multislice.solvers.descent import Adam, Descent, Nesterov, named, of_name
 from bluesky_multislice.solvers.optimiser import WEIGHTED_MOMENTUM
 from bluesky_multislice.solvers.schedule import Schedule
 
@@ -13,7 +13,7 @@ from bluesky_multislice.solvers.schedule import Schedule
 class ProbeOptimiser:
     """Moves the probe against its gradient.
 
-    Adam (Kingma & Ba 2015) has a step of its own. Weighted descent has the curvature of the amplitude misfit, |object|²
+    Adam has a step of its own. Weighted descent has the curvature of the amplitude misfit, |object|²
     summed over the views of the batch, where |object| ≈ 1; it rests in the first epoch at least, so that the probe does
     not take over what an object that is still empty does not explain.
 
@@ -43,11 +43,7 @@ class ProbeOptimiser:
         power = float(parts.detach().square().sum()) if power is None else power
         self._powers = power / schedule.bound, power * schedule.bound
         self._epochs_done = 0
-        self._method: torch.optim.Optimizer
-        if weighted:
-            self._method = torch.optim.SGD([parts], lr=0.0, momentum=WEIGHTED_MOMENTUM, nesterov=True)
-        else:
-            self._method = torch.optim.Adam([parts], lr=self._step, betas=(0.9, 0.99), eps=1e-12, fused=True)
+        self._method: Descent = Nesterov(parts, WEIGHTED_MOMENTUM) if weighted else Adam(parts, floor=1e-12)
         self._prepare()
 
     @property
@@ -70,10 +66,7 @@ class ProbeOptimiser:
         """Move, bring the power back within its bounds, and set the gradient to zero."""
         if not self.active:
             return
-        (group,) = self._method.param_groups
-        group["lr"] = self._step * self._relative_step(self._epochs_done)
-        self._method.step()
-        self._method.zero_grad(set_to_none=False)
+        self._method.step(self._step * self._relative_step(self._epochs_done))
         power = self._parts.square().sum()
         self._parts *= (power.clamp(*self._powers) / power).sqrt()
 
@@ -85,18 +78,18 @@ class ProbeOptimiser:
     def halve_steps(self) -> None:
         """Forget the momentum, and go on with half the length."""
         self._step /= 2
-        self._method.state.clear()
+        self._method.forget()
 
     def state(self) -> dict[str, Tensor]:
         """Return what it remembers, by name."""
         numbers = torch.tensor([self._epochs_done, self._step, *self._powers], dtype=torch.float64)
-        return {"probe/numbers": numbers, **moments(self._method, ["probe/parts"])}
+        return {"probe/numbers": numbers, **named("probe/parts", self._method.state())}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what ``state`` returned."""
         epochs, self._step, *powers = state["probe/numbers"].tolist()
         self._epochs_done, self._powers = int(epochs), (powers[0], powers[1])
-        load_moments(self._method, ["probe/parts"], state)
+        self._method.load(of_name("probe/parts", state))
         self._prepare()
 
     def _prepare(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bluesky_multislice.solvers.descent import gradient_of
 from bluesky_multislice.solvers.schedule import Schedule
 
 _PART = 0.5
@@ -72,10 +73,7 @@ class ProbeVariation:
         """Return the gradients, zero before the first backward pass, and how often each view is in them."""
         if not self.active:
             return []
-        for tensor in self.tensors:
-            if tensor.grad is None:
-                tensor.grad = torch.zeros_like(tensor)
-        return [*(tensor.grad for tensor in self.tensors if tensor.grad is not None), self._seen]
+        return [*map(gradient_of, self.tensors), self._seen]
 
     @torch.no_grad()
     def step(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.models import Adjustments, ForwardModel
-from bluesky_multislice.solvers.moments import load_moments, moments
+from bluesky_multislice.solvers.descent import Adam, gradient_of, named, of_name
 from bluesky_multislice.solvers.quantities import Refined, make_quantity
 from bluesky_multislice.solvers.schedule import RefinementSettings, Schedule
 
@@ -28,44 +28,38 @@ class _Moving:
 
     def __init__(self, part: Refined, schedule: Schedule) -> None:
         self.part, self.schedule = part, schedule
-        self._adam = torch.optim.Adam([part.values], betas=(0.9, 0.99), eps=0.0)
+        self._adam = Adam(part.values, floor=0.0)
         self._steps = 0
 
     def gradient(self) -> Tensor:
         """Return the gradient, zero before the first backward pass."""
-        values = self.part.values
-        if values.grad is None:
-            values.grad = torch.zeros_like(values)
-        return values.grad
+        return gradient_of(self.part.values)
 
     def step(self, relative_step: float) -> None:
         """Move against the gradient, and set it to zero."""
-        (group,), gradient = self._adam.param_groups, self.gradient()
-        group["lr"] = self.part.step * self.schedule.strength * relative_step
+        gradient, length = self.gradient(), self.part.step * self.schedule.strength * relative_step
         if self._steps < 2:
-            group["eps"] = max(_FLOOR * float(gradient.abs().max()), 1e-12)
+            self._adam.floor = max(_FLOOR * float(gradient.abs().max()), 1e-12)
         if self._steps == 0:
-            self.part.values.sub_(group["lr"] * gradient / (gradient.abs() + group["eps"]))
+            self.part.values.sub_(length * gradient / (gradient.abs() + self._adam.floor))
+            gradient.zero_()
         else:
-            self._adam.step()
+            self._adam.step(length)
         self._steps += 1
-        self._adam.zero_grad(set_to_none=False)
         self.part.tidy()
 
     def state(self, name: str) -> dict[str, Tensor]:
         """Return values and what else is needed to go on, under names that begin with the quantity's."""
-        (group,) = self._adam.param_groups
-        numbers = torch.tensor([self._steps, group["eps"]], dtype=torch.float64)
-        return {name: self.part.values, f"{name}/numbers": numbers, **moments(self._adam, [name])}
+        numbers = torch.tensor([self._steps, self._adam.floor], dtype=torch.float64)
+        return {name: self.part.values, f"{name}/numbers": numbers, **named(name, self._adam.state())}
 
     @torch.no_grad()
     def load(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Go on from what ``state`` returned."""
-        (group,) = self._adam.param_groups
         self.part.values.copy_(state[name])
-        steps, group["eps"] = state[f"{name}/numbers"].tolist()
+        steps, self._adam.floor = state[f"{name}/numbers"].tolist()
         self._steps = int(steps)
-        load_moments(self._adam, [name], state)
+        self._adam.load(of_name(name, state))
 
 
 class Refinement:

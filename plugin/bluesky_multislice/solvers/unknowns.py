@@ -18,6 +18,7 @@ from bluesky_multislice.models import ForwardModel, Turned
 from bluesky_multislice.optics import propagate
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.parallel import Mesh
+from bluesky_multislice.solvers.descent import gradient_of
 from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OptimiserName
 from bluesky_multislice.solvers.probe import ProbeOptimiser
@@ -269,10 +270,7 @@ class Unknowns:
     def gradients(self) -> list[Tensor]:
         """Return the gradient of each tensor that is fitted, zero before the first backward pass, and their light."""
         fitted = [self.object, self._probe_parts] if self._probe_parts.requires_grad else [self.object]
-        for tensor in fitted:
-            if tensor.grad is None:
-                tensor.grad = torch.zeros_like(tensor)
-        own = [tensor.grad for tensor in fitted if tensor.grad is not None]
+        own = [gradient_of(tensor) for tensor in fitted]
         light = [] if self._light is None else [self._light]
         return own + light + self._waiting
 

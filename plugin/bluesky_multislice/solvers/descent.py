@@ -1,0 +1,156 @@
+"""The two methods that move a tensor against its gradient, with PyTorch's kernels.
+
+They take the functions behind PyTorch's optimisers: the classes would import its compiler, a second of every start.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+_BETA1, _BETA2 = 0.9, 0.99
+"""Parts of Adam's first and second moment that go on."""
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+class Descent(Protocol):
+    """Moves one tensor against its gradient."""
+
+    def step(self, length: float) -> None:
+        """Move by a step of some length, and set the gradient to zero."""
+        ...
+
+    def forget(self) -> None:
+        """Go on from rest."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what it remembers of earlier steps, by name; nothing before the first."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` returned."""
+        ...
+
+
+class Nesterov:
+    """Nesterov's momentum (Sutskever, Martens, Dahl & Hinton, Proc. ICML 28, 1139 (2013)).
+
+    Args:
+        moved: what is moved, in place.
+        momentum: part of the last move that goes on.
+    """
+
+    def __init__(self, moved: Tensor, momentum: float) -> None:
+        self._moved, self._momentum = moved, momentum
+        self._buffer: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, length: float) -> None:
+        """See ``Descent``."""
+        gradient = gradient_of(self._moved)
+        buffers = [self._buffer]
+        sgd(
+            [self._moved],
+            [gradient],
+            buffers,
+            fused=True,
+            lr=length,
+            momentum=self._momentum,
+            nesterov=True,
+            dampening=0.0,
+            weight_decay=0.0,
+            maximize=False,
+        )
+        (self._buffer,) = buffers
+        gradient.zero_()
+
+    def forget(self) -> None:
+        """See ``Descent``."""
+        self._buffer = None
+
+    def state(self) -> dict[str, Tensor]:
+        """See ``Descent``."""
+        return {} if self._buffer is None else {"momentum_buffer": self._buffer}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """See ``Descent``."""
+        self._buffer = state.get("momentum_buffer")
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015).
+
+    Args:
+        moved: what is moved, in place.
+        floor: added to the root of the second moment, in the unit of the gradient.
+
+    Attributes:
+        floor: as above.
+    """
+
+    def __init__(self, moved: Tensor, floor: float) -> None:
+        self._moved, self.floor = moved, floor
+        self._moments: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def step(self, length: float) -> None:
+        """See ``Descent``."""
+        gradient = gradient_of(self._moved)
+        if self._moments is None:
+            steps = torch.zeros((), dtype=torch.float32, device=self._moved.device)
+            self._moments = torch.zeros_like(self._moved), torch.zeros_like(self._moved), steps
+        first, second, steps = self._moments
+        adam(
+            [self._moved],
+            [gradient],
+            [first],
+            [second],
+            [],
+            [steps],
+            fused=True,
+            lr=length,
+            beta1=_BETA1,
+            beta2=_BETA2,
+            eps=self.floor,
+            amsgrad=False,
+            weight_decay=0.0,
+            maximize=False,
+        )
+        gradient.zero_()
+
+    def forget(self) -> None:
+        """See ``Descent``."""
+        self._moments = None
+
+    def state(self) -> dict[str, Tensor]:
+        """See ``Descent``."""
+        return {} if self._moments is None else dict(zip(_MOMENTS, self._moments, strict=True))
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """See ``Descent``."""
+        self._moments = None
+        if _MOMENTS[0] in state:
+            first, second, steps = (state[name].to(self._moved.device) for name in _MOMENTS)
+            self._moments = first, second, steps
+
+
+def gradient_of(tensor: Tensor) -> Tensor:
+    """Return the gradient, zero before the first backward pass."""
+    if tensor.grad is None:
+        tensor.grad = torch.zeros_like(tensor)
+    return tensor.grad
+
+
+def named(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state under names that begin with that of what is moved."""
+    return {f"{name}.{key}": value for key, value in state.items()}
+
+
+def of_name(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state that ``named`` has put there."""
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
