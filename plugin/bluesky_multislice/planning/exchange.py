@@ -45,7 +45,7 @@ def exchange_of(plan: Plan, geometry: ScanGeometry) -> Exchange:
     windows = plan.windows(model.window[0])
     parts, (depth, height, width) = 2 if plan.fit.absorption else 1, plan.grid.shape
     fitted, held = split_views(geometry.views, plan.held_back_every)
-    batches = batches_of(plan, geometry.angle_rad)
+    batches = batches_of(plan, geometry)
     outside = 0
     for shares, ways in zip(batches, (2, 1), strict=True):
         for batch in (batch for share in shares for batch in share):
@@ -59,24 +59,23 @@ def exchange_of(plan: Plan, geometry: ScanGeometry) -> Exchange:
     return Exchange(outside * plan.slices * row, steps * borders * depth * row, int(elsewhere * plan.slices * row))
 
 
-def batches_of(plan: Plan, angle_rad: NDArray[np.float64]) -> tuple[list[_Batches], list[_Batches]]:
+def batches_of(plan: Plan, geometry: ScanGeometry) -> tuple[list[_Batches], list[_Batches]]:
     """Return the batches of views of the first epoch: those fitted of each lane, and those held back of each group.
 
     The ranks of group number n work on lanes n, n + groups, …
-
-    Args:
-        plan: of the reconstruction.
-        angle_rad: (view,) rotation angle of each view.
     """
-    groups, size = plan.ranks // plan.slabs, plan.fit.batch_views
-    fitted, held = split_views(len(angle_rad), plan.held_back_every)
-    found = []
-    for number in range(plan.lanes):
-        part = fitted[np.arange(len(fitted)) % plan.lanes == number]
-        shuffle = np.random.default_rng([plan.fit.seed, number])
-        found.append([part[batch] for batch in in_batches(angle_rad[part], size, shuffle)])
-    shares = share_held_back(held, angle_rad, groups)
-    return found, [[part[batch] for batch in in_batches(angle_rad[part], size, None)] for part in shares]
+    angle_rad, heights, size = geometry.angle_rad, geometry.position_m[:, 0], plan.fit.batch_views
+
+    def batched(part: NDArray[np.intp], shuffle: np.random.Generator | None) -> _Batches:
+        return [part[batch] for batch in in_batches(angle_rad[part], heights[part], size, shuffle)]
+
+    fitted, held = split_views(geometry.views, plan.held_back_every)
+    lane_of = np.arange(len(fitted)) % plan.lanes
+    lanes = [
+        batched(fitted[lane_of == lane], np.random.default_rng([plan.fit.seed, lane])) for lane in range(plan.lanes)
+    ]
+    shares = share_held_back(held, angle_rad, plan.ranks // plan.slabs)
+    return lanes, [batched(share, None) for share in shares]
 
 
 def _rows_outside(

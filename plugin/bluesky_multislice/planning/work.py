@@ -54,7 +54,7 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
     parts = 2 if plan.fit.absorption else 1
     transforms, turns = np.zeros((groups, plan.slabs)), np.zeros(groups, int)
     turned: list[list[float]] = [[] for _ in range(groups)]
-    fitted, held = batches_of(plan, geometry.angle_rad)
+    fitted, held = batches_of(plan, geometry)
     for shares, is_fitted in ((fitted, True), (held, False)):
         for number, batch in ((number, batch) for number, share in enumerate(shares) for batch in share):
             for angle in np.unique(geometry.angle_rad[batch]):

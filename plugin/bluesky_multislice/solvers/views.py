@@ -121,6 +121,7 @@ class ViewSet:
     Attributes:
         views: (n,) which views of the scan.
         angles: (n,) rotation angle of each.
+        heights: (n,) position of each along the rotation axis.
         amplitude: (own, y, x) square root of the frames over their scale, of the views that this rank computes; NaN
             where a pixel is saturated in a frame.
         mask: (y, x) 1 where a pixel is good, else 0.
@@ -132,6 +133,7 @@ class ViewSet:
 
     views: NDArray[np.intp]
     angles: NDArray[np.float64]
+    heights: NDArray[np.float64]
     amplitude: Tensor | StreamedAmplitudes
     mask: Tensor
     lane: NDArray[np.intp] | None = None
@@ -149,7 +151,7 @@ class ViewSet:
 
     def batches(self, size: int, shuffle: np.random.Generator | None = None) -> list[NDArray[np.intp]]:
         """Return batches of indices into ``views``, of all lanes as if they were one; see ``steps``."""
-        batches = in_batches(self.angles, size, shuffle)
+        batches = in_batches(self.angles, self.heights, size, shuffle)
         self._read_ahead(batches)
         return batches
 
@@ -166,7 +168,8 @@ class ViewSet:
         lanes = []
         for number in self.lanes():
             index = everything if self.lane is None else np.flatnonzero(self.lane == number)
-            lanes.append([index[batch] for batch in in_batches(self.angles[index], size, shuffles[number])])
+            batches = in_batches(self.angles[index], self.heights[index], size, shuffles[number])
+            lanes.append([index[batch] for batch in batches])
         steps = [[lane[at] for lane in lanes if at < len(lane)] for at in range(max(map(len, lanes), default=0))]
         self._read_ahead([batch for step in steps for batch in step])
         return steps
@@ -199,14 +202,18 @@ class ViewSet:
         return replace(self, amplitude=amplitude, mask=mask, coarseness=factor)
 
 
-def in_batches(angles: NDArray[np.float64], size: int, shuffle: np.random.Generator | None) -> list[NDArray[np.intp]]:
+def in_batches(
+    angles: NDArray[np.float64], heights: NDArray[np.float64], size: int, shuffle: np.random.Generator | None
+) -> list[NDArray[np.intp]]:
     """Return batches of indices of views; a batch mixes angles only where two of them with all their views fit in.
 
     Angles follow each other by the golden ratio of their range, so that a few batches in a row, wherever they start,
-    look from all sides (Köhler, IEEE Symp. Conf. Rec. Nucl. Sci. 6, 3961 (2004)).
+    look from all sides (Köhler, IEEE Symp. Conf. Rec. Nucl. Sci. 6, 3961 (2004)). Each batch of an angle has its share
+    of views at every height, so that the ranks of all slabs have as much to do.
 
     Args:
         angles: (view,) rotation angle of each.
+        heights: (view,) position of each along the rotation axis.
         size: most views a batch.
         shuffle: where to start, and the order of each angle's views; None keeps them in order.
     """
@@ -221,12 +228,25 @@ def in_batches(angles: NDArray[np.float64], size: int, shuffle: np.random.Genera
     if mixed and shuffle is None and groups:
         # In no step of a fit: as few turns as can be.
         return np.array_split(np.concatenate(groups), math.ceil(len(index) / size))
-    pieces = [np.array_split(group, len(group) if mixed else math.ceil(len(group) / size)) for group in groups]
+    counts = [len(group) if mixed else math.ceil(len(group) / size) for group in groups]
+    pieces = [_dealt_out(group, heights, count, shuffle) for group, count in zip(groups, counts, strict=True)]
     rounds = range(max(map(len, pieces), default=0))
     batches = [pieces[at][number] for number in rounds for at in order if number < len(pieces[at])]
     if mixed and batches:
         return np.array_split(np.concatenate(batches), math.ceil(len(index) / size))
     return batches
+
+
+def _dealt_out(
+    views: NDArray[np.intp], heights: NDArray[np.float64], parts: int, shuffle: np.random.Generator | None
+) -> list[NDArray[np.intp]]:
+    """Deal views out to so many parts: of as many in a row as there are parts, by height, each part gets one."""
+    hands = np.tile(np.arange(parts), (math.ceil(len(views) / parts), 1))
+    if shuffle is not None:
+        hands = shuffle.permuted(hands, axis=1)
+    part = np.empty(len(views), np.intp)
+    part[np.argsort(heights[views], kind="stable")] = hands.ravel()[: len(views)]
+    return [views[part == number] for number in range(parts)]
 
 
 def coarsen(amplitude: Tensor, mask: Tensor, factor: int, *, far_field: bool) -> tuple[Tensor, Tensor]:
@@ -328,4 +348,6 @@ def load_views(
     read = views if own is None else views[own]
     reader = AmplitudeReader(scan, read, scale, device, saturated, rows=rows)
     amplitude = StreamedAmplitudes(reader, ahead) if ahead else reader.read(np.arange(len(read)))
-    return ViewSet(views, scan.geometry.angle_rad[views], amplitude, reader.mask, lane, own)
+    geometry = scan.geometry
+    heights = geometry.position_m[views, 0]
+    return ViewSet(views, geometry.angle_rad[views], heights, amplitude, reader.mask, lane, own)

@@ -19,9 +19,10 @@ from bluesky_multislice.solvers import ReadAhead, load_views, share_held_back, s
 from bluesky_multislice.solvers.views import AmplitudeReader, ViewSet
 
 
-def view_set(angles):
+def view_set(angles, heights=None):
     angles = np.asarray(angles, float)
-    return ViewSet(np.arange(len(angles)), angles, torch.zeros(len(angles), 1, 1), torch.ones(1, 1))
+    heights = np.zeros(len(angles)) if heights is None else heights
+    return ViewSet(np.arange(len(angles)), angles, heights, torch.zeros(len(angles), 1, 1), torch.ones(1, 1))
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 100])
@@ -59,8 +60,24 @@ def test_a_few_batches_in_a_row_look_from_all_sides_wherever_they_start(views_an
     assert views.angles[np.concatenate(other)].tolist() != np.repeat(order, views_an_angle).tolist()
 
 
-def test_batches_without_shuffling_are_in_order():
-    np.testing.assert_array_equal(np.concatenate(view_set(np.zeros(9)).batches(2, None)), np.arange(9))
+@pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize("size", [5, 17, 60])
+def test_every_batch_has_its_share_of_the_views_at_every_height(size, seed):
+    heights = np.random.default_rng(1).permutation(120).astype(float)
+    views = view_set(np.repeat([0.0, 1.0], 60), heights)
+    shuffle = None if seed is None else np.random.default_rng(seed)
+    batches = views.batches(size, shuffle)
+    assert len(batches) == 2 * -(-60 // size)
+    for border in (20, 60, 90):
+        of_angle = {angle: np.sum(heights[views.angles == angle] < border) for angle in (0.0, 1.0)}
+        for batch in batches:
+            share = of_angle[views.angles[batch[0]]] / (len(batches) / 2)
+            assert abs(np.sum(heights[batch] < border) - share) < 1 + 1e-9
+
+
+def test_batches_without_shuffling_keep_their_views_in_order():
+    batches = view_set(np.zeros(9), np.arange(9.0)[::-1]).batches(2, None)
+    assert [batch.tolist() for batch in batches] == [[3, 8], [2, 7], [1, 6], [0, 5], [4]]
 
 
 def test_shuffling_follows_the_seed():
