@@ -3,6 +3,7 @@
 import time
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from flow_runs import log_of, worker
 from held_flow_runs import Held, reap
@@ -11,9 +12,12 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.states import Cancelling
 from real_services import folder, hologram, services, shared_storage, take, tiled_client, tiled_server
 from slurm_cluster import SCRIPTS, eventually, processes_of
-from slurm_jobs import room
+from slurm_jobs import ranks_of, room, staged
+from slurm_jobs import scheduler as slurm_of_sleepers
 
 from bluesky_multislice.catalog import find_reconstructions
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.schedulers import Allocation
 from flows.deploy import deploy
 from flows.job_record import read_outcome
 
@@ -21,10 +25,19 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 __all__ = ["folder", "hologram", "reap", "room", "services", "shared_storage", "take", "tiled_client", "tiled_server"]
 
 
+EPOCHS = 400
+"""So many that a fit is still under way when the test has done to it what it wants."""
+
+
 @pytest.fixture
-def client(services, room, monkeypatch):
-    """Prefect with a worker whose flows submit to the cluster; no job is left in the end."""
-    monkeypatch.setenv("MULTISLICE_SITE", str(SCRIPTS / "two-nodes.toml"))
+def client(services, room, monkeypatch, request, tmp_path):
+    """Prefect with a worker whose flows submit to the cluster, with lines of the site changed; no job is left."""
+    site = tmp_path / "site.toml"
+    lines = [getattr(request, "param", ""), (SCRIPTS / "two-nodes.toml").read_text()]
+    changed = [line.partition(" =")[0] for line in lines[0].splitlines()]
+    kept = [line for line in lines[1].splitlines() if line.partition(" =")[0] not in changed]
+    site.write_text("\n".join([lines[0], *kept]))
+    monkeypatch.setenv("MULTISLICE_SITE", str(site))
     deploy(jobs=9)
     with worker(), get_client(sync_client=True) as client:
         yield client
@@ -94,3 +107,91 @@ def test_the_job_of_a_flow_that_is_killed_is_adopted_and_ends_as_a_volume(client
     assert (provenance["flow_run"]["attempts"], provenance["flow_run"]["job_restarts"]) == (2, 0)
     assert read_outcome(held.folder).state == "published"
     assert not processes_of(held.folder.path)
+
+
+@pytest.mark.parametrize("client", ["ranks_per_node = 1\nmemory_gb = 2"], indirect=True)
+def test_a_flow_run_ends_with_its_volume_whatever_befalls_its_job(client, cluster, take, room, tiled_client):
+    """Slurm's controller restarted, an urgent job, a lost node, and out of time twice in a row."""
+    recipe = Recipe(epochs=EPOCHS, ranks=2, held_back_every=4, checkpoint_every=1)
+    held = Held(client, take(), recipe)
+    eventually(lambda: newest_checkpoint(held.folder))
+
+    # Held, so that it does not end while Slurm is away.
+    for process in (job := held.job()):
+        process.suspend()
+    cluster.stop_controller()
+    eventually(lambda: "Job not_visible (Slurm does not answer" in log_of(held.id))
+    cluster.start_controller()
+    for process in job:
+        process.resume()
+    goes_on(held)
+
+    urgent, slurm = staged(room / "urgent", sleep_s=600), slurm_of_sleepers()
+    job = slurm.submit(urgent, name="urgent", allocation=Allocation(nodes=2, cpus_per_task=4, partition="urgent"))
+    ranks_of(urgent, 2)
+    eventually(lambda: shown(client, held.id).startswith("Job pending ("))
+    assert held.run.state.is_running()
+    slurm.cancel(job)
+    goes_on(held)
+
+    with cluster.without(cluster.nodes[1]):
+        eventually(lambda: "restarts 2)" in log_of(held.id))
+    goes_on(held)
+
+    for restarts in (3, 4):
+        cluster.ask("scancel", "--batch", "--signal=USR1", held.folder.read_submission()["job_id"])
+        eventually(lambda restarts=restarts: f"restarts {restarts})" in log_of(held.id))
+        goes_on(held)
+
+    held.completes()
+    (only,) = find_reconstructions(tiled_client, held.uid)
+    reconstruction = tiled_client[only.path]
+    provenance = reconstruction.metadata["provenance"]
+    resumed = [each["epoch"] for each in provenance["machine"]["resumed"]]
+    assert len(resumed) == 4
+    assert resumed == sorted(resumed)
+    assert provenance["machine"]["restarts"] == provenance["flow_run"]["job_restarts"] == 4
+    assert provenance["flow_run"]["attempts"] == 1
+    epochs = reconstruction["history"].read()["epoch"]
+    np.testing.assert_array_equal(epochs, np.arange(1, len(epochs) + 1))
+    ((_, word),) = eventually(lambda: [job for job in jobs_of(cluster, held) if job[1] != "RUNNING"])
+    assert word == "COMPLETED"
+    assert not held.folder.checkpoints.exists()
+    eventually(lambda: not processes_of(held.folder.path))
+
+
+SHORT = "memory_gb = 2\nwalltime_minutes = 1\nwarning_seconds = 30\nmost_restarts = 0\ndirectives = ['--exclusive']"
+
+
+@pytest.mark.parametrize("client", [SHORT], indirect=True)
+def test_how_a_job_ended_is_told_in_prefect(client, cluster, take, tiled_client):
+    deaf, cancelled = Held(client, take()), Held(client, take())
+    for held in (deaf, cancelled):
+        held.hold()
+    cluster.ask("scancel", cancelled.folder.read_submission()["job_id"])
+    eventually(lambda: cancelled.run.state.is_cancelled())
+    lost = Held(client, take())
+    lost.hold()
+    job_id = lost.folder.read_submission()["job_id"]
+    cluster.ask("scontrol", "update", f"jobid={job_id}", "requeue=0")
+    node = cluster.ask("squeue", "--noheader", f"--jobs={job_id}", "--format=%N").strip()
+    with cluster.without(node):
+        eventually(lambda: lost.run.state.is_final())
+    eventually(lambda: deaf.run.state.is_final())
+    for held, name in ((cancelled, "Cancelled"), (lost, "NodeFailure"), (deaf, "TimedOut")):
+        assert held.run.state.name == name
+        assert read_outcome(held.folder).state == ("cancelled" if held is cancelled else "failed")
+        assert len(jobs_of(cluster, held)) == 1
+        assert not find_reconstructions(tiled_client, held.uid)
+        eventually(lambda held=held: not processes_of(held.folder.path))
+
+
+def goes_on(held):
+    """Wait until the job has come further than it was."""
+    former = newest_checkpoint(held.folder)
+    eventually(lambda: newest_checkpoint(held.folder) > former + 3)
+
+
+def newest_checkpoint(folder):
+    """Epoch of the last checkpoint, 0 without one."""
+    return max((int(path.name) for path in folder.checkpoints.glob("*") if path.name.isdigit()), default=0)

@@ -6,20 +6,16 @@ import h5py
 import numpy as np
 import pytest
 from slurm_cluster import eventually, processes_of
-from slurm_jobs import GRACE_S, ranks_of, room, site, staged
-from slurm_jobs import scheduler as slurm_of_sleepers
+from slurm_jobs import GRACE_S, room, site
 from small_scan import hologram_scan
 
 from bluesky_multislice.interchange import JobFolder, read_provenance, write_scan
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.schedulers import (
-    Allocation,
-    JobState,
     LocalScheduler,
     SlurmScheduler,
     allocate,
-    follow,
     make_scheduler,
     read_site,
     run_to_end,
@@ -94,60 +90,6 @@ def test_a_fit_whose_rank_is_killed_goes_on_from_its_checkpoint_to_its_volume(ro
     assert (machine["ranks"], machine["restarts"]) == (2, 1)
     assert machine["slurm_job"] == folder.read_submission()["job_id"] != killed[0]
     assert_whole(folder)
-
-
-def test_a_fit_that_is_out_of_time_twice_goes_on_to_its_volume(room, cluster):
-    """It gets the signal that Slurm sends before the walltime, and leaves no checkpoint but what that asks for."""
-    folder, allocation, slurm = long_fit(room / "job", checkpoint_every=10 * EPOCHS)
-    warned = []
-
-    def warn(record):
-        starts = folder.log.read_text().count("started again")
-        if len(warned) < min(starts, 2):
-            warned.append(record["epoch"])
-            cluster.ask("scancel", "--batch", "--signal=USR1", job.id)
-
-    job = slurm.submit(folder, name="long", allocation=allocation)
-    status = follow(slurm, job, on_progress=warn)
-    assert (status.state, status.restarts) == (JobState.COMPLETED, 2)
-    machine = read_provenance(folder.result)["machine"]
-    first, second = (resumed["epoch"] for resumed in machine["resumed"])
-    assert warned[0] <= first < second < EPOCHS
-    assert (machine["restarts"], machine["slurm_job"]) == (2, job.id)
-    assert f"Out of time after epoch {second}: goes on" in slurm.tail(job, 1000)
-    assert not folder.interrupted.exists()
-    assert_whole(folder)
-
-
-def test_a_fit_that_gives_way_and_then_loses_a_node_goes_on_to_its_volume(room, cluster):
-    folder, allocation, slurm = long_fit(room / "job", checkpoint_every=1)
-    job = slurm.submit(folder, name="preempted", allocation=allocation)
-    kept = eventually(lambda: newest_checkpoint(folder))
-    urgent = staged(room / "urgent", sleep_s=600)
-    first = slurm_of_sleepers().submit(
-        urgent, name="urgent", allocation=Allocation(nodes=2, cpus_per_task=4, partition="urgent")
-    )
-    ranks_of(urgent, 2)
-    status = slurm.status(job)
-    assert (status.state, status.restarts) == (JobState.PENDING, 1)
-    slurm.cancel(first)
-    further = eventually(lambda: (epoch := newest_checkpoint(folder)) > kept + 10 and epoch)
-    seen = []
-    with cluster.without(cluster.nodes[1]):
-        eventually(lambda: (seen.append(slurm.status(job)) or seen[-1]).restarts == 2)
-    assert not [each for each in seen if each.ended]
-    status = follow(slurm, job, on_progress=lambda record: None)
-    assert (status.state, status.restarts) == (JobState.COMPLETED, 2)
-    after_preemption, after_failure = (
-        resumed["epoch"] for resumed in read_provenance(folder.result)["machine"]["resumed"]
-    )
-    assert kept <= after_preemption < further <= after_failure < EPOCHS
-    assert_whole(folder)
-
-
-def newest_checkpoint(folder):
-    """Epoch of the last checkpoint, 0 without one."""
-    return max((int(path.name) for path in folder.checkpoints.glob("*") if path.name.isdigit()), default=0)
 
 
 def assert_whole(folder):

@@ -41,7 +41,6 @@ _MEMORY = {
     "batch": "planes and waves of a batch",
     "turns": "matrices of turns",
     "checkpoint": "checkpoint on its way",
-    "holes": "holes of freed arrays",
     "program": "program",
     "libraries": "libraries of the first volume",
     "exchange": "exchange among ranks",

@@ -17,9 +17,11 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
-_ROWS = 32
-"""Rows of y that are turned together: few enough for the copies with y last to stay in a processor's cache."""
+_ROWS = 8, 32
+"""Fewest and most rows of y that are turned together."""
 
+_BLOCK = 2**19
+"""Voxels of these rows, if there are no fewer: their copies with y last stay in a processor's cache."""
 
 KEPT_TURNS = 16
 """Turns whose matrices are kept for the next time."""
@@ -81,7 +83,8 @@ class _Product(torch.autograd.Function):
         ctx.matrices = transposed, matrix
         _, ny, nx = volume.shape
         image = volume.new_empty(matrix.planes, ny, nx)
-        for rows, part in zip(volume.split(_ROWS, 1), image.split(_ROWS, 1), strict=True):
+        count = min(max(_BLOCK // (max(volume.shape[0], matrix.planes) * nx), _ROWS[0]), _ROWS[1])
+        for rows, part in zip(volume.split(count, 1), image.split(count, 1), strict=True):
             y_last = rows.mT.reshape(-1, rows.shape[1]).contiguous()
             sums = functional.embedding_bag(
                 matrix.source,

@@ -1,6 +1,7 @@
 """How much memory is free; memory that is used again, for fresh pages cost as much as a Fourier transform of them."""
 
 import math
+import os
 import threading
 import weakref
 from collections.abc import Sequence
@@ -9,6 +10,10 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
+
+# PyTorch, too, asks for huge pages then, unless somebody has said no: arrays as large as a volume come and go at each
+# step, and no holes are left between them. It looks once, when it first needs memory.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 MOST_BYTES = 2**28
 """Bytes that are kept for use again, at most."""

@@ -17,7 +17,7 @@ from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.sampling import tiles_of, window_of
 from bluesky_multislice.recipe import Recipe
 
-_PROGRAM = 405 * 2**20
+_PROGRAM = 370 * 2**20
 """Bytes of the interpreter, PyTorch, HDF5 and the compiled kernels of a rank, as measured."""
 
 _BACK_PROJECTION = 180 * 2**20
@@ -28,18 +28,6 @@ _EXCHANGE = 120 * 2**20
 
 _NEIGHBOURS = {"linear": 4, "cubic": 16}
 """Voxels of a plane that one of a turned plane is interpolated from."""
-
-_HANDED_BACK = 32 * 2**20
-"""Bytes from which the C library gives a freed array back at once (its largest mmap threshold); others leave holes."""
-
-_HOLES = {"nesterov": 1.7, "adam": 1.0, "weighted": 1.0}
-"""Arrays as large as a small volume that the holes between cached matrices add up to, for each matrix, as measured.
-
-Accelerated descent turns whole volumes besides, to weigh voxels by their light.
-"""
-
-_LARGE_HOLES = 200 * 2**20
-"""Bytes of holes between large matrices, which are handed back each time, as measured."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +40,6 @@ class MemoryParts:
         batch: turned planes, waves and transmissions of a batch of views.
         turns: matrices that turn the volume.
         checkpoint: what a checkpoint is written from while the fit goes on.
-        holes: between arrays, where the C library keeps what was freed.
         program: interpreter, PyTorch and compiled kernels.
         libraries: of the first volume.
         exchange: among several ranks.
@@ -63,7 +50,6 @@ class MemoryParts:
     batch: float
     turns: float = 0.0
     checkpoint: float = 0.0
-    holes: float = 0.0
     program: float = 0.0
     libraries: float = 0.0
     exchange: float = 0.0
@@ -83,7 +69,7 @@ def memory_parts(plan: Plan, geometry: ScanGeometry, cuda: bool) -> MemoryParts:
         cuda: whether it is a GPU's.
     """
     volume, angles = 4 * math.prod(plan.grid.shape) / plan.slabs, len(np.unique(geometry.angle_rad))
-    turns, holes = 0.0, 0.0
+    turns = 0.0
     if angles > 1 and plan.interpolation in _NEIGHBOURS:
         # Neighbours of each voxel of a plane, number and weight, and the transpose.
         turn = _NEIGHBOURS[plan.interpolation] * 8 * 2 * plan.grid.shape[0] * plan.grid.shape[2]
@@ -91,13 +77,9 @@ def memory_parts(plan: Plan, geometry: ScanGeometry, cuda: bool) -> MemoryParts:
     on_gpu = MemoryParts(volume * _volumes(plan, angles), _frames(plan, geometry), _batch(plan, geometry), turns)
     if cuda:
         return on_gpu
-    if angles > 1:
-        small = min(angles, KEPT_TURNS) * _HOLES[plan.fit.optimiser] * volume
-        holes = small if volume < _HANDED_BACK else _LARGE_HOLES
     return replace(
         on_gpu,
         checkpoint=volume * _written(plan),
-        holes=holes,
         program=_PROGRAM,
         libraries=_BACK_PROJECTION if plan.start != "empty" else 0,
         exchange=_EXCHANGE if plan.ranks > 1 else 0,
