@@ -3,6 +3,7 @@
 import json
 import shlex
 import subprocess
+from dataclasses import replace
 
 import pytest
 from slurm_cluster import eventually
@@ -104,13 +105,48 @@ def test_a_job_that_needs_too_much_memory_says_so(room, cluster):
 
 @pytest.mark.parametrize(
     "impossible",
-    [{"gpus_per_node": 64}, {"nodes": 9}, {"partition": "none"}, {"memory_gb": 9999}, {"walltime_minutes": 999}],
+    [
+        {"gpus_per_node": 64},
+        {"nodes": 9},
+        {"partition": "none"},
+        {"memory_gb": 9999},
+        {"walltime_minutes": 999},
+        {"account": "none"},
+        {"qos": "none"},
+        {"constraint": "none"},
+    ],
 )
 def test_an_impossible_request_is_refused_with_slurms_words(room, impossible):
     folder = staged(room / "job")
     with pytest.raises(SchedulerError, match=r"Slurm must accept the job\. Got: .*(sbatch: error|Partition)"):
         scheduler().submit(folder, name="impossible", allocation=Allocation(**impossible))
     assert folder.read_submission() is None
+
+
+def test_a_job_gets_its_account_quality_of_service_and_nodes(room, cluster):
+    slurm, folder = scheduler(), staged(room / "job", result=True)
+    chosen = {"account": "beamline", "qos": "live", "constraint": "fast"}
+    job = slurm.submit(folder, name="chosen", allocation=replace(ONE, **chosen))
+    assert ended(slurm, job).state is JobState.COMPLETED
+    assert ranks_of(folder, 1)[0]["environment"]["SLURMD_NODENAME"] == cluster.nodes[0]
+    asked = ("sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={job.id}", "-o", "Account,QOS,Constraints")
+    eventually(lambda: cluster.ask(*asked).strip() == "beamline|live|fast")
+
+
+def test_jobs_wait_for_what_their_quality_of_service_allows_and_live_ones_go_first(room, cluster):
+    slurm, whole = scheduler(), replace(ONE, nodes=2, cpus_per_task=4)
+    first = slurm.submit(staged(room / "first", sleep_s=600), name="first", allocation=replace(ONE, qos="rerun"))
+    second = slurm.submit(staged(room / "second"), name="second", allocation=replace(ONE, qos="rerun"))
+    eventually(lambda: slurm.status(second).reason == "QOSMaxJobsPerUserLimit")
+    ranks_of(first.folder, 1)
+    normal = slurm.submit(staged(room / "normal", sleep_s=600), name="normal", allocation=whole)
+    live = slurm.submit(staged(room / "live", sleep_s=600), name="live", allocation=replace(whole, qos="live"))
+    slurm.cancel(second)
+    slurm.cancel(first)
+    ranks_of(live.folder, 2)
+    assert slurm.status(normal).state is JobState.PENDING
+    slurm.cancel(normal)
+    slurm.cancel(live)
 
 
 def test_a_node_that_fails_ends_a_job_that_must_not_be_requeued(room, cluster):

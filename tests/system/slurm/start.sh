@@ -1,7 +1,8 @@
 #!/bin/bash
 # A real Slurm on this host for the tests: munge, mariadb, slurmdbd, slurmctld and two virtual nodes with two GPUs each,
-# which are character devices without a GPU behind. Everything lies under $1 and listens on ports from $2 on; nothing
-# is written to /etc. Root only.
+# which are character devices without a GPU behind; the first node has the feature "fast". Jobs are charged to the
+# account "beamline"; of the quality of service "live" they go first, of "rerun" one runs at a time. Everything lies
+# under $1 and listens on ports from $2 on; nothing is written to /etc. Root only.
 #
 #   start.sh FOLDER PORT [--without-accounting]
 #
@@ -36,7 +37,7 @@ has_control_groups() {
 }
 
 configure() {
-    local tracking="proctrack/linuxproc" tasks="task/none" name index=0
+    local tracking="proctrack/linuxproc" tasks="task/none" name index=0 feature=Feature=fast
     if has_control_groups; then
         tracking="proctrack/cgroup" tasks="task/cgroup"
         printf '%s\n' CgroupPlugin=cgroup/v1 CgroupAutomount=no CgroupMountpoint=/sys/fs/cgroup \
@@ -84,14 +85,17 @@ PreemptMode=REQUEUE
 END
     if [ -z "$accounting" ]; then
         printf '%s\n' AccountingStorageType=accounting_storage/slurmdbd AccountingStorageHost=127.0.0.1 \
-            AccountingStoragePort=$((port + 1)) "AccountingStoragePass=$root/munge/socket" >>"$SLURM_CONF"
+            AccountingStoragePort=$((port + 1)) "AccountingStoragePass=$root/munge/socket" \
+            AccountingStorageEnforce=associations,limits,qos PriorityType=priority/multifactor \
+            PriorityWeightQOS=1000 >>"$SLURM_CONF"
     else
         echo AccountingStorageType=accounting_storage/none >>"$SLURM_CONF"
     fi
     for name in $nodes; do
         index=$((index + 1))
         echo "NodeName=$name NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1 + index)) Sockets=1" \
-            "CoresPerSocket=4 ThreadsPerCore=1 RealMemory=8000 Gres=gpu:2 State=UNKNOWN" >>"$SLURM_CONF"
+            "CoresPerSocket=4 ThreadsPerCore=1 RealMemory=8000 Gres=gpu:2 $feature State=UNKNOWN" >>"$SLURM_CONF"
+        feature=
     done
     echo "PartitionName=gpu Nodes=ALL Default=YES MaxTime=60 DefaultTime=10 DefMemPerCPU=500 PriorityTier=1" >>"$SLURM_CONF"
     echo "PartitionName=urgent Nodes=ALL MaxTime=60 DefaultTime=10 DefMemPerCPU=500 PriorityTier=9" >>"$SLURM_CONF"
@@ -121,7 +125,14 @@ start_accounting() {
     )
     slurmdbd
     wait_for sacctmgr --noheader show cluster
-    sacctmgr --immediate add cluster multislice >/dev/null
+    {
+        sacctmgr --immediate add cluster multislice
+        sacctmgr --immediate add account beamline
+        sacctmgr --immediate add qos live priority=100
+        sacctmgr --immediate add qos rerun maxjobsperuser=1
+        sacctmgr --immediate add user root account=beamline qos=normal,live,rerun
+        sacctmgr --immediate modify user root set defaultaccount=beamline
+    } >/dev/null
 }
 
 start_nodes() {
