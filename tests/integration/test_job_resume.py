@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 import psutil
 import pytest
+from failing_disk import fail, failing_disk
 from small_scan import hologram_scan
 
 from bluesky_multislice.errors import JobError
@@ -21,6 +22,8 @@ from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.schedulers import Allocation, Job, JobState, LocalScheduler, may_go_on, run_to_end
 from flows.owned_job import OwnedJob
+
+__all__ = ["failing_disk"]
 
 RANKS, EPOCHS = 2, 40
 ALLOCATION = Allocation(ranks_per_node=RANKS)
@@ -325,20 +328,6 @@ def test_with_a_full_disk_the_run_goes_on_and_the_last_good_checkpoint_stays(sma
         assert float(re.search(r"; (\S+) MiB of the disk were left", warning)[1]) < 0.1
 
 
-@pytest.fixture
-def failing_disk(tmp_path):
-    """A file system whose ``abort`` makes it read-only under its writers, as one does that has lost its storage."""
-    place, image = tmp_path / "disk", tmp_path / "image"
-    place.mkdir()
-    image.write_bytes(bytes(32 * 2**20))
-    for command in (["mkfs.ext4", "-qF", image], ["mount", "-o", "loop", image, place]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"only one who may mount has a disk that fails: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
 def test_a_disk_that_turns_read_only_fails_the_job_which_goes_on_when_it_is_back(failing_disk, whole):
     folder = stage(failing_disk / "job")
     # Frames that were staged some time ago are on the disk.
@@ -347,7 +336,7 @@ def test_a_disk_that_turns_read_only_fails_the_job_which_goes_on_when_it_is_back
 
     def lose_the_disk(record):
         if record["epoch"] == 3:
-            subprocess.run(["mount", "-o", "remount,abort", failing_disk], check=True)
+            fail(failing_disk)
 
     with pytest.raises(JobError, match=r"writable by the flow.*Read-only file system"):
         attempt.run(ALLOCATION, on_progress=lose_the_disk, on_status=lambda status: None)

@@ -1,10 +1,12 @@
 """Flow runs whose jobs are Slurm's: what Prefect shows of a job, and that each flow run has one, whatever happens."""
 
+import os
 import time
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from failing_disk import fail, failing_disk
 from flow_runs import log_of, worker
 from held_flow_runs import Held, reap
 from prefect.client.orchestration import get_client
@@ -22,7 +24,18 @@ from flows.deploy import deploy
 from flows.job_record import read_outcome
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
-__all__ = ["folder", "hologram", "reap", "room", "services", "shared_storage", "take", "tiled_client", "tiled_server"]
+__all__ = [
+    "failing_disk",
+    "folder",
+    "hologram",
+    "reap",
+    "room",
+    "services",
+    "shared_storage",
+    "take",
+    "tiled_client",
+    "tiled_server",
+]
 
 
 EPOCHS = 400
@@ -111,10 +124,15 @@ def test_the_job_of_a_flow_that_is_killed_is_adopted_and_ends_as_a_volume(client
 
 @pytest.mark.parametrize("client", ["ranks_per_node = 1\nmemory_gb = 2"], indirect=True)
 def test_a_flow_run_ends_with_its_volume_whatever_befalls_its_job(client, cluster, take, room, tiled_client):
-    """Slurm's controller restarted, an urgent job, a lost node, and out of time twice in a row."""
+    """A killed rank, Slurm's controller restarted, an urgent job, a lost node, and out of time twice in a row."""
     recipe = Recipe(epochs=EPOCHS, ranks=2, held_back_every=4, checkpoint_every=1)
     held = Held(client, take(), recipe)
     eventually(lambda: newest_checkpoint(held.folder))
+
+    (rank,) = [each for each in processes_of(held.folder.path) if each.environ().get("RANK") == "1"]
+    rank.kill()
+    eventually(lambda: "it is started again, 1 of 5 times" in log_of(held.id))
+    goes_on(held)
 
     # Held, so that it does not end while Slurm is away.
     for process in (job := held.job()):
@@ -148,14 +166,13 @@ def test_a_flow_run_ends_with_its_volume_whatever_befalls_its_job(client, cluste
     reconstruction = tiled_client[only.path]
     provenance = reconstruction.metadata["provenance"]
     resumed = [each["epoch"] for each in provenance["machine"]["resumed"]]
-    assert len(resumed) == 4
+    assert len(resumed) == 5
     assert resumed == sorted(resumed)
-    assert provenance["machine"]["restarts"] == provenance["flow_run"]["job_restarts"] == 4
+    assert provenance["machine"]["restarts"] == provenance["flow_run"]["job_restarts"] == 5
     assert provenance["flow_run"]["attempts"] == 1
     epochs = reconstruction["history"].read()["epoch"]
     np.testing.assert_array_equal(epochs, np.arange(1, len(epochs) + 1))
-    ((_, word),) = eventually(lambda: [job for job in jobs_of(cluster, held) if job[1] != "RUNNING"])
-    assert word == "COMPLETED"
+    eventually(lambda: [word for _, word in jobs_of(cluster, held)] == ["FAILED", "COMPLETED"])
     assert not held.folder.checkpoints.exists()
     eventually(lambda: not processes_of(held.folder.path))
 
@@ -184,6 +201,27 @@ def test_how_a_job_ended_is_told_in_prefect(client, cluster, take, tiled_client)
         assert len(jobs_of(cluster, held)) == 1
         assert not find_reconstructions(tiled_client, held.uid)
         eventually(lambda held=held: not processes_of(held.folder.path))
+
+
+@pytest.fixture
+def jobs_on_failing_disk(services, failing_disk, monkeypatch):
+    """Job folders lie on a disk that fails."""
+    monkeypatch.setenv("MULTISLICE_JOBS_ROOT", str(failing_disk))
+    return failing_disk
+
+
+@pytest.mark.usefixtures("room")
+def test_a_disk_that_fails_under_a_job_is_told_in_prefect(jobs_on_failing_disk, client, cluster, take, tiled_client):
+    held = Held(client, take(), Recipe(epochs=EPOCHS, ranks=1, held_back_every=0, checkpoint_every=1))
+    eventually(lambda: newest_checkpoint(held.folder))
+    os.sync()
+    fail(jobs_on_failing_disk)
+    eventually(lambda: held.run.state.is_final())
+    assert held.run.state.is_failed()
+    assert "Read-only file system" in held.run.state.message
+    assert not cluster.ask("squeue", "--noheader")
+    assert not find_reconstructions(tiled_client, held.uid)
+    eventually(lambda: not processes_of(held.folder.path))
 
 
 def goes_on(held):
