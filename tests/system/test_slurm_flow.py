@@ -124,15 +124,17 @@ def test_the_job_of_a_flow_that_is_killed_is_adopted_and_ends_as_a_volume(client
 
 @pytest.mark.parametrize("client", ["ranks_per_node = 1\nmemory_gb = 2"], indirect=True)
 def test_a_flow_run_ends_with_its_volume_whatever_befalls_its_job(client, cluster, take, room, tiled_client):
-    """A killed rank, Slurm's controller restarted, an urgent job, a lost node, and out of time twice in a row."""
+    """A rank killed, then torchrun; Slurm's controller restarted, an urgent job, a lost node, out of time twice."""
     recipe = Recipe(epochs=EPOCHS, ranks=2, held_back_every=4, checkpoint_every=1)
     held = Held(client, take(), recipe)
     eventually(lambda: newest_checkpoint(held.folder))
 
-    (rank,) = [each for each in processes_of(held.folder.path) if each.environ().get("RANK") == "1"]
-    rank.kill()
-    eventually(lambda: "it is started again, 1 of 5 times" in log_of(held.id))
-    goes_on(held)
+    for times, victim in enumerate(("bluesky_multislice.job", "torch.distributed.run"), start=1):
+        # Of the second node: what runs there, and what started it.
+        processes = sorted(held.job(), key=lambda process: process.environ()["SLURM_NODEID"])
+        next(each for each in reversed(processes) if is_module(each, victim)).kill()
+        eventually(lambda times=times: f"it is started again, {times} of 5 times" in log_of(held.id))
+        goes_on(held)
 
     # Held, so that it does not end while Slurm is away.
     for process in (job := held.job()):
@@ -166,13 +168,13 @@ def test_a_flow_run_ends_with_its_volume_whatever_befalls_its_job(client, cluste
     reconstruction = tiled_client[only.path]
     provenance = reconstruction.metadata["provenance"]
     resumed = [each["epoch"] for each in provenance["machine"]["resumed"]]
-    assert len(resumed) == 5
+    assert len(resumed) == 6
     assert resumed == sorted(resumed)
-    assert provenance["machine"]["restarts"] == provenance["flow_run"]["job_restarts"] == 5
+    assert provenance["machine"]["restarts"] == provenance["flow_run"]["job_restarts"] == 6
     assert provenance["flow_run"]["attempts"] == 1
     epochs = reconstruction["history"].read()["epoch"]
     np.testing.assert_array_equal(epochs, np.arange(1, len(epochs) + 1))
-    eventually(lambda: [word for _, word in jobs_of(cluster, held)] == ["FAILED", "COMPLETED"])
+    eventually(lambda: [word for _, word in jobs_of(cluster, held)] == ["FAILED", "FAILED", "COMPLETED"])
     assert not held.folder.checkpoints.exists()
     eventually(lambda: not processes_of(held.folder.path))
 
@@ -222,6 +224,12 @@ def test_a_disk_that_fails_under_a_job_is_told_in_prefect(jobs_on_failing_disk, 
     assert not cluster.ask("squeue", "--noheader")
     assert not find_reconstructions(tiled_client, held.uid)
     eventually(lambda: not processes_of(held.folder.path))
+
+
+def is_module(process, name):
+    """Whether a process runs a module of Python: the first that its command line names."""
+    words = process.cmdline()
+    return words[words.index("-m") + 1] == name
 
 
 def goes_on(held):
