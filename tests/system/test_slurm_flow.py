@@ -38,18 +38,17 @@ __all__ = [
 ]
 
 
-EPOCHS = 400
+EPOCHS = 800
 """So many that a fit is still under way when the test has done to it what it wants."""
 
 
 @pytest.fixture
 def client(services, room, monkeypatch, request, tmp_path):
     """Prefect with a worker whose flows submit to the cluster, with lines of the site changed; no job is left."""
-    site = tmp_path / "site.toml"
-    lines = [getattr(request, "param", ""), (SCRIPTS / "two-nodes.toml").read_text()]
-    changed = [line.partition(" =")[0] for line in lines[0].splitlines()]
-    kept = [line for line in lines[1].splitlines() if line.partition(" =")[0] not in changed]
-    site.write_text("\n".join([lines[0], *kept]))
+    site, changed = tmp_path / "site.toml", getattr(request, "param", "").splitlines()
+    names = {line.partition(" =")[0] for line in changed}
+    lines = (SCRIPTS / "two-nodes.toml").read_text().splitlines()
+    site.write_text("\n".join([*changed, *(line for line in lines if line.partition(" =")[0] not in names)]))
     monkeypatch.setenv("MULTISLICE_SITE", str(site))
     deploy(jobs=9)
     with worker(), get_client(sync_client=True) as client:

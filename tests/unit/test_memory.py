@@ -1,5 +1,9 @@
 """Memory of tensors that nobody holds any more is used again, within bounds."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -65,3 +69,17 @@ def test_no_more_than_a_bound_is_kept(monkeypatch):
     others = [memory.empty((5,), LIKE) for _ in range(3)]
     assert memory.bytes_kept() == 2 * 5 * 8
     assert len({tensor.data_ptr() for tensor in (held, *others)}) == 4
+
+
+ALIGNED = """
+import bluesky_multislice.optics, torch
+print(all(torch.empty(2**20 + each).data_ptr() % 2**21 == 0 for each in range(5)))
+"""
+
+
+@pytest.mark.parametrize(("said", "aligned"), [(None, "True"), ("0", "False")])
+def test_large_arrays_lie_at_borders_of_huge_pages_unless_somebody_has_said_no(said, aligned):
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    environment |= {"THP_MEM_ALLOC_ENABLE": said} if said else {}
+    done = subprocess.run([sys.executable, "-c", ALIGNED], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == aligned

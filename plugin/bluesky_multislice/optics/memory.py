@@ -11,8 +11,8 @@ import psutil
 import torch
 from torch import Tensor
 
-# PyTorch, too, asks for huge pages then, unless somebody has said no: arrays as large as a volume come and go at each
-# step, and no holes are left between them. It looks once, when it first needs memory.
+# PyTorch puts arrays from 2 MiB on at borders of huge pages, unless the environment says no: those as large as a volume
+# come and go at each step, and leave no holes in the C library's heap. It looks once, when it first needs memory.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 MOST_BYTES = 2**28
