@@ -11,8 +11,9 @@ import psutil
 import torch
 from torch import Tensor
 
-# PyTorch puts arrays from 2 MiB on at borders of huge pages, unless the environment says no: those as large as a volume
-# come and go at each step, and leave no holes in the C library's heap. It looks once, when it first needs memory.
+# PyTorch asks for huge pages from 2 MiB on, unless the environment says no: arrays as large as a volume come and go at
+# each step, which then takes less time and leaves no holes in the C library's heap, as measured (docs/memory.md).
+# It looks once, when it first needs memory.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 MOST_BYTES = 2**28
