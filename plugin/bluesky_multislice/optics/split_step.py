@@ -32,7 +32,7 @@ from bluesky_multislice.optics.transmission import EagerSlice, Slice
 Gradient = Literal["auto", "stored", "recomputed", "checkpointed"]
 _Groups = list[Tensor]
 
-_GROUP_BYTES = 2**19
+_GROUP_BYTES = 2**20
 """Bytes of a wave that one thread works on at a time: they and their transform stay in a processor's cache."""
 
 _SHARE_OF_MEMORY = 0.25
