@@ -14,7 +14,7 @@ import torch
 
 from bluesky_multislice import optics
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.optics import split_step
+from bluesky_multislice.optics import fused, split_step
 from bluesky_multislice.optics.fused import FusedSlice, compiled
 from bluesky_multislice.optics.transmission import EagerSlice
 
@@ -243,6 +243,19 @@ def test_fused_slices_equal_eager_ones(monkeypatch, way, kind):
     with threads(2):
         eager = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
     assert worst(fused, eager) < 1e-6
+
+
+@every_way
+def test_fused_slices_of_own_objects_equal_eager_ones_beyond_what_is_made_at_once(way):
+    shape = (2, VIEWS, 31, 37)
+    wave = random(*shape[1:], seed=1, dtype=torch.complex64).requires_grad_()
+    parts, optics_of = [wave, *inputs(shape, torch.complex64)[1:]], {"slice_thickness_m": 2.0, "gradient": way, **LIGHT}
+    assert wave.numel() > 6 * fused._MADE
+    with threads(1):
+        in_parts = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
+    with threads(2):
+        eager = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
+    assert worst(in_parts, eager) < 1e-6
 
 
 def fused_transmission(delta, beta):
