@@ -250,7 +250,7 @@ def test_fused_slices_of_own_objects_equal_eager_ones_beyond_what_is_made_at_onc
     shape = (2, VIEWS, 31, 37)
     wave = random(*shape[1:], seed=1, dtype=torch.complex64).requires_grad_()
     parts, optics_of = [wave, *inputs(shape, torch.complex64)[1:]], {"slice_thickness_m": 2.0, "gradient": way, **LIGHT}
-    assert wave.numel() > 6 * fused._MADE
+    assert wave.numel() > 6 * fused.MADE_AT_ONCE
     with threads(1):
         in_parts = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
     with threads(2):

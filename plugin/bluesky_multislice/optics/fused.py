@@ -138,7 +138,7 @@ def _inverse(t):
     return complex(scale * t.real, -scale * t.imag)
 
 
-_MADE = 512
+MADE_AT_ONCE = 512
 """Pixels whose T is made in a loop of its own: with all arrays in one, the compiler makes no vector instructions."""
 
 _OWN = "complex64[::1], complex64[::1], float32[::1], float32[::1]"
@@ -153,9 +153,9 @@ def _multiply_own(wave, into, delta, beta, strength):
 
 @compiled(f"void({_OWN}, float32[::1], float32[::1], float32, boolean)")
 def _back_own(h, wave, delta, beta, in_delta, in_beta, strength, undo):
-    made = np.empty(_MADE, np.complex64)
-    for first in range(0, wave.size, _MADE):
-        part = slice(first, min(first + _MADE, wave.size))
+    made = np.empty(MADE_AT_ONCE, np.complex64)
+    for first in range(0, wave.size, MADE_AT_ONCE):
+        part = slice(first, min(first + MADE_AT_ONCE, wave.size))
         adjoint, psi, to_delta, to_beta = h[part], wave[part], in_delta[part], in_beta[part]
         t = made[: psi.size]
         _transmission(delta[part], beta[part], strength, t)
