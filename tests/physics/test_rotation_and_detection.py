@@ -1,13 +1,16 @@
 """Signs and origins of rotation, shift and detectors."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
 from known_answers import centred
-from scipy import special
+from scipy import sparse, special
 
 from bluesky_multislice import optics
 from bluesky_multislice.errors import ScanError
+from bluesky_multislice.optics import interpolation as interpolation_module
 
 
 @pytest.mark.parametrize("n", [8, 9])
@@ -179,14 +182,44 @@ def test_turning_into_slices_is_turning_and_averaging(slices, angle, options):
 
 
 @pytest.mark.parametrize("interpolation", ["linear", "cubic", "fourier"])
-def test_layout_in_memory_and_many_rows_change_nothing(interpolation):
-    """More rows than are turned together, and y last in memory as a transposed view has it."""
+@pytest.mark.parametrize("at_once", [1, 2, 9])
+def test_layout_in_memory_and_planes_made_together_change_nothing(monkeypatch, interpolation, at_once):
+    monkeypatch.setattr(interpolation_module, "_BLOCK", {"cpu": at_once * 70 * 8})
     volume = torch.rand(9, 70, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    whole = optics.rotate(volume, 0.4, interpolation=interpolation)
-    y_last = optics.rotate(volume.mT.contiguous().mT, 0.4, interpolation=interpolation)
+    whole, y_last = volume.clone().requires_grad_(), optics.with_y_last(volume).requires_grad_()
+    turned = [optics.rotate(part, 0.4, interpolation=interpolation) for part in (whole, y_last)]
     rows = [optics.rotate(volume[:, y : y + 1], 0.4, interpolation=interpolation) for y in range(70)]
-    assert torch.equal(whole, y_last)
-    assert torch.allclose(whole, torch.cat(rows, 1), atol=1e-14)
+    assert torch.equal(*turned)
+    assert torch.allclose(turned[0], torch.cat(rows, 1), atol=1e-14)
+    weights = torch.rand(turned[0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    torch.autograd.backward(turned, [weights, weights])
+    assert torch.equal(whole.grad, y_last.grad)
+    assert whole.grad.is_contiguous()
+    # What is fitted has its gradient as it lies itself, so that adding to it takes no detour.
+    assert y_last.grad.mT.is_contiguous()
+
+
+def test_matrices_are_kept_for_as_many_turns_as_there_is_memory_for(monkeypatch):
+    kept, made, new = OrderedDict(), [], sparse.coo_array
+    monkeypatch.setattr(interpolation_module, "_kept", kept)
+    monkeypatch.setattr(sparse, "coo_array", lambda *parts, **shape: made.append(shape) or new(*parts, **shape))
+    volume = torch.rand(8, 2, 8)
+
+    def turns_made(count):
+        made.clear()
+        for _ in range(2):
+            for number in range(count):
+                optics.rotate(volume, 0.1 + 0.01 * number)
+        return len(made)
+
+    monkeypatch.setattr(interpolation_module, "_KEPT_BYTES", 20 * optics.bytes_of_turn(64, "linear"))
+    assert turns_made(20) == 20
+    assert turns_made(21) == 2 * 21 - 20
+    # Sixteen at least, also of planes too large for that.
+    monkeypatch.setattr(interpolation_module, "_KEPT_BYTES", 1)
+    assert optics.kept_turns(64, "linear") == 16
+    assert turns_made(17) >= 17
+    assert len(kept) == 16
 
 
 @pytest.mark.parametrize("options", TURNS)

@@ -26,6 +26,7 @@ from bluesky_multislice.optics import (
     propagator,
     rotate,
     shift_transfer,
+    with_y_last,
 )
 from bluesky_multislice.parallel import Mesh, Slab, ranks_of_views
 
@@ -271,10 +272,11 @@ class ForwardModel(nn.Module):
         """
         index = np.asarray(views)
         nothing = torch.zeros((), dtype=self._precision, device=probe.device)
-        volume = self.slab.part_of(nothing.expand(self.grid.shape)).requires_grad_()
+        volume = with_y_last(self.slab.part_of(nothing.expand(self.grid.shape))).requires_grad_()
         for angle in np.unique(self.angle_of[index]).tolist():
-            planes = rotate(volume, float(self.angles_rad[angle]), interpolation=self._interpolation)
-            (planes * self.light(probe, index[self.angle_of[index] == angle])).sum().backward()
+            # The same light falls on all planes, and so on their mean.
+            mean = rotate(volume, float(self.angles_rad[angle]), interpolation=self._interpolation, slices=1)[0]
+            (len(volume) * mean * self.light(probe, index[self.angle_of[index] == angle])).sum().backward()
         return nothing.new_zeros(volume.shape) if volume.grad is None else volume.grad
 
     def _at_angle(

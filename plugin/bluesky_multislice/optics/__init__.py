@@ -13,7 +13,8 @@ from bluesky_multislice.optics.detection import (
     shift_transfer,
 )
 from bluesky_multislice.optics.finite_difference import finite_difference
-from bluesky_multislice.optics.interpolation import KEPT_TURNS
+from bluesky_multislice.optics.interpolation import bytes_of_turn, kept_turns
+from bluesky_multislice.optics.layout import as_it_lies, with_y_last
 from bluesky_multislice.optics.margins import absorbing_margin
 from bluesky_multislice.optics.multislice import multislice
 from bluesky_multislice.optics.projection import projection
@@ -41,7 +42,6 @@ PROPAGATIONS = {
 """Name of a propagation, as a recipe knows it → its function of (wave, δ, β); all take the same keywords."""
 
 __all__ = [
-    "KEPT_TURNS",
     "PROPAGATIONS",
     "Gradient",
     "Interpolation",
@@ -49,11 +49,14 @@ __all__ = [
     "absorbing_margin",
     "affine",
     "apply_transfer",
+    "as_it_lies",
     "bin_pixels",
     "blur",
+    "bytes_of_turn",
     "far_field",
     "finite_difference",
     "halo_pixels",
+    "kept_turns",
     "kernel_transfer",
     "multislice",
     "near_field",
@@ -69,4 +72,5 @@ __all__ = [
     "thickest_slice_m",
     "tiled_multislice",
     "transmission",
+    "with_y_last",
 ]

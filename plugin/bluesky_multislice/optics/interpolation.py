@@ -1,14 +1,15 @@
 """Linear or cubic interpolation in the planes (z, x) as one sparse matrix, the same for all y, and its transpose.
 
-A row of the matrix sums weighted neighbours, each a run of y in memory: what ``embedding_bag`` is made for.
+A row of the matrix sums weighted neighbours, each a run of y in memory: what ``embedding_bag`` is made for. A volume
+whose y lies last in memory (``with_y_last``) is read as it is, and its gradient comes so; another is copied first.
 """
 
 import ctypes
-import functools
 import itertools
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +18,17 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
-_ROWS = 8, 32
-"""Fewest and most rows of y that are turned together."""
+from bluesky_multislice.optics.layout import has_y_last
+from bluesky_multislice.optics.memory import empty
 
-_BLOCK = 2**19
-"""Voxels of these rows, if there are no fewer: their copies with y last stay in a processor's cache."""
+_BLOCK = {"cpu": 2**19, "cuda": 2**24}
+"""Voxels of the turned planes that are made together: on a processor so few that they stay in its cache."""
 
-KEPT_TURNS = 16
-"""Turns whose matrices are kept for the next time."""
+_SMALL = 2**21
+"""Voxels up to which a volume's gradient takes memory that is used again; that of larger ones is needed elsewhere."""
+
+_KEPT_BYTES, _FEWEST_KEPT = 2**26, 16
+"""Memory of the matrices of turns that are kept for the next time, and how many of them at least."""
 
 _LARGE_PLANE = 2**16
 """Pixels (z, x) from which freed memory between cached matrices is handed back: 4 GiB were seen at 512²."""
@@ -63,43 +67,55 @@ class _Matrix(NamedTuple):
     """A sparse matrix (z'·x, z·x) by rows.
 
     Attributes:
-        planes: number of z'.
-        start: (z'·x + 1,) where each row begins.
+        ends: (z' + 1,) where the entries of each plane begin and end.
+        start: (z'·x + 1,) where those of each row do.
         source: columns, int32.
         weight: values, in the volume's type.
     """
 
-    planes: int
+    ends: list[int]
     start: Tensor
     source: Tensor
     weight: Tensor
+
+    def times(self, rows: Tensor, first: int, last: int) -> Tensor:
+        """Return the planes (z', x, y) from ``first`` to before ``last`` of the product with rows (z·x, y)."""
+        width = (len(self.start) - 1) // (len(self.ends) - 1)
+        begin, end = self.ends[first], self.ends[last]
+        sums = functional.embedding_bag(
+            self.source[begin:end],
+            rows,
+            self.start[first * width : last * width + 1] - begin,
+            mode="sum",
+            per_sample_weights=self.weight[begin:end],
+            include_last_offset=True,
+        )
+        return sums.unflatten(0, (last - first, width))
 
 
 class _Product(torch.autograd.Function):
     """The product with one matrix, whose gradient is the product with the other, its transpose."""
 
     @staticmethod
-    def forward(ctx, volume: Tensor, matrix: _Matrix, transposed: _Matrix) -> Tensor:
-        ctx.matrices = transposed, matrix
+    def forward(ctx, volume: Tensor, matrix: _Matrix, transposed: _Matrix, y_last: bool) -> Tensor:
+        ctx.others = transposed, matrix, has_y_last(volume)
         _, ny, nx = volume.shape
-        image = volume.new_empty(matrix.planes, ny, nx)
-        count = min(max(_BLOCK // (max(volume.shape[0], matrix.planes) * nx), _ROWS[0]), _ROWS[1])
-        for rows, part in zip(volume.split(count, 1), image.split(count, 1), strict=True):
-            y_last = rows.mT.reshape(-1, rows.shape[1]).contiguous()
-            sums = functional.embedding_bag(
-                matrix.source,
-                y_last,
-                matrix.start,
-                mode="sum",
-                per_sample_weights=matrix.weight,
-                include_last_offset=True,
-            )
-            part.copy_(sums.unflatten(0, (matrix.planes, nx)).mT)
+        rows, planes = volume.mT.reshape(-1, ny), len(matrix.ends) - 1
+        if not y_last:
+            image = volume.new_empty(planes, ny, nx)
+        elif planes * nx * ny <= _SMALL:
+            image = empty((planes, nx, ny), volume).mT
+        else:
+            image = volume.new_empty(planes, nx, ny).mT
+        at_once = max(1, _BLOCK[volume.device.type] // (ny * nx))
+        for first in range(0, planes, at_once):
+            last = min(first + at_once, planes)
+            image[first:last] = matrix.times(rows, first, last).mT
         return image
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _Product.apply(gradients[0], *ctx.matrices), None, None
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Product.apply(gradients[0], *ctx.others), None, None, None
 
 
 def turn_in_planes(
@@ -115,15 +131,28 @@ def turn_in_planes(
     """
     angle = torch.as_tensor(angle_rad, dtype=torch.float64)
     case = slice_of_plane, volume.shape[2], angle.detach().item(), volume.dtype, volume.device, kernel
-    turned = _Product.apply(volume, *_matrices(*case))
+    turned = _Product.apply(volume, *_matrices(*case), False)
     if not angle.requires_grad:
         return turned
-    slope = _Product.apply(volume.detach(), *_matrices(*case, slope=True))
+    slope = _Product.apply(volume.detach(), *_matrices(*case, slope=True), False)
     # Zero, with the gradient of a turn.
     return turned + (angle - angle.detach()) * slope
 
 
-@functools.lru_cache(maxsize=KEPT_TURNS)
+_kept: OrderedDict[tuple[Any, ...], tuple[_Matrix, _Matrix]] = OrderedDict()
+"""The turn used last stands last."""
+
+
+def kept_turns(pixels: int, kernel: KernelName) -> int:
+    """Return of how many turns of planes of so many pixels the matrices are kept."""
+    return max(_FEWEST_KEPT, _KEPT_BYTES // bytes_of_turn(pixels, kernel))
+
+
+def bytes_of_turn(pixels: int, kernel: KernelName) -> int:
+    """Return the memory of a turn's two matrices: a number and a weight for each neighbour of each pixel."""
+    return 2 * 8 * (2 * KERNELS[kernel].reach) ** 2 * pixels
+
+
 def _matrices(
     slice_of_plane: tuple[int, ...],
     nx: int,
@@ -132,6 +161,25 @@ def _matrices(
     device: torch.device,
     kernel: KernelName,
     slope: bool = False,
+) -> tuple[_Matrix, _Matrix]:
+    """Return what ``_new_matrices`` does, or did for the same turn."""
+    case = slice_of_plane, nx, angle_rad, dtype, device, kernel, slope
+    if case not in _kept:
+        _kept[case] = _new_matrices(*case)
+    _kept.move_to_end(case)
+    while len(_kept) > kept_turns(len(slice_of_plane) * nx, kernel):
+        _kept.popitem(last=False)
+    return _kept[case]
+
+
+def _new_matrices(
+    slice_of_plane: tuple[int, ...],
+    nx: int,
+    angle_rad: float,
+    dtype: torch.dtype,
+    device: torch.device,
+    kernel: KernelName,
+    slope: bool,
 ) -> tuple[_Matrix, _Matrix]:
     """Return the matrix of a turn with its slices averaged, or of its slope in θ, and the transpose of the same."""
     nz, groups = len(slice_of_plane), slice_of_plane[-1] + 1
@@ -145,11 +193,12 @@ def _matrices(
     value, row, column = (np.concatenate(part) for part in zip(*entries, strict=True))
     matrix = sparse.coo_array((value, (row, column)), shape=(groups * nx, nz * nx)).tocsr()
 
-    def by_rows(csr: sparse.csr_array, planes: int) -> _Matrix:
+    def by_rows(csr: sparse.csr_array) -> _Matrix:
         start, source = (torch.as_tensor(index.astype(np.int32), device=device) for index in (csr.indptr, csr.indices))
-        return _Matrix(planes, start, source, torch.as_tensor(csr.data, device=device, dtype=dtype))
+        ends = csr.indptr[::nx].tolist()
+        return _Matrix(ends, start, source, torch.as_tensor(csr.data, device=device, dtype=dtype))
 
-    matrices = by_rows(matrix, groups), by_rows(matrix.T.tocsr(), nz)
+    matrices = by_rows(matrix), by_rows(matrix.T.tocsr())
     if nz * nx >= _LARGE_PLANE:
         _hand_back_freed_memory()
     return matrices
@@ -186,4 +235,4 @@ def _neighbours(
                 for up, at, place in ((above, at_z, i), (beside, at_x, j))
             )
             value = slope_z * sample_x * value_x - value_z * slope_x * sample_z
-        yield i * nx + j, value, (i >= 0) & (i < nz) & (j >= 0) & (j < nx)
+        yield i * nx + j, value, (value != 0) & (i >= 0) & (i < nz) & (j >= 0) & (j < nx)

@@ -91,12 +91,9 @@ def _slice_of_plane(planes: int, slices: int) -> tuple[int, ...]:
 
 
 def _mean_of_slices(volume: Tensor, slice_of_plane: tuple[int, ...]) -> Tensor:
-    slices = slice_of_plane[-1] + 1
-    if slices == len(slice_of_plane):
+    if slice_of_plane[-1] + 1 == len(slice_of_plane):
         return volume
-    index = torch.tensor(slice_of_plane, device=volume.device)
-    sums = volume.new_zeros((slices, *volume.shape[1:])).index_add(0, index, volume)
-    return sums / torch.bincount(index).to(volume.dtype)[:, None, None]
+    return turn_in_planes(volume, 0.0, slice_of_plane)
 
 
 def _is_zero(angle_rad: Angle) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from bluesky_multislice.errors import PlanError
+from bluesky_multislice.optics import as_it_lies
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Mesh:
         """Replace each tensor by its sum over all ranks."""
         if self.size > 1:
             for tensor in tensors:
-                dist.all_reduce(tensor)
+                dist.all_reduce(as_it_lies(tensor))
 
     def sum_over_angles(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over the ranks that hold the same slab."""
@@ -75,7 +76,7 @@ class Mesh:
             self.sum(*tensors)
         elif self.angles > 1:
             for tensor in tensors:
-                dist.all_reduce(tensor, group=self._group("angle"))
+                dist.all_reduce(as_it_lies(tensor), group=self._group("angle"))
 
     def sum_over_slabs(self, number: float) -> float:
         """Return the sum of a number over the ranks that hold the slabs of one volume."""

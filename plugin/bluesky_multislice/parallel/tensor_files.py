@@ -80,19 +80,21 @@ def read(place: Path, described: Described, mesh: Mesh, group: dist.ProcessGroup
             state[name] = torch.empty(shape, dtype=dtype, device=mesh.device)
     load(state, storage_reader=FileSystemReader(place), process_group=group, no_dist=group is None)
     return {
-        name.replace(own, "rank/"): tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        name.replace(own, "rank/"): _taken(name, tensor.to_local() if isinstance(tensor, DTensor) else tensor)
         for name, tensor in state.items()
     }
 
 
 def _placed(name: str, tensor: Tensor, mesh: Mesh) -> Tensor:
-    """Return the tensor as a part of the whole that all ranks together save or load."""
-    if mesh.slabs == 1 or not name.startswith("volume/"):
+    """Return the tensor as a part of the whole that all ranks together save or load; rows of volumes come last."""
+    if not name.startswith("volume/"):
         return tensor
-    rows = round(mesh.sum_over_slabs(tensor.shape[-2]))
-    whole = torch.empty((*tensor.shape[:-2], rows, tensor.shape[-1]), device="meta")
+    lying = tensor.mT.contiguous()
+    if mesh.slabs == 1:
+        return lying
+    whole = torch.empty((*lying.shape[:-1], round(mesh.sum_over_slabs(lying.shape[-1]))), device="meta")
     return DTensor.from_local(
-        tensor.contiguous(),
+        lying,
         mesh.devices,
         _placements(tensor.ndim),
         run_check=False,
@@ -101,6 +103,11 @@ def _placed(name: str, tensor: Tensor, mesh: Mesh) -> Tensor:
     )
 
 
+def _taken(name: str, tensor: Tensor) -> Tensor:
+    """Return what ``_placed`` was given."""
+    return tensor.mT if name.startswith("volume/") else tensor
+
+
 def _placements(dimensions: int) -> tuple[Replicate, Shard]:
-    """Return how a volume lies on a mesh (angle, slab): the same for all angles, its last axis but one in slabs."""
-    return Replicate(), Shard(dimensions - 2)
+    """Return how a volume lies on a mesh (angle, slab): the same for all angles, its last axis in slabs."""
+    return Replicate(), Shard(dimensions - 1)

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 
 from bluesky_multislice.geometry import ScanGeometry
-from bluesky_multislice.optics import KEPT_TURNS
+from bluesky_multislice.optics import bytes_of_turn, kept_turns
 from bluesky_multislice.planning.frame_tiles import tiles_of_frames
 from bluesky_multislice.planning.frames_place import batch_bytes, frame_bytes, with_frames_place
 from bluesky_multislice.planning.machine import Machine
@@ -25,9 +25,6 @@ _BACK_PROJECTION = 180 * 2**20
 
 _EXCHANGE = 120 * 2**20
 """Bytes of the exchange among several ranks, as measured."""
-
-_NEIGHBOURS = {"linear": 4, "cubic": 16}
-"""Voxels of a plane that one of a turned plane is interpolated from."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +67,9 @@ def memory_parts(plan: Plan, geometry: ScanGeometry, cuda: bool) -> MemoryParts:
     """
     volume, angles = 4 * math.prod(plan.grid.shape) / plan.slabs, len(np.unique(geometry.angle_rad))
     turns = 0.0
-    if angles > 1 and plan.interpolation in _NEIGHBOURS:
-        # Neighbours of each voxel of a plane, number and weight, and the transpose.
-        turn = _NEIGHBOURS[plan.interpolation] * 8 * 2 * plan.grid.shape[0] * plan.grid.shape[2]
-        turns = min(angles, KEPT_TURNS) * turn
+    if angles > 1 and plan.interpolation != "fourier":
+        plane = plan.grid.shape[0] * plan.grid.shape[2], plan.interpolation
+        turns = min(angles, kept_turns(*plane)) * bytes_of_turn(*plane)
     on_gpu = MemoryParts(volume * _volumes(plan, angles), _frames(plan, geometry), _batch(plan, geometry), turns)
     if cuda:
         return on_gpu

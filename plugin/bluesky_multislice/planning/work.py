@@ -8,7 +8,7 @@ import numpy as np
 from scipy.fft import next_fast_len
 
 from bluesky_multislice.geometry import ScanGeometry
-from bluesky_multislice.optics import KEPT_TURNS
+from bluesky_multislice.optics import kept_turns
 from bluesky_multislice.planning.exchange import batches_of
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.solvers import Quantity
@@ -70,7 +70,10 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
                     transforms[number % groups, slab] += found * part[0] / model.window[0]
     steps = max(map(len, fitted), default=0)
     # Angles come round in an order in which none of more is kept until its turn.
-    matrices = max(len(angles) if len(set(angles)) > KEPT_TURNS else 0 for angles in turned)
+    kept = 0
+    if plan.interpolation != "fourier":
+        kept = kept_turns(plan.grid.shape[0] * plan.grid.shape[2], plan.interpolation)
+    matrices = max(len(angles) if len(set(angles)) > kept else 0 for angles in turned)
     return Work(float(transforms.sum()) / 2, float(transforms.max()) / 2, int(turns.max()), matrices, steps)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from bluesky_multislice.optics import as_it_lies
+
 _BETA1, _BETA2 = 0.9, 0.99
 """Parts of Adam's first and second moment that go on."""
 
@@ -53,11 +55,13 @@ class Nesterov:
     def step(self, length: float) -> None:
         """See ``Descent``."""
         gradient = gradient_of(self._moved)
-        buffers = [self._buffer]
+        if self._buffer is None:
+            self._buffer = torch.zeros_like(self._moved)
+        moved, uphill, buffer = (as_it_lies(part, self._moved) for part in (self._moved, gradient, self._buffer))
         sgd(
-            [self._moved],
-            [gradient],
-            buffers,
+            [moved],
+            [uphill],
+            [buffer],
             fused=True,
             lr=length,
             momentum=self._momentum,
@@ -66,7 +70,6 @@ class Nesterov:
             weight_decay=0.0,
             maximize=False,
         )
-        (self._buffer,) = buffers
         gradient.zero_()
 
     def forget(self) -> None:
@@ -104,10 +107,12 @@ class Adam:
         if self._moments is None:
             steps = torch.zeros((), dtype=torch.float32, device=self._moved.device)
             self._moments = torch.zeros_like(self._moved), torch.zeros_like(self._moved), steps
-        first, second, steps = self._moments
+        *moments, steps = self._moments
+        parts = (self._moved, gradient, *moments)
+        moved, uphill, first, second = (as_it_lies(part, self._moved) for part in parts)
         adam(
-            [self._moved],
-            [gradient],
+            [moved],
+            [uphill],
             [first],
             [second],
             [],

@@ -268,7 +268,8 @@ def _weight(unknowns: Unknowns, fitted: ViewSet, mesh: Mesh) -> Tensor:
     """Return the factor (z, y, x) on each voxel's gradient that makes up for less light, at most twofold."""
     light = unknowns.exposure(fitted.views)
     mesh.sum_over_angles(light)
-    return light.div_(unknowns.slab.largest(float(light.max()))).add_(_LIGHT_FLOOR).reciprocal_()
+    most = unknowns.slab.largest(float(torch.linalg.vector_norm(light, torch.inf)))
+    return light.div_(most).add_(_LIGHT_FLOOR).reciprocal_()
 
 
 def _follow(unknowns: Unknowns, held_back: ViewSet, settings: FitSettings) -> None:

@@ -147,7 +147,9 @@ class _Terms:
 
 def _forward_difference(volume: Tensor, dim: int) -> Tensor:
     """Return the difference to the next voxel along an axis, 0 behind the last."""
-    return torch.diff(volume, dim=dim, append=volume.narrow(dim, -1, 1))
+    difference, steps = torch.zeros_like(volume), volume.shape[dim] - 1
+    difference.narrow(dim, 0, steps).add_(volume.narrow(dim, 1, steps)).sub_(volume.narrow(dim, 0, steps))
+    return difference
 
 
 def penalty(volume: Tensor, priors: Priors, floor: float, noise: float) -> Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.models import ForwardModel, Turned
-from bluesky_multislice.optics import propagate
+from bluesky_multislice.optics import as_it_lies, propagate, with_y_last
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.descent import gradient_of
@@ -109,13 +109,13 @@ class Unknowns:
         self._model, self._settings = model, settings
         #: which rows of the volume are held here.
         self.slab = model.slab
-        self._support = None if support is None else support.to(device)
+        self._support = None if support is None else with_y_last(support.to(device))
         self._unit = 1 / (wavenumber(model.wavelength_m) * model.grid.thickness_m)
         self._probe_unit = float(probe.abs().square().mean().sqrt())
         depth, _, width = model.grid.shape
         held = (depth, self.slab.rows.stop - self.slab.rows.start, width)
-        #: (part, z, y, x) δ and, where it is fitted, β in radians through the volume; the rows held.
-        self.object = torch.zeros((1 + settings.absorption, *held), device=device, requires_grad=True)
+        #: (part, z, y, x) δ and, where it is fitted, β in radians through the volume; the rows held, y last in memory.
+        self.object = with_y_last(torch.zeros((1 + settings.absorption, *held), device=device)).requires_grad_()
         self.object.grad = torch.zeros_like(self.object)
         # Views of the object and its gradient: what backward passes add goes where it belongs without a copy.
         self._volumes = [part.detach().requires_grad_() for part in self.object]
@@ -134,7 +134,7 @@ class Unknowns:
             largest=self.slab.largest,
         )
         weighted = settings.optimiser == "weighted"
-        self._light = torch.zeros(held[1:], device=device) if weighted else None
+        self._light = with_y_last(torch.zeros(held[1:], device=device)) if weighted else None
         light = settings.probe_light
         self._probe_optimiser = ProbeOptimiser(
             self._probe_parts,
@@ -319,7 +319,7 @@ class Unknowns:
 
     def finite(self) -> bool:
         """Return whether every number is finite."""
-        extremes = (torch.stack(torch.aminmax(tensor.detach())) for tensor in self._tensors)
+        extremes = (torch.stack(torch.aminmax(as_it_lies(tensor.detach()))) for tensor in self._tensors)
         return self.slab.largest(float(not all(bool(torch.isfinite(pair).all()) for pair in extremes))) == 0
 
     @property
