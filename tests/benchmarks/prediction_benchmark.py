@@ -21,7 +21,7 @@ WHAT = {
 
 if __name__ == "__main__":
     profile = read_profile(Path(sys.argv[1]))
-    parts = ("slices", "turns", "steps", "exchange", "total")
+    parts = ("slices", "batches", "turns", "steps", "exchange", "total")
     print(f"{'128³ voxels':48}{'mesh':6}" + "".join(f"{part:>10}" for part in parts) + f"{'seen':>10}{'off':>8}")
     for case, what in WHAT.items():
         for mesh in ("1x1", "2x1", "1x2"):

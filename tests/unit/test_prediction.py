@@ -48,7 +48,9 @@ PROFILE = MachineProfile(
     fft_pair_s={64: 1e-4, 128: 6e-4},
     slice_pair_s={64: 2e-4, 128: 1e-3},
     turn_s_a_voxel=1e-8,
+    turned_s_a_voxel=2e-8,
     matrix_s_a_pixel=1e-6,
+    batch_s=1e-3,
     move_s_a_voxel=3e-9,
     regularise_s_a_voxel=5e-9,
     exchange_bytes_a_s=1e9,
@@ -255,7 +257,9 @@ def test_time_is_that_of_the_busiest_rank():
     cost = predict_cost(plan, geometry, cuda=False, profile=PROFILE)
     window = (64 + 2 * plan.margin) ** 2
     assert cost.seconds.slices == pytest.approx(cost.work.most_pairs * PROFILE.slice_pair(window))
-    assert cost.seconds.turns == pytest.approx(cost.work.most_turns * 64**3 / 2 * 1e-8)
+    # Eight angles in one step or more, each a batch of its own.
+    assert cost.seconds.batches == pytest.approx(8 * 1e-3)
+    assert cost.seconds.turns == pytest.approx(cost.work.most_turns * 64**2 / 2 * (64 * 1e-8 + plan.slices * 2e-8))
     assert cost.seconds.steps == pytest.approx(cost.work.steps * 2 * 64**3 / 2 * (3e-9 + 5e-9))
     assert cost.seconds.exchange == pytest.approx(cost.sent_bytes / 2 / 1e9)
     assert cost.seconds.total == pytest.approx(sum(astuple(cost.seconds)))

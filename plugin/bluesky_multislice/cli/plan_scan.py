@@ -119,7 +119,8 @@ def profile_lines(profile: MachineProfile) -> list[str]:
             f"{side}²: FFT pair {profile.fft_pair_s[side] * 1e3:.3g} ms, in multislice {seconds * 1e3:.3g} ms"
             for side, seconds in profile.slice_pair_s.items()
         ),
-        f"turn: {profile.turn_s_a_voxel * 1e9:.3g} ns a voxel; a new angle {matrix_ns:.3g} ns a pixel of a plane",
+        f"turn: {profile.turn_s_a_voxel * 1e9:.3g} ns a voxel, {profile.turned_s_a_voxel * 1e9:.3g} ns one of slices; "
+        f"a new angle {matrix_ns:.3g} ns a pixel of a plane; a batch {profile.batch_s * 1e3:.3g} ms besides",
         f"step: {profile.move_s_a_voxel * 1e9:.3g} ns a voxel, {profile.regularise_s_a_voxel * 1e9:.3g} ns with total "
         "variation besides",
         "exchange: not measured" if rate is None else f"exchange: {rate / 1e9:.3g} GB/s a rank",
@@ -222,7 +223,8 @@ def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile | None) ->
         sent = "exchange not measured" if seconds.exchange is None else f"exchange {seconds.exchange:.3g} s"
         yield (
             f"time of an epoch       {seconds.total:>10.3g} s: slices {seconds.slices:.3g} s, "
-            f"turns {seconds.turns:.3g} s, steps {seconds.steps:.3g} s, {sent}; {plan.fit.epochs} epochs {hours:.3g} h"
+            f"batches {seconds.batches:.3g} s, turns {seconds.turns:.3g} s, steps {seconds.steps:.3g} s, {sent}; "
+            f"{plan.fit.epochs} epochs {hours:.3g} h"
         )
 
 

@@ -12,14 +12,20 @@ from typing import Annotated
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.optics import PROPAGATIONS, rotate
+from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
+from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.optics import PROPAGATIONS, rotate, with_y_last
 from bluesky_multislice.parallel import measured_rate
 from bluesky_multislice.solvers import ObjectOptimiser, Priors, add_gradient_of_penalty, bound
 
 _SIDES = (64, 128, 256, 512)
-_SLICES, _VIEWS, _TURNED = 8, 4, 128
+_SLICES, _TURNED, _A_SLICE, _FEW = 8, 128, 8, 8
+
+_PIXELS = 2**17
+"""Pixels of all waves that are timed together, as many as stay in a processor's cache."""
 
 _Positive = Annotated[float, Field(gt=0)]
 _Times = Annotated[dict[Annotated[int, Field(gt=0)], _Positive], Field(min_length=1)]
@@ -38,9 +44,11 @@ class MachineProfile(BaseModel):
         description="The same with all that multislice and its gradient do beside each FFT pair."
     )
     turn_s_a_voxel: float = Field(gt=0, description="Seconds to turn one voxel of a volume.")
+    turned_s_a_voxel: float = Field(gt=0, description="The same for one voxel of the slices that it is turned into.")
     matrix_s_a_pixel: float = Field(
         gt=0, description="Seconds to make the matrix of a turn by a new angle, over the pixels of a plane (z, x)."
     )
+    batch_s: float = Field(gt=0, description="Seconds of a batch's gradient in which next to nothing is computed.")
     move_s_a_voxel: float = Field(gt=0, description="Seconds of the optimiser for one voxel.")
     regularise_s_a_voxel: float = Field(gt=0, description="Seconds of total variation's gradient for one voxel.")
     exchange_bytes_a_s: float | None = Field(
@@ -103,7 +111,7 @@ def measure_machine(device: str, *, sides: tuple[int, ...] = _SIDES, least_s: fl
     name = torch.cuda.get_device_name() if cuda else f"{platform.system()} {platform.machine()}"
     # Two ranks cannot share a GPU.
     two = not cuda or torch.cuda.device_count() > 1
-    turn_s, matrix_s = _turn(place, least_s)
+    turn_s, turned_s, matrix_s = _turn(place, least_s)
     return MachineProfile(
         machine=name,
         device=place.type,
@@ -111,7 +119,9 @@ def measure_machine(device: str, *, sides: tuple[int, ...] = _SIDES, least_s: fl
         fft_pair_s={side: _fft_pair(side, place, least_s) for side in sides},
         slice_pair_s={side: _slice_pair(side, place, least_s) for side in sides},
         turn_s_a_voxel=turn_s,
+        turned_s_a_voxel=turned_s,
         matrix_s_a_pixel=matrix_s,
+        batch_s=_batch(place, least_s),
         move_s_a_voxel=_move(place, least_s),
         regularise_s_a_voxel=_regularise(place, least_s),
         exchange_bytes_a_s=measured_rate(place.type) if two else None,
@@ -125,12 +135,16 @@ def _of_size(times: dict[int, float], pixels: float) -> float:
 
 
 def _fft_pair(side: int, place: torch.device, least_s: float) -> float:
-    wave = torch.ones((_VIEWS, side, side), dtype=torch.complex64, device=place)
-    return _seconds(lambda: torch.fft.ifft2(torch.fft.fft2(wave)), place, least_s) / _VIEWS
+    wave = _waves(side, place)
+    return _seconds(lambda: torch.fft.ifft2(torch.fft.fft2(wave)), place, least_s) / len(wave)
+
+
+def _waves(side: int, place: torch.device) -> Tensor:
+    return torch.ones((max(1, _PIXELS // side**2), side, side), dtype=torch.complex64, device=place)
 
 
 def _slice_pair(side: int, place: torch.device, least_s: float) -> float:
-    wave = torch.ones((_VIEWS, side, side), dtype=torch.complex64, device=place)
+    wave = _waves(side, place)
     delta = torch.full((_SLICES, side, side), 1e-6, device=place, requires_grad=True)
     beta = torch.full((_SLICES, side, side), 1e-8, device=place, requires_grad=True)
 
@@ -139,16 +153,43 @@ def _slice_pair(side: int, place: torch.device, least_s: float) -> float:
         exit_wave = PROPAGATIONS["multislice"](wave, delta, beta, **optics)
         (exit_wave.real**2 + exit_wave.imag**2).sum().backward()
 
-    return _seconds(gradient, place, least_s) / (2 * _VIEWS * (_SLICES + 1))
+    return _seconds(gradient, place, least_s) / (2 * len(wave) * (_SLICES + 1))
 
 
-def _turn(place: torch.device, least_s: float) -> tuple[float, float]:
-    """Return the seconds of a voxel's turn, half of those there and back, and those of a new matrix over its pixels."""
-    volume = torch.zeros((_TURNED,) * 3, device=place, requires_grad=True)
-    angles = _new_angles()
-    again = _seconds(lambda: rotate(volume, 1.0).sum().backward(), place, least_s)
-    anew = _seconds(lambda: rotate(volume, next(angles)).sum().backward(), place, least_s)
-    return again / (2 * volume.numel()), max(anew - again, 1e-9) / _TURNED**2
+def _turn(place: torch.device, least_s: float) -> tuple[float, float, float]:
+    """Return the seconds of a turn for a voxel of the volume and of the slices, and of a new matrix for a pixel.
+
+    A turn there and one back are two, and cost alike.
+    """
+    volume, angles = with_y_last(torch.zeros((_TURNED,) * 3, device=place)).requires_grad_(), _new_angles()
+    thin = _TURNED // _A_SLICE
+
+    def turn(angle: float, slices: int) -> None:
+        planes = rotate(volume, angle, slices=slices)
+        planes.backward(torch.ones_like(planes))
+
+    whole, few = (_seconds(lambda n=n: turn(1.0, n), place, least_s) for n in (_TURNED, thin))
+    anew = _seconds(lambda: turn(next(angles), thin), place, least_s)
+    of_planes = max(whole - few, 1e-9) / (1 - 1 / _A_SLICE)
+    of_volume = max(few - of_planes / _A_SLICE, 1e-9)
+    voxels = 2 * volume.numel()
+    return of_volume / voxels, of_planes / voxels, max(anew - few, 1e-9) / _TURNED**2
+
+
+def _batch(place: torch.device, least_s: float) -> float:
+    """Return the seconds of a gradient from the volume to a hologram and back, where all of them are tiny."""
+    geometry = ScanGeometry(
+        technique="holography",
+        beam=Beam(1e-10),
+        detector=Detector((_FEW, _FEW), (1e-8, 1e-8), "near_field"),
+        distance_m=np.full(1, 1e-6),
+        angle_rad=np.ones(1),
+        position_m=np.zeros((1, 2)),
+    )
+    model = ForwardModel(geometry, VolumeGrid((_FEW, _FEW, _FEW), (1e-8, 1e-8, 1e-8)), slices=2).to(place)
+    delta, beta = (with_y_last(torch.zeros((_FEW,) * 3, device=place)).requires_grad_() for _ in range(2))
+    probe = torch.ones((1, *model.window), dtype=torch.complex64, device=place)
+    return _seconds(lambda: model(delta, beta, probe, np.zeros(1, int)).sum().backward(), place, least_s)
 
 
 def _move(place: torch.device, least_s: float) -> float:

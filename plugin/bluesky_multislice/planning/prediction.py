@@ -19,12 +19,14 @@ class Seconds:
 
     Attributes:
         slices: FFT pairs with the transmissions between them.
+        batches: what a batch of views at an angle takes besides, however few they are.
         turns: turning the volume and its gradient.
         steps: regularisers, and moving the volume.
         exchange: None where the profile has no rate of it.
     """
 
     slices: float
+    batches: float
     turns: float
     steps: float
     exchange: float | None
@@ -32,7 +34,7 @@ class Seconds:
     @property
     def total(self) -> float:
         """All together, of what is known."""
-        return self.slices + self.turns + self.steps + (self.exchange or 0.0)
+        return self.slices + self.batches + self.turns + self.steps + (self.exchange or 0.0)
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,17 @@ def predict_cost(plan: Plan, geometry: ScanGeometry, *, cuda: bool, profile: Mac
         matrices = work.most_matrices * depth * width * profile.matrix_s_a_pixel
         seconds = Seconds(
             slices=work.most_pairs * profile.slice_pair(window),
-            turns=work.most_turns * voxels * profile.turn_s_a_voxel + matrices,
+            batches=work.most_batches * profile.batch_s,
+            turns=work.most_turns * voxels * _turn_s_a_voxel(plan, profile) + matrices,
             steps=work.steps * voxels * _step_s_a_voxel(plan, profile),
             exchange=_exchange_seconds(sent / plan.ranks, profile),
         )
     return Prediction(memory_parts(plan, sampled, cuda), exchange, gradients, work, seconds)
+
+
+def _turn_s_a_voxel(plan: Plan, profile: MachineProfile) -> float:
+    """Return the seconds of a turn for a voxel of the volume, its part of the slices included."""
+    return profile.turn_s_a_voxel + profile.turned_s_a_voxel * plan.slices / plan.grid.shape[0]
 
 
 def _step_s_a_voxel(plan: Plan, profile: MachineProfile) -> float:

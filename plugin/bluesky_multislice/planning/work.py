@@ -27,6 +27,7 @@ class Work:
         most_turns: turns of its slab, of one part of the volume, of the rank that has most; the way back of a gradient
             counts as another.
         most_matrices: turns whose matrix is new to that rank.
+        most_batches: batches of the rank that has most, each of views at one angle; one held back counts as a third.
         steps: of the optimiser.
     """
 
@@ -34,6 +35,7 @@ class Work:
     most_pairs: float
     most_turns: int
     most_matrices: int
+    most_batches: float
     steps: int
 
 
@@ -52,7 +54,7 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
     heights = [last - first for first, last in plan.windows(model.window[0])]
     blurred = plan.point_spread_pixels > 0 or bool(np.any(geometry.source_blur_m))
     parts = 2 if plan.fit.absorption else 1
-    transforms, turns = np.zeros((groups, plan.slabs)), np.zeros(groups, int)
+    transforms, turns, batches = np.zeros((groups, plan.slabs)), np.zeros(groups, int), np.zeros(groups)
     turned: list[list[float]] = [[] for _ in range(groups)]
     fitted, held = batches_of(plan, geometry)
     for shares, is_fitted in ((fitted, True), (held, False)):
@@ -60,6 +62,7 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
             for angle in np.unique(geometry.angle_rad[batch]):
                 seen = batch[geometry.angle_rad[batch] == angle]
                 turns[number % groups] += parts * (2 if is_fitted else 1)
+                batches[number % groups] += 1 if is_fitted else 1 / 3
                 turned[number % groups].append(float(angle))
                 for slab in range(plan.slabs):
                     own = seen if rank_of_view is None else seen[rank_of_view[seen] == slab]
@@ -74,7 +77,14 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
     if plan.interpolation != "fourier":
         kept = kept_turns(plan.grid.shape[0] * plan.grid.shape[2], plan.interpolation)
     matrices = max(len(angles) if len(set(angles)) > kept else 0 for angles in turned)
-    return Work(float(transforms.sum()) / 2, float(transforms.max()) / 2, int(turns.max()), matrices, steps)
+    return Work(
+        pairs=float(transforms.sum()) / 2,
+        most_pairs=float(transforms.max()) / 2,
+        most_turns=int(turns.max()),
+        most_matrices=matrices,
+        most_batches=float(batches.max()),
+        steps=steps,
+    )
 
 
 def _transforms(
