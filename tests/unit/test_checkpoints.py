@@ -1,5 +1,6 @@
 """Checkpoints on one rank: what is kept, how a torn one is told, and what is refused."""
 
+import json
 import shutil
 
 import pytest
@@ -139,6 +140,16 @@ def test_one_of_another_scan_or_plan_is_refused(opened, other):
     with pytest.raises(JobError, match=f"epoch 7 that belongs to another {other}.*remove") as caught:
         opened(**{other: "else"})
     assert caught.value.rule == "A job goes on from checkpoints of its own scan and plan only."
+
+
+def test_one_of_a_version_that_laid_volumes_otherwise_is_refused(opened, tmp_path):
+    save(opened(), 7)
+    path = tmp_path / "checkpoints/000001/checkpoint.json"
+    record = json.loads(path.read_text())
+    del record["identity"]["layout of volumes"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(JobError, match="epoch 7 that belongs to another layout of volumes"):
+        opened()
 
 
 def test_a_disk_that_takes_nothing_is_said_and_the_last_good_one_stays(opened, tmp_path):

@@ -24,6 +24,9 @@ from bluesky_multislice.parallel.agreement import Agreement
 from bluesky_multislice.parallel.durable_files import check_sum, make_durable, write_durably
 from bluesky_multislice.parallel.mesh import Mesh
 
+_LAYOUT = {"layout of volumes": "rows last"}
+"""What a checkpoint must say, too: those of former versions lie otherwise."""
+
 _KEPT = 2
 """Newest checkpoints that stay, for the case that one of them is torn."""
 
@@ -46,7 +49,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, mesh: Mesh, identity: Mapping[str, str]) -> None:
-        self._folder, self._mesh, self._identity = folder, mesh, dict(identity)
+        self._folder, self._mesh, self._identity = folder, mesh, {**identity, **_LAYOUT}
         self._agreement = Agreement(mesh)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
