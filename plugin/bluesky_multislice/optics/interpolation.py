@@ -9,7 +9,7 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -130,16 +130,28 @@ def turn_in_planes(
         kernel: of the interpolation.
     """
     angle = torch.as_tensor(angle_rad, dtype=torch.float64)
-    case = slice_of_plane, volume.shape[2], angle.detach().item(), volume.dtype, volume.device, kernel
-    turned = _Product.apply(volume, *_matrices(*case), False)
+    turn = _Turn(slice_of_plane, volume.shape[2], angle.detach().item(), volume.dtype, volume.device, kernel)
+    turned = _Product.apply(volume, *_matrices(turn), False)
     if not angle.requires_grad:
         return turned
-    slope = _Product.apply(volume.detach(), *_matrices(*case, slope=True), False)
+    slope = _Product.apply(volume.detach(), *_matrices(turn._replace(slope=True)), False)
     # Zero, with the gradient of a turn.
     return turned + (angle - angle.detach()) * slope
 
 
-_kept: OrderedDict[tuple[Any, ...], tuple[_Matrix, _Matrix]] = OrderedDict()
+class _Turn(NamedTuple):
+    """What the matrices of a turn depend on; ``slope`` asks for those of its derivative in θ."""
+
+    slice_of_plane: tuple[int, ...]
+    nx: int
+    angle_rad: float
+    dtype: torch.dtype
+    device: torch.device
+    kernel: KernelName
+    slope: bool = False
+
+
+_kept: OrderedDict[_Turn, tuple[_Matrix, _Matrix]] = OrderedDict()
 """The turn used last stands last."""
 
 
@@ -153,50 +165,34 @@ def bytes_of_turn(pixels: int, kernel: KernelName) -> int:
     return 2 * 8 * (2 * KERNELS[kernel].reach) ** 2 * pixels
 
 
-def _matrices(
-    slice_of_plane: tuple[int, ...],
-    nx: int,
-    angle_rad: float,
-    dtype: torch.dtype,
-    device: torch.device,
-    kernel: KernelName,
-    slope: bool = False,
-) -> tuple[_Matrix, _Matrix]:
-    """Return what ``_new_matrices`` does, or did for the same turn."""
-    case = slice_of_plane, nx, angle_rad, dtype, device, kernel, slope
-    if case not in _kept:
-        _kept[case] = _new_matrices(*case)
-    _kept.move_to_end(case)
-    while len(_kept) > kept_turns(len(slice_of_plane) * nx, kernel):
+def _matrices(turn: _Turn) -> tuple[_Matrix, _Matrix]:
+    """Return the matrix of a turn and its transpose, kept from the last time or made."""
+    if turn not in _kept:
+        _kept[turn] = _new_matrices(turn)
+    _kept.move_to_end(turn)
+    while len(_kept) > kept_turns(len(turn.slice_of_plane) * turn.nx, turn.kernel):
         _kept.popitem(last=False)
-    return _kept[case]
+    return _kept[turn]
 
 
-def _new_matrices(
-    slice_of_plane: tuple[int, ...],
-    nx: int,
-    angle_rad: float,
-    dtype: torch.dtype,
-    device: torch.device,
-    kernel: KernelName,
-    slope: bool,
-) -> tuple[_Matrix, _Matrix]:
+def _new_matrices(turn: _Turn) -> tuple[_Matrix, _Matrix]:
     """Return the matrix of a turn with its slices averaged, or of its slope in θ, and the transpose of the same."""
-    nz, groups = len(slice_of_plane), slice_of_plane[-1] + 1
-    group = np.asarray(slice_of_plane)
+    nz, nx, groups = len(turn.slice_of_plane), turn.nx, turn.slice_of_plane[-1] + 1
+    group = np.asarray(turn.slice_of_plane)
     image = (group[:, None] * nx + np.arange(nx)).ravel()
     share = np.repeat(1 / np.bincount(group)[group], nx)
     entries = [
         (share[inside] * value[inside], image[inside], source[inside])
-        for source, value, inside in _neighbours(nz, nx, angle_rad, KERNELS[kernel], slope)
+        for source, value, inside in _neighbours(nz, nx, turn.angle_rad, KERNELS[turn.kernel], turn.slope)
     ]
     value, row, column = (np.concatenate(part) for part in zip(*entries, strict=True))
     matrix = sparse.coo_array((value, (row, column)), shape=(groups * nx, nz * nx)).tocsr()
 
     def by_rows(csr: sparse.csr_array) -> _Matrix:
-        start, source = (torch.as_tensor(index.astype(np.int32), device=device) for index in (csr.indptr, csr.indices))
-        ends = csr.indptr[::nx].tolist()
-        return _Matrix(ends, start, source, torch.as_tensor(csr.data, device=device, dtype=dtype))
+        indices = csr.indptr.astype(np.int32), csr.indices.astype(np.int32)
+        start, source = (torch.as_tensor(index, device=turn.device) for index in indices)
+        weight = torch.as_tensor(csr.data, device=turn.device, dtype=turn.dtype)
+        return _Matrix(csr.indptr[::nx].tolist(), start, source, weight)
 
     matrices = by_rows(matrix), by_rows(matrix.T.tocsr())
     if nz * nx >= _LARGE_PLANE:
