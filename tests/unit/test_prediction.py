@@ -184,6 +184,8 @@ def test_matrices_of_few_angles_are_made_once_and_those_of_many_each_time(monkey
     few, many = (hologram_geometry(n=16, angles=angles) for angles in (16, 18))
     assert work_of(plan_of(few, held_back_every=0), few).most_matrices == 0
     assert work_of(plan_of(many, held_back_every=0), many).most_matrices == 18
+    # Shears in Fourier space take none.
+    assert work_of(plan_of(many, held_back_every=0, interpolation="fourier"), many).most_matrices == 0
     # Two groups of ranks turn to nine angles each.
     assert work_of(plan_of(many, held_back_every=0, mesh="2x1", ranks=None), many).most_matrices == 0
     plan = plan_of(many, held_back_every=0)
@@ -278,9 +280,9 @@ def test_a_profile_gives_the_times_measured_and_those_between():
 def test_a_machine_is_measured_and_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr("bluesky_multislice.planning.machine_profile._TURNED", 16)
     profile = measure_machine("cpu", sides=(16, 32), least_s=0.0)
-    assert set(profile.slice_pair_s) == {16, 32}
-    assert all(profile.slice_pair_s[side] > profile.fft_pair_s[side] for side in (16, 32))
-    assert profile.exchange_bytes_a_s > 1e5
+    assert set(profile.slice_pair_s) == set(profile.fft_pair_s) == {16, 32}
+    # The two ranks that were started for it have answered.
+    assert profile.exchange_bytes_a_s is not None
     write_profile(tmp_path / "profile.json", profile)
     assert read_profile(tmp_path / "profile.json") == profile
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from bluesky_multislice.optics.layout import has_y_last, with_y_last
 from bluesky_multislice.solvers.descent import Adam, Nesterov, gradient_of, named, of_name
 
 METHODS = {
@@ -43,6 +44,17 @@ def test_steps_are_those_of_pytorchs_optimiser(name):
         optimiser.step()
     assert torch.equal(found, expected.detach())
     assert not gradient_of(moved).any()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_are_the_same_however_a_tensor_lies_in_memory(name):
+    ours, _ = METHODS[name]
+    contiguous, moved = start(), with_y_last(start().detach()).requires_grad_()
+    method = ours(moved)
+    expected = moved_by(ours(contiguous), contiguous, GRADIENTS)
+    assert torch.equal(moved_by(method, moved, [with_y_last(gradient) for gradient in GRADIENTS]), expected)
+    assert has_y_last(moved.detach())
+    assert all(has_y_last(kept) for kept in method.state().values() if kept.ndim)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -9,6 +9,7 @@ from small_scan import hologram_geometry
 
 from bluesky_multislice.geometry import VolumeGrid
 from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.optics.layout import has_y_last
 from bluesky_multislice.solvers import FitSettings, Unknowns
 
 N, VOXEL_M = 8, 1e-9
@@ -65,6 +66,16 @@ def test_steps_get_shorter_to_a_fiftieth():
         lengths.append(float((moved.delta - before).abs().max().detach()))
     assert lengths[-1] / lengths[0] == pytest.approx(0.02, rel=1e-2)
     assert lengths == sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "nesterov", "weighted"])
+def test_what_is_as_large_as_the_volume_lies_with_y_last(optimiser):
+    moved = stepped(torch.ones(()), optimiser=optimiser)
+    moved.move(torch.ones(()))
+    volumes = [moved.object.detach(), moved.gradients()[0], moved.copy()[0], moved.delta.detach()]
+    volumes += [tensor.detach() for name, tensor in moved.optimiser.state().items() if name.startswith("volume/")]
+    assert len(volumes) > 4
+    assert all(has_y_last(volume) for volume in volumes)
 
 
 def test_gradients_are_zero_after_a_step():
