@@ -31,7 +31,7 @@ GIB = 2**30
 
 
 def holograms(n: int, angles: int) -> Scan:
-    """Return holograms of ``n``² pixels of some spheres, made as they are read."""
+    """Return holograms of ``n``² pixels of some smooth balls, made as they are read."""
     geometry = ScanGeometry(
         technique="holography",
         beam=Beam(0.5e-9),
@@ -40,11 +40,11 @@ def holograms(n: int, angles: int) -> Scan:
         angle_rad=np.arange(angles) * np.pi / angles,
         position_m=np.zeros((angles, 2)),
     )
-    return Scan(geometry, Frames(_Spheres(geometry)))
+    return Scan(geometry, Frames(_Balls(geometry)))
 
 
-class _Spheres:
-    """Holograms of spheres, taken as thin: a fit of noise alone would diverge."""
+class _Balls:
+    """Holograms of balls, taken as thin, and smooth: what a retrieval finds of them is kept as the first volume."""
 
     def __init__(self, geometry: ScanGeometry) -> None:
         n = geometry.detector.shape[0]
@@ -52,7 +52,7 @@ class _Spheres:
         self._geometry = geometry
         random = np.random.default_rng(0)
         self._place = random.uniform(-n / 5, n / 5, (12, 3))
-        self._radius = random.uniform(n / 24, n / 12, 12)
+        self._sigma = random.uniform(n / 40, n / 16, (12, 1, 1))
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         _, n, _ = self.shape
@@ -60,15 +60,15 @@ class _Spheres:
         y, x = (np.mgrid[:n, :n] - (n - 1) / 2)[:, None]
         z_of, y_of, x_of = self._place.T[..., None, None]
         away = (x - x_of * np.cos(angle) - z_of * np.sin(angle)) ** 2 + (y - y_of) ** 2
-        chord_m = 2 * VOXEL_M * np.sqrt(np.maximum(self._radius[:, None, None] ** 2 - away, 0)).sum(0)
-        wave = torch.from_numpy(np.exp(2 * np.pi / wavelength_m * (0.5e-3j - 1e-5) * chord_m))
+        path_m = VOXEL_M * np.sum(self._sigma * np.sqrt(2 * np.pi) * np.exp(-away / (2 * self._sigma**2)), axis=0)
+        wave = torch.from_numpy(np.exp(2 * np.pi / wavelength_m * (-1e-3j - 1e-5) * path_m))
         wave = propagate(
             wave,
             distance_m=float(self._geometry.distance_m[rows.start]),
             wavelength_m=wavelength_m,
             pixel_size_m=(VOXEL_M, VOXEL_M),
         )
-        photons = np.random.default_rng(rows.start).poisson(100 * wave.abs().numpy() ** 2)
+        photons = np.random.default_rng(rows.start).poisson(1000 * wave.abs().numpy() ** 2)
         return photons[None].astype(np.float32)
 
 

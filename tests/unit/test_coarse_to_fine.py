@@ -1,5 +1,7 @@
 """Fits to coarser frames, and by a cheaper model, that come before the fit asked for."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +16,7 @@ from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruct import reconstruct
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import load_views
+from bluesky_multislice.solvers import Unknowns, load_views
 
 
 def views_of(stored, regime="near_field", mask=None, saturation=None):
@@ -98,6 +100,36 @@ def test_the_record_of_fits_in_turn_counts_on():
     assert [epoch.coarseness for epoch in seen] == [2, 2, 2, 1, 1, 1]
     assert list(np.diff([epoch.seconds for epoch in seen]) > 0) == [True] * 5
     assert solution.best_epoch > 3
+
+
+def test_what_a_fit_held_is_free_before_the_next_one_begins(monkeypatch):
+    """An array as large as the volume must not wait for a garbage collection, which may not come during a fit."""
+    made, begin = [], Unknowns.__init__
+
+    def begin_alone(unknowns, *args):
+        assert not any(other() for other in made)
+        made.append(weakref.ref(unknowns))
+        begin(unknowns, *args)
+
+    monkeypatch.setattr(Unknowns, "__init__", begin_alone)
+    gc.collect()
+    gc.disable()
+    try:
+        scan = thick_scan(n=16, angles=12)[0]
+        rebuild(
+            scan,
+            epochs=2,
+            coarse_levels=1,
+            shell_correlation=True,
+            smoothing_by_held_back=True,
+            polish=1,
+            held_back_every=4,
+        )
+        assert not any(other() for other in made)
+    finally:
+        gc.enable()
+    # That which judges first volumes, those of the weights that are tried, and two of each of the others.
+    assert len(made) > 6
 
 
 def test_a_refined_probe_goes_on_too():

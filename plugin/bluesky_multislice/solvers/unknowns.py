@@ -4,6 +4,7 @@
 every sample, energy and voxel. All steps shorten by a cosine.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -122,6 +123,8 @@ class Unknowns:
         for volume, gradient in zip(self._volumes, self.object.grad, strict=True):
             volume.grad = gradient
         self._probe_parts = torch.view_as_real(probe.to(device) / self._probe_unit).contiguous()
+        # Nothing in here holds the unknowns themselves: their memory is free as soon as nobody else does.
+        relative_step = functools.partial(_relative_step, settings.epochs)
         #: moves the object.
         self.optimiser = ObjectOptimiser(
             self.object,
@@ -130,7 +133,7 @@ class Unknowns:
             adam_step=settings.object_step_rad,
             adam_floor=settings.gradient_floor,
             momentum=settings.momentum,
-            relative_step=self._relative_step,
+            relative_step=relative_step,
             largest=self.slab.largest,
         )
         weighted = settings.optimiser == "weighted"
@@ -142,13 +145,13 @@ class Unknowns:
             step=settings.probe_step,
             schedule=settings.refinement.schedule_of("probe"),
             power=None if light is None else light * probe.numel() / len(probe) / self._probe_unit**2,
-            relative_step=self._relative_step,
+            relative_step=relative_step,
         )
         self._refinement = Refinement(
             model,
             settings.refinement,
             probe_refined=settings.probe_step > 0,
-            relative_step=self._relative_step,
+            relative_step=relative_step,
             device=device,
         )
         self._variation: ProbeVariation | None = None
@@ -158,7 +161,7 @@ class Unknowns:
                 views=len(model.angle_of),
                 number=settings.probe_variations,
                 schedule=settings.refinement.schedule_of("probe_variations"),
-                relative_step=self._relative_step,
+                relative_step=relative_step,
             )
 
     @torch.no_grad()
@@ -393,6 +396,8 @@ class Unknowns:
         variation = [] if self._variation is None else self._variation.gradients()
         return variation + self._refinement.gradients()
 
-    def _relative_step(self, epoch: int) -> float:
-        done = min(epoch / self._settings.epochs, 1)
-        return _LAST_STEP + (1 - _LAST_STEP) * 0.5 * (1 + math.cos(math.pi * done))
+
+def _relative_step(epochs: int, done: int) -> float:
+    """Return the step after so many epochs of so many, relative to the first one's."""
+    part = min(done / epochs, 1)
+    return _LAST_STEP + (1 - _LAST_STEP) * 0.5 * (1 + math.cos(math.pi * part))
