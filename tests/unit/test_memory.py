@@ -30,6 +30,15 @@ def test_memory_that_nobody_holds_is_used_again_in_any_shape_and_type():
     assert address((6, 8), torch.zeros(1)) == where
 
 
+def test_memory_serves_tensors_a_fifth_smaller_and_the_nearest_does():
+    large, small = (memory.empty((size,), LIKE) for size in (100, 90))
+    where = large.data_ptr(), small.data_ptr()
+    del large, small
+    assert [address((size,)) for size in (100, 95, 90, 80, 72)] == [*where[:1] * 2, *where[1:] * 3]
+    assert address((71,)) not in where
+    assert memory.bytes_kept() == (100 + 90 + 71) * 8
+
+
 @pytest.mark.parametrize(
     "part",
     [lambda tensor: tensor, lambda tensor: tensor[2:], lambda tensor: tensor.real, lambda tensor: tensor.numpy()],

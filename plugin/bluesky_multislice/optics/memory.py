@@ -19,6 +19,9 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 MOST_BYTES = 2**28
 """Bytes that are kept for use again, at most."""
 
+_LARGER = 1.25
+"""Most of a block's size over that of a tensor that is put into it: a rank's views in a batch vary by a few."""
+
 _UNUSED = 64
 """Requests after which memory that none of them used is given back: some ten gradients of different sizes."""
 
@@ -42,7 +45,7 @@ class _Block:
 
     def give(self, kind: np.dtype, shape: Sequence[int]) -> Tensor:
         # The tensor's storage, which its views share, holds the array.
-        array = self._bytes.view(kind).reshape(shape)
+        array = self._bytes[: math.prod(shape) * kind.itemsize].view(kind).reshape(shape)
         self._given = weakref.ref(array)
         return torch.from_numpy(array)
 
@@ -55,9 +58,9 @@ _lock = threading.Lock()
 def empty(shape: Sequence[int], like: Tensor) -> Tensor:
     """Return a tensor of a shape, in the type and on the device of another, its values undefined.
 
-    On the processor it takes, where there is one, the memory of an earlier tensor of as many bytes that nobody holds
-    any more. What has not been used for long is given back to the system, and sooner where more would be kept than
-    may be.
+    On the processor it takes, where there is one, the memory of an earlier tensor of as many bytes, or somewhat more,
+    that nobody holds any more. What has not been used for long is given back to the system, and sooner where more would
+    be kept than may be.
     """
     if like.device.type != "cpu":
         return like.new_empty(shape)
@@ -70,11 +73,13 @@ def _block(size: int) -> _Block:
     for block in _kept:
         block.unused = block.unused + 1 if block.is_free else 0
     _kept[:] = [block for block in _kept if block.unused <= _UNUSED]
-    for number, block in enumerate(_kept):
-        if block.size == size and block.is_free:
-            _kept.append(_kept.pop(number))
-            block.unused = 0
-            return block
+    fitting = [block for block in _kept if block.is_free and size <= block.size <= _LARGER * size]
+    if fitting:
+        block = min(fitting, key=lambda each: each.size)
+        _kept.remove(block)
+        _kept.append(block)
+        block.unused = 0
+        return block
     for block in [block for block in _kept if block.is_free]:
         if bytes_kept() + size > MOST_BYTES:
             _kept.remove(block)

@@ -31,7 +31,7 @@ class Work:
         most_turns: turns of its slab, of one part of the volume, of the rank that has most; the way back of a gradient
             counts as another.
         most_matrices: turns whose matrix is new to that rank.
-        most_batches: batches of the rank that has most, each of views at one angle; one held back counts as 0.46 of one.
+        most_batches: batches of the rank that has most, each of views at one angle; one held back counts as 0.46.
         steps: of the optimiser.
     """
 
