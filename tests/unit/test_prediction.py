@@ -281,8 +281,7 @@ def test_a_machine_is_measured_and_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr("bluesky_multislice.planning.machine_profile._TURNED", 16)
     profile = measure_machine("cpu", sides=(16, 32), least_s=0.0)
     assert set(profile.slice_pair_s) == set(profile.fft_pair_s) == {16, 32}
-    # The two ranks that were started for it have answered.
-    assert profile.exchange_bytes_a_s is not None
+    assert profile.exchange_bytes_a_s > 1e5
     write_profile(tmp_path / "profile.json", profile)
     assert read_profile(tmp_path / "profile.json") == profile
 
