@@ -51,15 +51,6 @@ _ROWS = 32
 
 
 @dataclass(frozen=True, eq=False)
-class FirstVolume:
-    """δ and β (z, y, x) on the plan's grid, the rows held, and how they were found, for a person."""
-
-    delta: Tensor
-    beta: Tensor
-    origin: str
-
-
-@dataclass(frozen=True, eq=False)
 class AngleHolograms:
     """The holograms of an angle, over the intensity of the beam and on the volume's lateral pixels.
 
@@ -85,8 +76,11 @@ def first_volume(
     probe: Tensor,
     scale: float,
     mesh: Mesh,
-) -> FirstVolume | None:
-    """Return the first volume that explains a few views best; None where an empty one does, or is planned.
+) -> tuple[list[Tensor], str]:
+    """Return δ and β of the first volume that explains a few views best, and what it is, for a person.
+
+    They are (z, y, x) on the plan's grid, the rows held; none, and "empty", where an empty one explains the views best,
+    or is planned.
 
     The views are of those held back, where there are any: a retrieval explains also noise of what it is made of.
 
@@ -102,14 +96,15 @@ def first_volume(
         scale: intensity that becomes one.
         mesh: the ranks.
     """
+    best: tuple[list[Tensor], str] = [], "empty"
     if plan.start == "empty":
-        return None
+        return best
     read = functools.partial(load_holograms, scan, plan, fitted, probe, scale, mesh)
     # On disk they stay there, and are read again for every retrieval.
     kept = list(read()) if plan.frames_in == "memory" else None
     misfit_of = _judge_of(scan, plan, held_back if len(held_back) else fitted, probe, scale, mesh)
     empty = Slab(mesh, plan.grid.shape[1]).part_of(torch.zeros((), device=mesh.device).expand(plan.grid.shape))
-    best, least = None, _MOST_LEFT * misfit_of(empty, empty)
+    least = _MOST_LEFT * misfit_of(empty, empty)
     retrievals: dict[str, Retrieval] = {"contrast transfer": by_contrast_transfer}
     if len(np.unique(scan.geometry.effective_distance_m)) == 1:
         retrievals["Paganin"] = by_paganin
@@ -121,7 +116,7 @@ def first_volume(
             beta = ratio * delta if plan.fit.absorption else torch.zeros_like(delta)
             misfit = misfit_of(delta, beta)
             if misfit < least:
-                best, least = FirstVolume(delta, beta, f"thin sample, {name}, β/δ {ratio:g}"), misfit
+                best, least = ([delta, beta], f"thin sample, {name}, β/δ {ratio:g}"), misfit
     return best
 
 

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bluesky_multislice.first_volume import FirstVolume
 from bluesky_multislice.geometry import VolumeGrid
 from bluesky_multislice.models import downsample, resample, upsample
 from bluesky_multislice.parallel import Mesh, Slab
@@ -43,6 +41,10 @@ class Watch:
 
     report: Callable[[Epoch], None] = lambda epoch: None
     look: Look = lambda slab, delta: None
+
+    def after(self, history: Sequence[Epoch]) -> "Watch":
+        """Return who follows a fit that comes after others, and counts its epochs from their first."""
+        return replace(self, report=lambda epoch: self.report(epoch.after(history)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +95,14 @@ def with_best_smoothing(
     data: FitData,
     plan: Plan,
     probe: torch.Tensor,
-    start: FirstVolume | None,
+    volumes: Sequence[torch.Tensor],
     mesh: Mesh,
     journal: Journal | None,
 ) -> Plan:
-    """Return the plan with the weight of total variation whose short fit explains frames held back best."""
+    """Return the plan with the weight of total variation whose short fit explains frames held back best.
+
+    Every one starts from ``volumes``, δ and β on the plan's grid; none: from an empty volume.
+    """
     if not plan.smoothings:
         return plan
     epochs = max(1, plan.fit.epochs // _SHORTER)
@@ -111,7 +116,7 @@ def with_best_smoothing(
         short = replace(with_weight(weight), earlier=())
         short = replace(short, fit=replace(short.fit, epochs=epochs, polish=0))
         name = f"total variation {weight:g}"
-        tried = fit_in_turn(data, short, probe, start, mesh, Watch(), journal, name)
+        tried = fit_in_turn(data, short, probe, list(volumes), mesh, Watch(), journal, name)
         return min(epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss for epoch in tried.history)
 
     return with_weight(min(plan.smoothings, key=misfit))
@@ -121,37 +126,50 @@ def fit_in_turn(
     data: FitData,
     plan: Plan,
     first_probe: torch.Tensor,
-    start: FirstVolume | None,
+    volumes: list[torch.Tensor],
     mesh: Mesh,
     watch: Watch,
     journal: Journal | None,
     name: str,
 ) -> Solution:
-    """Fit as the plan's earlier fits say, and then as it says itself, each from what the one before has found."""
-    first, *others = (*plan.earlier, plan)
-    journals = [journal.fit(f"{name}, fit {number}") if journal else None for number in range(1 + len(others))]
-    volumes = None
-    if start is not None:
-        volumes = [_onto(part, plan.grid, first.grid, mesh) for part in (start.delta, start.beta)]
-    probe = _coarser_probe(first_probe, first.coarseness)
-    solution = _fit_stage(data, first, probe, volumes, mesh, watch, journals[0])
-    for (before, stage), kept in zip(pairwise((first, *others)), journals[1:], strict=True):
+    """Fit as the plan's earlier fits say, and then as it says itself, each from what the one before has found.
+
+    Args:
+        data: what is fitted.
+        plan: of the reconstruction.
+        first_probe: complex (mode, y, x) on the pixels of the frames.
+        volumes: δ and β (z, y, x) on the plan's grid to start from, the rows held; none for an empty volume. A fit
+            takes them out of the list as it begins, so that nothing holds them from then on.
+        mesh: the ranks.
+        watch: who follows the fits.
+        journal: keeps their state.
+        name: of the fits in the journal.
+    """
+    before, found_probe, history = plan, None, ()
+
+    def fit_next(number: int, stage: Plan) -> Solution:
         probe = _coarser_probe(first_probe, stage.coarseness)
-        if stage.fit.probe_step > 0:
+        if found_probe is not None and stage.fit.probe_step > 0:
             finer = before.coarseness // stage.coarseness
-            probe = torch.from_numpy(upsample(solution.probe.cpu().numpy(), finer)) * finer
-        volumes = [_onto(part, before.grid, stage.grid, mesh) for part in (solution.delta, solution.beta)]
-
-        def report_on(epoch: Epoch, before: Solution = solution) -> None:
-            watch.report(before.continued(epoch))
-
-        found = _fit_stage(data, stage, probe, volumes, mesh, replace(watch, report=report_on), kept)
-        solution = replace(
-            found,
-            best_epoch=len(solution.history) + found.best_epoch,
-            history=(*solution.history, *(solution.continued(epoch) for epoch in found.history)),
+            probe = torch.from_numpy(upsample(found_probe.cpu().numpy(), finer)) * finer
+        volumes[:] = [_onto(part, before.grid, stage.grid, mesh) for part in volumes]
+        kept = journal.fit(f"{name}, fit {number}") if journal else None
+        solution = _fit_stage(data, stage, probe, volumes, mesh, watch.after(history), kept)
+        return replace(
+            solution,
+            best_epoch=len(history) + solution.best_epoch,
+            history=(*history, *(epoch.after(history) for epoch in solution.history)),
         )
-    return solution
+
+    for number, stage in enumerate(plan.earlier):
+        volumes[:], found_probe, history = _taken_apart(fit_next(number, stage))
+        before = stage
+    return fit_next(len(plan.earlier), plan)
+
+
+def _taken_apart(solution: Solution) -> tuple[list[torch.Tensor], torch.Tensor, tuple[Epoch, ...]]:
+    """Return δ and β, the probe, and the history."""
+    return [solution.delta, solution.beta], solution.probe, solution.history
 
 
 def _onto(volume: torch.Tensor, grid: VolumeGrid, onto: VolumeGrid, mesh: Mesh) -> torch.Tensor:
@@ -166,19 +184,20 @@ def _fit_stage(
     data: FitData,
     stage: Plan,
     probe: torch.Tensor,
-    volumes: Sequence[torch.Tensor] | None,
+    volumes: list[torch.Tensor],
     mesh: Mesh,
     watch: Watch,
     journal: FitJournal | None,
 ) -> Solution:
-    """Fit the frames as coarse as a plan says, from a probe and δ and β."""
+    """Fit the frames as coarse as a plan says, from a probe and δ and β, which are taken out of their list."""
     slab, geometry = Slab(mesh, stage.grid.shape[1], data.rank_of_view), data.scan.geometry
     # A model of its own each: a fit may move its windows.
     model = stage.forward_model(geometry, slab).to(mesh.device)
     support = cylinder_support(geometry, stage.grid, slab.rows) if stage.support == "cylinder" else None
     unknowns = Unknowns(model, probe, stage.fit, mesh.device, support)
-    if volumes is not None:
+    if volumes:
         unknowns.start_from(*volumes)
+        volumes.clear()
     fitted, held = (
         views.coarser(stage.coarseness, far_field=model.far_field) for views in (data.fitted, data.held_back)
     )

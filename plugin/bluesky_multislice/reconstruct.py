@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.first_probe import first_probe, light_of_frames
-from bluesky_multislice.first_volume import FirstVolume, first_volume
+from bluesky_multislice.first_volume import first_volume
 from bluesky_multislice.fits_in_turn import Look, Watch, fit_in_turn, load_data, with_best_smoothing
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.joint_illumination import empty_beam
@@ -138,7 +138,7 @@ def reconstruct(
         ),
         saturated_pixels=light.saturated_pixels,
         axis_pixels=axis_pixels,
-        start=start.origin if start else "empty",
+        start=start,
         shell_correlation=agreement,
     )
 
@@ -156,19 +156,19 @@ class _Fits:
 
     def of(
         self, fitted: NDArray[np.intp], held: NDArray[np.intp], watch: Watch, name: str
-    ) -> tuple[Solution, FirstVolume | None, Plan]:
+    ) -> tuple[Solution, str, Plan]:
         """Return the solution of some views, what it started from, and the plan with the smoothing that was chosen."""
         scan, plan, mesh, journal, scale = self.scan, self.plan, self.mesh, self.journal, self.light.scale
         if journal:
             journal.look()
-        start = first_volume(scan, plan, fitted, held, self.probe, scale, mesh)
+        volumes, start = first_volume(scan, plan, fitted, held, self.probe, scale, mesh)
         data = load_data(scan, plan, fitted, held, scale, mesh)
         if plan.joint_illumination:
             empty = empty_beam(scan, plan, scale, mesh.device)
             data = replace(data, fitted=replace(data.fitted, empty=empty))
-        plan = with_best_smoothing(data, plan, self.probe, start, mesh, journal)
+        plan = with_best_smoothing(data, plan, self.probe, volumes, mesh, journal)
         lit = with_probe_light(plan, light_of_frames(self.probe, scan, plan, self.light.mean_frame / scale))
-        return fit_in_turn(data, lit, self.probe, start, mesh, watch, journal, name), start, plan
+        return fit_in_turn(data, lit, self.probe, volumes, mesh, watch, journal, name), start, plan
 
     def agreement(
         self, plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], solution: Solution

@@ -101,6 +101,7 @@ CASES = {
     "128 turned by shears": (lambda: holograms(128, 60), {"ranks": 1, "interpolation": "fourier"}),
     "128 one angle": (lambda: replace_angles(holograms(128, 16)), {"ranks": 1, "depth_um": 0.128, "slices": 32}),
     "256": (lambda: holograms(256, 60), {"ranks": 2}),
+    "256 from nothing": (lambda: holograms(256, 60), {"ranks": 2, "start": "empty"}),
     "256 streamed": (lambda: holograms(256, 60), {"ranks": 2, "frames_in": "disk"}),
     "512, 12 angles": (lambda: holograms(512, 12), {"ranks": 1, "frames_in": "disk", "batch_views": 4}),
     "streamed": (lambda: holograms(512, 180), {"ranks": 2, "frames_in": "disk"}),
@@ -118,7 +119,7 @@ def replace_angles(scan: Scan) -> Scan:
 def measure(name: str) -> None:
     """Run a case as a job, and print a row of the table."""
     make, recipe = CASES[name]
-    chosen = Recipe.model_validate({"device": "cpu", "epochs": 1, **recipe})
+    chosen = Recipe.model_validate({"device": "cpu", "epochs": 2, **recipe})
     with tempfile.TemporaryDirectory() as place:
         folder = JobFolder(Path(place)).create()
         write_scan(folder.frames, make())

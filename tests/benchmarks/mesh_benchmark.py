@@ -3,15 +3,17 @@
 ``python tests/benchmarks/mesh_benchmark.py [memory] [exchange] [rate] [steps] ['large steps']``: patterns of several
 angles on volumes of 256³ (memory) and 128³ voxels, one thread a rank. Memory is the resident peak of a rank (VmHWM)
 over what it held before the volume was made; bytes are those that ranks sent, beside the planned ones and those of
-gathering strips.
+gathering strips. Where epochs are timed, all meshes are there at once and do one in turn while the others are stopped:
+what a host does for seconds or minutes falls on all of them. Rates are within a round; the table has their median, the
+lowest and the highest.
 """
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,8 +33,9 @@ MESHES = ("1x1", "2x1", "1x2", "2x2", "4x1", "1x4")
 TWO = "1x1 twice"
 """Two processes that know nothing of each other: cores may share what they compute with, and a host its time."""
 
-RATES = 3 * ("1x1", TWO, "2x1", "1x2")
-PIXEL_M, EPOCHS = 1e-9, 4
+RATES = ("1x1", TWO, "2x1", "1x2")
+PIXEL_M = 1e-9
+ROUNDS = 9
 MIB = 2**20
 
 
@@ -86,7 +89,9 @@ TIMED = ("rate", "steps", "large steps")
 def planned(case: str, mesh: str) -> tuple[Scan, Plan]:
     """Return the scan of a case and its plan on a mesh."""
     scan = holograms(128, 24) if case == "holograms" else patterns(*CASES[case])
-    return scan, make_plan(Recipe(mesh=mesh, device="cpu", epochs=EPOCHS, **CHOSEN[case]), scan)
+    # The first epoch measures its step, too.
+    epochs = 1 + ROUNDS if case in TIMED else 4
+    return scan, make_plan(Recipe(mesh=mesh, device="cpu", epochs=epochs, **CHOSEN[case]), scan)
 
 
 def prepared(scan: Scan, plan: Plan, mesh: Mesh) -> tuple[Unknowns, tuple[ViewSet, ViewSet], Slab]:
@@ -104,7 +109,8 @@ def status(name: str) -> float:
 
 
 def run(case: str, mesh_name: str) -> None:
-    """Fit a case on this rank, and have the first rank print what was seen of all."""
+    """Fit a case on this rank, and say which process it is; the first rank says when epochs end, and what was seen."""
+    print(os.getpid(), flush=True)
     scan, plan = planned(case, mesh_name)
     with join_mesh("cpu", plan.slabs) as mesh:
         if case == "memory":
@@ -116,62 +122,106 @@ def run(case: str, mesh_name: str) -> None:
         unknowns, sets, slab = prepared(scan, plan, mesh)
         before = status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
-        sent, times = [slab.bytes_sent], [time.perf_counter()]
+        sent = [slab.bytes_sent]
 
         def note(epoch: object) -> None:
             sent.append(slab.bytes_sent)
-            times.append(time.perf_counter())
+            if mesh.rank == 0:
+                print("epoch", flush=True)
 
         fit(unknowns, *sets, plan.fit, mesh, note)
         peak = mesh.largest(status("VmHWM") - before)
         total = torch.tensor(sent[-1] - sent[-2], dtype=torch.float64)
         mesh.sum(total)
         if mesh.rank == 0:
-            # The first epoch measures its step, too.
-            print(f"{peak} {total.item()} {statistics.median(np.diff(times)[1:])}")
+            print(f"{peak} {total.item()}")
 
 
-def of_mesh(case: str, mesh: str) -> tuple[float, float, float]:
-    """Return peak MiB of a rank, bytes sent and seconds an epoch, as a job on the mesh has them; of two the half."""
-    if mesh == TWO:
-        with ThreadPoolExecutor(2) as both:
-            peak, sent, seconds = map(statistics.mean, zip(*both.map(of_mesh, [case] * 2, ["1x1"] * 2), strict=True))
-        return peak, sent, seconds / 2
-    angles, slabs = map(int, mesh.split("x"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={angles * slabs}"]
-    done = subprocess.run(
-        [*command, __file__, "--rank", case, mesh],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    peak, sent, seconds = map(float, done.stdout.split()[-3:])
-    return peak, sent, seconds
+class Job:
+    """Ranks that fit a case on a mesh."""
+
+    def __init__(self, case: str, mesh: str) -> None:
+        angles, slabs = map(int, mesh.split("x"))
+        ranks = angles * slabs
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        self._process = subprocess.Popen(
+            [*command, __file__, "--rank", case, mesh],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._ranks = [int(self._line()) for _ in range(ranks)]
+
+    def _line(self) -> str:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("The ranks have ended before their time.")
+        return line
+
+    def _send(self, number: signal.Signals) -> None:
+        for rank in self._ranks:
+            os.kill(rank, number)
+
+    def epoch(self) -> float:
+        """Return the seconds of one epoch more, after which the ranks are stopped."""
+        began = time.perf_counter()
+        self._send(signal.SIGCONT)
+        assert self._line() == "epoch\n"
+        seconds = time.perf_counter() - began
+        self._send(signal.SIGSTOP)
+        return seconds
+
+    def end(self) -> tuple[float, float]:
+        """Let them go on to their end, and return peak MiB of a rank and bytes sent in the last epoch."""
+        self._send(signal.SIGCONT)
+        while (line := self._line()) == "epoch\n":
+            pass
+        self._process.wait()
+        peak, sent = map(float, line.split())
+        return peak, sent
 
 
 def table(case: str) -> None:
     """Print a case on all its meshes."""
     size, window, angles, rows = CASES[case]
     print(f"\n{case}: {size}³ voxels, windows of {window}², {angles} angles × {rows**2} positions")
-    columns = ("peak MiB", "of 1x1", "sent MiB", "planned", "strips", "s/epoch", "rate")
+    columns = ("peak MiB", "of 1x1", "sent MiB", "planned", "strips")
     print(f"{'mesh':10}" + "".join(f"{name:>10}" for name in columns))
-    first, seconds_of = None, defaultdict(list)
-    for mesh in RATES if case in TIMED else MESHES:
-        peak, sent, seconds = of_mesh(case, mesh)
+    seconds, jobs = _timed(case) if case in TIMED else ({}, {mesh: [] for mesh in MESHES})
+    first = None
+    for mesh, several in jobs.items():
+        peak, sent = map(statistics.mean, zip(*(job.end() for job in several or [Job(case, mesh)]), strict=True))
         scan, plan = planned(case, mesh.removesuffix(" twice"))
         exchange = exchange_of(plan, scan.geometry)
-        first = first or (peak, seconds)
-        seconds_of[mesh].append(seconds)
+        first = first or peak
         planned_sent, strips = exchange.rows + exchange.priors, exchange.strips + exchange.priors
         print(
-            f"{mesh:10}{peak:10.0f}{peak / first[0]:8.2f}{sent / MIB:10.1f}{planned_sent / MIB:10.1f}"
-            f"{strips / MIB:10.1f}{seconds:10.2f}{first[1] / seconds:10.2f}",
+            f"{mesh:10}{peak:10.0f}{peak / first:8.2f}{sent / MIB:10.1f}{planned_sent / MIB:10.1f}{strips / MIB:10.1f}",
             flush=True,
         )
-    if case in TIMED:
-        medians = {mesh: statistics.median(found) for mesh, found in seconds_of.items()}
-        print("rates of the medians: " + ", ".join(f"{mesh} {medians['1x1'] / medians[mesh]:.2f}" for mesh in medians))
+    for mesh, found in seconds.items():
+        rates = sorted(alone / each for alone, each in zip(seconds["1x1"], found, strict=True))
+        print(
+            f"{mesh:10}{statistics.median(found):8.2f} s an epoch, rate {statistics.median(rates):.2f}"
+            f" ({rates[0]:.2f} to {rates[-1]:.2f})"
+        )
+
+
+def _timed(case: str) -> tuple[dict[str, list[float]], dict[str, list[Job]]]:
+    """Return the seconds of the epochs of each mesh, round by round, and the stopped jobs; of two jobs the half."""
+    jobs: dict[str, list[Job]] = {}
+    for mesh in RATES:
+        jobs[mesh] = [Job(case, mesh.removesuffix(" twice")) for _ in range(2 if mesh == TWO else 1)]
+        for job in jobs[mesh]:
+            job.epoch()
+    seconds: dict[str, list[float]] = {mesh: [] for mesh in RATES}
+    with ThreadPoolExecutor(2) as both:
+        for _ in range(ROUNDS):
+            for mesh, several in jobs.items():
+                seconds[mesh].append(statistics.mean(both.map(Job.epoch, several)) / len(several))
+    return seconds, jobs
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ def test_a_job_runs_to_its_result_and_reports_every_epoch(scheduler, stage):
     assert LocalScheduler(module="sleeping_job").status(Job(str(folder.path), folder)).state is JobState.COMPLETED
     ranks = wait_for_ranks(folder)
     assert {rank["threads"] for rank in ranks} == {str(max(1, len(os.sched_getaffinity(0)) // RANKS))}
+    # They sleep soon where another program has the core of one of them.
+    assert {rank["environment"]["GOMP_SPINCOUNT"] for rank in ranks} == {"1000"}
     assert {rank["world"] for rank in ranks} == {str(RANKS)}
     assert "rank 0 is here" in scheduler.tail(Job(str(folder.path), folder), 5)
 

@@ -27,9 +27,9 @@ def main(path):
         probe = torch.ones(1, *plan.forward_model(scan.geometry).window, dtype=torch.complex64)
         views = split_views(scan.geometry.views, plan.held_back_every)
         axis_pixels = find_axis_pixels(scan, plan, probe, 1.0, mesh)
-        start = first_volume(scan, plan, *views, probe, 1.0, mesh)
-        if mesh.rank == 0 and start is not None:
-            found = {"delta": start.delta, "beta": start.beta, "origin": start.origin, "axis": axis_pixels}
+        volumes, origin = first_volume(scan, plan, *views, probe, 1.0, mesh)
+        if mesh.rank == 0 and volumes:
+            found = {"delta": volumes[0], "beta": volumes[1], "origin": origin, "axis": axis_pixels}
             np.savez(path.replace(".npy", f"-{mesh.size}.npz"), **found)
 
 

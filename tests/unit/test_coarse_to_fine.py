@@ -132,6 +132,33 @@ def test_what_a_fit_held_is_free_before_the_next_one_begins(monkeypatch):
     assert len(made) > 6
 
 
+@pytest.mark.parametrize("choice", [{}, {"smoothing_by_held_back": True}, {"first_propagation": "projection"}])
+def test_what_a_fit_starts_from_is_free_as_soon_as_it_has_begun(monkeypatch, choice):
+    given, take = [], Unknowns.start_from
+
+    def take_noted(unknowns, *parts):
+        given.extend(weakref.ref(part) for part in parts)
+        take(unknowns, *parts)
+
+    monkeypatch.setattr(Unknowns, "start_from", take_noted)
+    scan, held = thick_scan(n=16, angles=12)[0], []
+    recipe = Recipe(ranks=1, epochs=2, start="thin_sample", held_back_every=4, **choice)
+    gc.collect()
+    gc.disable()
+    try:
+        with join_mesh("cpu") as mesh:
+            result = reconstruct(
+                scan,
+                make_plan(recipe, scan),
+                mesh,
+                lambda epoch: held.append(sum(part() is not None for part in given)),
+            )
+    finally:
+        gc.enable()
+    assert result.start.startswith("thin sample")
+    assert held == [0] * len(result.solution.history)
+
+
 def test_a_refined_probe_goes_on_too():
     scan, _ = pattern_scan()
     wrong = replace(scan, probe=np.roll(scan.probe, 2, axis=-1))

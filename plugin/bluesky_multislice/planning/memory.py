@@ -153,8 +153,8 @@ def _volumes(plan: Plan, angles: int) -> float:
     moments = 2 if fit.optimiser == "adam" else 1
     # Object, gradient and best copy; a gradient on its way, and at the first step the weight of the voxels.
     count = parts * (3 + moments) + 1 + (fit.optimiser == "nesterov")
-    # The first volume's δ and β.
-    count += 2 if plan.start != "empty" else 0
+    # δ and β of the first volume, which all fits start from that try a weight.
+    count += 2 if plan.start != "empty" and plan.smoothings else 0
     # This gradient, steepest descent and direction, the ones before, and a copy on the way to the bottom.
     count += 7 * parts if fit.polish else 0
     # The whole fit's δ and β, and the δ of the first half.

@@ -12,8 +12,8 @@ from bluesky_multislice.optics import halo_pixels, thickest_slice_m
 
 Scheme = Literal["data parallelism", "slabs", "tiles"]
 
-STATE_BYTES = 48
-"""Bytes a voxel: δ and β with gradient, momentum and best copy, a gradient on its way, weights, and the first volume;
+STATE_BYTES = 40
+"""Bytes a voxel: δ and β with gradient, momentum and best copy, a gradient on its way, and weights;
 ``planning.memory`` counts the same for holograms of several angles."""
 
 _STEPS_AN_EPOCH = 20

@@ -5,7 +5,7 @@ import shlex
 import sys
 from importlib.resources import files
 
-from bluesky_multislice.schedulers.environment import KEYS
+from bluesky_multislice.schedulers.environment import KEYS, SPINS
 from bluesky_multislice.schedulers.site import Allocation, SiteProfile
 
 _FIELD = re.compile(r"\{\{(\w+)\}\}")
@@ -27,6 +27,7 @@ def batch_script(profile: SiteProfile, allocation: Allocation, *, name: str, mod
         "umask": "027" if profile.readers == "group" else "077",
         "keys": KEYS,
         "threads": str(max(1, cores // allocation.ranks_per_node)),
+        "spins": SPINS,
         "environment": "\n".join(f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()),
         "setup": "\n".join(profile.setup),
         "most_restarts": str(profile.most_restarts),

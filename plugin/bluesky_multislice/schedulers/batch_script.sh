@@ -23,7 +23,7 @@ for variable in $(compgen -e); do
 done
 
 # The environment and the lines of the site's profile.
-export OMP_NUM_THREADS={{threads}}
+export OMP_NUM_THREADS={{threads}} GOMP_SPINCOUNT={{spins}}
 {{environment}}
 {{setup}}
 

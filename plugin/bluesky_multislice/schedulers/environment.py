@@ -1,10 +1,18 @@
-"""What of a process's environment a job must not see."""
+"""The environment of jobs: what they must not see, and what their threads go by."""
 
 import re
 from collections.abc import Mapping
 
 KEYS = "KEY|TOKEN|SECRET|PASSW|CREDENTIAL|^PREFECT_|^TILED_"
 """Names of variables, in capitals, that hold keys or belong to the services; an expression that bash reads, too."""
+
+SPINS = "1000"
+"""Turns that a thread spins for the others before it sleeps (``GOMP_SPINCOUNT``).
+
+With GNU's 300,000, a job with a thread for every core takes up to forty times as long as soon as another program runs:
+the threads that have a core spin until the one that has none gets its turn. A thousand cost a job that is alone nothing
+that was seen.
+"""
 
 _OF_SLURM = re.compile("^(SBATCH|SLURM|SQUEUE|SACCT|SCANCEL)_")
 

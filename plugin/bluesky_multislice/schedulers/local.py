@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from bluesky_multislice.interchange.job_folder import JobFolder
-from bluesky_multislice.schedulers.environment import without_keys
+from bluesky_multislice.schedulers.environment import SPINS, without_keys
 from bluesky_multislice.schedulers.scheduler import Job, JobState, JobStatus
 from bluesky_multislice.schedulers.site import Allocation, SiteProfile
 
@@ -120,6 +120,7 @@ class LocalScheduler:
         # torchrun would die of a SIGUSR1 that it is not told to pass on, and leave its ranks alone.
         environment.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+        environment.setdefault("GOMP_SPINCOUNT", SPINS)
         return environment | dict(self._profile.environment)
 
     def _processes(self, job_id: str) -> list[psutil.Process]:

@@ -1,6 +1,6 @@
 """What a fit gives back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -27,6 +27,13 @@ class Epoch:
     held_back_loss: float | None
     seconds: float
     coarseness: int = 1
+
+    def after(self, earlier: Sequence["Epoch"]) -> "Epoch":
+        """Return this epoch of a fit that comes after others, counted from their first."""
+        if not earlier:
+            return self
+        last = earlier[-1]
+        return replace(self, epoch=last.epoch + self.epoch, seconds=last.seconds + self.seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +67,6 @@ class Solution:
     r_factor: float | None
     held_back_r_factor: float | None
     differences: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def continued(self, epoch: Epoch) -> Epoch:
-        """Return an epoch of a fit that this solution is the start of, counted from this one's first."""
-        last = self.history[-1]
-        return replace(epoch, epoch=last.epoch + epoch.epoch, seconds=last.seconds + epoch.seconds)
 
     def with_probe_in(self, unit: float) -> "Solution":
         """Return the same with the probe multiplied by ``unit``, and its variations; backgrounds by its square."""

@@ -64,8 +64,8 @@ def test_values_of_the_profile_stay_words():
 
 
 def test_threads_share_the_cores():
-    assert "export OMP_NUM_THREADS=4\n" in script(Allocation(ranks_per_node=2, cpus_per_task=8))
-    assert "export OMP_NUM_THREADS=1\n" in script(Allocation(ranks_per_node=4, cpus_per_task=2))
+    assert "export OMP_NUM_THREADS=4 GOMP_SPINCOUNT=1000\n" in script(Allocation(ranks_per_node=2, cpus_per_task=8))
+    assert "export OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000\n" in script(Allocation(ranks_per_node=4, cpus_per_task=2))
 
 
 @pytest.mark.parametrize(("readers", "mask"), [("user", "077"), ("group", "027")])
