@@ -148,6 +148,7 @@ def fit_in_turn(
     before, found_probe, history = plan, None, ()
 
     def fit_next(number: int, stage: Plan) -> Solution:
+        """Return what a fit finds from what the one before it has left, its epochs counted from the first fit's."""
         probe = _coarser_probe(first_probe, stage.coarseness)
         if found_probe is not None and stage.fit.probe_step > 0:
             finer = before.coarseness // stage.coarseness
@@ -168,7 +169,7 @@ def fit_in_turn(
 
 
 def _taken_apart(solution: Solution) -> tuple[list[torch.Tensor], torch.Tensor, tuple[Epoch, ...]]:
-    """Return δ and β, the probe, and the history."""
+    """Return δ and β, the probe and the history, so that no name keeps the solution while the next fit runs."""
     return [solution.delta, solution.beta], solution.probe, solution.history
 
 

@@ -177,8 +177,7 @@ class _Fits:
         geometry, slab = self.scan.geometry, Slab(self.mesh, plan.grid.shape[1])
         pairs = zip(halves(geometry, fitted), halves(geometry, held), ("first half", "second half"), strict=True)
         alike = replace(self, plan=plan)
-        found = (alike.of(some, judging, Watch(), name)[0] for some, judging, name in pairs)
-        deltas = [slab.join(half.delta) for half in found]
+        deltas = [slab.join(alike.of(some, judging, Watch(), name)[0].delta) for some, judging, name in pairs]
         voxel_size_m = _refined_grid(plan.grid, geometry, solution).voxel_size_m
         axes = voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else voxel_size_m[1:]
         return shell_correlation(deltas[0], deltas[1], axes)

@@ -1,7 +1,7 @@
 """Memory of a rank, predicted and measured: the peak of its resident memory (VmHWM), job by job as a flow starts them.
 
 ``OMP_NUM_THREADS=1 python tests/benchmarks/memory_benchmark.py [case ...]``. Without a name the small cases run. Long
-ones are ``512, 12 angles``, whose volume and slices are those of ``streamed`` (three minutes of processor time), and
+ones are ``512, 12 angles``, whose volume and slices are those of ``streamed`` (some minutes of processor time), and
 ``streamed`` itself: 180 frames of 512² from disk, 512³ voxels, 80 slices, two ranks.
 """
 

@@ -110,7 +110,9 @@ def status(name: str) -> float:
 
 def run(case: str, mesh_name: str) -> None:
     """Fit a case on this rank, and say which process it is; the first rank says when epochs end, and what was seen."""
-    print(os.getpid(), flush=True)
+    # In one piece: another rank writes to the same pipe.
+    sys.stdout.write(f"{os.getpid()}\n")
+    sys.stdout.flush()
     scan, plan = planned(case, mesh_name)
     with join_mesh("cpu", plan.slabs) as mesh:
         if case == "memory":
@@ -148,7 +150,6 @@ class Job:
             [*command, __file__, "--rank", case, mesh],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
         self._ranks = [int(self._line()) for _ in range(ranks)]

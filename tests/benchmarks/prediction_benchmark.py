@@ -1,13 +1,14 @@
 """Time of an epoch as ``multislice plan`` predicts it beside that of fits, on one rank and on two.
 
 ``OMP_NUM_THREADS=1 python tests/benchmarks/prediction_benchmark.py PROFILE.json``: cases of ``mesh_benchmark.py``, the
-median of an epoch after the first. Needs a machine of its own, as the profile does.
+median of three epochs after the first. Needs a machine of its own, as the profile does.
 """
 
+import statistics
 import sys
 from pathlib import Path
 
-from mesh_benchmark import of_mesh, planned
+from mesh_benchmark import Job, planned
 
 from bluesky_multislice.planning import predict_cost, read_profile
 
@@ -27,6 +28,10 @@ if __name__ == "__main__":
         for mesh in ("1x1", "2x1", "1x2"):
             scan, plan = planned(case, mesh)
             cost = predict_cost(plan, scan.geometry, cuda=False, profile=profile)
-            _, _, seen = of_mesh(case, mesh)
+            job = Job(case, mesh)
+            # The first one measures its step, too.
+            job.epoch()
+            seen = statistics.median(job.epoch() for _ in range(3))
+            job.end()
             seconds = "".join(f"{getattr(cost.seconds, part):10.2f}" for part in parts)
             print(f"{what:48}{mesh:6}{seconds}{seen:10.2f}{100 * (cost.seconds.total / seen - 1):+6.0f} %", flush=True)

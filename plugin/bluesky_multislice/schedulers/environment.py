@@ -9,9 +9,9 @@ KEYS = "KEY|TOKEN|SECRET|PASSW|CREDENTIAL|^PREFECT_|^TILED_"
 SPINS = "1000"
 """Turns that a thread spins for the others before it sleeps (``GOMP_SPINCOUNT``).
 
-With GNU's 300,000, a job with a thread for every core takes up to forty times as long as soon as another program runs:
-the threads that have a core spin until the one that has none gets its turn. A thousand cost a job that is alone nothing
-that was seen.
+With GNU's 300,000, a job with a thread for every core took forty times as long as soon as another program ran: the
+threads that have a core spin until the one that has none gets its turn. A thousand cost a job that is alone a tenth of
+its time at most.
 """
 
 _OF_SLURM = re.compile("^(SBATCH|SLURM|SQUEUE|SACCT|SCANCEL)_")
