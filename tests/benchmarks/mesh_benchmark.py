@@ -80,7 +80,7 @@ CHOSEN = {
     # Steps as they are planned, of 46 views, and of 130 and 810, an angle's: ranks add up a volume once a step.
     "rate": {},
     "steps": {"batches_per_step": 4, "batch_views": 36},
-    "large steps": {"batches_per_step": 4, "batch_views": 210},
+    "large steps": {"batches_per_step": 4, "batch_views": 225},
     "holograms": {"slices": 16, "start": "empty", "find_axis": False},
 }
 TIMED = ("rate", "steps", "large steps")

@@ -144,6 +144,7 @@ def main(path, slabs):
     with join_mesh("cpu", slabs) as mesh:
         for case, solution in cases(mesh):
             found |= {f"{case}/{name}": value for name, value in figures(solution).items()}
+        found["sympy"] = "sympy" in sys.modules
         found |= {f"with a halo/{name}": value for name, value in tiled_on(mesh).items()}
     if mesh.rank == 0:
         np.savez(path, **found)

@@ -87,6 +87,12 @@ def test_the_fit_explains_the_frames_better_each_epoch(results, case):
     assert held_back[-1] < held_back[0]
 
 
+@pytest.mark.parametrize("mesh", MESHES)
+def test_no_rank_imports_symbolic_mathematics(results, mesh):
+    """It takes two seconds of each."""
+    assert not results[mesh]["sympy"]
+
+
 @pytest.mark.parametrize("mesh", [(1, 2), (2, 2), (1, 4)])
 def test_tiles_with_a_halo_are_those_of_one_process_and_near_the_whole(results, mesh):
     geometry, delta = holograms(), turned_object().requires_grad_()

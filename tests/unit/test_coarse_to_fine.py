@@ -11,6 +11,7 @@ from small_scan import blank, hologram_geometry, pattern_scan, rebuild, relative
 
 from bluesky_multislice.frames import Frames
 from bluesky_multislice.models import ForwardModel, resample
+from bluesky_multislice.optics import PROPAGATIONS
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
@@ -157,6 +158,29 @@ def test_what_a_fit_starts_from_is_free_as_soon_as_it_has_begun(monkeypatch, cho
         gc.enable()
     assert result.start.startswith("thin sample")
     assert held == [0] * len(result.solution.history)
+
+
+def test_the_waves_of_a_batch_are_free_before_the_next_ones_are_computed(monkeypatch):
+    """They are most of what a batch takes, and memory that is free is used again."""
+    held, propagate = [], PROPAGATIONS["multislice"]
+
+    def propagate_alone(*args, **options):
+        assert not any(waves() for waves in held)
+        exit_wave = propagate(*args, **options)
+        if exit_wave.requires_grad:
+            held.append(weakref.ref(exit_wave.grad_fn))
+        return exit_wave
+
+    monkeypatch.setitem(PROPAGATIONS, "multislice", propagate_alone)
+    scan = thick_scan(n=16, angles=12)[0]
+    refine = {"quantities": ("positions", "intensity")}
+    gc.collect()
+    gc.disable()
+    try:
+        rebuild(scan, epochs=2, coarse_levels=1, batch_views=1, polish=2, held_back_every=4, slices=8, refine=refine)
+    finally:
+        gc.enable()
+    assert len(held) > 2 * 2 * 9  # each view that is fitted, in each epoch of two fits
 
 
 def test_a_refined_probe_goes_on_too():

@@ -35,7 +35,7 @@ def add_gradients(
         misfit = FIDELITIES[settings.fidelity](expected, measured, frames.mask)
         misfit.backward()
         total += torch.stack([misfit.detach(), len(expected) * frames.mask.sum()])
-        del expected, measured
+        del expected, measured, misfit
     for batch in batches:
         views = frames.views[batch]
         if frames.empty is not None and (probe := unknowns.probe).requires_grad:
