@@ -1,11 +1,14 @@
 """Regularisers and bounds: what they must give for volumes whose answer is known."""
 
+import math
+
 import pytest
 import torch
 from small_scan import VOXEL_M, hologram_geometry
 
 from bluesky_multislice.geometry import VolumeGrid
 from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.optics import with_y_last
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.solvers import regularisers
 from bluesky_multislice.solvers.fidelity import amplitude_misfit
@@ -161,25 +164,43 @@ def test_positivity_and_support_take_out_what_may_not_be():
     torch.testing.assert_close(free.flatten(), torch.tensor([-1.0, 2.0]))
 
 
+EVERY_TERM = Priors(total_variation=0.3, total_variation_z=0.5, l1=0.2, vacuum=0.4, smoothness_z=0.1)
+
+
+@pytest.mark.parametrize("priors", [EVERY_TERM, Priors(l1=0.2, smoothness_z=0.1)])
+@pytest.mark.parametrize("shape", [(7, 5, 6), (7, 5, 1), (7, 1, 6), (1, 5, 6)])
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
+@pytest.mark.parametrize("lie", [lambda volume: volume, with_y_last, lambda volume: volume[..., ::2, :]])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_gradient_a_few_planes_at_a_time_is_that_of_the_whole(monkeypatch, parts):
+def test_gradient_a_few_planes_at_a_time_is_that_of_the_whole(monkeypatch, priors, shape, kind, lie, parts):
+    """In double precision or with gaps as PyTorch has it, else compiled."""
     monkeypatch.setattr(regularisers, "_BLOCK_VOXELS", {"cpu": 3 * 5 * 6})
-    priors = Priors(total_variation=0.3, total_variation_z=0.5, l1=0.2, vacuum=0.4, smoothness_z=0.1)
-    volume = torch.randn(2, 7, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    volume = lie(torch.randn(2, *shape, dtype=kind, generator=torch.Generator().manual_seed(3)))
     volume[parts:] = 0
     whole = volume.clone().requires_grad_()
     penalty(whole, priors, 0.1, 0.5).backward()
-    gradient = torch.ones(parts, 7, 5, 6, dtype=torch.float64)
+    gradient = torch.ones_like(volume[:parts])
     add_gradient_of_penalty(volume[:parts], gradient, priors, 0.1, 0.5)
-    torch.testing.assert_close(gradient - 1, whole.grad[:parts])
+    torch.testing.assert_close(gradient - 1, whole.grad[:parts], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
 @pytest.mark.parametrize("shares", [2, 3])
-def test_shares_of_the_planes_add_up_to_the_whole_gradient(shares):
-    priors = Priors(total_variation=0.3, total_variation_z=0.5, l1=0.2, vacuum=0.4, smoothness_z=0.1)
-    volume = torch.randn(2, 7, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    whole, parts = torch.zeros(2, 2, 7, 5, 6, dtype=torch.float64)
-    add_gradient_of_penalty(volume, whole, priors, 0.1, 0.5, weight=3.0)
+def test_shares_of_the_planes_add_up_to_the_whole_gradient(kind, shares):
+    volume = torch.randn(2, 7, 5, 6, dtype=kind, generator=torch.Generator().manual_seed(3))
+    whole, parts = torch.zeros(2, 2, 7, 5, 6, dtype=kind)
+    add_gradient_of_penalty(volume, whole, EVERY_TERM, 0.1, 0.5, weight=3.0)
     for number in range(shares):
-        add_gradient_of_penalty(volume, parts, priors, 0.1, 0.5, weight=torch.tensor(3.0), share=(number, shares))
-    torch.testing.assert_close(parts, whole)
+        add_gradient_of_penalty(volume, parts, EVERY_TERM, 0.1, 0.5, weight=torch.tensor(3.0), share=(number, shares))
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_no_number_stays_so():
+    gradients = []
+    for kind in (torch.float64, torch.float32):
+        volume = torch.zeros(1, 3, 4, 5, dtype=kind)
+        volume[0, 1, 2, 3] = math.nan
+        gradients.append(torch.zeros_like(volume))
+        add_gradient_of_penalty(volume, gradients[-1], EVERY_TERM, 0.1, 0.5)
+    assert gradients[0][0, 1, 2, 3].isnan()
+    assert torch.equal(gradients[1].isnan(), gradients[0].isnan())
