@@ -15,7 +15,7 @@ from bluesky_multislice.planning import predict_cost, read_profile
 WHAT = {
     "exchange": "324 patterns of 32² at 4 angles, 16 slices",
     "rate": "1728 patterns of 64² at 12 angles, 20 slices",
-    "steps": "the same, steps of 130 views",
+    "steps": "the same, steps of 137 views",
     "holograms": "24 holograms of 128², 16 slices",
 }
 

@@ -42,11 +42,12 @@ fi
 out_of_time=
 trap 'out_of_time=yes; touch stop-request' USR1
 
-# The ranks meet at the first node, whose name may stand in no DNS.
+# The ranks meet at the first node, which is this one and whose name may stand in no DNS, at a port that is free there.
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol show node --oneliner "$first" | grep --only-matching 'NodeAddr=[^ ]*' | cut --delimiter== --fields=2)
+port=$({{python}} -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
 torchrun=({{python}} -m torch.distributed.run --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node={{ranks_per_node}}
-    --master-addr="$address" --master-port=$((20000 + SLURM_JOB_ID % 20000)))
+    --master-addr="$address" --master-port="$port")
 
 # One task a node. Since 22.05 srun takes the cores from its own line only.
 srun --export=ALL --input=none --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
