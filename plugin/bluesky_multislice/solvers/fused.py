@@ -53,8 +53,8 @@ def _add(block, gradient, planes, rows, columns, total_variation, along_z, floor
             line[columns] = here[inside]
             for i in range(columns):
                 along_column, along_row, through = line[i + 1] - line[i], beside[i] - line[i], behind[i] - line[i]
-                length = along_column * along_column + along_row * along_row + along_z * (through * through) + floor
-                factor = total_variation / np.sqrt(length)
+                square = along_column * along_column + along_row * along_row + along_z * (through * through) + floor
+                factor = total_variation / np.sqrt(square)
                 to_column[i], to_row[i] = factor * along_column, factor * along_row
                 to_plane[i] = (factor * along_z + smoothness_z) * through
             for i in range(columns):
