@@ -104,7 +104,7 @@ def _check(scan: Scan, delta: NDArray, beta: NDArray, voxel_size_m: tuple[float,
             "The volume's voxels must have the pitch at which the detector samples the object.",
             got=f"voxels of {voxel_size_m[1]:.4g} × {voxel_size_m[2]:.4g} m for object pixels of "
             f"{pitch[0]:.4g} × {pitch[1]:.4g} m.",
-            remedy="resample the volume, or correct the distance or the pixel size.",
+            remedy="resample the volume, or correct the distances from focus and detector or the pixel size.",
         )
     if len(np.unique(scan.geometry.angle_rad)) > 1 and not np.isclose(
         voxel_size_m[0], voxel_size_m[2], rtol=1e-3, atol=0

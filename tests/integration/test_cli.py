@@ -1,6 +1,7 @@
 """The command line from file to file: simulate, then reconstruct; every choice and every refusal."""
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -20,6 +21,7 @@ from command_line import (
     write_changed,
     write_volume,
 )
+from scipy.constants import elementary_charge
 from small_scan import ball, blank, hologram_geometry, hologram_scan, pattern_scan, relative_error, thick_scan
 
 from bluesky_multislice.frames import Frames, unorient
@@ -28,6 +30,8 @@ from bluesky_multislice.recipe import Propagation
 from bluesky_multislice.scan import Scan
 
 PROBE = "entry_1/instrument_1/source_1/probe"
+ENERGY = "entry_1/instrument_1/source_1/energy"
+DISTANCE = "entry_1/instrument_1/detector_1/distance"
 
 
 def leftovers(folder, *expected):
@@ -60,6 +64,20 @@ def test_simulated_frames_are_those_of_the_model(hologram_file):
     assert frames.dtype == np.float64
     np.testing.assert_allclose(frames, scan.frames.read(np.arange(len(frames))), rtol=1e-4)
     assert leftovers(hologram_file.parent, "volume.h5", "scan.cxi", "frames.cxi") == set()
+
+
+def test_what_a_scan_lacks_is_given_to_simulate(hologram_file, tmp_path):
+    described = shutil.copy(hologram_file.with_name("scan.cxi"), tmp_path)
+    with h5py.File(described, "r+") as file:
+        energy_ev, distance_m = file[ENERGY][()] / elementary_charge, file[DISTANCE][()]
+        del file[ENERGY], file[DISTANCE]
+    instrument = tmp_path / "hutch.toml"
+    instrument.write_text(f'name = "hutch"\n[fields.distance]\nvalue = {distance_m}\nunit = "m"\n')
+    simulate = ("simulate", hologram_file.with_name("volume.h5"), described, "-o", tmp_path / "frames.cxi")
+    assert refused(multislice(*simulate, "--instrument", instrument), "energy", "--energy-ev")
+    done = multislice(*simulate, "--instrument", instrument, "--energy-ev", energy_ev)
+    assert done.returncode == 0, done.stdout
+    np.testing.assert_allclose(read_frames(tmp_path / "frames.cxi"), read_frames(hologram_file), rtol=1e-6)
 
 
 def test_holograms_become_the_volume_on_two_ranks(hologram_file, tmp_path):

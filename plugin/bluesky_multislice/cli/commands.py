@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bluesky_multislice.cli.plan_command import plan
-from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options
+from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options, scan_options
 from bluesky_multislice.errors import MultisliceError, PlanError
 from bluesky_multislice.recipe import Propagation
 
@@ -121,6 +121,8 @@ def reconstruct(
 @click.option("--slices", type=int, help="Slices along the beam; without it, every plane of the volume.")
 @click.option("--photons", type=float, help="Photon noise: mean photons a frame (ptychography) or a pixel (others).")
 @click.option("--seed", type=int, help="Seed of the photon noise.")
+@_instrument
+@scan_options
 def simulate(
     volume: Path,
     scan: Path,
@@ -129,8 +131,10 @@ def simulate(
     slices: int | None,
     photons: float | None,
     seed: int | None,
+    instrument_file: Path | None,
+    **options: Any,
 ) -> None:
-    """Simulate the frames of VOLUME for SCAN, an interchange file without frames."""
+    """Simulate the frames of VOLUME for SCAN, an interchange file; what is given here is not written into FRAMES."""
     from bluesky_multislice.cli.simulate_file import simulate_file
 
     if seed is not None and photons is None:
@@ -145,6 +149,8 @@ def simulate(
             slices=slices,
             photons=photons,
             seed=seed or 0,
+            values=collect_recipe(None, options).scan,
+            instrument=_read_instrument(instrument_file),
             on_view=lambda done, total: progress.update(task, completed=done, total=total),
         )
     _CONSOLE.print(f"{output}: frames written")

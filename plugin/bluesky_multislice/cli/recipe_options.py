@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
@@ -26,6 +26,13 @@ def recipe_options(command: Callable) -> Callable:
     return click.option(
         "--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file with any of these settings."
     )(command)
+
+
+def scan_options(command: Callable) -> Callable:
+    """Add an option for every value that a scan may lack to a click command."""
+    for name, field in reversed(ScanValues.model_fields.items()):
+        command = _option(name, field)(command)
+    return command
 
 
 def collect_recipe(recipe_file: Path | None, options: dict[str, Any]) -> Recipe:
@@ -51,6 +58,8 @@ def collect_recipe(recipe_file: Path | None, options: dict[str, Any]) -> Recipe:
 def _option(name: str, field: FieldInfo) -> Callable:
     flag = "--" + name.replace("_", "-")
     kind = next(part for part in _parts(field.annotation) if part is not type(None))
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=field.description)
     if get_origin(kind) is tuple:

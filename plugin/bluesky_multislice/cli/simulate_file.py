@@ -7,9 +7,10 @@ import numpy as np
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.frames import unorient
+from bluesky_multislice.instrument import Instrument
 from bluesky_multislice.interchange import read_geometry, read_volume, write_predicted
 from bluesky_multislice.predict import add_photon_noise, photon_scale, predict_frames
-from bluesky_multislice.recipe import Propagation
+from bluesky_multislice.recipe import Propagation, ScanValues
 
 
 def simulate_file(
@@ -21,6 +22,8 @@ def simulate_file(
     slices: int | None,
     photons: float | None,
     seed: int,
+    values: ScanValues | None = None,
+    instrument: Instrument | None = None,
     on_view: Callable[[int, int], None],
 ) -> None:
     """Write the scan with the frames that the volume would give.
@@ -33,6 +36,8 @@ def simulate_file(
         slices: slices along the beam; None takes every plane.
         photons: mean photons a frame (ptychography) or a pixel (others); None is noiseless.
         seed: of the photon noise.
+        values: values that overrule the scan's; like those of the instrument they are used and not written.
+        instrument: where else to look for values.
         on_view: called with views done and views in all.
 
     Raises:
@@ -42,7 +47,7 @@ def simulate_file(
         raise PlanError(
             "The frames need an existing folder.", got=f"{output.parent}.", remedy="create it or correct the path."
         )
-    volume, scan = read_volume(volume_file), read_geometry(scan_file)
+    volume, scan = read_volume(volume_file), read_geometry(scan_file, values=values, instrument=instrument)
     views = scan.geometry.views
     if scan.frames.source.shape[0] != views:
         raise PlanError(

@@ -96,10 +96,12 @@ class FieldLookup:
         looked = [f"recipe scan.{override_name}"] if override_name else []
         looked += [f"/{place}" for place in places]
         looked.append(f"instrument file ({'none given' if self.instrument is None else self.instrument.name})")
+        field_name, _, of_technique = override_name.partition(".")
+        option = f" (--{field_name.replace('_', '-')}{' ' * bool(of_technique)}{of_technique})" if override_name else ""
         return ScanError(
             f"A scan needs {name}.",
             got=f"{self.file.filename} without it; looked in {', '.join(looked)}.",
-            remedy=f"write /{places[0]}, or give it in the recipe's [scan] table or in an instrument file.",
+            remedy=f"write /{places[0]}, or give it in the recipe's [scan] table{option} or in an instrument file.",
         )
 
     def _first(self, name: str, places: tuple[str, ...], override: object, override_source: str):

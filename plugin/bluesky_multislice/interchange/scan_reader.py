@@ -52,13 +52,18 @@ def read_scan(path: Path, *, values: ScanValues | None = None, instrument: Instr
     return _read(lookup, data)
 
 
-def read_geometry(path: Path, *, values: ScanValues | None = None) -> Scan:
+def read_geometry(path: Path, *, values: ScanValues | None = None, instrument: Instrument | None = None) -> Scan:
     """Read a scan without frames, for simulation; the frames returned are all zero, shaped like ``mask``.
+
+    Args:
+        path: the interchange file.
+        values: values that overrule the file's.
+        instrument: where else to look for values.
 
     Raises:
         ScanError: a value is missing, or the file has no mask to give the frames' shape.
     """
-    lookup = FieldLookup(_open(path), values or ScanValues(), None)
+    lookup = FieldLookup(_open(path), values or ScanValues(), instrument)
     mask = lookup.file.get(f"{DETECTOR}/mask")
     if not isinstance(mask, h5py.Dataset):
         raise lookup.missing("mask", f"{DETECTOR}/mask")
