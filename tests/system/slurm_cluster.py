@@ -85,8 +85,11 @@ def why_not():
 
 
 def free_ports():
-    """The first of a row of free ports."""
-    for first in range(17300, 30000, 2 * PORTS):
+    """The first of a row of free ports; test processes that start clusters at the same time take turns in the rows."""
+    worker, workers = (
+        int(os.environ.get(f"PYTEST_XDIST_{name}", "0").lstrip("gw")) for name in ("WORKER", "WORKER_COUNT")
+    )
+    for first in range(17300 + 2 * PORTS * worker, 30000, 2 * PORTS * max(workers, 1)):
         if all(is_free(port) for port in range(first, first + PORTS)):
             return first
     raise RuntimeError("no row of free ports")

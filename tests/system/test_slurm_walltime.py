@@ -47,7 +47,9 @@ def test_a_stop_that_somebody_asks_for_is_no_reason_to_requeue(room):
 
 
 def test_slurm_warns_before_each_walltime_and_ends_who_does_not_listen(room):
-    slurm = scheduler(warning_seconds=45)
+    # Slurm looks every 30 s for what is due until it looks again: it warns 10 to 40 s after the start. With 45 s it may
+    # warn at once, a batch script that does not stand yet.
+    slurm = scheduler(warning_seconds=20)
     minute = Allocation(walltime_minutes=1, memory_gb=1, cpus_per_task=1)
     listens, deaf = staged(room / "listens", stops=2, result=True), staged(room / "deaf", sleep_s=600, deaf=True)
     first = slurm.submit(listens, name="listens", allocation=minute)

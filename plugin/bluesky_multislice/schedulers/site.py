@@ -214,7 +214,8 @@ def allocate(profile: SiteProfile, resources: Resources, *, ranks: int) -> Alloc
     """Return what a job of that many ranks gets: as few nodes as hold them, each with the same number.
 
     Raises:
-        RecipeError: the profile does not allow what the recipe asks for, or has no place for the ranks.
+        RecipeError: the profile does not allow what the recipe asks for, has no place for the ranks, or would warn the
+            job of its end as it starts.
     """
     site = granted(profile, resources)
     if site.scheduler == "local":
@@ -227,6 +228,12 @@ def allocate(profile: SiteProfile, resources: Resources, *, ranks: int) -> Alloc
             "Every node of a job has the same number of ranks, within what the site's profile gives.",
             got=f"{ranks} ranks on {site.nodes} nodes of at most {most}, on {profile.name}.",
             remedy="ask for other ranks or resources.nodes.",
+        )
+    if 60 * site.walltime_minutes <= site.warning_seconds:
+        raise RecipeError(
+            "A job's walltime must be longer than the warning before its end.",
+            got=f"{site.walltime_minutes} min of walltime, a warning of {site.warning_seconds} s, on {profile.name}.",
+            remedy="ask for more resources.walltime_minutes, or have warning_seconds of the site's profile lowered.",
         )
     return Allocation(
         nodes=nodes,

@@ -97,6 +97,13 @@ def test_ranks_without_a_place_are_refused(ranks):
         allocate(SiteProfile(**CLUSTER), Resources(), ranks=ranks)
 
 
+def test_a_job_that_would_be_warned_as_it_starts_is_refused():
+    profile = SiteProfile(**CLUSTER, warning_seconds=120, overrides=Overrides(walltime_minutes=30))
+    assert allocate(profile, Resources(walltime_minutes=3), ranks=1).walltime_minutes == 3
+    with pytest.raises(RecipeError, match=r"2 min of walltime.*120 s.*resources\.walltime_minutes"):
+        allocate(profile, Resources(walltime_minutes=2), ranks=1)
+
+
 def test_a_site_without_gpus_says_how_many_ranks_a_node_has():
     with pytest.raises(ValidationError, match="ranks_per_node"):
         SiteProfile(scheduler="slurm")
