@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.geometry import ScanGeometry
@@ -129,6 +128,9 @@ def _centre_of_mass(frame: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def _nearest_neighbours(geometry: ScanGeometry, window: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return (view,) the distance to the nearest other view of the angle, in windows; infinite where there is none."""
+    # SciPy takes a while to import, which those who only want the options' names need not wait for.
+    from scipy.spatial import KDTree
+
     nearest = np.full(geometry.views, np.inf)
     for angle in np.unique(geometry.angle_rad):
         members = np.flatnonzero(geometry.angle_rad == angle)

@@ -15,7 +15,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.frames import Orientation, Saturated
 from bluesky_multislice.geometry import Regime
-from bluesky_multislice.models import technique_fields, techniques
 from bluesky_multislice.plausibility import energy_doubt
 from bluesky_multislice.refine import Refine
 from bluesky_multislice.resources import Resources
@@ -25,9 +24,16 @@ Start = Literal["thin_sample", "empty"]
 Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "finite-difference-wide", "projection"]
 
 
+def _techniques() -> list[str]:
+    # They bring PyTorch, for which whoever asks for the options, or names no technique, need not wait.
+    from bluesky_multislice.models import techniques
+
+    return list(techniques())
+
+
 def _known_technique(name: str) -> str:
-    if name not in techniques():
-        raise ValueError(f"the techniques are {', '.join(techniques())}")
+    if name not in _techniques():
+        raise ValueError(f"the techniques are {', '.join(_techniques())}")
     return name
 
 
@@ -35,7 +41,7 @@ TechniqueName = Annotated[
     str,
     AfterValidator(_known_technique),
     # Asked for when a form is made: other packages may offer techniques.
-    Field(json_schema_extra=lambda schema: schema.update(enum=list(techniques()))),
+    Field(json_schema_extra=lambda schema: schema.update(enum=[*_techniques()])),
 ]
 
 
@@ -79,6 +85,10 @@ class ScanValues(BaseModel):
     @field_validator("values")
     @classmethod
     def _known_values(cls, values: dict[str, float]) -> dict[str, float]:
+        if not values:
+            return values
+        from bluesky_multislice.models import technique_fields
+
         unknown = sorted(set(values) - set(technique_fields()))
         if unknown:
             raise ValueError(f"unknown {', '.join(unknown)}; known are {', '.join(technique_fields())}")

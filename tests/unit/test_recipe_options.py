@@ -1,5 +1,8 @@
 """Every field of the recipe is an option of the command line; options overrule the file."""
 
+import subprocess
+import sys
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -177,3 +180,16 @@ def test_a_file_with_a_wrong_field_is_refused_with_its_name(tmp_path, text):
 def test_an_option_out_of_range_is_refused():
     with pytest.raises(RecipeError, match=r"epochs.*command line"):
         chosen("--epochs", 0)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["reconstruct", "--help"]])
+def test_help_waits_for_no_heavy_package(words):
+    code = f"""
+import sys
+from bluesky_multislice.cli.commands import multislice
+multislice({words}, standalone_mode=False)
+print(sorted({{"torch", "scipy", "h5py", "numba", "prefect", "tiled"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--help" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
