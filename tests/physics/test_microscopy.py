@@ -9,6 +9,7 @@ import torch
 from small_scan import VOXEL_M, ball, blank, hologram_geometry, rebuild, relative_error
 
 from bluesky_multislice.cli.simulate_file import simulate_file
+from bluesky_multislice.errors import ScanError
 from bluesky_multislice.geometry import VolumeGrid
 from bluesky_multislice.interchange import read_scan, write_scan
 from bluesky_multislice.models import ForwardModel
@@ -57,6 +58,14 @@ def test_a_lens_takes_no_finer_detail_than_its_aperture():
     assert beyond.any()
     assert spectrum[beyond].max() < 1e-10 * spectrum.max()
     assert np.abs(found - image(microscope_geometry(), beta, beta)).max() > 0.01
+
+
+def test_a_scan_without_its_aperture_is_told_the_option(tmp_path):
+    write_scan(tmp_path / "scan.cxi", blank(microscope_geometry()))
+    with h5py.File(tmp_path / "scan.cxi", "r+") as file:
+        del file[APERTURE]
+    with pytest.raises(ScanError, match=r"\(--values numerical_aperture\)"):
+        read_scan(tmp_path / "scan.cxi")
 
 
 @pytest.mark.parametrize(

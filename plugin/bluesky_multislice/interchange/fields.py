@@ -96,8 +96,8 @@ class FieldLookup:
         looked = [f"recipe scan.{override_name}"] if override_name else []
         looked += [f"/{place}" for place in places]
         looked.append(f"instrument file ({'none given' if self.instrument is None else self.instrument.name})")
-        field_name, _, of_technique = override_name.partition(".")
-        option = f" (--{field_name.replace('_', '-')}{' ' * bool(of_technique)}{of_technique})" if override_name else ""
+        flag, *name_of_value = override_name.split(".")
+        option = f" ({' '.join(['--' + flag.replace('_', '-'), *name_of_value])})" if flag else ""
         return ScanError(
             f"A scan needs {name}.",
             got=f"{self.file.filename} without it; looked in {', '.join(looked)}.",

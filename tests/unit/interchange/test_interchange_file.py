@@ -113,20 +113,26 @@ def test_darks_and_flats_are_told_by_their_image_key(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("missing", "field", "places"),
+    ("missing", "field", "places", "option"),
     [
-        (ENERGY, "energy", [f"/{ENERGY}", "scan.energy_ev", "instrument file"]),
-        (f"{DETECTOR}/distance", "distance", [f"/{DETECTOR}/distance", "scan.distance_m"]),
-        (f"{DETECTOR}/x_pixel_size", "pixel_size", [f"/{DETECTOR}/x_pixel_size", "scan.pixel_size_um"]),
-        (TRANSLATION, "positions", [f"/{TRANSLATION}"]),
+        (ENERGY, "energy", [f"/{ENERGY}", "scan.energy_ev", "instrument file"], "--energy-ev"),
+        (f"{DETECTOR}/distance", "distance", [f"/{DETECTOR}/distance", "scan.distance_m"], "--distance-m"),
+        (
+            f"{DETECTOR}/x_pixel_size",
+            "pixel_size",
+            [f"/{DETECTOR}/x_pixel_size", "scan.pixel_size_um"],
+            "--pixel-size-um",
+        ),
+        (TRANSLATION, "positions", [f"/{TRANSLATION}"], None),
     ],
 )
-def test_a_missing_value_is_named_with_every_place_looked_in(scan_file, missing, field, places):
+def test_a_missing_value_is_named_with_every_place_looked_in(scan_file, missing, field, places, option):
     drop(scan_file, missing)
     with pytest.raises(ScanError) as caught:
         read_scan(scan_file)
     assert field in caught.value.rule
     assert all(place in caught.value.got for place in places)
+    assert (f"({option})" in caught.value.remedy) if option else ("--" not in caught.value.remedy)
 
 
 def test_recipe_overrules_file_and_instrument_fills_in(scan_file):
