@@ -7,6 +7,9 @@ rounds to zero, or just not, goes another way.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,14 +18,14 @@ from small_scan import VOXEL_M, blank, hologram_geometry, pattern_scan
 
 from bluesky_multislice.frames import Frames
 from bluesky_multislice.geometry import Beam
-from bluesky_multislice.parallel import Mesh
-from bluesky_multislice.planning import Plan, make_plan
+from bluesky_multislice.parallel import Checkpoints, Mesh
+from bluesky_multislice.planning import Plan, identity, make_plan
 from bluesky_multislice.predict import predict_frames
 from bluesky_multislice.recipe import make_recipe
 from bluesky_multislice.reconstruct import reconstruct
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.simulation.phantoms import spheres_and_shells
-from bluesky_multislice.solvers import Journal, Solution
+from bluesky_multislice.solvers import Interrupted, Journal, Solution
 
 N = 16
 
@@ -108,25 +111,44 @@ class SmallFit:
         scan: name of the scan.
         recipe: what differs from the shared recipe.
         gradient: which waves the gradient keeps; None: as planned.
+        stops: the fit is stopped whenever it has asked so often whether it should, and goes on from its checkpoint; 0: never.
     """
 
     scan: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
     gradient: str | None = None
+    stops: int = 0
 
     def plan(self, **shared: Any) -> Plan:
         """Return the plan, made for processors, whatever it is then carried out on."""
-        recipe = {"ranks": 1, "device": "cpu", "epochs": 2, "batch_views": 1, "find_axis": False, "held_back_every": 3}
+        recipe = {"device": "cpu", "epochs": 2, "batch_views": 1, "find_axis": False, "held_back_every": 3}
         if self.scan.startswith("patterns"):
-            recipe |= {"batch_views": 3, "l1": 0.0}
-            recipe |= {"optimiser": "nesterov", "slices": 4} if "one" not in self.scan else {"depth_um": 0.02, "slices": 4}
+            recipe |= {"batch_views": 3, "l1": 0.0, "slices": 4}
+            recipe |= {"depth_um": 0.02} if "one angle" in self.scan else {"optimiser": "nesterov"}
         plan = make_plan(make_recipe(recipe | self.recipe | shared, origin="test"), scan_of(self.scan))
         return plan if self.gradient is None else replace(plan, gradient=self.gradient)
 
-    def solve(self, plan: Plan, mesh: Mesh, journal: Journal | None = None) -> Solution:
+    def solve(self, plan: Plan, mesh: Mesh) -> Solution:
         """Return the solution on the ranks of a mesh."""
         plan = _on(plan, mesh.device.type)
-        return reconstruct(scan_of(self.scan), plan, mesh, journal=journal).solution
+        if not self.stops:
+            return reconstruct(scan_of(self.scan), plan, mesh).solution
+        with TemporaryDirectory() as folder:
+            while True:
+                solution = self._until_stopped(replace(plan, checkpoint_every=1), mesh, Path(folder))
+                if solution is not None:
+                    return solution
+
+    def _until_stopped(self, plan: Plan, mesh: Mesh, folder: Path) -> Solution | None:
+        checkpoints = Checkpoints(folder, mesh, identity(scan_of(self.scan), plan))
+        looks = count(1)
+        journal = Journal(checkpoints, mesh, every=1, asked=lambda: "SIGTERM" if next(looks) >= self.stops else "")
+        try:
+            return reconstruct(scan_of(self.scan), plan, mesh, journal=journal).solution
+        except Interrupted:
+            return None
+        finally:
+            checkpoints.close()
 
 
 def _on(plan: Plan, device: str) -> Plan:
@@ -138,15 +160,69 @@ def refining(*quantities: str) -> dict[str, Any]:
     return {"refine": {"quantities": list(quantities)}}
 
 
-def difference(one, other) -> float:
-    """Return the relative difference of two tensors, wherever they are."""
-    one, other = one.detach().cpu(), other.detach().cpu()
-    return float((one - other).norm() / other.norm()) if other.any() else float(one.norm())
-
-
-def differences(one: Solution, other: Solution) -> dict[str, float]:
-    """Return the relative difference of all that two solutions hold."""
-    found = {name: difference(getattr(one, name), getattr(other, name)) for name in ("delta", "beta", "probe")}
-    refined = {name: difference(one.differences[name], value) for name, value in other.differences.items()}
-    losses = [np.array([epoch.loss for epoch in each.history]) for each in (one, other)]
-    return found | refined | {"loss": float(np.abs(losses[0] / losses[1] - 1).max())}
+CASES = {
+    "holograms": SmallFit("holograms"),
+    "recomputed waves": SmallFit("holograms", gradient="recomputed"),
+    "waves from checkpoints": SmallFit("holograms", gradient="checkpointed"),
+    "light leaves at the edges": SmallFit("holograms", {"edges": "outgoing"}),
+    "tiled-multislice": SmallFit("holograms", {"propagation": "tiled-multislice"}),
+    "projection": SmallFit("holograms", {"propagation": "projection"}),
+    "finite-difference": SmallFit("holograms", {"propagation": "finite-difference"}),
+    "finite-difference-wide": SmallFit("holograms", {"propagation": "finite-difference-wide"}),
+    "slices as many as planes": SmallFit("holograms", {"slices": 16, "depth_um": 0.016}),
+    "cubic": SmallFit("holograms", {"interpolation": "cubic"}),
+    "fourier": SmallFit("holograms", {"interpolation": "fourier"}),
+    "adam": SmallFit("holograms", {"optimiser": "adam"}),
+    "polished": SmallFit("holograms", {"polish": 2}),
+    "bounds on β/δ": SmallFit("holograms", {"beta_over_delta_min": 0.05, "beta_over_delta_max": 0.2}),
+    "no absorption": SmallFit("holograms", {"absorption": False}),
+    "refined frames": SmallFit(
+        "holograms", refining("positions", "axis_shift", "intensity", "distance", "background")
+    ),
+    "refined distances": SmallFit(
+        "holograms at two distances",
+        refining("distance", "distance_shift", "distance_magnification", "distance_rotation", "background_map"),
+    ),
+    "refined angles": SmallFit("holograms", refining("angle", "tilt")),
+    "refined angles, cubic": SmallFit("holograms", {"interpolation": "cubic", **refining("angle", "tilt")}),
+    "refined angles, fourier": SmallFit("holograms", {"interpolation": "fourier", **refining("angle", "tilt")}),
+    "refined probe": SmallFit("holograms", {"refine_probe": True}),
+    "coarse first": SmallFit("holograms", {"coarse_levels": 1, "start": "empty"}),
+    "thin first": SmallFit("holograms", {"first_propagation": "projection"}),
+    "smoothing by frames held back": SmallFit("holograms", {"smoothing_by_held_back": True, "held_back_every": 3}),
+    "two halves": SmallFit("holograms", {"shell_correlation": True}),
+    "point spread": SmallFit("holograms", {"point_spread_pixels": 1.0, "oversampling": 2}),
+    "saturated": SmallFit("holograms with a saturated pixel", {"saturated": "mask"}),
+    "frames on disk": SmallFit("holograms", {"frames_in": "disk"}),
+    "poisson": SmallFit("holograms", {"fidelity": "poisson"}),
+    "intensity": SmallFit("holograms", {"fidelity": "intensity"}),
+    "smoothness along z": SmallFit("holograms", {"smoothness_z": 0.01, "l1": 0.01}),
+    "cylinder": SmallFit("holograms", {"support": "cylinder"}),
+    "joint illumination": SmallFit("holograms with a flat", {"illumination": "joint"}),
+    "images": SmallFit("images"),
+    "holograms of one angle": SmallFit("holograms of one angle"),
+    "holograms of one angle, spacing": SmallFit(
+        "holograms of one angle", {"depth_um": 0.012, "slices": 3, **refining("slice_spacing")}
+    ),
+    "patterns": SmallFit("patterns"),
+    "patterns, vacuum": SmallFit("patterns", {"l1": None, "epochs": 1}),
+    "patterns without a probe": SmallFit("patterns without a probe"),
+    "patterns, modes": SmallFit("patterns", {"probe_modes": 2}),
+    "patterns, adam": SmallFit("patterns", {"optimiser": "adam", **refining("positions")}),
+    "patterns, recomputed": SmallFit("patterns", gradient="recomputed"),
+    "patterns, checkpoints": SmallFit("patterns", gradient="checkpointed"),
+    "patterns, tiled": SmallFit("patterns", {"propagation": "tiled-multislice"}),
+    "patterns, projection": SmallFit("patterns", {"propagation": "projection"}),
+    "patterns, finite-difference": SmallFit("patterns", {"propagation": "finite-difference", "slices": 3}),
+    "patterns of one angle": SmallFit("patterns of one angle"),
+    "patterns of one angle, variations": SmallFit("patterns of one angle", {"probe_variations": 2, "epochs": 4}),
+    "patterns of one angle, adam": SmallFit("patterns of one angle", {"optimiser": "adam"}),
+    "patterns of one angle, distance": SmallFit("patterns of one angle", refining("distance", "positions")),
+    "patterns of one angle, spacing": SmallFit("patterns of one angle", refining("slice_spacing", "defocus")),
+    "patterns of one angle, tiled": SmallFit("patterns of one angle", {"propagation": "tiled-multislice"}),
+    "patterns of one angle, projection": SmallFit(
+        "patterns of one angle", {"propagation": "projection", "slices": None, "depth_um": None}
+    ),
+    "patterns of one angle, finite-difference": SmallFit("patterns of one angle", {"propagation": "finite-difference"}),
+    "patterns of one angle, wide": SmallFit("patterns of one angle", {"propagation": "finite-difference-wide"}),
+}
