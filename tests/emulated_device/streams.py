@@ -1,9 +1,9 @@
 """Copies between pinned memory and the device, in the order that streams and events give them.
 
 A copy to the device reaches its destination only when what reads it is ordered behind it; until then NaN stands there.
-A copy to the host reaches it only when the host has waited; until then NaN stands there, too. Memory of the host that is
-written before its copy is done is an error in the log. Kernels themselves run at once, whatever their stream: a kernel
-on one stream that reads what another stream's kernel writes is not checked.
+A copy to the host reaches it only when the host has waited; until then NaN stands there, too. Memory of the host that
+is written before its copy is done is an error in the log. Kernels themselves run at once, whatever their stream: one
+that reads what another stream's kernel writes is not checked.
 """
 
 import ctypes
@@ -135,7 +135,7 @@ def stream_of_thread() -> int:
 class _Callbacks(ctypes.Structure):
     """``Callbacks`` of device.cpp."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("recorded", ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)),
         ("waited", ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)),
         ("event_done", ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)),

@@ -241,11 +241,16 @@ def _conj(source: EmulatedTensor) -> EmulatedTensor:
     return _wrapped(source.held.conj().resolve_conj(), source.device)
 
 
+def _pin(source: EmulatedTensor, **options: Any) -> Tensor:
+    raise DeviceError(f"cannot pin {source.device.type} memory, only dense CPU tensors can be pinned")
+
+
 _SPECIAL: dict[str, Callable[..., Any]] = {
     "copy_": _copy,
     "_to_copy": _to_copy,
     "_local_scalar_dense": _scalar,
     "_conj": _conj,
+    "_pin_memory": _pin,
     "record_stream": lambda tensor, stream: None,
 }
 

@@ -54,7 +54,9 @@ def main(path: str, device: str, threads: list[int], names: list[str]) -> None:
                     torch.set_num_threads(number)
                     key = f"{case}/{mesh_name}/{number}"
                     try:
-                        found |= {f"{key}/{name}": value for name, value in results(CASES[case], mesh, mesh_name).items()}
+                        found |= {
+                            f"{key}/{name}": value for name, value in results(CASES[case], mesh, mesh_name).items()
+                        }
                     except Exception:
                         if whole.size > 1:
                             raise  # The others would wait for this rank.

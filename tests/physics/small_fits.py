@@ -33,7 +33,9 @@ N = 16
 def _seen(geometry, probe=None) -> Scan:
     """Return the scan of some balls."""
     delta = spheres_and_shells(N, delta=8e-3, count=12, seed=1)
-    frames = predict_frames(Scan(geometry, blank(geometry).frames, probe), delta, 0.1 * delta, voxel_size_m=(VOXEL_M,) * 3)
+    frames = predict_frames(
+        Scan(geometry, blank(geometry).frames, probe), delta, 0.1 * delta, voxel_size_m=(VOXEL_M,) * 3
+    )
     return Scan(geometry, Frames(_with_noise(np.array(list(frames)))), probe)
 
 
@@ -111,7 +113,7 @@ class SmallFit:
         scan: name of the scan.
         recipe: what differs from the shared recipe.
         gradient: which waves the gradient keeps; None: as planned.
-        stops: the fit is stopped whenever it has asked so often whether it should, and goes on from its checkpoint; 0: never.
+        stops: after so many looks the fit is stopped, and goes on from its checkpoint, until it is done; 0: never.
     """
 
     scan: str
@@ -160,25 +162,26 @@ def refining(*quantities: str) -> dict[str, Any]:
     return {"refine": {"quantities": list(quantities)}}
 
 
+_PATTERNS, _ONE_ANGLE = "patterns", "patterns of one angle"
+
 CASES = {
+    # Holograms: every view sees whole planes.
     "holograms": SmallFit("holograms"),
     "recomputed waves": SmallFit("holograms", gradient="recomputed"),
     "waves from checkpoints": SmallFit("holograms", gradient="checkpointed"),
     "light leaves at the edges": SmallFit("holograms", {"edges": "outgoing"}),
+    "slices as many as planes": SmallFit("holograms", {"slices": 16, "depth_um": 0.016}),
     "tiled-multislice": SmallFit("holograms", {"propagation": "tiled-multislice"}),
     "projection": SmallFit("holograms", {"propagation": "projection"}),
     "finite-difference": SmallFit("holograms", {"propagation": "finite-difference"}),
     "finite-difference-wide": SmallFit("holograms", {"propagation": "finite-difference-wide"}),
-    "slices as many as planes": SmallFit("holograms", {"slices": 16, "depth_um": 0.016}),
     "cubic": SmallFit("holograms", {"interpolation": "cubic"}),
     "fourier": SmallFit("holograms", {"interpolation": "fourier"}),
     "adam": SmallFit("holograms", {"optimiser": "adam"}),
     "polished": SmallFit("holograms", {"polish": 2}),
     "bounds on β/δ": SmallFit("holograms", {"beta_over_delta_min": 0.05, "beta_over_delta_max": 0.2}),
     "no absorption": SmallFit("holograms", {"absorption": False}),
-    "refined frames": SmallFit(
-        "holograms", refining("positions", "axis_shift", "intensity", "distance", "background")
-    ),
+    "refined frames": SmallFit("holograms", refining("positions", "axis_shift", "intensity", "distance", "background")),
     "refined distances": SmallFit(
         "holograms at two distances",
         refining("distance", "distance_shift", "distance_magnification", "distance_rotation", "background_map"),
@@ -189,7 +192,7 @@ CASES = {
     "refined probe": SmallFit("holograms", {"refine_probe": True}),
     "coarse first": SmallFit("holograms", {"coarse_levels": 1, "start": "empty"}),
     "thin first": SmallFit("holograms", {"first_propagation": "projection"}),
-    "smoothing by frames held back": SmallFit("holograms", {"smoothing_by_held_back": True, "held_back_every": 3}),
+    "smoothing by frames held back": SmallFit("holograms", {"smoothing_by_held_back": True}),
     "two halves": SmallFit("holograms", {"shell_correlation": True}),
     "point spread": SmallFit("holograms", {"point_spread_pixels": 1.0, "oversampling": 2}),
     "saturated": SmallFit("holograms with a saturated pixel", {"saturated": "mask"}),
@@ -200,29 +203,31 @@ CASES = {
     "cylinder": SmallFit("holograms", {"support": "cylinder"}),
     "joint illumination": SmallFit("holograms with a flat", {"illumination": "joint"}),
     "images": SmallFit("images"),
+    "resumed": SmallFit("holograms", {"epochs": 4}, stops=3),
     "holograms of one angle": SmallFit("holograms of one angle"),
-    "holograms of one angle, spacing": SmallFit(
+    "spacing of holograms": SmallFit(
         "holograms of one angle", {"depth_um": 0.012, "slices": 3, **refining("slice_spacing")}
     ),
-    "patterns": SmallFit("patterns"),
-    "patterns, vacuum": SmallFit("patterns", {"l1": None, "epochs": 1}),
+    # Patterns: every view sees a window.
+    "patterns": SmallFit(_PATTERNS),
+    "patterns, vacuum": SmallFit(_PATTERNS, {"l1": None, "epochs": 1}),
     "patterns without a probe": SmallFit("patterns without a probe"),
-    "patterns, modes": SmallFit("patterns", {"probe_modes": 2}),
-    "patterns, adam": SmallFit("patterns", {"optimiser": "adam", **refining("positions")}),
-    "patterns, recomputed": SmallFit("patterns", gradient="recomputed"),
-    "patterns, checkpoints": SmallFit("patterns", gradient="checkpointed"),
-    "patterns, tiled": SmallFit("patterns", {"propagation": "tiled-multislice"}),
-    "patterns, projection": SmallFit("patterns", {"propagation": "projection"}),
-    "patterns, finite-difference": SmallFit("patterns", {"propagation": "finite-difference", "slices": 3}),
-    "patterns of one angle": SmallFit("patterns of one angle"),
-    "patterns of one angle, variations": SmallFit("patterns of one angle", {"probe_variations": 2, "epochs": 4}),
-    "patterns of one angle, adam": SmallFit("patterns of one angle", {"optimiser": "adam"}),
-    "patterns of one angle, distance": SmallFit("patterns of one angle", refining("distance", "positions")),
-    "patterns of one angle, spacing": SmallFit("patterns of one angle", refining("slice_spacing", "defocus")),
-    "patterns of one angle, tiled": SmallFit("patterns of one angle", {"propagation": "tiled-multislice"}),
-    "patterns of one angle, projection": SmallFit(
-        "patterns of one angle", {"propagation": "projection", "slices": None, "depth_um": None}
-    ),
-    "patterns of one angle, finite-difference": SmallFit("patterns of one angle", {"propagation": "finite-difference"}),
-    "patterns of one angle, wide": SmallFit("patterns of one angle", {"propagation": "finite-difference-wide"}),
+    "patterns, modes": SmallFit(_PATTERNS, {"probe_modes": 2}),
+    "patterns, adam": SmallFit(_PATTERNS, {"optimiser": "adam", **refining("positions")}),
+    "patterns, recomputed": SmallFit(_PATTERNS, gradient="recomputed"),
+    "patterns, checkpoints": SmallFit(_PATTERNS, gradient="checkpointed"),
+    "patterns, tiled": SmallFit(_PATTERNS, {"propagation": "tiled-multislice"}),
+    "patterns, projection": SmallFit(_PATTERNS, {"propagation": "projection"}),
+    "patterns, finite-difference": SmallFit(_PATTERNS, {"propagation": "finite-difference", "slices": 3}),
+    "patterns of one angle": SmallFit(_ONE_ANGLE),
+    "variations": SmallFit(_ONE_ANGLE, {"probe_variations": 2, "epochs": 4}),
+    "one angle, resumed": SmallFit(_ONE_ANGLE, {"epochs": 4, "probe_variations": 2}, stops=3),
+    "one angle, adam": SmallFit(_ONE_ANGLE, {"optimiser": "adam"}),
+    "one angle, distance": SmallFit(_ONE_ANGLE, refining("distance", "positions")),
+    "one angle, spacing": SmallFit(_ONE_ANGLE, refining("slice_spacing", "defocus")),
+    "one angle, tiled": SmallFit(_ONE_ANGLE, {"propagation": "tiled-multislice"}),
+    "one angle, projection": SmallFit(_ONE_ANGLE, {"propagation": "projection", "slices": None, "depth_um": None}),
+    "one angle, finite-difference": SmallFit(_ONE_ANGLE, {"propagation": "finite-difference"}),
+    "one angle, wide": SmallFit(_ONE_ANGLE, {"propagation": "finite-difference-wide"}),
 }
+"""By name."""
