@@ -3,8 +3,6 @@
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,19 +81,6 @@ class Log:
     def of(self, *kinds: Kind) -> list[tuple[int, Note]]:
         """Return what happened of some kinds, the most frequent first."""
         return sorted(((n, note) for note, n in self.notes.items() if note.kind in kinds), key=lambda each: -each[0])
-
-    @contextmanager
-    def only(self) -> Iterator["Log"]:
-        """Count only what happens inside, and leave the rest as it was behind it."""
-        kept = self.notes, self.operators, self.bytes
-        self.clear()
-        try:
-            yield self
-        finally:
-            self.notes, self.operators, self.bytes = (a + b for a, b in zip(kept, self._all(), strict=True))
-
-    def _all(self) -> tuple[Counter, Counter, Counter]:
-        return self.notes, self.operators, self.bytes
 
 
 LOG = Log()
