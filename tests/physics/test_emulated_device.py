@@ -42,6 +42,10 @@ LONG = {
 ON_TWO_RANKS = ["refined frames", "tiled-multislice", "patterns", "variations"]
 
 
+NOTHING = dict.fromkeys(("angle", "tilt", "distance_magnification", "distance_rotation"), 2e-6)
+"""Of what goes forth and back: it moves no pixel by more than some 1e-5 of its size."""
+
+
 def cases(names, long=LONG):
     return [pytest.param(name, marks=pytest.mark.matrix) if name in long else name for name in names]
 
@@ -103,7 +107,7 @@ def check(found, mesh, expected, case):
             continue
         # Of refined quantities 1e-3 was measured, as between two ways of rounding on a processor.
         bound = {"volume": 2e-5, "probe": 2e-5, "losses": 1e-4}.get(name, 5e-3)
-        assert difference(got, want) < bound, name
+        assert difference(got, want) < bound or np.abs(got - want).max() < NOTHING.get(name, 0), name
 
 
 @pytest.mark.parametrize("case", cases(CASES))
