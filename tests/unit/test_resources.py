@@ -48,7 +48,9 @@ FRAME = 128 * 128 * 4
 def in_frames_memory(frames, views=12, mesh="1x1", **recipe):
     """A plan with room for so many frames of 128² a rank."""
     settings = {"mesh": mesh, "device": "cpu", "batch_views": 2, "frames_memory_gib": frames * FRAME / 2**30}
-    return make_plan(Recipe(**(settings | recipe)), blank(several_views(128, views)), Machine(8, 8, 10**11, cuda=False))
+    return make_plan(
+        Recipe(**(settings | recipe)), blank(several_views(128, views)), Machine(8, 8, 10**11, accelerator=False)
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def in_frames_memory(frames, views=12, mesh="1x1", **recipe):
 def test_frames_take_no_more_memory_than_a_recipe_lets_them(frames, mesh, place, ahead):
     plan = in_frames_memory(frames, mesh=mesh)
     assert (plan.frames_in, plan.batches_ahead) == (place, ahead)
-    assert memory_parts(plan, several_views(128, 12), cuda=False).frames <= frames * FRAME
+    assert memory_parts(plan, several_views(128, 12), accelerator=False).frames <= frames * FRAME
 
 
 def test_copies_for_coarser_fits_count():
@@ -80,7 +82,7 @@ def test_the_first_volume_is_made_of_as_many_angles_at_a_time_as_frames_may_take
     geometry = hologram_geometry(128, 12)
     for frames, place, at_once in ((24, "memory", None), (23.9, "disk", 21), (9, "disk", 7), (2, "disk", 1)):
         settings = {"frames_memory_gib": frames * FRAME / 2**30, "batch_views": 2, "ranks": 1, "slices": 2}
-        plan = make_plan(Recipe(**settings), blank(geometry), Machine(8, 8, 10**11, cuda=False))
+        plan = make_plan(Recipe(**settings), blank(geometry), Machine(8, 8, 10**11, accelerator=False))
         assert (plan.frames_in, plan.angles_at_once) == (place, at_once)
 
 
@@ -100,7 +102,7 @@ def test_a_tile_of_a_frame_takes_a_part_of_its_memory():
     for frames, place in ((6, "memory"), (5.9, "disk")):
         settings = {"frames_memory_gib": frames * FRAME / 2**30, "mesh": "1x2", "depth_um": 0.002}
         geometry = hologram_geometry(128, 12, distance_m=5e-9)
-        plan = make_plan(Recipe(start="empty", **settings), blank(geometry), Machine(8, 8, 10**11, cuda=False))
+        plan = make_plan(Recipe(start="empty", **settings), blank(geometry), Machine(8, 8, 10**11, accelerator=False))
         assert plan.frame_tiles
         assert plan.frames_in == place
 
@@ -141,8 +143,8 @@ def test_a_field_that_does_not_fit_as_a_whole_is_cut_into_tiles(machine):
     assert f"it is cut into {tiled.tiles[0]} by {tiled.tiles[1]} tiles" in tiled.notes[-1]
 
 
-def on_site(views=64, ranks_per_node=4, memory_bytes=10**11, cuda=False, **recipe):
-    site = Machine(2 * ranks_per_node, ranks_per_node, memory_bytes, cuda)
+def on_site(views=64, ranks_per_node=4, memory_bytes=10**11, accelerator=False, **recipe):
+    site = Machine(2 * ranks_per_node, ranks_per_node, memory_bytes, accelerator)
     return make_plan(Recipe(**recipe), blank(hologram_geometry(n=16, angles=views)), site)
 
 
@@ -153,10 +155,10 @@ def test_a_plan_for_other_nodes_fills_their_places_evenly(views, ranks):
 
 def test_a_plan_for_other_nodes_takes_their_device_and_memory():
     assert on_site().device == "cpu"
-    assert on_site(cuda=True).device == "cuda"
-    assert on_site(cuda=True, device="cpu").device == "cpu"
+    assert on_site(accelerator=True).device == "cuda"
+    assert on_site(accelerator=True, device="cpu").device == "cpu"
     with pytest.raises(PlanError, match="none on the site's nodes"):
         on_site(device="cuda")
     with pytest.raises(PlanError, match="for 4 ranks on a device"):
         on_site(memory_bytes=10**9)
-    assert on_site(memory_bytes=10**9, cuda=True).ranks == 8
+    assert on_site(memory_bytes=10**9, accelerator=True).ranks == 8

@@ -69,10 +69,10 @@ def plan_lines(
     site = machine_of(read_site(own["site_file"]), recipe.resources)
     if own["gpu_memory_gb"] is not None:
         ranks = recipe.ranks or math.prod(int(number) for number in (recipe.mesh or "1x1").split("x"))
-        site = Machine(ranks, ranks, int(own["gpu_memory_gb"] * 1e9), cuda=True)
+        site = Machine(ranks, ranks, int(own["gpu_memory_gb"] * 1e9), accelerator=True)
     plan = make_plan(recipe, scan, site)
-    cuda = site.cuda if site else plan.device == "cuda"
-    predicted = predict_cost(plan, scan.geometry, cuda=cuda, profile=profile)
+    accelerator = site.accelerator if site else plan.device == "cuda"
+    predicted = predict_cost(plan, scan.geometry, accelerator=accelerator, profile=profile)
     return [*_what(plan, scan), "", *_memory(predicted), "", *_epoch(plan, predicted, profile)]
 
 

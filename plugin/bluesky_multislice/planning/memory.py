@@ -57,13 +57,13 @@ class MemoryParts:
         return int(sum(astuple(self)))
 
 
-def memory_parts(plan: Plan, geometry: ScanGeometry, cuda: bool) -> MemoryParts:
+def memory_parts(plan: Plan, geometry: ScanGeometry, accelerator: bool) -> MemoryParts:
     """Return the peak of one rank in parts.
 
     Args:
         plan: all of it but its memory.
         geometry: of the scan, as finely sampled as the plan says.
-        cuda: whether it is a GPU's.
+        accelerator: whether it is a GPU's.
     """
     volume, angles = 4 * math.prod(plan.grid.shape) / plan.slabs, len(np.unique(geometry.angle_rad))
     turns = 0.0
@@ -71,7 +71,7 @@ def memory_parts(plan: Plan, geometry: ScanGeometry, cuda: bool) -> MemoryParts:
         plane = plan.grid.shape[0] * plan.grid.shape[2], plan.interpolation
         turns = min(angles, kept_turns(*plane)) * bytes_of_turn(*plane)
     on_gpu = MemoryParts(volume * _volumes(plan, angles), _frames(plan, geometry), _batch(plan, geometry), turns)
-    if cuda:
+    if accelerator:
         return on_gpu
     return replace(
         on_gpu,
@@ -129,8 +129,10 @@ def _propagated_in_memory(plan: Plan, geometry: ScanGeometry, accuracy: float, m
     Waves are stored where that takes no more than half of the memory, else recomputed. Where a whole field is too
     large for that as well, it is cut into tiles.
     """
-    room, ranks, cuda = machine.memory_bytes, machine.sharing(plan.ranks), machine.cuda
-    stored, again = (_with_memory(replace(plan, gradient=way), geometry, cuda) for way in ("stored", "recomputed"))
+    room, ranks, accelerator = machine.memory_bytes, machine.sharing(plan.ranks), machine.accelerator
+    stored, again = (
+        _with_memory(replace(plan, gradient=way), geometry, accelerator) for way in ("stored", "recomputed")
+    )
     if stored.memory_bytes * ranks < room / 2:
         return stored
     if again.memory_bytes * ranks <= room or plan.propagation != "multislice":
@@ -138,12 +140,12 @@ def _propagated_in_memory(plan: Plan, geometry: ScanGeometry, accuracy: float, m
     tiles, halo = tiles_of(geometry, plan.grid, computed_field(plan, geometry), accuracy)
     cut = replace(again, propagation="tiled-multislice", tiles=tiles, halo=halo)
     note = f"a whole field does not fit into memory: it is cut into {tiles[0]} by {tiles[1]} tiles"
-    cut = _with_memory(replace(cut, notes=(*plan.notes, note)), geometry, cuda)
+    cut = _with_memory(replace(cut, notes=(*plan.notes, note)), geometry, accelerator)
     return cut if cut.memory_bytes < again.memory_bytes else again
 
 
-def _with_memory(plan: Plan, geometry: ScanGeometry, cuda: bool) -> Plan:
-    return replace(plan, memory_bytes=memory_parts(plan, geometry, cuda).total)
+def _with_memory(plan: Plan, geometry: ScanGeometry, accelerator: bool) -> Plan:
+    return replace(plan, memory_bytes=memory_parts(plan, geometry, accelerator).total)
 
 
 def _volumes(plan: Plan, angles: int) -> float:

@@ -44,7 +44,7 @@ def mesh_for(recipe: Recipe, machine: Machine, fitted: int) -> tuple[int, int | 
 
 def check_device(device: str, machine: Machine | None) -> None:
     """Refuse a GPU that is not there."""
-    if device == "cuda" and not (machine.cuda if machine else torch.cuda.is_available()):
+    if device == "cuda" and not (machine.accelerator if machine else torch.cuda.is_available()):
         raise PlanError(
             "The device cuda needs a GPU that PyTorch can use.",
             got="none on this machine." if machine is None else "none on the site's nodes.",
@@ -56,7 +56,7 @@ def device_for(device: str, machine: Machine | None) -> str:
     """Return where ranks compute: on another machine than this one, what its profile says; here it may be ``auto``."""
     if machine is None or device != "auto":
         return device
-    return "cuda" if machine.cuda else "cpu"
+    return "cuda" if machine.accelerator else "cpu"
 
 
 def check_memory(plan: Plan, machine: Machine) -> None:

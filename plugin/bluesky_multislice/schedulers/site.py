@@ -112,7 +112,7 @@ class SiteProfile(BaseModel):
     overrides: Overrides = Field(default_factory=Overrides, description="What a recipe may change.")
 
     @property
-    def cuda(self) -> bool:
+    def accelerator(self) -> bool:
         """Whether ranks compute on GPUs."""
         return self.device == "cuda" or (self.device is None and self.gpus_per_node > 0)
 
@@ -122,7 +122,7 @@ class SiteProfile(BaseModel):
             return self
         if not (self.ranks_per_node or self.gpus_per_node):
             raise ValueError("give gpus_per_node, or ranks_per_node where there are no GPUs")
-        if not (self.gpu_memory_gb if self.cuda else self.memory_gb):
+        if not (self.gpu_memory_gb if self.accelerator else self.memory_gb):
             raise ValueError(
                 "give gpu_memory_gb, or memory_gb where ranks compute on processors: plans are made for it"
             )
@@ -206,8 +206,8 @@ def machine_of(profile: SiteProfile, resources: Resources) -> Machine | None:
     if site.scheduler == "local":
         return None
     places = site.ranks_per_node or site.gpus_per_node
-    memory_gb = site.gpu_memory_gb if site.cuda else site.memory_gb
-    return Machine(site.nodes * places, places, (memory_gb or 0) * 10**9, site.cuda)
+    memory_gb = site.gpu_memory_gb if site.accelerator else site.memory_gb
+    return Machine(site.nodes * places, places, (memory_gb or 0) * 10**9, site.accelerator)
 
 
 def allocate(profile: SiteProfile, resources: Resources, *, ranks: int) -> Allocation:

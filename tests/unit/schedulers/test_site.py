@@ -120,11 +120,11 @@ def test_a_site_says_how_much_memory_there_is(fields):
 def test_plans_are_made_for_the_sites_nodes():
     assert machine_of(read_site(None), Resources()) is None
     gpus = SiteProfile(**CLUSTER, overrides=Overrides(nodes=3))
-    assert machine_of(gpus, Resources(nodes=3)) == Machine(6, 2, 80 * 10**9, cuda=True)
+    assert machine_of(gpus, Resources(nodes=3)) == Machine(6, 2, 80 * 10**9, accelerator=True)
     cores = SiteProfile(scheduler="slurm", nodes=2, ranks_per_node=8, memory_gb=64)
-    assert machine_of(cores, Resources()) == Machine(16, 8, 64 * 10**9, cuda=False)
+    assert machine_of(cores, Resources()) == Machine(16, 8, 64 * 10**9, accelerator=False)
     idle = SiteProfile(**CLUSTER, device="cpu", memory_gb=32)
-    assert machine_of(idle, Resources()) == Machine(4, 2, 32 * 10**9, cuda=False)
+    assert machine_of(idle, Resources()) == Machine(4, 2, 32 * 10**9, accelerator=False)
     with pytest.raises(RecipeError):
         machine_of(gpus, Resources(nodes=4))
 
