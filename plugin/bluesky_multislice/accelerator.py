@@ -47,14 +47,23 @@ class Accelerator:
 
 def accelerator_type() -> str | None:
     """Return the type of accelerator that PyTorch is built for, of those that serve here; None without."""
-    built_for = torch.accelerator.current_accelerator()
-    return built_for.type if built_for is not None and built_for.type in _MASKS else None
+    built_for = _built_for()
+    return built_for if built_for in _MASKS else None
 
 
 def accelerator_count() -> int:
     """Return how many accelerators this process sees; it opens no context."""
     kind = accelerator_type()
-    return 0 if kind is None else torch.get_device_module(kind).device_count()
+    return 0 if kind is None else _device_count(kind)
+
+
+def _built_for() -> str | None:
+    built_for = torch.accelerator.current_accelerator()
+    return None if built_for is None else built_for.type
+
+
+def _device_count(kind: str) -> int:
+    return torch.get_device_module(kind).device_count()
 
 
 def visible_accelerators() -> tuple[Accelerator, ...]:
@@ -73,15 +82,18 @@ def _described(masks: tuple[tuple[str, str | None], ...]) -> tuple[Accelerator, 
     """Return what another process finds; asked again where other devices are hidden."""
     command = [sys.executable, "-m", __name__]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_ANSWER_S)
-        return tuple(Accelerator(*found) for found in json.loads(done.stdout.splitlines()[-1]))
-    except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_ANSWER_S)
+        answer, said = done.stdout.strip(), done.stderr.strip()
+    except (subprocess.SubprocessError, OSError) as error:
+        answer, said = "", str(error)
+    found = json.loads(answer.splitlines()[-1]) if answer else []
+    if not found:
         raise PlanError(
             "A GPU that is there answers PyTorch.",
-            got=f"{said}.",
+            got=f"{said.splitlines()[-1] if said else 'none that PyTorch can use'}.",
             remedy="mend the driver, or install PyTorch's build for it; or compute on processors: device cpu.",
-        ) from error
+        )
+    return tuple(Accelerator(*each) for each in found)
 
 
 def chosen_type(device: str) -> str:
@@ -175,11 +187,9 @@ def peak_memory(device: torch.device) -> int:
 
 
 def _all_of_this_process() -> list[Accelerator]:
-    kind = accelerator_type()
-    if kind is None:
-        return []
-    module = torch.get_device_module(kind)
-    found = [module.get_device_properties(index) for index in range(module.device_count())]
+    """Return what this process sees; it opens a context."""
+    kind, count = accelerator_type(), accelerator_count()
+    found = [torch.get_device_module(kind).get_device_properties(index) for index in range(count)]
     return [Accelerator(each.name, each.total_memory) for each in found]
 
 

@@ -250,7 +250,8 @@ def test_parts_of_memory_add_up_to_the_plan(accelerator, mesh):
     parts = memory_parts(plan, geometry, accelerator)
     assert parts.total == plan.memory_bytes == int(sum(astuple(parts)))
     assert (parts.program == 0) == accelerator
-    assert (parts.exchange > 0) == (mesh == "1x2" and not accelerator)
+    assert (parts.exchange > 0) == (mesh == "1x2")
+    assert all((size > 0) == accelerator for size in (parts.context, parts.transforms, parts.allocator))
 
 
 def test_time_is_that_of_the_busiest_rank():
@@ -364,15 +365,21 @@ def test_plan_of_a_file_and_a_site(tmp_path):
     assert "volume (16, 16, 16)" in text
     assert "program" in text
     site = tmp_path / "site.toml"
-    site.write_text('name = "a cluster"\nscheduler = "slurm"\nnodes = 2\ngpus_per_node = 2\ngpu_memory_gb = 1\n')
+    site.write_text('name = "a cluster"\nscheduler = "slurm"\nnodes = 2\ngpus_per_node = 2\ngpu_memory_gb = 2\n')
     on_site = planned(tmp_path / "scan.cxi", "--site", site, "--ranks", 2)
-    assert "program" not in on_site.output
     assert "mesh 2x1" in on_site.output
+    of_gpu, of_node = on_site.output.split("memory of its node")
+    for part in ("context", "work area of Fourier transforms", "allocator", "propagators", "5% of a GPU"):
+        assert part in of_gpu
+        assert part not in of_node
+    assert "exchange among ranks" in of_gpu
+    assert "program" not in of_gpu
+    assert "program" in of_node
 
 
 def test_plan_for_gpus_counts_their_memory_and_refuses_what_does_not_fit():
     options = ("--volume", 32, "--angles", 6, "--ranks", 2)
-    assert "program" not in planned(*options, "--gpu-memory-gb", 1).output
+    assert "program" not in planned(*options, "--gpu-memory-gb", 2).output.split("memory of its node")[0]
     assert isinstance(planned(*options, "--gpu-memory-gb", 0.001).exception, PlanError)
 
 

@@ -165,7 +165,7 @@ def fitted_into_memory(plan: Plan, geometry: ScanGeometry, recipe: Recipe, slabs
         slabs: slabs of the volume; None: as few as memory asks for.
         machine: where the job computes.
     """
-    numbers = [slabs] if slabs else [n for n in range(1, plan.ranks + 1) if plan.ranks % n == 0]
+    numbers = [slabs] if slabs else possible_slabs(plan, plan.ranks)
     found = plan
     for number in numbers:
         for needed in (False, True):
@@ -175,6 +175,14 @@ def fitted_into_memory(plan: Plan, geometry: ScanGeometry, recipe: Recipe, slabs
             if fits(found, machine):
                 return found
     return found
+
+
+def possible_slabs(plan: Plan, ranks: int) -> list[int]:
+    """Return into how many slabs so many ranks can cut the volume of a plan, each with a row at least."""
+    rows = plan.grid.shape[1]
+    if "tilt" in plan.fit.refinement.quantities:
+        return [1]
+    return [n for n in range(1, ranks + 1) if ranks % n == 0 and math.ceil(rows / n) * (n - 1) < rows]
 
 
 def fits(plan: Plan, machine: Machine) -> bool:

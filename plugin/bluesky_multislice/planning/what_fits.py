@@ -10,7 +10,7 @@ from bluesky_multislice.accelerator import free_memory, name_of, total_memory
 from bluesky_multislice.errors import JobError, PlanError
 from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.planning.machine import RESERVE, Machine
-from bluesky_multislice.planning.memory import fits, host_memory_parts, with_memory
+from bluesky_multislice.planning.memory import fits, host_memory_parts, possible_slabs, with_memory
 from bluesky_multislice.planning.plan import Plan
 
 _MOST_RANKS = 256
@@ -117,15 +117,16 @@ def _smaller_batches(plan: Plan) -> Iterator[tuple[str, Plan]]:
 
 
 def _more_slabs(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    for slabs in range(plan.slabs + 1, min(plan.ranks, plan.grid.shape[1]) + 1):
-        if plan.ranks % slabs == 0:
+    for slabs in possible_slabs(plan, plan.ranks):
+        if slabs > plan.slabs:
             yield f"mesh {plan.ranks // slabs}x{slabs}", replace(plan, slabs=slabs, frame_tiles=None)
 
 
 def _more_ranks(plan: Plan) -> Iterator[tuple[str, Plan]]:
     ranks = 2 ** math.ceil(math.log2(plan.ranks + 1))
-    while ranks <= min(_MOST_RANKS, plan.grid.shape[1]):
-        yield f"{ranks} ranks as mesh 1x{ranks}", replace(plan, ranks=ranks, slabs=ranks, frame_tiles=None)
+    while ranks <= _MOST_RANKS:
+        if ranks in possible_slabs(plan, ranks):
+            yield f"{ranks} ranks as mesh 1x{ranks}", replace(plan, ranks=ranks, slabs=ranks, frame_tiles=None)
         ranks *= 2
 
 
