@@ -256,9 +256,10 @@ def test_a_gpu_holds_what_the_driver_and_the_libraries_take():
     tensors = parts.volumes + parts.frames + parts.batch + parts.turns + parts.propagators + parts.transforms
     assert parts.allocator == pytest.approx(tensors / 10)
     assert parts.total == int(1.1 * tensors + parts.context)
-    # The batch that is computed and the next; the node has all.
-    assert parts.frames == 2 * 6 * 4 * 256**2
-    assert host.frames == 60 * 4 * 256**2
+    # All, and none in the node's memory; or the batch that is computed and the next, from pinned memory.
+    assert (parts.frames, host.frames) == (60 * 4 * 256**2, 0)
+    _, parts_from_disk, host_from_disk = gpu_parts(batch_views=6, frames_in="disk")
+    assert parts_from_disk.frames == host_from_disk.frames == 2 * 6 * 4 * 256**2
     assert host.program == 2 * GIB
     # δ and β, their best copies, and the weight of the voxels.
     assert host.checkpoint == 7 * 4 * 256**3
@@ -275,11 +276,11 @@ def test_ranks_on_gpus_must_fit_into_their_node():
     needed = 4 * gpu_parts("4x1")[2].total
     for room, served in ((needed / 0.94, True), (needed / 0.96, False)):
         machine = Machine(8, 4, 80 * GIB, True, host_memory_bytes=int(room))
-        recipe = Recipe(ranks=4, mesh="4x1", frames_in="memory")
+        recipe = Recipe(ranks=4, mesh="4x1")
         if served:
             assert make_plan(recipe, blank(geometry), machine).ranks == 4
         else:
-            with pytest.raises(PlanError, match=r"for 4 ranks on a node with.*frames be read from disk"):
+            with pytest.raises(PlanError, match=r"for 4 ranks on a node with.*more slabs"):
                 make_plan(recipe, blank(geometry), machine)
 
 

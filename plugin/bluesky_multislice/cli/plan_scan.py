@@ -42,7 +42,7 @@ _MEMORY = {
     "volumes": "volume, gradient, optimiser's state",
     "frames": "frames",
     "batch": "planes and waves of a batch",
-    "turns": "matrices of turns",
+    "turns": "matrices or neighbours of turns",
     "propagators": "propagators",
     "transforms": "work area of Fourier transforms",
     "allocator": "held by the allocator beside tensors",

@@ -13,6 +13,7 @@ from bluesky_multislice.optics.detection import (
     shift_transfer,
 )
 from bluesky_multislice.optics.finite_difference import finite_difference
+from bluesky_multislice.optics.host import LateNumber, on_device
 from bluesky_multislice.optics.interpolation import bytes_of_turn, kept_turns
 from bluesky_multislice.optics.layout import as_it_lies, with_y_last
 from bluesky_multislice.optics.margins import absorbing_margin
@@ -46,6 +47,7 @@ __all__ = [
     "Gradient",
     "Interpolation",
     "Kernel",
+    "LateNumber",
     "absorbing_margin",
     "affine",
     "apply_transfer",
@@ -60,6 +62,7 @@ __all__ = [
     "kernel_transfer",
     "multislice",
     "near_field",
+    "on_device",
     "phase_rate",
     "planes_of_slices",
     "point_spread_transfer",

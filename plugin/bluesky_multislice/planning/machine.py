@@ -39,11 +39,6 @@ class Machine:
         """What plans may count on of ``memory_bytes``."""
         return int(self.memory_bytes * (1 - RESERVE)) if self.accelerator else self.memory_bytes
 
-    @property
-    def frames_bytes(self) -> int:
-        """Memory that frames are kept in: the node's, from where they go to a GPU batch by batch."""
-        return self.host_memory_bytes or self.memory_bytes
-
     def sharing(self, ranks: int) -> int:
         """Return how many of a job's ranks share ``memory_bytes``."""
         return 1 if self.accelerator else min(ranks, self.places_per_node)

@@ -42,8 +42,9 @@ _HOLES = 0.1
 """Memory that PyTorch's allocator holds of a GPU beside tensors, as a part of theirs: it keeps freed blocks, rounds up
 to 2 MiB, and blocks of other sizes leave holes. An allowance, not a measurement."""
 
-_BATCHES_ON_GPU = 2
-"""Batches whose frames are on a GPU: the one that is computed, and the next, on its way from the host's memory."""
+_NEIGHBOURS = 2 * 200 * 10**6
+"""Bytes of a GPU for places and weights of the neighbours that a turn makes together, and as much on the way to them;
+matrices are kept on processors only."""
 
 _PROPAGATORS = 7
 """Complex arrays as large as a window that the model keeps beside the ways to detectors: propagators over a slice and
@@ -58,7 +59,7 @@ class MemoryParts:
         volumes: slabs of the volume, its gradient, the optimiser's state, the best copy and others as large.
         frames: measured frames.
         batch: turned planes, waves and transmissions of a batch of views.
-        turns: matrices that turn the volume.
+        turns: matrices that turn the volume; on a GPU, what takes their place.
         propagators: propagators over a slice and to detectors.
         transforms: work area of the Fourier transform of a batch, on a GPU.
         allocator: what PyTorch's allocator holds of a GPU beside tensors.
@@ -100,10 +101,10 @@ def memory_parts(plan: Plan, geometry: ScanGeometry, accelerator: bool) -> Memor
     turns = 0.0
     if angles > 1 and plan.interpolation != "fourier":
         plane = plan.grid.shape[0] * plan.grid.shape[2], plan.interpolation
-        turns = min(angles, kept_turns(*plane)) * bytes_of_turn(*plane)
+        turns = _NEIGHBOURS if accelerator else min(angles, kept_turns(*plane)) * bytes_of_turn(*plane)
     tensors = MemoryParts(
         volumes=_volume(plan) * _volumes(plan, angles),
-        frames=_BATCHES_ON_GPU * batch_bytes(plan, geometry) if accelerator else _frames(plan, geometry),
+        frames=_frames(plan, geometry),
         batch=_batch(plan, geometry),
         turns=turns,
         propagators=_propagators(plan, geometry),
@@ -127,8 +128,8 @@ def host_memory_parts(plan: Plan, geometry: ScanGeometry) -> MemoryParts:
         geometry: of the scan, as finely sampled as the plan says.
     """
     return MemoryParts(
-        # Pinned, so that they go to the GPU while it computes.
-        frames=_frames(plan, geometry),
+        # Pinned, on their way to the GPU; those that are kept in memory are kept there.
+        frames=_frames(plan, geometry) if plan.frames_in == "disk" else 0.0,
         checkpoint=_volume(plan) * _written(plan),
         **_process(plan, _PROGRAM_WITH_DRIVER),
     )

@@ -51,7 +51,7 @@ def check_memory(plan: Plan, geometry: ScanGeometry, machine: Machine) -> None:
         raise PlanError(
             "What ranks on GPUs hold beside them must fit into their node's memory.",
             got=f"{_gib(needed)} for {here} ranks on a node with {_gib(machine.host_memory_bytes)}{reserve}.",
-            remedy="let frames be read from disk (frames_in or frames_memory_gib), or use fewer ranks a node.",
+            remedy="use fewer ranks a node, or a mesh of more slabs, which share what a checkpoint is written from.",
         )
 
 
