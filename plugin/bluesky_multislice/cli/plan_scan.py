@@ -14,13 +14,16 @@ from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
 from bluesky_multislice.instrument import read_instrument
 from bluesky_multislice.interchange import read_scan
 from bluesky_multislice.planning import (
+    RESERVE,
     Case,
     Cost,
     Machine,
     MachineProfile,
+    MemoryParts,
     Plan,
     Prediction,
     Supercomputer,
+    host_memory_parts,
     make_plan,
     outlook,
     predict_cost,
@@ -40,6 +43,10 @@ _MEMORY = {
     "frames": "frames",
     "batch": "planes and waves of a batch",
     "turns": "matrices of turns",
+    "propagators": "propagators",
+    "transforms": "work area of Fourier transforms",
+    "allocator": "held by the allocator beside tensors",
+    "context": "context of the GPU",
     "checkpoint": "checkpoint on its way",
     "program": "program",
     "libraries": "libraries of the first volume",
@@ -69,11 +76,11 @@ def plan_lines(
     site = machine_of(read_site(own["site_file"]), recipe.resources)
     if own["gpu_memory_gb"] is not None:
         ranks = recipe.ranks or math.prod(int(number) for number in (recipe.mesh or "1x1").split("x"))
-        site = Machine(ranks, ranks, int(own["gpu_memory_gb"] * 1e9), cuda=True)
+        site = Machine(ranks, ranks, int(own["gpu_memory_gb"] * 1e9), accelerator=True)
     plan = make_plan(recipe, scan, site)
-    cuda = site.cuda if site else plan.device == "cuda"
-    predicted = predict_cost(plan, scan.geometry, cuda=cuda, profile=profile)
-    return [*_what(plan, scan), "", *_memory(predicted), "", *_epoch(plan, predicted, profile)]
+    predicted = predict_cost(plan, scan.geometry, accelerator=plan.device != "cpu", profile=profile)
+    memory = _memory(plan, scan.geometry, predicted)
+    return [*_what(plan, scan), "", *memory, "", *_epoch(plan, predicted, profile)]
 
 
 def scan_of_sizes(own: Mapping[str, Any]) -> Scan:
@@ -199,10 +206,20 @@ def _what(plan: Plan, scan: Scan) -> Iterator[str]:
     yield from (f"note: {note}" for note in plan.notes)
 
 
-def _memory(predicted: Prediction) -> Iterator[str]:
-    yield f"memory of a rank       {_number(predicted.memory.total):>10}B"
-    for part in fields(predicted.memory):
-        if size := getattr(predicted.memory, part.name):
+def _memory(plan: Plan, geometry: ScanGeometry, predicted: Prediction) -> Iterator[str]:
+    if plan.device == "cpu":
+        yield from _parts("memory of a rank", predicted.memory)
+        return
+    yield from _parts("memory of a rank's GPU", predicted.memory)
+    yield f"  {RESERVE:.0%} of a GPU's memory are a reserve, which no plan counts on"
+    sampled = geometry.coarser(plan.coarseness).oversampled(plan.oversampling)
+    yield from _parts("memory of its node", host_memory_parts(plan, sampled))
+
+
+def _parts(whose: str, memory: MemoryParts) -> Iterator[str]:
+    yield f"{whose:22} {_number(memory.total):>10}B"
+    for part in fields(memory):
+        if size := getattr(memory, part.name):
             yield f"  {_number(size):>10}B  {_MEMORY[part.name]}"
 
 

@@ -2,9 +2,9 @@
 
 from bluesky_multislice.planning.exchange import Exchange, exchange_of
 from bluesky_multislice.planning.identity import identity
-from bluesky_multislice.planning.machine import Machine
+from bluesky_multislice.planning.machine import RESERVE, Machine, usable_cores
 from bluesky_multislice.planning.machine_profile import MachineProfile, measure_machine, read_profile, write_profile
-from bluesky_multislice.planning.memory import MemoryParts
+from bluesky_multislice.planning.memory import MemoryParts, host_memory_parts
 from bluesky_multislice.planning.outlook import Case, Cost, Supercomputer, outlook
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.planner import make_plan
@@ -12,9 +12,11 @@ from bluesky_multislice.planning.prediction import Prediction, predict_cost
 from bluesky_multislice.planning.sampling import window_margin
 from bluesky_multislice.planning.stages import thin_plan, with_probe_light
 from bluesky_multislice.planning.start import angles_tell_axis
+from bluesky_multislice.planning.what_fits import out_of_memory
 from bluesky_multislice.planning.work import Work, work_of
 
 __all__ = [
+    "RESERVE",
     "Case",
     "Cost",
     "Exchange",
@@ -27,13 +29,16 @@ __all__ = [
     "Work",
     "angles_tell_axis",
     "exchange_of",
+    "host_memory_parts",
     "identity",
     "make_plan",
     "measure_machine",
+    "out_of_memory",
     "outlook",
     "predict_cost",
     "read_profile",
     "thin_plan",
+    "usable_cores",
     "window_margin",
     "with_probe_light",
     "work_of",

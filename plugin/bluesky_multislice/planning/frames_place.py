@@ -36,7 +36,7 @@ def with_frames_place(plan: Plan, geometry: ScanGeometry, recipe: Recipe, machin
     most, ahead = _most_bytes(recipe), 1
     if most is None:
         all_ranks = geometry.views * 4 * math.prod(geometry.detector.shape)
-        too_many = all_ranks > machine.sharing(1) * machine.memory_bytes * _SHARE
+        too_many = all_ranks > machine.sharing(1) * machine.frames_bytes * _SHARE
     else:
         too_many, ahead = _kept_bytes(plan, geometry, recipe) > most, int(2 * batch_bytes(plan, geometry) <= most)
     place = recipe.frames_in or ("disk" if too_many else "memory")

@@ -39,7 +39,7 @@ class Plan:
         ranks: processes.
         slabs: slabs along y that the volume is cut into; ranks over slabs is the number of groups that share views.
         lanes: batches, of as many shares of the views, that a step of the fit adds up, whatever the number of ranks.
-        device: ``cpu``, ``cuda`` or ``auto``.
+        device: ``cpu``, ``gpu`` for an accelerator of any type, ``cuda`` or ``xpu`` for one of that type.
         support: ``cylinder`` keeps matter inside what every angle sees.
         saturated: whether saturated pixels are refused or left out.
         shell_correlation: fit two halves of the views as well and correlate them.

@@ -17,18 +17,14 @@ from bluesky_multislice.planning.checks import (
 )
 from bluesky_multislice.planning.defaults import fit_settings, modes_of, smoothings_of
 from bluesky_multislice.planning.frames_place import check_frames
-from bluesky_multislice.planning.machine import Machine, this_machine
+from bluesky_multislice.planning.machine import Machine, device_notes, this_machine
 from bluesky_multislice.planning.memory import fitted_into_memory
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.planning.resources import (
-    check_device,
-    check_memory,
-    device_for,
-    mesh_for,
-)
+from bluesky_multislice.planning.resources import check_device, check_places, device_for, mesh_for
 from bluesky_multislice.planning.sampling import grid_of, margin_of, slices_of, tiles_of, window_of
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
 from bluesky_multislice.planning.start import finds_axis, start_of
+from bluesky_multislice.planning.what_fits import check_memory
 from bluesky_multislice.plausibility import angle_warnings, position_warnings
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
@@ -70,8 +66,11 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
     check_illumination(recipe, scan)
     check_way_to_detector(recipe, geometry)
     check_device(recipe.device, site)
-    machine = site or this_machine(recipe.device)
+    machine = this_machine(recipe.device) if site is None else site.for_device(recipe.device)
+    if site is None:
+        notes += device_notes(recipe.device)
     ranks, slabs = mesh_for(recipe, machine, len(fitted))
+    check_places(recipe, machine, ranks)
     lanes = recipe.batches_per_step or min(len(fitted), max(_LANES, ranks // (slabs or 1)))
     settings = fit_settings(recipe, geometry, several_angles, fitted=len(fitted), lanes=lanes)
     notes += schedule_notes(recipe, settings)
@@ -99,7 +98,7 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
         ranks=ranks,
         slabs=slabs or 1,
         lanes=lanes,
-        device=device_for(recipe.device, site),
+        device=device_for(recipe.device, machine),
         support=recipe.support,
         saturated=recipe.saturated,
         shell_correlation=recipe.shell_correlation,
@@ -116,6 +115,6 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
     plan = fitted_into_memory(plan, geometry, recipe, slabs, machine)
     check_slabs(recipe, plan)
     check_frames(plan, geometry, recipe)
-    check_memory(plan, machine)
+    check_memory(plan, geometry, machine)
     earlier = earlier_plans(recipe, geometry, plan)
     return replace(plan, earlier=earlier, fit=with_smaller_steps(settings)) if earlier else plan

@@ -61,13 +61,15 @@ class Prediction:
         return self.exchange.rows + self.exchange.priors + self.gradients
 
 
-def predict_cost(plan: Plan, geometry: ScanGeometry, *, cuda: bool, profile: MachineProfile | None) -> Prediction:
+def predict_cost(
+    plan: Plan, geometry: ScanGeometry, *, accelerator: bool, profile: MachineProfile | None
+) -> Prediction:
     """Return what the last fit of a plan costs.
 
     Args:
         plan: of the reconstruction.
         geometry: of the scan.
-        cuda: whether ranks compute on GPUs.
+        accelerator: whether ranks compute on GPUs.
         profile: of the machine that computes; None predicts no time.
     """
     sampled = geometry.coarser(plan.coarseness).oversampled(plan.oversampling)
@@ -86,7 +88,7 @@ def predict_cost(plan: Plan, geometry: ScanGeometry, *, cuda: bool, profile: Mac
             steps=work.steps * voxels * _step_s_a_voxel(plan, profile),
             exchange=_exchange_seconds(sent / plan.ranks, profile),
         )
-    return Prediction(memory_parts(plan, sampled, cuda), exchange, gradients, work, seconds)
+    return Prediction(memory_parts(plan, sampled, accelerator), exchange, gradients, work, seconds)
 
 
 def _turn_s_a_voxel(plan: Plan, profile: MachineProfile) -> float:
