@@ -26,7 +26,12 @@ _SIZE = click.FloatRange(min=0, min_open=True)
     "--gpu-memory-gb", type=_SIZE, help="Plan for GPUs of this memory, as many as ranks. Without: this machine."
 )
 @click.option("--site", "site_file", type=_FILE, help="Profile (TOML) of the site that computes, as of reconstruct.")
-@click.option("--profile", "profile_file", type=_FILE, help="Measured times (JSON); without them no time is predicted.")
+@click.option("--profile", "profile_file", type=_FILE, help="Measured times (JSON). Without: those of a data sheet.")
+@click.option(
+    "--machine",
+    type=click.Choice(["a100", "h100", "h200", "mi250", "cpu-node"]),
+    help="Machine whose data sheet gives times. Without: one with the memory of the GPUs, or a node of processors.",
+)
 @click.option("--measure", "measured_file", type=_FILE, help="Measure this machine, and write its times to this file.")
 @click.option("--table", is_flag=True, help="From 256³ voxels on a laptop to 1 cm at 10 nm on an exascale machine.")
 @click.option("--nodes", type=_COUNT, default=9400, show_default=True, help="Of the table: nodes.")
@@ -86,6 +91,7 @@ _OWN = (
     "pixel_nm",
     "energy_kev",
     "gpu_memory_gb",
+    "machine",
     "site_file",
     "nodes",
     "gpus_per_node",

@@ -21,9 +21,12 @@ from bluesky_multislice.planning import (
     Plan,
     Prediction,
     Supercomputer,
+    data_sheets,
+    machine_name,
     make_plan,
     outlook,
     predict_cost,
+    this_machine,
 )
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
@@ -56,7 +59,7 @@ def plan_lines(
         scan_file: the interchange file; None plans the sizes in ``own``.
         own: options of the command, by name.
         recipe: how to reconstruct.
-        profile: measured times; None predicts none.
+        profile: measured times; None takes those of a data sheet.
 
     Raises:
         MultisliceError: the scan or the recipe cannot be used, or does not fit into memory.
@@ -67,13 +70,16 @@ def plan_lines(
         instrument = None if own["instrument_file"] is None else read_instrument(own["instrument_file"])
         scan = read_scan(scan_file, values=recipe.scan, instrument=instrument)
     site = machine_of(read_site(own["site_file"]), recipe.resources)
-    if own["gpu_memory_gb"] is not None:
+    if own["gpu_memory_gb"] is not None or own["machine"] not in (None, "cpu-node"):
         ranks = recipe.ranks or math.prod(int(number) for number in (recipe.mesh or "1x1").split("x"))
-        site = Machine(ranks, ranks, int(own["gpu_memory_gb"] * 1e9), cuda=True)
-    plan = make_plan(recipe, scan, site)
+        memory_gb = own["gpu_memory_gb"] or data_sheets()[own["machine"]].memory_gb
+        site = Machine(ranks, ranks, int(memory_gb * 1e9), cuda=True)
+    sheet = data_sheets()[own["machine"] or machine_name(site or this_machine(recipe.device))]
+    times = profile or sheet.profile
+    plan = make_plan(recipe, scan, site, times)
     cuda = site.cuda if site else plan.device == "cuda"
-    predicted = predict_cost(plan, scan.geometry, cuda=cuda, profile=profile)
-    return [*_what(plan, scan), "", *_memory(predicted), "", *_epoch(plan, predicted, profile)]
+    predicted = predict_cost(plan, scan.geometry, cuda=cuda, profile=times)
+    return [*_what(plan, scan), "", *_memory(predicted), "", *_epoch(plan, predicted, times)]
 
 
 def scan_of_sizes(own: Mapping[str, Any]) -> Scan:
@@ -193,8 +199,8 @@ def _what(plan: Plan, scan: Scan) -> Iterator[str]:
     views, angles = scan.geometry.views, len(np.unique(scan.geometry.angle_rad))
     yield f"{views} views at {angles} angles, batches of {plan.fit.batch_views}, frames in {plan.frames_in}"
     yield (
-        f"mesh {plan.ranks // plan.slabs}x{plan.slabs} (angle x slab), {plan.lanes} batches a step, "
-        f"{plan.fit.epochs} epochs of {plan.fit.optimiser}"
+        f"mesh {plan.ranks // plan.slabs}x{plan.slabs} (angle x slab), {plan.lanes * plan.fit.batches_per_lane} batches "
+        f"per step, {plan.fit.epochs} epochs of {plan.fit.optimiser}"
     )
     yield from (f"note: {note}" for note in plan.notes)
 
@@ -206,26 +212,29 @@ def _memory(predicted: Prediction) -> Iterator[str]:
             yield f"  {_number(size):>10}B  {_MEMORY[part.name]}"
 
 
-def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile | None) -> Iterator[str]:
+def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile) -> Iterator[str]:
     exchange, work, seconds = predicted.exchange, predicted.work, predicted.seconds
     yield f"sent in an epoch       {_number(predicted.sent_bytes):>10}B of all ranks"
     gathered = f"({_number(exchange.strips)}B if views gathered strips)"
     yield f"  {_number(exchange.rows):>10}B  rows and their gradients {gathered}"
     yield f"  {_number(exchange.priors):>10}B  rows for regularisers"
     yield f"  {_number(predicted.gradients):>10}B  gradients of groups that share views"
-    yield f"FFT pairs in an epoch  {work.pairs:>10,.0f}, {work.most_pairs:,.0f} of the rank that has most"
-    if profile is None:
-        yield "time of an epoch: not known without --profile; measure the machine with multislice plan --measure FILE"
-    elif seconds is None:
+    yield (
+        f"FFT pairs in an epoch  {work.pairs:>10,.0f}, {work.most_pairs:,.0f} of the rank that has most, in "
+        f"{work.steps} steps"
+    )
+    if seconds is None or predicted.useful is None:
         yield "time of an epoch: not known, a profile does not measure finite differences"
-    else:
-        hours = seconds.total * plan.fit.epochs / 3600
-        sent = "exchange not measured" if seconds.exchange is None else f"exchange {seconds.exchange:.3g} s"
-        yield (
-            f"time of an epoch       {seconds.total:>10.3g} s: slices {seconds.slices:.3g} s, "
-            f"batches {seconds.batches:.3g} s, turns {seconds.turns:.3g} s, steps {seconds.steps:.3g} s, {sent}; "
-            f"{plan.fit.epochs} epochs {hours:.3g} h"
-        )
+        return
+    hours = seconds.total * plan.fit.epochs / 3600
+    sent = "exchange not measured" if seconds.exchange is None else f"exchange {seconds.exchange:.3g} s"
+    yield (
+        f"time of an epoch       {seconds.total:>10.3g} s: slices {seconds.slices:.3g} s, "
+        f"batches {seconds.batches:.3g} s, turns {seconds.turns:.3g} s, steps {seconds.steps:.3g} s, {sent}; "
+        f"{plan.fit.epochs} epochs {hours:.3g} h"
+    )
+    source = "as measured" if profile.measured else "from the data sheet, not measured"
+    yield f"useful work            {100 * predicted.useful:>10.3g} % of it, the gradient's FFTs; {profile.machine}, {source}"
 
 
 def _number(value: float) -> str:

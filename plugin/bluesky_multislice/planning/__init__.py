@@ -1,8 +1,9 @@
 """Recipe and scan → everything the reconstruction needs to know, before anything is allocated."""
 
+from bluesky_multislice.planning.data_sheet import DataSheet, MachineName, data_sheets, machine_name
 from bluesky_multislice.planning.exchange import Exchange, exchange_of
 from bluesky_multislice.planning.identity import identity
-from bluesky_multislice.planning.machine import Machine
+from bluesky_multislice.planning.machine import Machine, this_machine
 from bluesky_multislice.planning.machine_profile import MachineProfile, measure_machine, read_profile, write_profile
 from bluesky_multislice.planning.memory import MemoryParts
 from bluesky_multislice.planning.outlook import Case, Cost, Supercomputer, outlook
@@ -17,8 +18,10 @@ from bluesky_multislice.planning.work import Work, work_of
 __all__ = [
     "Case",
     "Cost",
+    "DataSheet",
     "Exchange",
     "Machine",
+    "MachineName",
     "MachineProfile",
     "MemoryParts",
     "Plan",
@@ -26,14 +29,17 @@ __all__ = [
     "Supercomputer",
     "Work",
     "angles_tell_axis",
+    "data_sheets",
     "exchange_of",
     "identity",
+    "machine_name",
     "make_plan",
     "measure_machine",
     "outlook",
     "predict_cost",
     "read_profile",
     "thin_plan",
+    "this_machine",
     "window_margin",
     "with_probe_light",
     "work_of",

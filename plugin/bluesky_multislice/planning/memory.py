@@ -3,7 +3,9 @@
 The counts are of what the code keeps, checked against the resident peak of jobs (tests/benchmarks/memory_benchmark.py).
 """
 
+import itertools
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, replace
 
 import numpy as np
@@ -82,7 +84,14 @@ def memory_parts(plan: Plan, geometry: ScanGeometry, cuda: bool) -> MemoryParts:
     )
 
 
-def fitted_into_memory(plan: Plan, geometry: ScanGeometry, recipe: Recipe, slabs: int | None, machine: Machine) -> Plan:
+def fitted_into_memory(
+    plan: Plan,
+    geometry: ScanGeometry,
+    recipe: Recipe,
+    slabs: int | None,
+    machine: Machine,
+    sizes: Callable[[Plan], Iterable[Plan]] = lambda plan: [plan],
+) -> Plan:
     """Return the plan with its memory, and with what the machine has room for.
 
     Args:
@@ -91,12 +100,13 @@ def fitted_into_memory(plan: Plan, geometry: ScanGeometry, recipe: Recipe, slabs
         recipe: what a person chose.
         slabs: slabs of the volume; None: as few as memory asks for.
         machine: where the job computes.
+        sizes: a plan with its slabs → it with steps of sizes that are tried one after the other.
     """
     numbers = [slabs] if slabs else [n for n in range(1, plan.ranks + 1) if plan.ranks % n == 0]
     found = plan
     for number in numbers:
-        for needed in (False, True):
-            cut = _with_frame_tiles(replace(plan, slabs=number), geometry, recipe, needed=needed)
+        for sized, needed in itertools.product(sizes(replace(plan, slabs=number)), (False, True)):
+            cut = _with_frame_tiles(sized, geometry, recipe, needed=needed)
             cut = with_frames_place(cut, geometry, recipe, machine)
             found = _propagated_in_memory(cut, geometry, recipe.accuracy, machine)
             if found.memory_bytes * machine.sharing(plan.ranks) <= machine.memory_bytes:

@@ -39,6 +39,7 @@ class Plan:
         ranks: processes.
         slabs: slabs along y that the volume is cut into; ranks over slabs is the number of groups that share views.
         lanes: batches, of as many shares of the views, that a step of the fit adds up, whatever the number of ranks.
+        whole_angles: whether all views of an angle are in one lane, so that the volume is turned to it once an epoch.
         device: ``cpu``, ``cuda`` or ``auto``.
         support: ``cylinder`` keeps matter inside what every angle sees.
         saturated: whether saturated pixels are refused or left out.
@@ -82,6 +83,7 @@ class Plan:
     memory_bytes: int
     slabs: int = 1
     lanes: int = 1
+    whole_angles: bool = False
     way_to_detector: Kernel = "fresnel"
     start: Start = "empty"
     find_axis: bool = False

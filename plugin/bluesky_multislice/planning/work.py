@@ -9,7 +9,7 @@ from scipy.fft import next_fast_len
 
 from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.optics import kept_turns
-from bluesky_multislice.planning.exchange import batches_of
+from bluesky_multislice.planning.exchange import batches_of, steps_of
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.solvers import Quantity
 
@@ -71,11 +71,11 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
                 for slab in range(plan.slabs):
                     own = seen if rank_of_view is None else seen[rank_of_view[seen] == slab]
                     part = (heights[slab], model.window[1])
-                    found = _transforms(
+                    found = transforms_of(
                         plan, len(own), part, bool(between[own].any()), model.far_field, blurred, is_fitted
                     )
                     transforms[number % groups, slab] += found * part[0] / model.window[0]
-    steps = max(map(len, fitted), default=0)
+    steps = steps_of(plan, fitted)
     matrices = 0
     if plan.interpolation != "fourier":
         # Angles come round in an order in which none of more is kept until its turn.
@@ -91,7 +91,7 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
     )
 
 
-def _transforms(
+def transforms_of(
     plan: Plan, views: int, window: tuple[int, int], between: bool, far_field: bool, blurred: bool, fitted: bool
 ) -> float:
     """Return the transforms of a rank's part of a window, there and, of fitted views, back, for views of one angle."""

@@ -115,7 +115,7 @@ class _Loop:
         self._unknowns, self._fitted, self._held_back = unknowns, fitted, held_back
         self._settings, self._mesh = settings, mesh
         self._shuffles = {lane: np.random.default_rng([settings.seed, lane]) for lane in fitted.lanes()}
-        self._steps = int(mesh.largest(len(fitted.steps(settings.batch_views, dict.fromkeys(self._shuffles)))))
+        self._steps = int(mesh.largest(len(self._batches_of_steps(dict.fromkeys(self._shuffles)))))
         self._lanes = 1 + int(mesh.largest(max(self._shuffles, default=0)))
         self._end_game: ConjugateGradients | None = None
         self._course: Course
@@ -181,14 +181,20 @@ class _Loop:
         weight = _weight(self._unknowns, self._fitted, self._mesh)
         return ConjugateGradients(self._unknowns, self._fitted, self._settings, weight, self._course.noise, self._mesh)
 
+    def _batches_of_steps(self, shuffles: Mapping[int, np.random.Generator | None]) -> list[list[NDArray[np.intp]]]:
+        """Return the batches of each step of an epoch: some of every lane, as long as it has any left."""
+        rounds, per_lane = self._fitted.steps(self._settings.batch_views, shuffles), self._settings.batches_per_lane
+        starts = range(0, len(rounds), per_lane)
+        return [[batch for batches in rounds[at : at + per_lane] for batch in batches] for at in starts]
+
     def _descend(self, journal: FitJournal | None) -> float:
         """Take the steps of an epoch that are left, and return the mean misfit before each of all."""
         settings, course, unknowns = self._settings, self._course, self._unknowns
         random = random_state(self._mesh.rank, self._shuffles)
-        steps = self._fitted.steps(settings.batch_views, self._shuffles)
+        steps = self._batches_of_steps(self._shuffles)
         # A rank whose batches are spent still takes part in the exchange of each step.
         steps += [[]] * (self._steps - len(steps))
-        begun = Begun(self._lanes, settings.batch_views)
+        begun = Begun(self._lanes, settings.batch_views, settings.batches_per_lane)
         if course.begun and replace(course.begun, steps=0, misfit=0.0, pixels=0.0) == begun:
             begun = course.begun
         total = torch.tensor([begun.misfit, begun.pixels], dtype=torch.float64, device=self._mesh.device)

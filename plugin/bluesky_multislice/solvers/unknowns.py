@@ -39,6 +39,7 @@ class FitSettings:
     Attributes:
         epochs: most passes over the frames.
         batch_views: views that a rank works on at once.
+        batches_per_lane: batches of each lane that a step adds up.
         object_step_rad: step of δ and β in radians of phase through the whole volume, of Adam and in differences.
         probe_step: step of the probe relative to its root mean square, or factor on its weighted step; 0 keeps it as it
             is.
@@ -75,6 +76,7 @@ class FitSettings:
     polish: int = 0
     probe_variations: int = 0
     probe_light: float | None = None
+    batches_per_lane: int = 1
 
     @property
     def floor_rad(self) -> float:
