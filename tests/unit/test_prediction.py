@@ -258,7 +258,10 @@ def test_time_is_that_of_the_busiest_rank():
     plan = plan_of(geometry, mesh="1x2", ranks=None, held_back_every=0)
     cost = predict_cost(plan, geometry, cuda=False, profile=PROFILE)
     window = (64 + 2 * plan.margin) ** 2
-    assert cost.seconds.slices == pytest.approx(cost.work.most_pairs * PROFILE.slice_pair(window))
+    # Each angle's one view is computed by one rank, for which the other waits.
+    assert cost.work.awaited_pairs == cost.work.pairs == 2 * cost.work.most_pairs
+    assert cost.seconds.slices == pytest.approx(cost.work.awaited_pairs * PROFILE.slice_pair(window))
+    assert cost.useful == pytest.approx(cost.work.most_pairs * PROFILE.fft_pair(window) / cost.seconds.total)
     # Eight angles in one step or more, each a batch of its own.
     assert cost.seconds.batches == pytest.approx(8 * 1e-3)
     assert cost.seconds.turns == pytest.approx(cost.work.most_turns * 64**2 / 2 * (64 * 1e-8 + plan.slices * 2e-8))

@@ -52,7 +52,7 @@ def exchange_of(plan: Plan, geometry: ScanGeometry) -> Exchange:
         for batch in (batch for share in shares for batch in share):
             for angle in np.unique(geometry.angle_rad[batch]):
                 seen = batch[geometry.angle_rad[batch] == angle]
-                outside += ways * _rows_outside(plan, rank_of_view, seen, first[seen], windows)
+                outside += ways * rows_outside(plan, rank_of_view, seen, first[seen], windows)
     steps = steps_of(plan, batches[0])
     borders = 2 * (plan.slabs - 1) * (plan.ranks // plan.slabs) if plan.fit.priors.weighted else 0
     row = parts * width * _FLOAT
@@ -84,7 +84,7 @@ def steps_of(plan: Plan, fitted: Sequence[_Batches]) -> int:
     return math.ceil(max(map(len, fitted), default=0) / plan.fit.batches_per_lane)
 
 
-def _rows_outside(
+def rows_outside(
     plan: Plan,
     rank_of_view: NDArray[np.intp] | None,
     views: NDArray[np.intp],

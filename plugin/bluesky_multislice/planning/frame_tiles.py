@@ -8,6 +8,7 @@ import numpy as np
 from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.models import FrameTiles, even_tiles, technique_of, tiles_fit
 from bluesky_multislice.optics import halo_pixels
+from bluesky_multislice.planning.exchange import rows_outside
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.sampling import window_of
 from bluesky_multislice.recipe import Recipe
@@ -26,7 +27,8 @@ def tiles_of_frames(plan: Plan, geometry: ScanGeometry, recipe: Recipe, *, neede
     Tiles are for full-field holograms and images of one magnification. They are clearly faster where the views of a
     batch at one angle do not keep all ranks busy and a tile with its halos is much lower than the window. What is not
     the sum of its parts over a frame needs whole ones: frames that are magnified or turned, the weights of the
-    intensity fidelity, and flats that are data. Halos of finite differences are not known.
+    intensity fidelity, and flats that are data. Halos of finite differences are not known. Tiles whose halos send more
+    than whole frames would are taken only where memory asks for them.
 
     Args:
         plan: with its slabs, and otherwise as it is to be.
@@ -49,7 +51,25 @@ def tiles_of_frames(plan: Plan, geometry: ScanGeometry, recipe: Recipe, *, neede
     at_an_angle = int(np.unique(geometry.angle_rad, return_counts=True)[1].max())
     views = min(plan.fit.batch_views, math.ceil(at_an_angle / plan.lanes))
     faster = views * highest < _FASTER * math.ceil(views / plan.slabs) * window
-    return tiles if faster or (needed and highest < window) else None
+    if needed:
+        return tiles if faster or highest < window else None
+    return tiles if faster and not halos_exceed_strips(replace(plan, frame_tiles=tiles), window) else None
+
+
+def halos_exceed_strips(plan: Plan, window: int) -> bool:
+    """Return whether the halos of a plan's tiles bring more rows to the ranks of an angle than whole frames would.
+
+    A whole frame takes the rows of its window that its rank does not hold, all but one slab's. Halos are as wide
+    however many slabs there are, so that those of many low tiles add up to more.
+
+    Args:
+        plan: with tiles of frames.
+        window: rows of a window.
+    """
+    height = plan.grid.shape[1]
+    first = np.array([(height - window) // 2])
+    halos = rows_outside(plan, None, np.zeros(1, np.intp), first, plan.windows(window))
+    return halos > min(window, height) * (plan.slabs - 1) / plan.slabs
 
 
 def _halo(plan: Plan, geometry: ScanGeometry, accuracy: float) -> int:

@@ -15,7 +15,7 @@ _FLOAT = 4
 
 @dataclass(frozen=True)
 class Seconds:
-    """Time of an epoch of the rank that has most to do, as if nothing overlapped.
+    """Time of an epoch of the ranks that have most to do, as if nothing overlapped.
 
     Attributes:
         slices: FFT pairs with the transmissions between them.
@@ -80,7 +80,7 @@ def predict_cost(plan: Plan, geometry: ScanGeometry, *, cuda: bool, profile: Mac
         voxels, (depth, _, width) = math.prod(plan.grid.shape) / plan.slabs, plan.grid.shape
         matrices = work.most_matrices * depth * width * profile.matrix_s_a_pixel
         seconds = Seconds(
-            slices=work.most_pairs * profile.slice_pair(window),
+            slices=work.awaited_pairs * profile.slice_pair(window),
             batches=work.most_batches * profile.batch_s,
             turns=work.most_turns * voxels * turn_seconds_per_voxel(plan, profile) + matrices,
             steps=work.steps * voxels * step_seconds_per_voxel(plan, profile),

@@ -4,8 +4,8 @@ Every step goes through the whole volume: sum over ranks, regularisers, optimise
 there and back. Small scans take steps of few views from each lane. Where that would take longer than the gradient of
 the views, all views of an angle are a batch, so that the volume is turned to each angle once in an epoch, and a step
 takes several angles of every lane: as many as make all steps of an epoch cost what its gradients do, and no more than
-leave twenty steps. Such steps need half as many epochs again to the same misfit of validation frames, in a third of the
-time (tests/benchmarks/large_step_benchmark.py).
+leave twenty steps. A gradient of so many views has less noise and bears steps twice as long, with which validation
+frames are explained as well after as many epochs (tests/benchmarks/large_step_benchmark.py).
 """
 
 import math
@@ -26,8 +26,8 @@ from bluesky_multislice.planning.work import transforms_of
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import split_views
 
-_MORE_EPOCHS = 1.5
-"""Epochs of large steps over those of small ones, to the same misfit of validation frames."""
+_LONGER = 2.0
+"""Length of large steps over that of small ones, of 1, 2 and 4 the one that explains validation frames soonest."""
 
 _LEAST_BATCH = 32
 """Views of a batch that is not halved again where memory is short."""
@@ -66,15 +66,13 @@ def step_sizes(plan: Plan, geometry: ScanGeometry, recipe: Recipe, profile: Mach
         yield plan
         return
     angles, per_angle = _angles_and_views(plan, geometry)
-    more = 1 if recipe.epochs else _MORE_EPOCHS
-    epochs = math.ceil(more * plan.fit.epochs)
     by_angle = angles >= plan.lanes
     # Few angles and many lanes: an angle's views make several batches, so that enough steps are left.
     parts = math.ceil(STEPS_PER_EPOCH * plan.lanes / angles) if by_angle else 1
     views = math.ceil((per_angle if by_angle else per_angle / plan.lanes) / parts)
     while True:
-        sized = replace(plan, whole_angles=by_angle, fit=replace(plan.fit, batch_views=views, epochs=epochs))
-        yield _with_steps(sized, geometry, profile)
+        settings = replace(plan.fit, batch_views=views, step=_LONGER * recipe.step)
+        yield _with_steps(replace(plan, whole_angles=by_angle, fit=settings), geometry, profile)
         if views <= _LEAST_BATCH:
             return
         views = max(_LEAST_BATCH, math.ceil(views / 2))
@@ -90,7 +88,7 @@ def _with_steps(plan: Plan, geometry: ScanGeometry, profile: MachineProfile) -> 
 def _large_steps_pay(plan: Plan, geometry: ScanGeometry) -> bool:
     """Return whether going through the whole volume would take longer than the gradient, with small steps.
 
-    It is judged for a single GPU, so that a scan has as many epochs whatever machine computes it.
+    It is judged for a single GPU, so that a scan's steps are as long whatever machine computes it.
     """
     if not technique_of(geometry).overlapping or plan.fit.optimiser != "nesterov":
         return False
