@@ -246,11 +246,10 @@ def _step(
     misfit = add_gradients(unknowns, fitted, batches, settings)
     sums = torch.cat([misfit, misfit.new_tensor([wanted])])
     mesh.sum(sums)
-    gradients = unknowns.gradients()
     # Ranks of the same rows take their shares of the penalty, and add them up with the frames' gradients.
     add_gradient_of_penalty(
         unknowns.object,
-        gradients[0],
+        unknowns.gradients()[0],
         settings.priors.at(unknowns.optimiser.relative_step),
         settings.floor_rad,
         noise,
@@ -258,14 +257,12 @@ def _step(
         weight=sums[1],
         share=(mesh.angle, mesh.angles),
     )
-    unknowns.sum_gradients(mesh)
-    for gradient in gradients:
-        gradient /= sums[1]
+    unknowns.sum_gradients(mesh, over=sums[1])
     if unknowns.optimiser.waits:
         weight = _weight(unknowns, fitted, mesh)
-        uphill = weight * gradients[0]
+        uphill = unknowns.uphill(weight)
         way = step_to_the_bottom(unknowns, fitted, batches, uphill, settings.object_step_rad, mesh)
-        unknowns.optimiser.start(way, weight)
+        unknowns.start_optimiser(way, weight)
     unknowns.step()
     return sums
 

@@ -289,9 +289,7 @@ def split_views(views: int, held_back_every: int) -> tuple[NDArray[np.intp], NDA
     return everything[~held], everything[held]
 
 
-def lanes_of(
-    views: NDArray[np.intp], lanes: int, angle_rad: NDArray[np.float64] | None = None
-) -> NDArray[np.intp]:
+def lanes_of(views: NDArray[np.intp], lanes: int, angle_rad: NDArray[np.float64] | None = None) -> NDArray[np.intp]:
     """Return the lane (n,) of each of some views.
 
     Args:
