@@ -156,9 +156,9 @@ def table_lines(
     cases = [Case(n, own["pixel_nm"] * 1e-9, wavelength_m, recipe.accuracy, epochs) for n in (256, *_SIDES)]
     lines = [
         f"Full-field holograms, voxels of {own['pixel_nm']:g} nm, {own['energy_kev']:g} keV, accuracy "
-        f"{recipe.accuracy:g}, {epochs} epochs. Laptop: one rank, {_number(_LAPTOP_BYTES)}B. Machine: {machine.nodes} "
-        f"nodes of {machine.gpus_per_node} GPUs of {_number(machine.gpu_memory_bytes)}B, "
-        f"{_number(machine.network_bytes_a_s)}B/s each; {_speed(profile, own['times_faster'])}.",
+        f"{recipe.accuracy:g}, {epochs} epochs. Laptop: one rank, {number_text(_LAPTOP_BYTES)}B. Machine: {machine.nodes} "
+        f"nodes of {machine.gpus_per_node} GPUs of {number_text(machine.gpu_memory_bytes)}B, "
+        f"{number_text(machine.network_bytes_a_s)}B/s each; {_speed(profile, own['times_faster'])}.",
         "",
         "| voxels a side | size | slices | angles | scheme | GPUs a volume | nodes | memory a node | hours |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -183,10 +183,10 @@ def _pair_s_a_pixel(profile: MachineProfile | None, times_faster: float) -> floa
 
 
 def _row(case: Case, cost: Cost, gpus_per_node: int, scheme: str) -> str:
-    size = f"{case.side:,} | {_number(case.thickness_m)}m | {case.slices:,} | {case.angles:,} | {scheme}"
+    size = f"{case.side:,} | {number_text(case.thickness_m)}m | {case.slices:,} | {case.angles:,} | {scheme}"
     if cost.nodes is None:
-        return f"| {size} | {cost.slabs:,} | does not fit | {_number(cost.memory_bytes)}B a GPU, at least | – |"
-    memory = _number(cost.memory_bytes * gpus_per_node)
+        return f"| {size} | {cost.slabs:,} | does not fit | {number_text(cost.memory_bytes)}B a GPU, at least | – |"
+    memory = number_text(cost.memory_bytes * gpus_per_node)
     hours = "–" if cost.hours is None else f"{cost.hours:.2g}" if cost.hours < 100 else f"{cost.hours:,.0f}"
     return f"| {size} | {cost.slabs:,} | {cost.nodes:,} | {memory}B | {hours} |"
 
@@ -198,27 +198,28 @@ def _what(plan: Plan, scan: Scan) -> Iterator[str]:
     )
     views, angles = scan.geometry.views, len(np.unique(scan.geometry.angle_rad))
     yield f"{views} views at {angles} angles, batches of {plan.fit.batch_views}, frames in {plan.frames_in}"
+    batches = plan.lanes * plan.fit.batches_per_lane
     yield (
-        f"mesh {plan.ranks // plan.slabs}x{plan.slabs} (angle x slab), {plan.lanes * plan.fit.batches_per_lane} batches "
-        f"per step, {plan.fit.epochs} epochs of {plan.fit.optimiser}"
+        f"mesh {plan.ranks // plan.slabs}x{plan.slabs} (angle x slab), {batches} batches per step, "
+        f"{plan.fit.epochs} epochs of {plan.fit.optimiser}"
     )
     yield from (f"note: {note}" for note in plan.notes)
 
 
 def _memory(predicted: Prediction) -> Iterator[str]:
-    yield f"memory of a rank       {_number(predicted.memory.total):>10}B"
+    yield f"memory of a rank       {number_text(predicted.memory.total):>10}B"
     for part in fields(predicted.memory):
         if size := getattr(predicted.memory, part.name):
-            yield f"  {_number(size):>10}B  {_MEMORY[part.name]}"
+            yield f"  {number_text(size):>10}B  {_MEMORY[part.name]}"
 
 
 def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile) -> Iterator[str]:
     exchange, work, seconds = predicted.exchange, predicted.work, predicted.seconds
-    yield f"sent in an epoch       {_number(predicted.sent_bytes):>10}B of all ranks"
-    gathered = f"({_number(exchange.strips)}B if views gathered strips)"
-    yield f"  {_number(exchange.rows):>10}B  rows and their gradients {gathered}"
-    yield f"  {_number(exchange.priors):>10}B  rows for regularisers"
-    yield f"  {_number(predicted.gradients):>10}B  gradients of groups that share views"
+    yield f"sent in an epoch       {number_text(predicted.sent_bytes):>10}B of all ranks"
+    gathered = f"({number_text(exchange.strips)}B if views gathered strips)"
+    yield f"  {number_text(exchange.rows):>10}B  rows and their gradients {gathered}"
+    yield f"  {number_text(exchange.priors):>10}B  rows for regularisers"
+    yield f"  {number_text(predicted.gradients):>10}B  gradients of groups that share views"
     yield (
         f"FFT pairs in an epoch  {work.pairs:>10,.0f}, {work.most_pairs:,.0f} of the rank that has most, in "
         f"{work.steps} steps"
@@ -233,11 +234,12 @@ def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile) -> Iterat
         f"batches {seconds.batches:.3g} s, turns {seconds.turns:.3g} s, steps {seconds.steps:.3g} s, {sent}; "
         f"{plan.fit.epochs} epochs {hours:.3g} h"
     )
-    source = "as measured" if profile.measured else "from the data sheet, not measured"
-    yield f"useful work            {100 * predicted.useful:>10.3g} % of it, the gradient's FFTs; {profile.machine}, {source}"
+    yield f"useful work            {100 * predicted.useful:>10.3g} % of it: FFTs of the gradient"
+    source = "measured" if profile.measured else "from the data sheet, not measured"
+    yield f"times of               {profile.machine}, {source}"
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
     """Return three digits with an SI prefix, such as ``1.34 G``."""
     if value == 0:
         return "0 "

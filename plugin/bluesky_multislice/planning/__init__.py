@@ -13,6 +13,7 @@ from bluesky_multislice.planning.prediction import Prediction, predict_cost
 from bluesky_multislice.planning.sampling import window_margin
 from bluesky_multislice.planning.stages import thin_plan, with_probe_light
 from bluesky_multislice.planning.start import angles_tell_axis
+from bluesky_multislice.planning.step_sizes import small_steps
 from bluesky_multislice.planning.work import Work, work_of
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "outlook",
     "predict_cost",
     "read_profile",
+    "small_steps",
     "thin_plan",
     "this_machine",
     "window_margin",

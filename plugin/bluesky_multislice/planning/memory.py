@@ -116,12 +116,11 @@ def fitted_into_memory(
 
 def _with_frame_tiles(plan: Plan, geometry: ScanGeometry, recipe: Recipe, *, needed: bool) -> Plan:
     """Return the plan with tiles of frames, one a rank, where they serve; tiles within them divide what is left."""
-    tiles = tiles_of_frames(plan, geometry, recipe, needed=needed)
+    tiles, note = tiles_of_frames(plan, geometry, recipe, needed=needed)
+    noted = replace(plan, notes=(*plan.notes, note)) if note else plan
     if tiles is None:
-        return plan
-    rows = max(last - first for first, last in tiles.rows)
-    note = f"every rank of an angle computes {rows} rows of each frame, with {tiles.halo} more on either side"
-    cut = replace(plan, frame_tiles=tiles, notes=(*plan.notes, note))
+        return noted
+    cut = replace(noted, frame_tiles=tiles)
     if plan.propagation == "tiled-multislice":
         cut = replace(cut, tiles=tiles_of(geometry, plan.grid, computed_field(cut, geometry), recipe.accuracy)[0])
     return cut
@@ -161,8 +160,12 @@ def _volumes(plan: Plan, angles: int) -> float:
     fit = plan.fit
     parts = 2 if fit.absorption else 1
     moments = 2 if fit.optimiser == "adam" else 1
+    weight = fit.optimiser == "nesterov"
     # Object, gradient and best copy; a gradient on its way, and at the first step the weight of the voxels.
-    count = parts * (3 + moments) + 1 + (fit.optimiser == "nesterov")
+    count = parts * (3 + moments) + 1 + weight
+    if (sharing := plan.ranks_sharing_planes) > 1:
+        # Object and gradient of the rows held, and again of this rank's planes, with all that the optimiser keeps.
+        count = 2 * parts + 1 + (parts * (3 + moments) + weight) / sharing
     # δ and β of the first volume, which all fits start from that try a weight.
     count += 2 if plan.start != "empty" and plan.smoothings else 0
     # This gradient, steepest descent and direction, the ones before, and a copy on the way to the bottom.
@@ -172,13 +175,13 @@ def _volumes(plan: Plan, angles: int) -> float:
     return count + (4 if plan.interpolation == "fourier" and angles > 1 else 0)
 
 
-def _written(plan: Plan) -> int:
+def _written(plan: Plan) -> float:
     """Return how many arrays as large as one part of the volume a checkpoint is written from while the fit goes on."""
     fit = plan.fit
     parts = 2 if fit.absorption else 1
     moments = 2 if fit.optimiser == "adam" else 1
-    # Object and best copy, and the weight of the voxels.
-    return parts * (2 + moments) + (fit.optimiser == "nesterov")
+    # Object, and of this rank's planes the best copy and the weight of the voxels.
+    return parts + (parts * (1 + moments) + (fit.optimiser == "nesterov")) / plan.ranks_sharing_planes
 
 
 def _frames(plan: Plan, geometry: ScanGeometry) -> float:

@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models import Edges, ForwardModel, FrameTiles
 from bluesky_multislice.optics import Gradient, Interpolation, Kernel
-from bluesky_multislice.parallel import Mesh, Rows, Slab
+from bluesky_multislice.parallel import Mesh, Rows, Slab, planes_are_shared
 from bluesky_multislice.recipe import Start, Support
 from bluesky_multislice.solvers import FitSettings, FramesIn
 
@@ -102,6 +103,13 @@ class Plan:
     def epochs(self) -> int:
         """Most epochs of all fits together."""
         return sum(plan.fit.epochs + plan.fit.polish for plan in (*self.earlier, self))
+
+    @property
+    def ranks_sharing_planes(self) -> int:
+        """Ranks of the same rows that share the planes which the optimiser moves; 1 where each moves all."""
+        mesh = Mesh(0, self.ranks, torch.device("cpu"), self.slabs)
+        shared = self.fit.optimiser != "weighted" and planes_are_shared(mesh, self.grid.shape[0])
+        return mesh.angles if shared else 1
 
     @property
     def options(self) -> dict[str, Any]:

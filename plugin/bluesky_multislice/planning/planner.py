@@ -41,9 +41,7 @@ _LANES = 2
 """Batches of a step, if there are no more ranks that share views: a mesh of few ranks gives the same volume as one."""
 
 
-def make_plan(
-    recipe: Recipe, scan: Scan, site: Machine | None = None, profile: MachineProfile | None = None
-) -> Plan:
+def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: MachineProfile | None = None) -> Plan:
     """Derive a plan.
 
     Args:

@@ -97,10 +97,10 @@ def turn_seconds_per_voxel(plan: Plan, profile: MachineProfile) -> float:
 
 
 def step_seconds_per_voxel(plan: Plan, profile: MachineProfile) -> float:
-    """Return the seconds of a step for a voxel of all parts; groups of ranks share the regularisers."""
+    """Return the seconds of a step for a voxel of all parts; groups of ranks share the regularisers, and what moves."""
     parts = 2 if plan.fit.absorption else 1
     regularised = profile.regularise_s_a_voxel * plan.slabs / plan.ranks if plan.fit.priors.weighted else 0.0
-    return parts * (profile.move_s_a_voxel + regularised)
+    return parts * (profile.move_s_a_voxel / plan.ranks_sharing_planes + regularised)
 
 
 def reduced_bytes(plan: Plan, steps: int) -> int:

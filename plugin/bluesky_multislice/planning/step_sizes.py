@@ -4,8 +4,8 @@ Every step goes through the whole volume: sum over ranks, regularisers, optimise
 there and back. Small scans take steps of few views from each lane. Where that would take longer than the gradient of
 the views, all views of an angle are a batch, so that the volume is turned to each angle once in an epoch, and a step
 takes several angles of every lane: as many as make all steps of an epoch cost what its gradients do, and no more than
-leave twenty steps. A gradient of so many views has less noise and bears steps twice as long, with which validation
-frames are explained as well after as many epochs (tests/benchmarks/large_step_benchmark.py).
+leave twenty steps. A gradient of several angles has less noise and bears steps twice as long, with which validation
+frames are explained as well after a quarter more epochs (tests/benchmarks/large_step_benchmark.py).
 """
 
 import math
@@ -26,8 +26,12 @@ from bluesky_multislice.planning.work import transforms_of
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import split_views
 
-_LONGER = 2.0
-"""Length of large steps over that of small ones, of 1, 2 and 4 the one that explains validation frames soonest."""
+_LONGER, _ANGLES = 2.0, 3
+"""Length of large steps over that of small ones, of 1, 2 and 4 the one that explains validation frames soonest; and
+angles of a step from which on it may be so long: with all views of one angle a fit wanders about."""
+
+_MORE_EPOCHS = 1.25
+"""Epochs of large steps over those of small ones, to the same misfit of validation frames."""
 
 _LEAST_BATCH = 32
 """Views of a batch that is not halved again where memory is short."""
@@ -71,18 +75,32 @@ def step_sizes(plan: Plan, geometry: ScanGeometry, recipe: Recipe, profile: Mach
     parts = math.ceil(STEPS_PER_EPOCH * plan.lanes / angles) if by_angle else 1
     views = math.ceil((per_angle if by_angle else per_angle / plan.lanes) / parts)
     while True:
-        settings = replace(plan.fit, batch_views=views, step=_LONGER * recipe.step)
-        yield _with_steps(replace(plan, whole_angles=by_angle, fit=settings), geometry, profile)
+        sized = replace(plan, whole_angles=by_angle, fit=replace(plan.fit, batch_views=views))
+        yield _with_steps(sized, geometry, recipe, profile)
         if views <= _LEAST_BATCH:
             return
         views = max(_LEAST_BATCH, math.ceil(views / 2))
 
 
-def _with_steps(plan: Plan, geometry: ScanGeometry, profile: MachineProfile) -> Plan:
+def small_steps(plan: Plan, geometry: ScanGeometry, recipe: Recipe) -> Recipe:
+    """Return the recipe that asks for the steps of few views which small scans have, on a plan's ranks and slabs."""
+    groups = plan.ranks // plan.slabs
+    lanes = max(_FEW_LANES, groups)
+    fitted = len(split_views(geometry.views, plan.held_back_every)[0])
+    views = batch_views_of(fitted, lanes, plan.fit.optimiser)
+    chosen = {"batches_per_step": lanes, "batch_views": views, "mesh": f"{groups}x{plan.slabs}"}
+    return recipe.model_copy(update=chosen)
+
+
+def _with_steps(plan: Plan, geometry: ScanGeometry, recipe: Recipe, profile: MachineProfile) -> Plan:
     """Return the plan with as many batches of each lane in a step as make steps cost what gradients do."""
     epoch = _epoch_of(plan, geometry, profile)
     wanted = max(STEPS_PER_EPOCH, math.floor(epoch.gradient / epoch.step))
-    return replace(plan, fit=replace(plan.fit, batches_per_lane=max(1, epoch.steps // wanted)))
+    per_lane = max(1, epoch.steps // wanted)
+    longer = _LONGER if per_lane * plan.lanes >= _ANGLES else 1.0
+    epochs = recipe.epochs or math.ceil(_MORE_EPOCHS * plan.fit.epochs)
+    fit = replace(plan.fit, batches_per_lane=per_lane, step=longer * recipe.step, epochs=epochs)
+    return replace(plan, fit=fit)
 
 
 def _large_steps_pay(plan: Plan, geometry: ScanGeometry) -> bool:
