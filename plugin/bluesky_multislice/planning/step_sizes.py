@@ -66,6 +66,7 @@ def step_sizes(plan: Plan, geometry: ScanGeometry, recipe: Recipe, profile: Mach
         recipe: what a person chose.
         profile: of the machine that computes; it says how many steps an epoch of large ones has.
     """
+    plan = _with_lanes(plan, geometry, recipe)
     if recipe.batch_views or recipe.batches_per_step or not _large_steps_pay(plan, geometry):
         yield plan
         return
@@ -80,6 +81,16 @@ def step_sizes(plan: Plan, geometry: ScanGeometry, recipe: Recipe, profile: Mach
         if views <= _LEAST_BATCH:
             return
         views = max(_LEAST_BATCH, math.ceil(views / 2))
+
+
+def _with_lanes(plan: Plan, geometry: ScanGeometry, recipe: Recipe) -> Plan:
+    """Return the plan with a lane for each group of ranks, where memory asked for slabs: fewer than there are ranks."""
+    if recipe.batches_per_step or recipe.mesh or plan.slabs == 1:
+        return plan
+    fitted = len(split_views(geometry.views, plan.held_back_every)[0])
+    lanes = min(fitted, max(_FEW_LANES, plan.ranks // plan.slabs))
+    views = recipe.batch_views or batch_views_of(fitted, lanes, plan.fit.optimiser)
+    return replace(plan, lanes=lanes, fit=replace(plan.fit, batch_views=views))
 
 
 def small_steps(plan: Plan, geometry: ScanGeometry, recipe: Recipe) -> Recipe:
