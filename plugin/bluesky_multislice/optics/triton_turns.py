@@ -93,10 +93,8 @@ def turn_planes(
         sample_z, sample_x = _sample(turn, plane, x, nz, nx)
         i, beyond_i = _from_first(sample_z, nz)
         j, beyond_j = _from_first(sample_x, nx)
-        for a in tl.static_range(2 * REACH):
-            for b in tl.static_range(2 * REACH):
-                above: tl.constexpr = a + 1 - REACH
-                beside: tl.constexpr = b + 1 - REACH
+        for above in tl.static_range(1 - REACH, 1 + REACH):
+            for beside in tl.static_range(1 - REACH, 1 + REACH):
                 weight = _weight(sample_z, sample_x, beyond_i, beyond_j, above, beside, REACH, SLOPE)
                 exists = (i + above >= 0) & (i + above < nz) & (j + beside >= 0) & (j + beside < nx)
                 row = ((i + above).to(tl.int64) * nx + (j + beside)) * ny
@@ -108,7 +106,7 @@ def turn_planes(
 
 @triton.jit
 def turn_planes_back(
-    image, volume, turn, nz, ny, nx, slices, REACH: tl.constexpr, SLOPE: tl.constexpr, X: tl.constexpr, Y: tl.constexpr
+    image, volume, turn, nz, ny, nx, slices, REACH: tl.constexpr, X: tl.constexpr, Y: tl.constexpr
 ):
     """Write voxels: what the transpose of ``turn_planes`` makes of slices; both lie with y last."""
     j = tl.program_id(0) * X + tl.arange(0, X)
@@ -131,7 +129,7 @@ def turn_planes_back(
             near_i, beyond_i = _from_first(sample_z, nz)
             near_j, beyond_j = _from_first(sample_x, nx)
             above, beside = i - near_i, j - near_j
-            weight = _weight(sample_z, sample_x, beyond_i, beyond_j, above, beside, REACH, SLOPE) / planes
+            weight = _weight(sample_z, sample_x, beyond_i, beyond_j, above, beside, REACH, False) / planes
             counts = (above > -REACH) & (above <= REACH) & (beside > -REACH) & (beside <= REACH)
             counts = counts & (plane >= 0) & (plane < nz) & (x >= 0) & (x < nx)
             row = (here.to(tl.int64) * nx + x) * ny
@@ -203,6 +201,6 @@ def turned_back(image: Tensor, units: Tensor, planes: int, kernel: KernelName) -
     slices, ny, nx = image.shape
     volume = image.new_empty(planes, nx, ny).mT
     turn_planes_back[triton.cdiv(nx, _X), triton.cdiv(ny, _Y), planes](
-        with_y_last(image), volume, units, planes, ny, nx, slices, REACH=_REACH[kernel], SLOPE=False, X=_X, Y=_Y
+        with_y_last(image), volume, units, planes, ny, nx, slices, REACH=_REACH[kernel], X=_X, Y=_Y
     )
     return volume
