@@ -14,6 +14,7 @@ from bluesky_multislice.optics.detection import (
 )
 from bluesky_multislice.optics.finite_difference import finite_difference
 from bluesky_multislice.optics.interpolation import bytes_of_turn, kept_turns
+from bluesky_multislice.optics.kernels import Kernels, fused, kernels_in_use
 from bluesky_multislice.optics.layout import as_it_lies, with_y_last
 from bluesky_multislice.optics.margins import absorbing_margin
 from bluesky_multislice.optics.multislice import multislice
@@ -46,6 +47,7 @@ __all__ = [
     "Gradient",
     "Interpolation",
     "Kernel",
+    "Kernels",
     "absorbing_margin",
     "affine",
     "apply_transfer",
@@ -55,9 +57,11 @@ __all__ = [
     "bytes_of_turn",
     "far_field",
     "finite_difference",
+    "fused",
     "halo_pixels",
     "kept_turns",
     "kernel_transfer",
+    "kernels_in_use",
     "multislice",
     "near_field",
     "phase_rate",

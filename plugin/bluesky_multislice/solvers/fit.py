@@ -17,7 +17,8 @@ from bluesky_multislice.solvers.data_step import step_to_the_bottom
 from bluesky_multislice.solvers.fidelity import FIDELITIES, amplitude_r_factor
 from bluesky_multislice.solvers.journal import FitJournal
 from bluesky_multislice.solvers.misfit import add_gradients, expected_and_measured, misfit_of
-from bluesky_multislice.solvers.regularisers import add_gradient_of_penalty, noise_of_vacuum
+from bluesky_multislice.solvers.optimiser import OnePass
+from bluesky_multislice.solvers.regularisers import add_gradient_of_penalty, noise_of_vacuum, weights_of_slab
 from bluesky_multislice.solvers.solution import Epoch, Solution, Status
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import ViewSet
@@ -240,27 +241,31 @@ def _step(
     misfit = add_gradients(unknowns, fitted, batches, settings)
     sums = torch.cat([misfit, misfit.new_tensor([wanted])])
     mesh.sum(sums)
-    gradients = unknowns.gradients()
-    # Ranks of the same rows take their shares of the penalty, and add them up with the frames' gradients.
-    add_gradient_of_penalty(
-        unknowns.object,
-        gradients[0],
-        settings.priors.at(unknowns.optimiser.relative_step),
-        settings.floor_rad,
-        noise,
-        unknowns.slab,
-        weight=sums[1],
-        share=(mesh.angle, mesh.angles),
-    )
+    gradients, priors = unknowns.gradients(), settings.priors.at(unknowns.optimiser.relative_step)
+    weights, in_one_pass = None, unknowns.optimiser.takes_all_in_one_pass
+    if in_one_pass and mesh.angles == 1:
+        weights = weights_of_slab(unknowns.object, priors, settings.floor_rad, noise, unknowns.slab)
+    else:
+        # Ranks of the same rows take their shares of the penalty, and add them up with the frames' gradients.
+        add_gradient_of_penalty(
+            unknowns.object,
+            gradients[0],
+            priors,
+            settings.floor_rad,
+            noise,
+            unknowns.slab,
+            weight=sums[1],
+            share=(mesh.angle, mesh.angles),
+        )
     unknowns.sum_gradients(mesh)
-    for gradient in gradients:
+    for gradient in gradients[1:] if in_one_pass else gradients:
         gradient /= sums[1]
     if unknowns.optimiser.waits:
         weight = _weight(unknowns, fitted, mesh)
         uphill = weight * gradients[0]
         way = step_to_the_bottom(unknowns, fitted, batches, uphill, settings.object_step_rad, mesh)
         unknowns.optimiser.start(way, weight)
-    unknowns.step()
+    unknowns.step(OnePass(sums[1], weights) if in_one_pass else None)
     return sums
 
 

@@ -21,11 +21,11 @@ from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.descent import gradient_of
 from bluesky_multislice.solvers.fidelity import FidelityName
-from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OptimiserName
+from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OnePass, OptimiserName
 from bluesky_multislice.solvers.probe import ProbeOptimiser
 from bluesky_multislice.solvers.probe_variation import ProbeVariation
 from bluesky_multislice.solvers.refinement import Refinement
-from bluesky_multislice.solvers.regularisers import Priors, bound
+from bluesky_multislice.solvers.regularisers import Bounds, Priors, bound
 from bluesky_multislice.solvers.schedule import RefinementSettings
 
 _LAST_STEP = 0.02
@@ -293,19 +293,36 @@ class Unknowns:
             gradient.zero_()
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Move against the gradients, and set them to zero."""
+    def step(self, one_pass: OnePass | None = None) -> None:
+        """Move against the gradients, and set them to zero.
+
+        Args:
+            one_pass: has the object moved, penalised and bounded in one pass, see ``ObjectOptimiser``.
+        """
         self.gradients()
         if self._light is not None:
-            self.optimiser.weigh(self._light)
+            self.optimiser.weigh(self._light, in_step=one_pass is not None)
             self._probe_optimiser.weigh(self.slab.total(float(self._light.sum())))
             self._light.zero_()
-        self.optimiser.step()
+        if one_pass is None:
+            self.optimiser.step()
+            bound(self.object, self._settings.priors, positivity=self._settings.positivity, support=self._support)
+        else:
+            self._step_in_one_pass(one_pass)
         self._probe_optimiser.step()
         if self._variation is not None:
             self._variation.step()
         self._refinement.step()
-        bound(self.object, self._settings.priors, positivity=self._settings.positivity, support=self._support)
+
+    def _step_in_one_pass(self, one_pass: OnePass) -> None:
+        settings, nothing = self._settings, self.object[..., :0, :]
+        least, most = settings.priors.beta_over_delta_min, settings.priors.beta_over_delta_max
+        alone = one_pass.weights is None or self.slab.whole
+        around = (nothing, nothing) if alone else self.slab.rows_around(self.object)
+        self.optimiser.step_in_one_pass(one_pass, around, Bounds(settings.positivity, self._support, least, most))
+        # The object lies where its gradient was, and the other way round.
+        for part, volume, gradient in zip(self._volumes, self.object, gradient_of(self.object), strict=True):
+            part.data, gradient_of(part).data = volume, gradient
 
     def end_epoch(self) -> None:
         """Shorten the step."""
