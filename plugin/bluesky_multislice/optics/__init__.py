@@ -14,7 +14,7 @@ from bluesky_multislice.optics.detection import (
 )
 from bluesky_multislice.optics.finite_difference import finite_difference
 from bluesky_multislice.optics.interpolation import bytes_of_turn, kept_turns
-from bluesky_multislice.optics.kernels import Kernels, fused, kernels_in_use
+from bluesky_multislice.optics.kernels import Choice, Kernels, Part, kernels_in_use, use_kernels, uses_fused
 from bluesky_multislice.optics.layout import as_it_lies, with_y_last
 from bluesky_multislice.optics.margins import absorbing_margin
 from bluesky_multislice.optics.multislice import multislice
@@ -44,10 +44,12 @@ PROPAGATIONS = {
 
 __all__ = [
     "PROPAGATIONS",
+    "Choice",
     "Gradient",
     "Interpolation",
     "Kernel",
     "Kernels",
+    "Part",
     "absorbing_margin",
     "affine",
     "apply_transfer",
@@ -57,7 +59,6 @@ __all__ = [
     "bytes_of_turn",
     "far_field",
     "finite_difference",
-    "fused",
     "halo_pixels",
     "kept_turns",
     "kernel_transfer",
@@ -76,5 +77,7 @@ __all__ = [
     "thickest_slice_m",
     "tiled_multislice",
     "transmission",
+    "use_kernels",
+    "uses_fused",
     "with_y_last",
 ]

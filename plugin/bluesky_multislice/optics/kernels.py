@@ -54,6 +54,6 @@ def kernels_in_use() -> Choice:
     return _choice
 
 
-def fused(part: Part, device: torch.device) -> bool:
+def uses_fused(part: Part, device: torch.device) -> bool:
     """Return whether fused kernels do a part of the work on a device."""
     return part in _choice.fused and device.type == _choice.device_type

@@ -130,9 +130,7 @@ def _back(h, wave, at, valid, modulus, cosine, sine, UNDO: tl.constexpr):
 
 
 @triton.jit
-def back_own(
-    h, wave, delta, beta, in_delta, in_beta, strength, pixels, UNDO: tl.constexpr, BLOCK: tl.constexpr
-):
+def back_own(h, wave, delta, beta, in_delta, in_beta, strength, pixels, UNDO: tl.constexpr, BLOCK: tl.constexpr):
     """Write the gradients in a view's own plane, and turn h, and ψ to undo the slice."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = at < pixels
@@ -227,14 +225,14 @@ class TritonSlice:
         windowed = self._first is not None
         rows, row = self._delta.shape[-2:] if windowed else (1, ny * nx)
         height, width = _TILE if windowed else (1, _BLOCK)
-        # Windows begin anywhere, so that their waves are read pixel by pixel: the plane is then shared out alike.
-        pixels_of_thread = 1 if windowed else 2
+        # Windows begin anywhere: their waves are read pixel by pixel, and so the plane is, too.
+        warps = height * width // (32 if windowed else 64)
         # The plane stands for windows where there are none: the kernel reads none.
         first = self._delta if self._first is None else self._first[group]
         back_shared[(triton.cdiv(rows, height) * triton.cdiv(row, width),)](
             *waves, self._delta, self._beta, first, in_delta, in_beta, self._strength,
             *((ny, nx) if windowed else (rows, row)), rows, row, views,
-            WINDOWED=windowed, UNDO=undo, HEIGHT=height, WIDTH=width, num_warps=height * width // pixels_of_thread // 32,
+            WINDOWED=windowed, UNDO=undo, HEIGHT=height, WIDTH=width, num_warps=warps,
         )  # fmt: skip
         return h
 

@@ -105,9 +105,7 @@ def turn_planes(
 
 
 @triton.jit
-def turn_planes_back(
-    image, volume, turn, nz, ny, nx, slices, REACH: tl.constexpr, X: tl.constexpr, Y: tl.constexpr
-):
+def turn_planes_back(image, volume, turn, nz, ny, nx, slices, REACH: tl.constexpr, X: tl.constexpr, Y: tl.constexpr):
     """Write voxels: what the transpose of ``turn_planes`` makes of slices; both lie with y last."""
     j = tl.program_id(0) * X + tl.arange(0, X)
     y = tl.program_id(1) * Y + tl.arange(0, Y)

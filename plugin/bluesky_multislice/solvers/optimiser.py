@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bluesky_multislice.optics import fused
+from bluesky_multislice.optics import uses_fused
 from bluesky_multislice.solvers.descent import Adam, Nesterov, gradient_of, named, of_name
 from bluesky_multislice.solvers.regularisers import NO_WEIGHTS, Bounds, Weights
 
@@ -92,7 +92,7 @@ class ObjectOptimiser:
     def takes_all_in_one_pass(self) -> bool:
         """Whether the next step may be ``step_in_one_pass``: fused kernels serve, and its length is known."""
         known = not self.waits and (self._adam is None or self._adam.floor > 0)
-        return known and self._volume.dtype == torch.float32 and fused("descent", self._volume.device)
+        return known and self._volume.dtype == torch.float32 and uses_fused("descent", self._volume.device)
 
     @property
     def relative_step(self) -> float:

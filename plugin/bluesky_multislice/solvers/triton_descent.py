@@ -180,9 +180,7 @@ class Pull:
     pixels: Tensor
 
 
-def move(
-    volume: Tensor, gradient: Tensor, moments: Moments, pull: Pull, weight: Tensor | None, bounds: Bounds
-) -> None:
+def move(volume: Tensor, gradient: Tensor, moments: Moments, pull: Pull, weight: Tensor | None, bounds: Bounds) -> None:
     """Write over the gradient where a volume goes; the volume stays as it is.
 
     Args:
