@@ -35,7 +35,7 @@ from bluesky_multislice.parallel import (
 from bluesky_multislice.planning import Plan, identity
 from bluesky_multislice.provenance import describe, software
 from bluesky_multislice.reconstruct import Reconstruction, reconstruct
-from bluesky_multislice.solvers import Epoch, Interrupted, Journal, Solution
+from bluesky_multislice.solvers import Epoch, Interrupted, Journal, Solution, choose_kernels
 from bluesky_multislice.units import energy_ev_from_wavelength
 
 _BETWEEN_PREVIEWS_S = 60.0
@@ -65,6 +65,9 @@ def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
 
         belongs_to = identity(scan, plan)
         _check_alike(mesh, belongs_to | software())
+        kernels = choose_kernels(plan.kernels, mesh)
+        if mesh.rank == 0:
+            print(f"kernels: {kernels}", flush=True)
         with closing(Checkpoints(folder.checkpoints, mesh, belongs_to)) as checkpoints:
             journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, asked=_Asked(folder, mesh, asked))
             try:

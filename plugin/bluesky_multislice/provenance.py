@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.interchange import frame_files
+from bluesky_multislice.optics import kernels_in_use
 from bluesky_multislice.reconstruct import Reconstruction
 
 _RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -64,6 +65,7 @@ def describe(
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
             "ranks": ranks,
             "threads": torch.get_num_threads(),
+            "kernels": kernels_in_use().as_dict(),
             "peak_memory_bytes": peak_memory_bytes,
             # Some starts found no checkpoint to go on from, and of some only the checkpoint knows.
             "restarts": max(len(resumed), sum(int(os.environ.get(name, "0")) for name in _RESTARTS)),

@@ -21,6 +21,7 @@ from bluesky_multislice.resources import Resources
 
 Support = Literal["everywhere", "cylinder"]
 Start = Literal["thin_sample", "empty"]
+Kernels = Literal["auto", "general", "fused"]
 Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "finite-difference-wide", "projection"]
 
 
@@ -303,6 +304,11 @@ class Recipe(BaseModel):
         "volume is cut into. None: no more slabs than memory asks for.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job computes.")
+    kernels: Kernels = Field(
+        default="auto",
+        description="Kernels on a GPU: auto takes fused ones, which are faster, where a short comparison finds them to "
+        "agree with PyTorch's general ones; fused insists. Change it to rule out a fault.",
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the order of views.")
     resources: Resources = Field(
         default_factory=Resources, description="What the job asks of the machine, where the site's profile lets it."

@@ -153,7 +153,7 @@ class Replays:
         new_graph: makes a graph on a device, given the one that is replayed before it.
     """
 
-    def __init__(self, new_graph: Callable[[torch.device, Graph | None], Graph]) -> None:
+    def __init__(self, new_graph: Callable[..., Graph]) -> None:
         self._new_graph = new_graph
         self._kept: OrderedDict[Hashable, Captured | None] = OrderedDict()
         self._met: Counter[Hashable] = Counter()

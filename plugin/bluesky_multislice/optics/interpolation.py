@@ -18,6 +18,7 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
+from bluesky_multislice.optics.kernels import uses_fused
 from bluesky_multislice.optics.layout import has_y_last
 from bluesky_multislice.optics.memory import empty
 
@@ -129,6 +130,11 @@ def turn_in_planes(
         slice_of_plane: (z,) index of the slice that each turned plane belongs to.
         kernel: of the interpolation.
     """
+    if volume.dtype == torch.float32 and uses_fused("turns", volume.device):
+        # Triton is there where fused kernels serve only.
+        from bluesky_multislice.optics.triton_turns import turn as turn_without_matrix
+
+        return turn_without_matrix(volume, angle_rad, slice_of_plane[-1] + 1, kernel)
     angle = torch.as_tensor(angle_rad, dtype=torch.float64)
     turn = _Turn(slice_of_plane, volume.shape[2], angle.detach().item(), volume.dtype, volume.device, kernel)
     turned = _Product.apply(volume, *_matrices(turn), False)

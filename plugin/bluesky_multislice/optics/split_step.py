@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bluesky_multislice.optics.conventions import wavenumber
+from bluesky_multislice.optics.kernels import uses_fused
 from bluesky_multislice.optics.memory import empty, free_memory
 from bluesky_multislice.optics.sampling import Windows, check_wave_and_object, thickness_of_slices
 from bluesky_multislice.optics.transmission import EagerSlice, Slice
@@ -275,6 +276,12 @@ def _maker_of_slices(
 ) -> Callable[[Tensor, Tensor, float], Slice]:
     """Return what makes a slice from its δ, β and kΔz: fused where it can be done, else eager."""
     single = (wave.dtype, delta.dtype, beta.dtype) == (torch.complex64, torch.float32, torch.float32)
+    if single and uses_fused("slices", wave.device):
+        # Triton is there where fused kernels serve only.
+        from bluesky_multislice.optics.triton_slices import TritonSlice
+
+        first = None if windows is None else torch.tensor(windows, dtype=torch.int32, device=wave.device)
+        return functools.partial(TritonSlice, first=first)
     if not single or wave.device.type != "cpu" or torch.get_num_threads() > 1:
         return functools.partial(EagerSlice, pixels=EagerSlice.seen(windows, wave, delta))
     # numba takes a second to import, which those who compute nothing need not wait for.

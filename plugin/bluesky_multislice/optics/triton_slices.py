@@ -11,6 +11,9 @@ differ, approximate or do not exist.
 Source of the polynomials and of the parts of π/2 and ln 2: Moshier, Cephes library, sinf.c and expf.c.
 """
 
+# Triton's compiler gives the arguments of kernels their types, which pyright does not know.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+
 import torch
 import triton
 import triton.language as tl

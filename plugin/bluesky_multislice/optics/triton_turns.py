@@ -8,6 +8,9 @@ Places are integers, multiples of 2⁻⁴¹ pixels: single precision is wrong by
 precision slow on many devices. Integers are exact, so that the transpose sees the same neighbours everywhere.
 """
 
+# Triton's compiler gives the arguments of kernels their types, which pyright does not know.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+
 import torch
 import triton
 import triton.language as tl

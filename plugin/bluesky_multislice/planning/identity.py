@@ -23,6 +23,7 @@ _OF_THE_MACHINE = (
     "gradient",
     "notes",
     "checkpoint_every",
+    "kernels",
     "batch_views",
     "earlier",
 )

@@ -112,6 +112,7 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
         notes=tuple(notes),
         joint_illumination=recipe.illumination == "joint",
         checkpoint_every=recipe.checkpoint_every,
+        kernels=recipe.kernels,
     )
     plan = fitted_into_memory(plan, geometry, recipe, slabs, machine)
     check_slabs(recipe, plan)

@@ -152,9 +152,7 @@ def _fused_step(volume: Tensor, method: Descent, priors: Priors, bounds: Bounds,
     volume.copy_(gradient)
 
 
-def graphs(
-    device: torch.device, new_graph: Callable[[torch.device, Graph | None], Graph] = AcceleratorGraph
-) -> Iterator[tuple[Tensor, Tensor]]:
+def graphs(device: torch.device, new_graph: Callable[..., Graph] = AcceleratorGraph) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield waves behind an object, and gradients, of calls of which the last ones replay a graph.
 
     Args:

@@ -63,7 +63,7 @@ def _choice(asked: Kernels, device: torch.device, largest: Callable[[float], flo
         return Choice(asked, (), missing or "the job computes on processors", device.type)
     own = _kept_or_compared(device)
     # A part that could not be compared is as far off as can be; the ranks see the largest of their differences.
-    differences = {part: largest(own[part]) for part in CASES}
+    differences: dict[Part, float] = {part: largest(own[part]) for part in CASES}
     agreeing = tuple(part for part in CASES if differences[part] <= AGREEMENT)
     odd = [part for part in CASES if part not in agreeing]
     if asked == "fused" and [part for part in odd if part != "graphs"]:
@@ -84,9 +84,9 @@ def _missing(device: torch.device) -> str:
     """Return what fused kernels lack on a device; nothing where they can be compiled for it."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    import triton
+    from triton import knobs
 
-    return "there is no accelerator" if device.type == "cpu" and not triton.knobs.runtime.interpret else ""
+    return "there is no accelerator" if device.type == "cpu" and not knobs.runtime.interpret else ""
 
 
 def _kept_or_compared(device: torch.device) -> dict[Part, float]:

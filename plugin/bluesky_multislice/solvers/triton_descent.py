@@ -4,6 +4,9 @@ A voxel's regularisers look at its neighbours, which must not have moved yet. So
 gradient, at whose other voxels nobody looks, and both exchange their memory: no second volume is needed.
 """
 
+# Triton's compiler gives the arguments of kernels their types, which pyright does not know.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+
 from dataclasses import dataclass
 
 import torch
