@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -221,40 +222,47 @@ def kinds_of(dtype):
     return {type(part) for part in wave.grad_fn.slices.values()}
 
 
-def test_single_precision_in_one_thread_is_fused():
-    with threads(1):
+@pytest.mark.parametrize("number", [1, 2])
+def test_single_precision_is_fused_in_any_number_of_threads(number):
+    with threads(number):
         assert kinds_of(torch.complex64) == {FusedSlice}
         assert kinds_of(torch.complex128) == {EagerSlice}
-    with threads(2):
-        assert kinds_of(torch.complex64) == {EagerSlice}
+
+
+def eager_slices(windows, wave, delta, beta):
+    return partial(EagerSlice, origins=EagerSlice.seen(windows, wave, delta))
 
 
 @every_way
+@pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("kind", OBJECTS)
-def test_fused_slices_equal_eager_ones(monkeypatch, way, kind):
+def test_fused_slices_equal_eager_ones(monkeypatch, way, kind, number):
     shape, windows = OBJECTS[kind]
     parts = inputs(shape, torch.complex64)
     mask = None if way == "recomputed" else optics.absorbing_margin(SHAPE, 3, steps=PLANES).float()
     optics_of = {"slice_thickness_m": THICKNESS_M, "windows": windows, "gradient": way, "absorber": mask, **LIGHT}
-    # Two groups, of two views and of one: each must find its own.
+    # Two groups, of two views and of one: each must find its own. Threads share the few pixels of these waves.
     monkeypatch.setattr(split_step, "_views_at_once", lambda wave, largest: 2)
-    with threads(1):
-        fused = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
-    with threads(2):
-        eager = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
-    assert worst(fused, eager) < 1e-6
+    monkeypatch.setattr(fused, "_PIXELS_PER_THREAD", 16)
+    with threads(number):
+        compiled_ones = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
+    monkeypatch.setattr(split_step, "_maker_of_slices", eager_slices)
+    eager = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
+    assert worst(compiled_ones, eager) < 1e-6
 
 
 @every_way
-def test_fused_slices_of_own_objects_equal_eager_ones_beyond_what_is_made_at_once(way):
+@pytest.mark.parametrize("number", [1, 3])
+def test_fused_slices_of_own_objects_equal_eager_ones_beyond_what_is_made_at_once(monkeypatch, way, number):
     shape = (2, VIEWS, 31, 37)
     wave = random(*shape[1:], seed=1, dtype=torch.complex64).requires_grad_()
     parts, optics_of = [wave, *inputs(shape, torch.complex64)[1:]], {"slice_thickness_m": 2.0, "gradient": way, **LIGHT}
     assert wave.numel() > 6 * fused.MADE_AT_ONCE
-    with threads(1):
+    monkeypatch.setattr(fused, "_PIXELS_PER_THREAD", 16)
+    with threads(number):
         in_parts = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
-    with threads(2):
-        eager = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
+    monkeypatch.setattr(split_step, "_maker_of_slices", eager_slices)
+    eager = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
     assert worst(in_parts, eager) < 1e-6
 
 

@@ -38,7 +38,9 @@ def coordinates(n: int, pitch_m: float, *, device: torch.device | str = "cpu") -
     return (torch.arange(n, dtype=torch.float64, device=device) - (n - 1) / 2) * pitch_m
 
 
-def squared_frequency(shape: tuple[int, int], pixel_size_m: tuple[float, float]) -> Tensor:
+def squared_frequency(
+    shape: tuple[int, int], pixel_size_m: tuple[float, float], *, device: torch.device | str = "cpu"
+) -> Tensor:
     """Return f² (y, x) float64 in FFT order, 1/m²."""
-    fy, fx = (frequencies(n, pitch) for n, pitch in zip(shape, pixel_size_m, strict=True))
+    fy, fx = (frequencies(n, pitch, device=device) for n, pitch in zip(shape, pixel_size_m, strict=True))
     return fy[:, None] ** 2 + fx[None, :] ** 2

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.optics.conventions import wavenumber
+from bluesky_multislice.optics.propagation import Distance
 from bluesky_multislice.optics.sampling import Pixel, Thickness, Windows, pixel_pair
 from bluesky_multislice.optics.split_step import Gradient, split_step
 from bluesky_multislice.optics.stencils import Stencil, fractions
@@ -103,7 +104,9 @@ def finite_difference(
     field = swap or _Here((wave.shape[-2], wave.shape[-1]))
     pitches = pixel_pair(pixel_size_m)
 
-    def make_step(distance_m: float) -> "_Step":
+    def make_step(distance_m: Distance) -> "_Step":
+        # The levels of reduction depend on it: where it is refined on an accelerator, the host waits for it.
+        distance_m = float(distance_m)
         y, x = (
             _line(n, pitch, distance_m, wavelength_m, stencil, boundary, wave.dtype, wave.device)
             for n, pitch in zip(field.shape, pitches, strict=True)

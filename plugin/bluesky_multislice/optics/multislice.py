@@ -1,12 +1,13 @@
 """Multislice propagation: free propagation by FFT from slice to slice."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from bluesky_multislice.optics.propagation import Kernel, phase_rate, propagator
+from bluesky_multislice.optics.propagation import Distance, Kernel, most_decay, phase_rate, propagator
 from bluesky_multislice.optics.sampling import Pixel, Thickness, Windows, pixel_pair
 from bluesky_multislice.optics.split_step import Gradient, split_step
 
@@ -48,8 +49,9 @@ def multislice(
     """
     shape, pixel = (wave.shape[-2], wave.shape[-1]), pixel_pair(pixel_size_m)
 
-    def make_step(distance_m: float) -> FreeStep:
-        return _free_step(shape, pixel, wavelength_m, distance_m, kernel, wave.dtype, wave.device)
+    def make_step(distance_m: Distance) -> FreeStep:
+        make = _new_step if isinstance(distance_m, Tensor) else _free_step
+        return make(shape, pixel, wavelength_m, distance_m, kernel, wave.dtype, wave.device)
 
     return split_step(
         wave,
@@ -70,12 +72,12 @@ class FreeStep:
     Args:
         transfer: H (y, x) in FFT order.
         rate: returns ∂(ln H)/∂distance (y, x), 1/m.
+        unitary: whether |H| = 1.
     """
 
-    def __init__(self, transfer: Tensor, rate: Callable[[], Tensor]) -> None:
+    def __init__(self, transfer: Tensor, rate: Callable[[], Tensor], *, unitary: bool) -> None:
         # The inverse transform's factor is part of it: for itself it would be a tenth of that transform's time.
-        self._transfer, self._rate = transfer / transfer.numel(), rate
-        self.unitary = bool((transfer.abs() - 1).abs().max() < 1e-5)
+        self._transfer, self._rate, self.unitary = transfer / transfer.numel(), rate, unitary
 
     def apply(self, wave: Tensor) -> Tensor:
         """Return F⁻¹[H·F[ψ]]."""
@@ -95,16 +97,25 @@ class FreeStep:
 _unscaled_inverse = functools.partial(torch.fft.ifft2, norm="forward")
 
 
-@functools.lru_cache(maxsize=64)
-def _free_step(
+def _new_step(
     shape: tuple[int, int],
     pixel_size_m: tuple[float, float],
     wavelength_m: float,
-    distance_m: float,
+    distance_m: Distance,
     kernel: Kernel,
     dtype: torch.dtype,
     device: torch.device,
 ) -> FreeStep:
     optics = {"pixel_size_m": pixel_size_m, "wavelength_m": wavelength_m, "kernel": kernel}
-    transfer = propagator(shape, distance_m=distance_m, **optics).to(device=device, dtype=dtype)
-    return FreeStep(transfer, lambda: phase_rate(shape, **optics).to(device=device, dtype=dtype))
+    transfer = propagator(shape, distance_m=distance_m, device=device, **optics).to(dtype)
+    # How far evanescent waves decay over a distance that only the accelerator knows is not asked.
+    decay = most_decay(shape, **optics) * (math.inf if isinstance(distance_m, Tensor) else abs(distance_m))
+    return FreeStep(
+        transfer, lambda: phase_rate(shape, device=device, **optics).to(dtype), unitary=not decay >= _DECAY_THAT_COUNTS
+    )
+
+
+_DECAY_THAT_COUNTS = 1e-5
+"""Part of a wave that a step may take away and still count as unitary."""
+
+_free_step = functools.lru_cache(maxsize=64)(_new_step)

@@ -1,6 +1,7 @@
 """Free propagation between parallel planes by one FFT pair."""
 
 import functools
+import math
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ def phase_rate(
     pixel_size_m: tuple[float, float],
     wavelength_m: float,
     kernel: Kernel = "angular_spectrum",
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Return κ = ∂(ln H)/∂z for z > 0, (y, x) complex128 in FFT order, 1/m.
 
@@ -29,15 +31,31 @@ def phase_rate(
         pixel_size_m: pitch (y, x).
         wavelength_m: wavelength.
         kernel: angular spectrum (exact for the scalar Helmholtz equation) or its paraxial limit.
+        device: where it is computed.
 
     Source: Goodman, Introduction to Fourier Optics, ch. 3 and 4.
     """
-    k, sine_squared = wavenumber(wavelength_m), wavelength_m**2 * squared_frequency(shape, pixel_size_m)
+    k = wavenumber(wavelength_m)
+    sine_squared = wavelength_m**2 * squared_frequency(shape, pixel_size_m, device=device)
     if kernel == "fresnel":
         return torch.complex(torch.zeros_like(sine_squared), -k * sine_squared / 2)
     cosine, decay = (1 - sine_squared).clamp(min=0).sqrt(), (sine_squared - 1).clamp(min=0).sqrt()
     # cosine − 1 written so that small angles keep their digits.
     return torch.complex(-k * decay, -k * sine_squared.clamp(max=1) / (1 + cosine))
+
+
+def most_decay(
+    shape: tuple[int, int],
+    *,
+    pixel_size_m: tuple[float, float],
+    wavelength_m: float,
+    kernel: Kernel = "angular_spectrum",
+) -> float:
+    """Return the largest −Re κ, 1/m: how fast the evanescent wave of the highest frequency decays."""
+    sine_squared = wavelength_m**2 * sum(
+        float(frequencies(n, pitch).abs().max()) ** 2 for n, pitch in zip(shape, pixel_size_m, strict=True)
+    )
+    return 0.0 if kernel == "fresnel" else wavenumber(wavelength_m) * math.sqrt(max(sine_squared - 1, 0.0))
 
 
 def propagator(
@@ -48,6 +66,7 @@ def propagator(
     distance_m: Distance,
     kernel: Kernel = "angular_spectrum",
     band_limit: bool = False,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """Return the transfer function H (y, x), complex128, in FFT order.
 
@@ -58,13 +77,18 @@ def propagator(
         distance_m: from plane to plane, negative to go back; differentiable as a 0-d tensor.
         kernel: angular spectrum or Fresnel, see ``phase_rate``.
         band_limit: leave out the frequencies that ``sampled_band`` leaves out.
+        device: where it is computed; None is where the distance is.
     """
-    optics = {"pixel_size_m": pixel_size_m, "wavelength_m": wavelength_m, "kernel": kernel}
-    distance = torch.as_tensor(distance_m, dtype=torch.float64)
-    rate = phase_rate(shape, **optics).to(distance.device)
-    transfer = torch.polar((distance.abs() * rate.real).exp(), distance * rate.imag)
+    if device is None:
+        device = distance_m.device if isinstance(distance_m, Tensor) else "cpu"
+    optics = {"pixel_size_m": pixel_size_m, "wavelength_m": wavelength_m, "kernel": kernel, "device": device}
+    rate = phase_rate(shape, **optics)
+    if isinstance(distance_m, Tensor):
+        distance_m = distance_m.to(device, torch.float64)
+    transfer = torch.polar((abs(distance_m) * rate.real).exp(), distance_m * rate.imag)
     if band_limit:
-        transfer = transfer * sampled_band(shape, distance_m=distance.detach().item(), **optics).to(distance.device)
+        distance = distance_m.detach() if isinstance(distance_m, Tensor) else distance_m
+        transfer = transfer * sampled_band(shape, distance_m=distance, **optics)
     return transfer
 
 
@@ -73,8 +97,9 @@ def sampled_band(
     *,
     pixel_size_m: tuple[float, float],
     wavelength_m: float,
-    distance_m: float,
+    distance_m: Distance,
     kernel: Kernel = "angular_spectrum",
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Return the frequencies (y, x), bool in FFT order, at which the phase of H turns by less than π a sample.
 
@@ -88,14 +113,15 @@ def sampled_band(
         wavelength_m: wavelength.
         distance_m: from plane to plane.
         kernel: angular spectrum or Fresnel.
+        device: where it is computed.
 
     Source: Matsushima & Shimobaba, Opt. Express 17, 19662 (2009), eq. 13.
     """
-    sine_squared = wavelength_m**2 * squared_frequency(shape, pixel_size_m)
-    fine = (sine_squared > 1) if kernel == "angular_spectrum" else torch.zeros(shape, dtype=torch.bool)
+    sine_squared = wavelength_m**2 * squared_frequency(shape, pixel_size_m, device=device)
+    fine = sine_squared > (1 if kernel == "angular_spectrum" else math.inf)
     within = []
     for n, pitch in zip(shape, pixel_size_m, strict=True):
-        sine, moved = wavelength_m * frequencies(n, pitch), 2 * distance_m / (n * pitch)
+        sine, moved = wavelength_m * frequencies(n, pitch, device=device), 2 * distance_m / (n * pitch)
         within.append(sine**2 * (moved**2 + (kernel == "angular_spectrum")) <= 1)
     return fine | (within[0][:, None] & within[1])
 
@@ -119,8 +145,9 @@ def cached_propagator(
         distance_m=distance_m,
         kernel=kernel,
         band_limit=band_limit,
+        device=device,
     )
-    return transfer.to(device=device, dtype=dtype)
+    return transfer.to(dtype)
 
 
 def apply_transfer(wave: Tensor, transfer: Tensor) -> Tensor:
@@ -150,7 +177,7 @@ def propagate(
     shape = (wave.shape[-2], wave.shape[-1])
     optics = {"pixel_size_m": pixel_size_m, "wavelength_m": wavelength_m, "kernel": kernel, "band_limit": band_limit}
     if isinstance(distance_m, Tensor):
-        transfer = propagator(shape, distance_m=distance_m, **optics).to(device=wave.device, dtype=wave.dtype)
+        transfer = propagator(shape, distance_m=distance_m, device=wave.device, **optics).to(wave.dtype)
     else:
         transfer = cached_propagator(shape, distance_m=distance_m, dtype=wave.dtype, device=wave.device, **optics)
     return apply_transfer(wave, transfer)

@@ -76,7 +76,9 @@ def thickness_of_slices(slice_thickness_m: Thickness, slices: int) -> Tensor:
     thickness = torch.as_tensor(slice_thickness_m, dtype=torch.float64)
     if thickness.ndim == 0:
         thickness = thickness.expand(slices)
-    if thickness.shape != (slices,) or not bool((thickness > 0).all()):
+    # What is refined on an accelerator is kept positive by its bounds; to look at it here would hold the host.
+    positive = thickness.device.type != "cpu" or bool((thickness > 0).all())
+    if thickness.shape != (slices,) or not positive:
         raise ScanError(
             "Every slice has one thickness, larger than zero.",
             got=f"{thickness.numel()} thicknesses from {float(thickness.min()):g} m for {slices} slices.",

@@ -27,6 +27,7 @@ from torch.autograd.function import once_differentiable
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.optics.kernels import uses_fused
 from bluesky_multislice.optics.memory import empty, free_memory
+from bluesky_multislice.optics.propagation import Distance
 from bluesky_multislice.optics.sampling import Windows, check_wave_and_object, thickness_of_slices
 from bluesky_multislice.optics.transmission import EagerSlice, Slice
 
@@ -73,7 +74,7 @@ def split_step(
     wave: Tensor,
     delta: Tensor,
     beta: Tensor,
-    make_step: Callable[[float], Step],
+    make_step: Callable[[Distance], Step],
     *,
     wavelength_m: float,
     slice_thickness_m: float | Sequence[float] | Tensor,
@@ -119,7 +120,7 @@ def split_step(
 class _Chain:
     """What of a chain is not differentiated."""
 
-    make_step: Callable[[float], Step]
+    make_step: Callable[[Distance], Step]
     wavenumber: float
     windows: Windows | None
     absorber: Tensor | None
@@ -152,7 +153,9 @@ class _Run:
 
     def __init__(self, chain: _Chain, wave: Tensor, delta: Tensor, beta: Tensor, thickness: Tensor) -> None:
         self.chain, self.delta, self.beta = chain, delta, beta
-        self.thickness = thickness.tolist()
+        # A thickness on an accelerator stays there: to read it, the host would wait for all work before.
+        here = thickness.device.type == "cpu"
+        self.thickness: list[float] | list[Tensor] = thickness.tolist() if here else list(thickness.unbind())
         ends = [0.0, *self.thickness, 0.0]
         self.steps = [chain.make_step((before + behind) / 2) for before, behind in pairwise(ends)]
         self.at_once = _views_at_once(wave, chain.largest)
@@ -227,7 +230,7 @@ class _Run:
         if self.delta.shape[1] == 1:  # Gradients in objects of the views' own are written, not added.
             in_delta.zero_()
             in_beta.zero_()
-        in_distance = [0.0] * len(self.steps)
+        in_distance: list[float | Tensor] = [0.0] * len(self.steps)
         waves, undo = behind, way == "recomputed"
         last = (
             [part.clone(memory_format=torch.contiguous_format) for part in behind[len(self.delta) - 1]] if undo else []
@@ -256,19 +259,19 @@ class _Run:
         in_thickness = self._in_thickness(in_distance, in_delta, in_beta) if spacing else None
         return in_wave, in_delta, in_beta, in_thickness
 
-    def _slope(self, number: int, h: Tensor, before: Tensor) -> float:
+    def _slope(self, number: int, h: Tensor, before: Tensor) -> Tensor:
         """Return the gradient in a step's distance from h behind the step and the wave before it."""
-        return float((h * self.steps[number].slope(before)).real.sum(dtype=torch.float64))
+        return (h * self.steps[number].slope(before)).real.sum(dtype=torch.float64)
 
-    def _in_thickness(self, in_distance: list[float], in_delta: Tensor, in_beta: Tensor) -> Tensor:
+    def _in_thickness(self, in_distance: list[float | Tensor], in_delta: Tensor, in_beta: Tensor) -> Tensor:
         """Return the gradient in the slices' thickness from those in the steps' distances and in δ and β."""
         found = []
         for z, (thickness, before, after) in enumerate(
             zip(self.thickness, in_distance[:-1], in_distance[1:], strict=True)
         ):
             both = in_delta[z] * self.delta[z] + in_beta[z] * self.beta[z]
-            found.append(float(both.sum(dtype=torch.float64)) / thickness + (before + after) / 2)
-        return torch.tensor(found, dtype=torch.float64)
+            found.append(both.sum(dtype=torch.float64) / thickness + (before + after) / 2)
+        return torch.stack(found)
 
 
 def _maker_of_slices(
@@ -280,10 +283,9 @@ def _maker_of_slices(
         # Triton is there where fused kernels serve only.
         from bluesky_multislice.optics.triton_slices import TritonSlice
 
-        first = None if windows is None else torch.tensor(windows, dtype=torch.int32, device=wave.device)
-        return functools.partial(TritonSlice, first=first)
-    if not single or wave.device.type != "cpu" or torch.get_num_threads() > 1:
-        return functools.partial(EagerSlice, pixels=EagerSlice.seen(windows, wave, delta))
+        return functools.partial(TritonSlice, first=TritonSlice.seen(windows, wave))
+    if not single or wave.device.type != "cpu":
+        return functools.partial(EagerSlice, origins=EagerSlice.seen(windows, wave, delta))
     # numba takes a second to import, which those who compute nothing need not wait for.
     from bluesky_multislice.optics.fused import FusedSlice
 

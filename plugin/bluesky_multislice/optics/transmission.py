@@ -1,6 +1,5 @@
 """Transmission of a slice of the object, and its adjoint."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.optics.sampling import Windows
+from bluesky_multislice.optics.upload import on_device
 
 
 def transmission(delta: Tensor, beta: Tensor, *, wavelength_m: float, thickness_m: float) -> Tensor:
@@ -22,7 +22,7 @@ def transmission(delta: Tensor, beta: Tensor, *, wavelength_m: float, thickness_
     return _transmission(delta, beta, wavenumber(wavelength_m) * thickness_m)
 
 
-def _transmission(delta: Tensor, beta: Tensor, strength: float) -> Tensor:
+def _transmission(delta: Tensor, beta: Tensor, strength: float | Tensor) -> Tensor:
     modulus, phase = torch.exp(-strength * beta), -strength * delta
     return torch.complex(modulus * torch.cos(phase), modulus * torch.sin(phase))
 
@@ -52,6 +52,43 @@ class Slice(Protocol):
         ...
 
 
+class WindowOrigins:
+    """Where the windows of views begin in planes that they share, on the device of the waves.
+
+    Args:
+        windows: first pixel (y, x) of each view's window.
+        shape: pixels (y, x) of a window.
+        row: pixels of a row of the planes.
+        device: of the waves.
+    """
+
+    def __init__(self, windows: Windows, shape: tuple[int, int], row: int, device: torch.device) -> None:
+        self._first = on_device(windows, device, torch.int64)
+        self._shape, self._row = shape, row
+        self._flat: Tensor | None = None
+
+    def cut(self, plane: Tensor, group: slice) -> Tensor:
+        """Return what a group of views sees (view, y, x) of a plane (y, x)."""
+        y, x = self._first[group].unbind(1)
+        return plane.unfold(0, self._shape[0], 1).unfold(1, self._shape[1], 1)[y, x]
+
+    def add(self, parts: Tensor, plane: Tensor, group: slice, factor: float | Tensor) -> None:
+        """Add real parts (view, y, x) of a group, times a factor, to a contiguous plane; the transpose of ``cut``."""
+        parts = parts.reshape(-1)
+        if isinstance(factor, Tensor):
+            parts, factor = parts * factor, 1.0
+        plane.view(-1).index_add_(0, self._pixels[group].view(-1), parts, alpha=factor)
+
+    @property
+    def _pixels(self) -> Tensor:
+        """Where in a plane, counted row by row, the pixels of each window are: (view, y, x), int32."""
+        if self._flat is None:
+            y, x = (torch.arange(n, dtype=torch.int32, device=self._first.device) for n in self._shape)
+            first = self._first.int()
+            self._flat = (first[:, :1, None] + y[:, None]) * self._row + first[:, 1:, None] + x
+        return self._flat
+
+
 class EagerSlice:
     """A ``Slice`` in eager torch, on any device and in any precision.
 
@@ -59,18 +96,18 @@ class EagerSlice:
         delta: δ (1 or view, Y, X).
         beta: β, the same shape.
         strength: kΔz.
-        pixels: where in the planes the pixels of each view are, from ``seen``.
+        origins: where the window of each view begins, from ``seen``.
     """
 
-    def __init__(self, delta: Tensor, beta: Tensor, strength: float, pixels: Tensor | None) -> None:
-        self._plane, self._strength, self._pixels = _transmission(delta, beta, strength), strength, pixels
+    def __init__(self, delta: Tensor, beta: Tensor, strength: float | Tensor, origins: WindowOrigins | None) -> None:
+        self._plane, self._strength, self._origins = _transmission(delta, beta, strength), strength, origins
 
     @staticmethod
-    def seen(windows: Windows | None, wave: Tensor, planes: Tensor) -> Tensor | None:
-        """Return where in planes (z, 1 or view, Y, X) each view of waves (view, y, x) is, None where they coincide."""
+    def seen(windows: Windows | None, wave: Tensor, planes: Tensor) -> WindowOrigins | None:
+        """Return where in planes (…, Y, X) each view of waves (view, y, x) is, None where they coincide."""
         if windows is None:
             return None
-        return _pixels_of_windows(windows, wave.shape[-2:], planes.shape[-1]).to(wave.device)
+        return WindowOrigins(windows, (wave.shape[-2], wave.shape[-1]), planes.shape[-1], wave.device)
 
     def transmit(self, wave: Tensor, group: slice, into: Tensor) -> Tensor:
         """Return T·ψ."""
@@ -80,31 +117,21 @@ class EagerSlice:
         self, h: Tensor, wave: Tensor, group: slice, in_delta: Tensor, in_beta: Tensor, *, undo: bool = False
     ) -> Tensor:
         """Bring the gradients of a group of views into those of the slice; return T·h."""
-        product = h * wave
-        for found, strength, part in (
-            (in_delta, self._strength, product.imag),
-            (in_beta, -self._strength, product.real),
-        ):
-            if self._pixels is not None:
-                found.view(-1).index_add_(0, self._pixels[group].view(-1), part.reshape(-1), alpha=strength)
+        product, strength = h * wave, self._strength
+        for found, factor, part in ((in_delta, strength, product.imag), (in_beta, -strength, product.real)):
+            if self._origins is not None:
+                self._origins.add(part, found, group, factor)
             elif len(found) > 1:
-                torch.mul(part, strength, out=found[group])
+                torch.mul(part, factor, out=found[group])
             else:
-                found.add_(part.sum(0, keepdim=True), alpha=strength)
+                found.add_(part.sum(0, keepdim=True).mul_(factor))
+        plane = self._plane_of(group)
         if undo:
-            wave.div_(self._plane_of(group))
-        return h.mul_(self._plane_of(group))
+            wave.div_(plane)
+        return h.mul_(plane)
 
     def _plane_of(self, group: slice) -> Tensor:
         """Return T as a group of views sees it."""
-        if self._pixels is not None:
-            pixels = self._pixels[group]
-            return self._plane.view(-1).index_select(0, pixels.view(-1)).view(pixels.shape)
+        if self._origins is not None:
+            return self._origins.cut(self._plane[0], group)
         return self._plane[group] if len(self._plane) > 1 else self._plane
-
-
-def _pixels_of_windows(windows: Windows, shape: Sequence[int], row: int) -> Tensor:
-    """Return where in a plane, row by row, the pixels of each window are: (view, y, x), int32."""
-    starts = torch.tensor(windows, dtype=torch.int32)
-    y, x = (torch.arange(n, dtype=torch.int32) for n in shape)
-    return (starts[:, :1, None] + y[:, None]) * row + starts[:, 1:, None] + x

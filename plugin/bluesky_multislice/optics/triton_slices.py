@@ -19,6 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bluesky_multislice.optics.sampling import Windows
+from bluesky_multislice.optics.upload import on_device
+
 _BLOCK = 256
 """Pixels that a program works on: two for each thread of four warps, so that waves are read 16 bytes at a time."""
 
@@ -62,6 +65,14 @@ def _exp(x):
 
 
 @triton.jit
+def _number(strength, STORED: tl.constexpr):
+    """Return kΔz, which is a number, or stored on the device where it is refined."""
+    if STORED:
+        strength = tl.load(strength).to(tl.float32)
+    return strength
+
+
+@triton.jit
 def _transmission(delta, beta, place, valid, strength):
     """Return |T| and the cosine and sine of its phase at places of a plane."""
     phase = -strength * tl.load(delta + place, mask=valid, other=0.0)
@@ -89,13 +100,16 @@ def _view(number, pixels):
 
 
 @triton.jit
-def transmit_planes(wave, out, delta, beta, strength, pixels, views, OWN: tl.constexpr, BLOCK: tl.constexpr):
+def transmit_planes(
+    wave, out, delta, beta, strength, pixels, views, OWN: tl.constexpr, STORED: tl.constexpr, BLOCK: tl.constexpr
+):
     """Write T·ψ of a few views, of one plane that is shared, or each of its own."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = at < pixels
     at_once: tl.constexpr = 1 if OWN else 8
     begin = tl.program_id(1) * at_once
     plane = _view(begin, pixels) if OWN else 0
+    strength = _number(strength, STORED)
     modulus, cosine, sine = _transmission(delta + plane, beta + plane, at, valid, strength)
     real, imaginary = modulus * cosine, modulus * sine
     for view in range(begin, tl.minimum(begin + at_once, views)):
@@ -105,13 +119,16 @@ def transmit_planes(wave, out, delta, beta, strength, pixels, views, OWN: tl.con
 
 
 @triton.jit
-def transmit_windows(wave, out, delta, beta, first, strength, nx, pixels, row, BLOCK: tl.constexpr):
+def transmit_windows(
+    wave, out, delta, beta, first, strength, nx, pixels, row, STORED: tl.constexpr, BLOCK: tl.constexpr
+):
     """Write T·ψ of a view that sees a window of the plane, whose rows have so many pixels."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = at < pixels
     view = tl.program_id(1)
-    y = tl.load(first + 2 * view) + at // nx
-    x = tl.load(first + 2 * view + 1) + at % nx
+    y = tl.load(first + 2 * view).to(tl.int32) + at // nx
+    x = tl.load(first + 2 * view + 1).to(tl.int32) + at % nx
+    strength = _number(strength, STORED)
     modulus, cosine, sine = _transmission(delta, beta, y * row + x, valid, strength)
     real, imaginary = modulus * cosine, modulus * sine
     here = _view(view, pixels)
@@ -133,11 +150,15 @@ def _back(h, wave, at, valid, modulus, cosine, sine, UNDO: tl.constexpr):
 
 
 @triton.jit
-def back_own(h, wave, delta, beta, in_delta, in_beta, strength, pixels, UNDO: tl.constexpr, BLOCK: tl.constexpr):
+def back_own(
+    h, wave, delta, beta, in_delta, in_beta, strength, pixels,
+    UNDO: tl.constexpr, STORED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Write the gradients in a view's own plane, and turn h, and ψ to undo the slice."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = at < pixels
     plane = _view(tl.program_id(1), pixels)
+    strength = _number(strength, STORED)
     modulus, cosine, sine = _transmission(delta + plane, beta + plane, at, valid, strength)
     real, imaginary = _back(h + plane, wave + plane, at, valid, modulus, cosine, sine, UNDO)
     tl.store(in_delta + plane + at, strength * imaginary, mask=valid)
@@ -147,7 +168,7 @@ def back_own(h, wave, delta, beta, in_delta, in_beta, strength, pixels, UNDO: tl
 @triton.jit
 def back_shared(
     h, wave, delta, beta, first, in_delta, in_beta, strength, ny, nx, rows, row, views,
-    WINDOWED: tl.constexpr, UNDO: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    WINDOWED: tl.constexpr, UNDO: tl.constexpr, STORED: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Add the gradients of all views to a tile of the plane (rows, row) that they share, and turn their h and ψ.
 
@@ -160,14 +181,15 @@ def back_shared(
     x = left + tl.arange(0, HEIGHT * WIDTH) % WIDTH
     valid = (y < rows) & (x < row)
     place = y * row + x
+    strength = _number(strength, STORED)
     modulus, cosine, sine = _transmission(delta, beta, place, valid, strength)
     real = tl.zeros((HEIGHT * WIDTH,), tl.float32)
     imaginary = tl.zeros((HEIGHT * WIDTH,), tl.float32)
     for view in range(0, views):
         here = _view(view, ny * nx)
         if WINDOWED:
-            y0 = tl.load(first + 2 * view)
-            x0 = tl.load(first + 2 * view + 1)
+            y0 = tl.load(first + 2 * view).to(tl.int32)
+            x0 = tl.load(first + 2 * view + 1).to(tl.int32)
             if (y0 < top + HEIGHT) & (y0 + ny > top) & (x0 < left + WIDTH) & (x0 + nx > left):
                 seen = valid & (y >= y0) & (y < y0 + ny) & (x >= x0) & (x < x0 + nx)
                 at = (y - y0) * nx + x - x0
@@ -190,14 +212,21 @@ class TritonSlice:
     Args:
         delta: δ (1 or view, Y, X).
         beta: β, the same shape.
-        strength: kΔz.
-        first: int32 (view, 2) on the same device, the first pixel (y, x) that each view sees of a shared plane; None
-            where each sees all of it, or a plane of its own.
+        strength: kΔz, a number, or 0-d on the same device.
+        first: where the window of each view begins, from ``seen``.
     """
 
-    def __init__(self, delta: Tensor, beta: Tensor, strength: float, first: Tensor | None = None) -> None:
+    def __init__(self, delta: Tensor, beta: Tensor, strength: float | Tensor, first: Tensor | None = None) -> None:
         self._delta, self._beta, self._strength = delta.contiguous(), beta.contiguous(), strength
-        self._first, self._own = first, len(delta) > 1
+        self._first, self._own, self._stored = first, len(delta) > 1, isinstance(strength, Tensor)
+
+    @staticmethod
+    def seen(windows: Windows | None, wave: Tensor) -> Tensor | None:
+        """Return the first pixel (view, 2), along y and x, that each view of waves (view, y, x) sees of shared planes.
+
+        None where each view sees all of a plane, or a plane of its own.
+        """
+        return None if windows is None else on_device(windows, wave.device, torch.int32)
 
     def transmit(self, wave: Tensor, group: slice, into: Tensor) -> Tensor:
         """Return T·ψ."""
@@ -206,11 +235,13 @@ class TritonSlice:
         blocks = triton.cdiv(ny * nx, _BLOCK)
         if self._first is not None:
             plane = (self._delta, self._beta, self._first[group], self._strength, nx, ny * nx, self._delta.shape[-1])
-            transmit_windows[blocks, views](*waves, *plane, BLOCK=_BLOCK)
+            transmit_windows[blocks, views](*waves, *plane, STORED=self._stored, BLOCK=_BLOCK)
             return into
         planes = self._planes_of(group)
         programs = views if self._own else triton.cdiv(views, _VIEWS_AT_ONCE)
-        transmit_planes[blocks, programs](*waves, *planes, self._strength, ny * nx, views, OWN=self._own, BLOCK=_BLOCK)
+        transmit_planes[blocks, programs](
+            *waves, *planes, self._strength, ny * nx, views, OWN=self._own, STORED=self._stored, BLOCK=_BLOCK
+        )
         return into
 
     def back(
@@ -223,7 +254,7 @@ class TritonSlice:
         if self._own:
             planes = (*self._planes_of(group), in_delta[group], in_beta[group])
             grid = triton.cdiv(ny * nx, _BLOCK), views
-            back_own[grid](*waves, *planes, self._strength, ny * nx, UNDO=undo, BLOCK=_BLOCK)
+            back_own[grid](*waves, *planes, self._strength, ny * nx, UNDO=undo, STORED=self._stored, BLOCK=_BLOCK)
             return h
         windowed = self._first is not None
         rows, row = self._delta.shape[-2:] if windowed else (1, ny * nx)
@@ -235,7 +266,7 @@ class TritonSlice:
         back_shared[(triton.cdiv(rows, height) * triton.cdiv(row, width),)](
             *waves, self._delta, self._beta, first, in_delta, in_beta, self._strength,
             *((ny, nx) if windowed else (rows, row)), rows, row, views,
-            WINDOWED=windowed, UNDO=undo, HEIGHT=height, WIDTH=width, num_warps=warps,
+            WINDOWED=windowed, UNDO=undo, STORED=self._stored, HEIGHT=height, WIDTH=width, num_warps=warps,
         )  # fmt: skip
         return h
 

@@ -50,9 +50,8 @@ def slices(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         random = _Random(device)
         delta, beta = 1e-4 * random.real(*shape), 1e-6 * random.real(*shape)
         waves = random.wave(2, views, ny, nx)
-        first = None if windows is None else torch.tensor(windows, dtype=torch.int32, device=device)
         general = EagerSlice(delta, beta, strength, EagerSlice.seen(windows, waves[0], delta[None]))
-        fused = TritonSlice(delta, beta, strength, first)
+        fused = TritonSlice(delta, beta, strength, TritonSlice.seen(windows, waves[0]))
         for undo in (False, True):
             results = (_through_and_back(each, waves, delta, undo) for each in (fused, general))
             yield from zip(*results, strict=True)
