@@ -177,9 +177,9 @@ class Replays:
         return function(*inputs) if captured is None or not captured.is_free else _Replayed.apply(captured, *inputs)
 
     @property
-    def captured(self) -> list[bool]:
-        """Whether each of the functions that came often could be captured."""
-        return [captured is not None for captured in self._kept.values()]
+    def kept(self) -> list[Captured]:
+        """The captured functions, the one used last in the end."""
+        return [captured for captured in self._kept.values() if captured is not None]
 
     def _keep(self, key: Hashable, captured: Captured | None) -> None:
         self._kept[key] = captured

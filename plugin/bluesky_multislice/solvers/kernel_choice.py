@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -61,23 +62,27 @@ def _choice(asked: Kernels, device: torch.device, largest: Callable[[float], flo
                 remedy="ask for kernels auto or general, or install triton beside torch's build for the accelerator.",
             )
         return Choice(asked, (), missing or "the job computes on processors", device.type)
-    own = _kept_or_compared(device)
-    # A part that could not be compared is as far off as can be; the ranks see the largest of their differences.
-    differences: dict[Part, float] = {part: largest(own[part]) for part in CASES}
-    agreeing = tuple(part for part in CASES if differences[part] <= AGREEMENT)
-    odd = [part for part in CASES if part not in agreeing]
-    if asked == "fused" and [part for part in odd if part != "graphs"]:
+    own = kept_or_compared(device, _compared)
+    # All ranks see the largest of their differences, and choose alike.
+    return of_differences(asked, {part: largest(difference) for part, difference in own.items()}, device.type)
+
+
+def of_differences(asked: Literal["auto", "fused"], differences: Mapping[Part, float], device_type: str) -> Choice:
+    """Return the choice where fused kernels differ so much, by part, from the general ones.
+
+    Raises:
+        JobError: fused kernels are asked for and do not agree. Graphs, which they can do without, may fail.
+    """
+    listed = ", ".join(f"{difference:.1e} ({part})" for part, difference in differences.items())
+    agreeing = tuple(part for part, difference in differences.items() if difference <= AGREEMENT)
+    if asked == "fused" and not {*agreeing, "graphs"} >= differences.keys():
         raise JobError(
             "Fused kernels agree with the general ones where they are asked for.",
-            got=f"relative differences of {_listed(differences)} on {_name(device)}; {AGREEMENT:g} is allowed.",
+            got=f"relative differences of {listed}; {AGREEMENT:g} is allowed.",
             remedy="ask for kernels auto or general, and report this with the versions of driver, torch and triton.",
         )
-    reason = f"relative differences from the general kernels are {_listed(differences)}; {AGREEMENT:g} is allowed"
-    return Choice(asked, agreeing, reason, device.type, differences)
-
-
-def _listed(differences: Mapping[Part, float]) -> str:
-    return ", ".join(f"{difference:.1e} ({part})" for part, difference in differences.items())
+    reason = f"relative differences from the general kernels are {listed}; {AGREEMENT:g} is allowed"
+    return Choice(asked, agreeing, reason, device_type, dict(differences))
 
 
 def _missing(device: torch.device) -> str:
@@ -89,22 +94,34 @@ def _missing(device: torch.device) -> str:
     return "there is no accelerator" if device.type == "cpu" and not knobs.runtime.interpret else ""
 
 
-def _kept_or_compared(device: torch.device) -> dict[Part, float]:
+def kept_or_compared(device: torch.device, compare: Callable[[torch.device], dict[Part, float]]) -> dict[Part, float]:
+    """Return by part how far fused kernels are from the general ones, as it is kept of an earlier start, or compared.
+
+    Args:
+        device: where.
+        compare: returns it.
+    """
     key, file = _key(device), _cache_file()
     kept = _read(file).get(key)
-    if isinstance(kept, dict) and kept.keys() == CASES.keys():
-        return {part: float(kept[part]) for part in CASES}
-    found = _compared(device)
+    cases = _cases(device)
+    if isinstance(kept, dict) and kept.keys() == cases.keys():
+        return {part: float(kept[part]) for part in cases}
+    found = compare(device)
     if max(found.values()) < float("inf"):
         _write(file, key, found)
     return found
+
+
+def _cases(device: torch.device) -> dict[Part, Callable[[torch.device], Pairs]]:
+    """Return what is compared on a device: graphs are captured by accelerators only."""
+    return {part: cases for part, cases in CASES.items() if part != "graphs" or device.type != "cpu"}
 
 
 def _compared(device: torch.device) -> dict[Part, float]:
     """Return by part how far fused kernels are from the general ones; infinitely where they fail."""
     before, found = kernels_in_use(), {}
     try:
-        for part, cases in CASES.items():
+        for part, cases in _cases(device).items():
             found[part] = _difference(part, cases, device)
             agreeing = tuple(each for each, difference in found.items() if difference <= AGREEMENT)
             use_kernels(Choice("fused", agreeing, "being compared", device.type))
