@@ -24,6 +24,7 @@ _OF_THE_MACHINE = (
     "gradient",
     "notes",
     "checkpoint_every",
+    "kernels",
     "batch_views",
     "batches_per_lane",
     "earlier",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models import Edges, ForwardModel, FrameTiles
-from bluesky_multislice.optics import Gradient, Interpolation, Kernel
+from bluesky_multislice.optics import Gradient, Interpolation, Kernel, Kernels
 from bluesky_multislice.parallel import Mesh, Rows, Slab, planes_are_shared
 from bluesky_multislice.recipe import Start, Support
 from bluesky_multislice.solvers import FitSettings, FramesIn
@@ -58,6 +58,8 @@ class Plan:
         angles_at_once: angles of a rank that the first volume is made of at a time; None: all.
         joint_illumination: whether flats are not divided out, but are the start of an illumination that is fitted too.
         checkpoint_every: least epochs between two checkpoints; None goes by time.
+        kernels: what computes on an accelerator: fused kernels where they agree with the general ones (``auto``), never
+            (``general``) or always (``fused``).
         earlier: cheaper fits that come first, each the start of the next.
     """
 
@@ -97,6 +99,7 @@ class Plan:
     frame_tiles: FrameTiles | None = None
     joint_illumination: bool = False
     checkpoint_every: int | None = None
+    kernels: Kernels = "auto"
     earlier: tuple["Plan", ...] = ()
 
     @property

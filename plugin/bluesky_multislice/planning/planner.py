@@ -115,6 +115,7 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
         notes=tuple(notes),
         joint_illumination=recipe.illumination == "joint",
         checkpoint_every=recipe.checkpoint_every,
+        kernels=recipe.kernels,
     )
     times = profile or data_sheets()[machine_name(machine)].profile
     plan = fitted_into_memory(

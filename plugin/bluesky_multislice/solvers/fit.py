@@ -18,7 +18,8 @@ from bluesky_multislice.solvers.data_step import step_to_the_bottom
 from bluesky_multislice.solvers.fidelity import FIDELITIES, amplitude_r_factor
 from bluesky_multislice.solvers.journal import FitJournal
 from bluesky_multislice.solvers.misfit import add_gradients, expected_and_measured, misfit_of
-from bluesky_multislice.solvers.regularisers import add_gradient_of_penalty, noise_of_vacuum
+from bluesky_multislice.solvers.optimiser import OnePass
+from bluesky_multislice.solvers.regularisers import add_gradient_of_penalty, noise_of_vacuum, weights_of_slab
 from bluesky_multislice.solvers.solution import Epoch, Solution, Status
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import ViewSet
@@ -264,24 +265,29 @@ def _step(
     misfit = add_gradients(unknowns, fitted, batches, settings)
     sums = torch.cat([misfit, torch.full_like(misfit[:1], wanted)])
     mesh.sum(sums)
-    # Ranks of the same rows take their shares of the penalty, and add them up with the frames' gradients.
-    add_gradient_of_penalty(
-        unknowns.object,
-        unknowns.gradients()[0],
-        settings.priors.at(unknowns.optimiser.relative_step),
-        settings.floor_rad,
-        noise,
-        unknowns.slab,
-        weight=sums[1],
-        share=(mesh.angle, mesh.angles),
-    )
-    unknowns.sum_gradients(mesh, over=sums[1])
+    priors, weights = settings.priors.at(unknowns.optimiser.relative_step), None
+    in_one_pass = unknowns.optimiser.takes_all_in_one_pass
+    if in_one_pass and mesh.angles == 1:
+        weights = weights_of_slab(unknowns.object, priors, settings.floor_rad, noise, unknowns.slab)
+    else:
+        # Ranks of the same rows take their shares of the penalty, and add them up with the frames' gradients.
+        add_gradient_of_penalty(
+            unknowns.object,
+            unknowns.gradients()[0],
+            priors,
+            settings.floor_rad,
+            noise,
+            unknowns.slab,
+            weight=sums[1],
+            share=(mesh.angle, mesh.angles),
+        )
+    unknowns.sum_gradients(mesh, over=sums[1], object_too=not in_one_pass)
     if unknowns.optimiser.waits:
         weight = _weight(unknowns, fitted, mesh)
         uphill = unknowns.uphill(weight)
         way = step_to_the_bottom(unknowns, fitted, batches, uphill, settings.object_step_rad, mesh)
         unknowns.start_optimiser(way, weight)
-    unknowns.step()
+    unknowns.step(OnePass(sums[1], weights) if in_one_pass else None)
     return sums
 
 

@@ -21,11 +21,11 @@ from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.parallel import Mesh, PlaneShares
 from bluesky_multislice.solvers.descent import gradient_of
 from bluesky_multislice.solvers.fidelity import FidelityName
-from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OptimiserName
+from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OnePass, OptimiserName
 from bluesky_multislice.solvers.probe import ProbeOptimiser
 from bluesky_multislice.solvers.probe_variation import ProbeVariation
 from bluesky_multislice.solvers.refinement import Refinement
-from bluesky_multislice.solvers.regularisers import Priors, bound
+from bluesky_multislice.solvers.regularisers import Bounds, Priors, bound
 from bluesky_multislice.solvers.schedule import RefinementSettings
 
 _LAST_STEP = 0.02
@@ -272,7 +272,7 @@ class Unknowns:
         if self._variation is not None:
             self._variation.see(self.slab.counts(views))
 
-    def sum_gradients(self, mesh: Mesh, over: Tensor | float = 1.0) -> None:
+    def sum_gradients(self, mesh: Mesh, over: Tensor | float = 1.0, *, object_too: bool = True) -> None:
         """Replace every gradient by its sum over the ranks; that of the object by that over ranks of the same rows.
 
         Where ranks share the object's planes, each has the sum in its own; ``gather_gradient`` gives it the others.
@@ -280,6 +280,7 @@ class Unknowns:
         Args:
             mesh: the ranks.
             over: what the sums are divided by.
+            object_too: whether that of the object is, too.
         """
         of_object, *others = self.gradients()
         light = [] if self._light is None else [self._light]
@@ -290,7 +291,7 @@ class Unknowns:
             light.append(of_object)
         mesh.sum_over_angles(*light)
         mesh.sum(*(tensor for tensor in others if tensor is not self._light))
-        for gradient in (of_object, *others):
+        for gradient in (of_object, *others) if object_too else others:
             gradient /= over
 
     def gather_gradient(self) -> None:
@@ -374,23 +375,48 @@ class Unknowns:
             gradient.zero_()
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Move against the gradients, and set them to zero."""
+    def step(self, one_pass: OnePass | None = None) -> None:
+        """Move against the gradients, and set them to zero.
+
+        Args:
+            one_pass: has the object moved, penalised and bounded in one pass, see ``ObjectOptimiser``.
+        """
         self.gradients()
         if self._light is not None:
-            self.optimiser.weigh(self._light)
+            self.optimiser.weigh(self._light, in_step=one_pass is not None)
             self._probe_optimiser.weigh(self.slab.total_value(self._light.sum()))
             self._light.zero_()
-        self.optimiser.step()
+        if one_pass is None:
+            self.optimiser.step()
+            positivity = self._settings.positivity
+            bound(self._moved, self._settings.priors, positivity=positivity, support=self._own_support)
+        else:
+            self._step_in_one_pass(one_pass)
         self._probe_optimiser.step()
         if self._variation is not None:
             self._variation.step()
         self._refinement.step()
-        support = None if self._support is None else self._shares.part_of(self._support)
-        bound(self._moved, self._settings.priors, positivity=self._settings.positivity, support=support)
         if self.shares_planes:
             gradient_of(self.object).zero_()
         self.gather()
+
+    def _step_in_one_pass(self, one_pass: OnePass) -> None:
+        settings, nothing = self._settings, self._moved[..., :0, :]
+        least, most = settings.priors.beta_over_delta_min, settings.priors.beta_over_delta_max
+        alone = one_pass.weights is None or self.slab.whole
+        around = (nothing, nothing) if alone else self.slab.rows_around(self.object)
+        bounds = Bounds(settings.positivity, self._own_support, least, most)
+        self.optimiser.step_in_one_pass(one_pass, around, bounds)
+        if self.shares_planes:
+            return
+        # The object lies where its gradient was, and the other way round.
+        for part, volume, gradient in zip(self._volumes, self.object, gradient_of(self.object), strict=True):
+            part.data, gradient_of(part).data = volume, gradient
+
+    @property
+    def _own_support(self) -> Tensor | None:
+        """The support in the planes that this rank moves."""
+        return None if self._support is None else self._shares.part_of(self._support)
 
     def end_epoch(self) -> None:
         """Shorten the step."""
