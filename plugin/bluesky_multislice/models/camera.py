@@ -17,7 +17,7 @@ from bluesky_multislice.optics import (
     affine,
     bin_pixels,
     blur,
-    far_field,
+    far_field_of_modes,
     near_field,
     point_spread_transfer,
     propagator,
@@ -123,7 +123,7 @@ class Camera(nn.Module):
             adjustments: differences from the geometry, differentiable.
         """
         if self.far_field:
-            return self._pixels(self._blurred(far_field(wave).sum(0), views))
+            return self._pixels(self._blurred(far_field_of_modes(wave), views))
         ways = ways[self.distance_of[views]]
         if fraction is not None:
             ways = ways * shift_transfer(self._window, -fraction)
