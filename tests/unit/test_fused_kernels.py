@@ -73,8 +73,7 @@ POINTERS = {
     "*fp32",
 )
 NUMBERS = dict.fromkeys(
-    ("strength", "length", "momentum", "squares", "total_variation", "stretch", "floor")
-    + ("smoothness_z", "magnitude", "least", "most"),
+    "strength length momentum squares total_variation stretch floor smoothness_z magnitude least most".split(),
     "fp32",
 )
 MOVES = dict.fromkeys(
