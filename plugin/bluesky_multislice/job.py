@@ -37,7 +37,7 @@ from bluesky_multislice.planning import Plan, identity, out_of_memory
 from bluesky_multislice.provenance import describe, software
 from bluesky_multislice.reconstruct import Reconstruction, reconstruct
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import Epoch, Interrupted, Journal, Solution
+from bluesky_multislice.solvers import Epoch, Interrupted, Journal, Solution, choose_kernels
 from bluesky_multislice.units import energy_ev_from_wavelength
 
 _BETWEEN_PREVIEWS_S = 60.0
@@ -67,6 +67,9 @@ def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
 
         belongs_to = identity(scan, plan)
         _check_alike(mesh, belongs_to | software())
+        kernels = choose_kernels(plan.kernels, mesh)
+        if mesh.rank == 0:
+            print(f"kernels: {kernels}", flush=True)
         # After an error nothing is closed that could wait for ranks that sit in a collective.
         checkpoints = Checkpoints(folder.checkpoints, mesh, belongs_to)
         journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, asked=_Asked(folder, mesh, asked))

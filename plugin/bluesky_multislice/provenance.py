@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bluesky_multislice.accelerator import name_of
 from bluesky_multislice.interchange import frame_files
+from bluesky_multislice.optics import kernels_in_use
 from bluesky_multislice.reconstruct import Reconstruction
 
 _RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -66,6 +67,7 @@ def describe(
             "device_type": device.type,
             "ranks": ranks,
             "threads_per_rank": torch.get_num_threads(),
+            "kernels": kernels_in_use().as_dict(),
             "peak_memory_bytes": peak_memory_bytes,
             # Some starts found no checkpoint to go on from, and of some only the checkpoint knows.
             "restarts": max(len(resumed), sum(int(os.environ.get(name, "0")) for name in _RESTARTS)),

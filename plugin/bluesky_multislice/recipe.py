@@ -22,6 +22,7 @@ from bluesky_multislice.resources import Resources
 Support = Literal["everywhere", "cylinder"]
 Start = Literal["thin_sample", "empty"]
 Device = Literal["auto", "cpu", "gpu", "cuda", "xpu"]
+Kernels = Literal["auto", "general", "fused"]
 Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "finite-difference-wide", "projection"]
 
 
@@ -307,6 +308,11 @@ class Recipe(BaseModel):
         default="auto",
         description="Where the job computes: on GPUs where there are any (auto), on processors (cpu), or only on GPUs: "
         "any (gpu), NVIDIA's and AMD's (cuda), Intel's (xpu).",
+    )
+    kernels: Kernels = Field(
+        default="auto",
+        description="Kernels on a GPU: auto takes fused ones, which are faster, where a short comparison finds them to "
+        "agree with PyTorch's general ones; fused insists. Change it to rule out a fault.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of the order of views.")
     resources: Resources = Field(

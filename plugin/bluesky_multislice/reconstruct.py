@@ -23,6 +23,7 @@ from bluesky_multislice.solvers import (
     Journal,
     ShellCorrelation,
     Solution,
+    choose_kernels,
     halves,
     shell_correlation,
     split_views,
@@ -110,7 +111,9 @@ def reconstruct(
     Raises:
         FramesError: a frame cannot be used, or no frame has any light.
         Interrupted: the job was asked to stop.
+        JobError: the plan asks for fused kernels, which cannot serve here.
     """
+    choose_kernels(plan.kernels, mesh)
     if plan.joint_illumination:
         scan = replace(scan, frames=scan.frames.undivided())
     fitted, held = split_views(scan.geometry.views, plan.held_back_every)

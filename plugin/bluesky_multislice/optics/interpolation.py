@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bluesky_multislice.optics import taps
+from bluesky_multislice.optics.kernels import uses_fused
 from bluesky_multislice.optics.layout import has_y_last
 from bluesky_multislice.optics.memory import empty
 from bluesky_multislice.optics.taps import KERNELS, KernelName
@@ -101,6 +102,11 @@ def turn_in_planes(
         slice_of_plane: (z,) index of the slice that each turned plane belongs to.
         kernel: of the interpolation.
     """
+    if volume.dtype == torch.float32 and uses_fused("turns", volume.device):
+        # Triton is there where fused kernels serve only.
+        from bluesky_multislice.optics.triton_turns import turn as turn_without_matrix
+
+        return turn_without_matrix(volume, angle_rad, slice_of_plane[-1] + 1, kernel)
     refined = isinstance(angle_rad, Tensor) and angle_rad.requires_grad
     angle = angle_rad.detach() if isinstance(angle_rad, Tensor) else angle_rad
     if volume.device.type == "cpu":

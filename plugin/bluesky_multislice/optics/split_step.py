@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from bluesky_multislice.accelerator import free_memory
 from bluesky_multislice.optics.conventions import wavenumber
+from bluesky_multislice.optics.kernels import uses_fused
 from bluesky_multislice.optics.memory import empty
 from bluesky_multislice.optics.propagation import Distance
 from bluesky_multislice.optics.sampling import Windows, check_wave_and_object, thickness_of_slices
@@ -279,6 +280,11 @@ def _maker_of_slices(
 ) -> Callable[[Tensor, Tensor, float | Tensor], Slice]:
     """Return what makes a slice from its δ, β and kΔz: fused where it can be done, else eager."""
     single = (wave.dtype, delta.dtype, beta.dtype) == (torch.complex64, torch.float32, torch.float32)
+    if single and uses_fused("slices", wave.device):
+        # Triton is there where fused kernels serve only.
+        from bluesky_multislice.optics.triton_slices import TritonSlice
+
+        return functools.partial(TritonSlice, first=TritonSlice.seen(windows, wave))
     if not single or wave.device.type != "cpu":
         return functools.partial(EagerSlice, origins=EagerSlice.seen(windows, wave, delta))
     # numba takes a second to import, which those who compute nothing need not wait for.

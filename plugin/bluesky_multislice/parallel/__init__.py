@@ -7,6 +7,7 @@ from bluesky_multislice.parallel.lateral import Lateral
 from bluesky_multislice.parallel.launcher import end_with_failed_job, end_with_launcher
 from bluesky_multislice.parallel.lost_rank import lost_rank
 from bluesky_multislice.parallel.mesh import Mesh, end_process, join_mesh
+from bluesky_multislice.parallel.plane_shares import PlaneShares, planes_are_shared
 from bluesky_multislice.parallel.slab import Rows, Slab, check_rows, ranks_of_views
 from bluesky_multislice.parallel.threads import THREADS, threads_asked
 
@@ -16,6 +17,7 @@ __all__ = [
     "Checkpoints",
     "Lateral",
     "Mesh",
+    "PlaneShares",
     "Rows",
     "Slab",
     "check_rows",
@@ -25,6 +27,7 @@ __all__ = [
     "join_mesh",
     "lost_rank",
     "measured_rate",
+    "planes_are_shared",
     "ranks_of_views",
     "threads_asked",
 ]

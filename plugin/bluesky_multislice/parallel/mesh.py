@@ -68,6 +68,11 @@ class Mesh:
         """The ranks that hold the slabs of one volume."""
         return self._group("slab")
 
+    @property
+    def angle_group(self) -> dist.ProcessGroup | None:
+        """The ranks that hold the same rows."""
+        return self._group("angle")
+
     def sum(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over all ranks."""
         if self.size > 1:

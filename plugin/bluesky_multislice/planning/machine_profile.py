@@ -55,6 +55,11 @@ class MachineProfile(BaseModel):
     exchange_bytes_a_s: float | None = Field(
         default=None, gt=0, description="Bytes a second that each of two ranks sends to the other; None: not measured."
     )
+    network_bytes_per_s: float | None = Field(
+        default=None, gt=0, description="The same of ranks on two nodes; None: as on one."
+    )
+    ranks_per_node: int | None = Field(default=None, ge=1, description="Ranks that share a node; None: all.")
+    measured: bool = Field(default=True, description="Whether it was measured; else it follows from a data sheet.")
 
     def slice_pair(self, pixels: float) -> float:
         """Return the seconds of an FFT pair of a window in multislice, by pixels · log(pixels) of measured ones.

@@ -3,7 +3,9 @@
 The counts are of what the code keeps, checked against the resident peak of jobs (tests/benchmarks/memory_benchmark.py).
 """
 
+import itertools
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, replace
 
 import numpy as np
@@ -156,7 +158,14 @@ def _communicators(plan: Plan) -> int:
     return 1 if plan.slabs == 1 else 2 if plan.slabs == plan.ranks else 3
 
 
-def fitted_into_memory(plan: Plan, geometry: ScanGeometry, recipe: Recipe, slabs: int | None, machine: Machine) -> Plan:
+def fitted_into_memory(
+    plan: Plan,
+    geometry: ScanGeometry,
+    recipe: Recipe,
+    slabs: int | None,
+    machine: Machine,
+    sizes: Callable[[Plan], Iterable[Plan]] = lambda plan: [plan],
+) -> Plan:
     """Return the plan with its memory, and with what the machine has room for.
 
     Args:
@@ -165,12 +174,13 @@ def fitted_into_memory(plan: Plan, geometry: ScanGeometry, recipe: Recipe, slabs
         recipe: what a person chose.
         slabs: slabs of the volume; None: as few as memory asks for.
         machine: where the job computes.
+        sizes: a plan with its slabs → it with steps of sizes that are tried one after the other.
     """
     numbers = [slabs] if slabs else possible_slabs(plan, plan.ranks)
     found = plan
     for number in numbers:
-        for needed in (False, True):
-            cut = _with_frame_tiles(replace(plan, slabs=number), geometry, recipe, needed=needed)
+        for sized, needed in itertools.product(sizes(replace(plan, slabs=number)), (False, True)):
+            cut = _with_frame_tiles(sized, geometry, recipe, needed=needed)
             cut = with_frames_place(cut, geometry, recipe, machine)
             found = _propagated_in_memory(cut, geometry, recipe.accuracy, machine)
             if fits(found, machine):
@@ -193,12 +203,11 @@ def fits(plan: Plan, machine: Machine) -> bool:
 
 def _with_frame_tiles(plan: Plan, geometry: ScanGeometry, recipe: Recipe, *, needed: bool) -> Plan:
     """Return the plan with tiles of frames, one a rank, where they serve; tiles within them divide what is left."""
-    tiles = tiles_of_frames(plan, geometry, recipe, needed=needed)
+    tiles, note = tiles_of_frames(plan, geometry, recipe, needed=needed)
+    noted = replace(plan, notes=(*plan.notes, note)) if note else plan
     if tiles is None:
-        return plan
-    rows = max(last - first for first, last in tiles.rows)
-    note = f"every rank of an angle computes {rows} rows of each frame, with {tiles.halo} more on either side"
-    cut = replace(plan, frame_tiles=tiles, notes=(*plan.notes, note))
+        return noted
+    cut = replace(noted, frame_tiles=tiles)
     if plan.propagation == "tiled-multislice":
         cut = replace(cut, tiles=tiles_of(geometry, plan.grid, computed_field(cut, geometry), recipe.accuracy)[0])
     return cut
@@ -241,8 +250,12 @@ def _volumes(plan: Plan, angles: int) -> float:
     fit = plan.fit
     parts = 2 if fit.absorption else 1
     moments = 2 if fit.optimiser == "adam" else 1
+    weight = fit.optimiser == "nesterov"
     # Object, gradient and best copy; a gradient on its way, and at the first step the weight of the voxels.
-    count = parts * (3 + moments) + 1 + (fit.optimiser == "nesterov")
+    count = parts * (3 + moments) + 1 + weight
+    if (sharing := plan.ranks_sharing_planes) > 1:
+        # Object and gradient of the rows held, and again of this rank's planes, with all that the optimiser keeps.
+        count = 2 * parts + 1 + (parts * (3 + moments) + weight) / sharing
     # δ and β of the first volume, which all fits start from that try a weight.
     count += 2 if plan.start != "empty" and plan.smoothings else 0
     # This gradient, steepest descent and direction, the ones before, and a copy on the way to the bottom.
@@ -252,13 +265,13 @@ def _volumes(plan: Plan, angles: int) -> float:
     return count + (4 if plan.interpolation == "fourier" and angles > 1 else 0)
 
 
-def _written(plan: Plan) -> int:
+def _written(plan: Plan) -> float:
     """Return how many arrays as large as one part of the volume a checkpoint is written from while the fit goes on."""
     fit = plan.fit
     parts = 2 if fit.absorption else 1
     moments = 2 if fit.optimiser == "adam" else 1
-    # Object and best copy, and the weight of the voxels.
-    return parts * (2 + moments) + (fit.optimiser == "nesterov")
+    # Object, and of this rank's planes the best copy and the weight of the voxels.
+    return parts + (parts * (1 + moments) + (fit.optimiser == "nesterov")) / plan.ranks_sharing_planes
 
 
 def _frames(plan: Plan, geometry: ScanGeometry) -> float:
