@@ -61,21 +61,11 @@ def test_whole_fits_give_the_same_volumes(tmp_path_factory):
     assert max(differences.values()) < 1e-5
 
 
-POINTERS = {
-    "h": "*i64",
-    "wave": "*i64",
-    "out": "*i64",
-    "first": "*i32",
-    "turn": "*i64",
-    "support": "*u8",
-} | dict.fromkeys(
-    ("delta", "beta", "in_delta", "in_beta", "volume", "image", "gradient", "before", "behind", "weight", "numbers"),
-    "*fp32",
-)
+REALS = "delta beta in_delta in_beta volume image gradient before behind weight numbers".split()
+POINTERS = dict.fromkeys(REALS, "*fp32") | dict.fromkeys(("h", "wave", "out", "turn"), "*i64")
+POINTERS |= {"first": "*i32", "support": "*u8"}
 NUMBERS = dict.fromkeys(
-    ("strength", "length", "momentum", "squares", "total_variation", "stretch", "floor")
-    + ("smoothness_z", "magnitude", "least", "most"),
-    "fp32",
+    "strength length momentum squares total_variation stretch floor smoothness_z magnitude least most".split(), "fp32"
 )
 MOVES = dict.fromkeys(
     ("ADAM", "PULLED", "DIFFERENCES", "BEFORE", "BEHIND", "WEIGHTED", "SUPPORTED", "POSITIVE", "LEAST", "MOST"), True
