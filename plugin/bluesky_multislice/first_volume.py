@@ -259,11 +259,10 @@ def _volume(
         own, weights = (np.array(part) for part in ([a for a, _ in some], [weight_of[a] for a, _ in some]))
         for row in range(0, height, _ROWS):
             rows = range(row, min(row + _ROWS, height))
-            block = torch.zeros((width, len(rows), width))
+            block = torch.zeros((width, len(rows), width), device=mesh.device)
             if some:
                 stack = torch.stack([phase[row : rows.stop] for _, phase in some]).numpy()
-                block = torch.from_numpy(back_project(stack, own, weights))
-            block = block.to(mesh.device)
+                block = back_project(stack, own, weights, mesh.device)
             mesh.sum(block)
             first, end = max(row, held.start), min(rows.stop, held.stop)
             if first < end:

@@ -133,7 +133,7 @@ def _sharpest(phases: NDArray[np.float32], angles_rad: NDArray[np.float64]) -> f
         # Projections are moved and not the axis: all axes then lose as little to the interpolation of the volume.
         moved = np.fft.irfft(details * np.exp(2j * np.pi * frequency * pixels), 2 * width)
         volume = back_project(moved.astype(np.float32), angles_rad, weights_rad)
-        return -float(np.square(volume, dtype=np.float64).sum())
+        return -float(volume.double().square().sum())
 
     reach = width // _REACH
     candidates = np.arange(-reach, reach + 1)

@@ -1,16 +1,24 @@
-"""Volumes from projections by filtered back-projection, row by row (algotom's)."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""Volumes from projections by filtered back-projection, for all rows at once; the filter is algotom's."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from bluesky_multislice.optics import on_device
+from bluesky_multislice.optics.conventions import centred
+
+_AT_ONCE = 2**24
+"""Pixels that are read from projections together: 200 MB of places and weights."""
 
 
 def back_project(
-    projections: NDArray[np.float32], angles_rad: NDArray[np.float64], weights_rad: NDArray[np.float64]
-) -> NDArray[np.float32]:
+    projections: NDArray[np.float32],
+    angles_rad: NDArray[np.float64],
+    weights_rad: NDArray[np.float64],
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """Return the sum of filtered projections, back-projected: (x, y, x), the first axis along z.
 
     The values are those of the volume times the pitch. Other angles' volumes can be added.
@@ -19,22 +27,44 @@ def back_project(
         projections: (angle, y, x) line integrals along the beam; the rotation axis is at (x − 1)/2.
         angles_rad: (angle,) turn of the sample, see ``optics.conventions``.
         weights_rad: (angle,) part of half a turn that each angle stands for, see ``angle_weights``.
+        device: where it is computed, and the volume lies.
 
     Source: Kak & Slaney, Principles of Computerized Tomographic Imaging (1988), ch. 3.
     """
-    # algotom and numba take time and 180 MB, which those who project nothing back need not spend.
-    from algotom.rec.reconstruction import apply_ramp_filter, back_projection_cpu
+    # algotom takes time and 180 MB, which those who project nothing back need not spend.
+    from algotom.rec.reconstruction import apply_ramp_filter
 
-    _, rows, columns = projections.shape
-    volume = np.empty((columns, rows, columns), np.float32)
-    # The turn of algotom's slices (row, column) has the opposite sense of ours (z, x).
-    turns, axis = np.float32(-angles_rad), np.float32((columns - 1) / 2)
-    with _one_thread():
-        for row in range(rows):
-            weighted = projections[:, row] * weights_rad[:, None]
-            filtered = apply_ramp_filter(weighted, filter_name="hann", pad=columns // 2)
-            volume[:, row] = back_projection_cpu(np.float32(filtered), turns, axis)
-    return volume
+    angles, rows, width = projections.shape
+    lines = (projections * weights_rad[:, None, None]).reshape(-1, width)
+    filtered = (
+        apply_ramp_filter(lines, filter_name="hann", pad=width // 2).astype(np.float32).reshape(angles, rows, width)
+    )
+    place = torch.device(device)
+    volume = torch.zeros((width, width, rows), device=place)
+    at_once = max(1, _AT_ONCE // (2 * width**2))
+    for first in range(0, angles, at_once):
+        some = slice(first, first + at_once)
+        volume += _smeared(on_device(filtered[some], place), on_device(angles_rad[some], place))
+    return volume.mT
+
+
+def _smeared(projections: Tensor, angles_rad: Tensor) -> Tensor:
+    """Return the sum (z, x, y) of projections (angle, y, x), read by linear interpolation where each pixel is seen."""
+    angles, rows, width = projections.shape
+    z = x = centred(width, device=projections.device)
+    at = x[:, None] * angles_rad.cos() + z[:, None, None] * angles_rad.sin() + (width - 1) / 2
+    left = at.floor().clamp(0, width - 2)
+    right = (at - left) * ((at >= 0) & (at <= width - 1))
+    inside = ((at >= 0) & (at <= width - 1)).double()
+    line = torch.arange(angles, device=projections.device) * width
+    place = torch.stack([line + left.long(), line + left.long() + 1], -1)
+    weight = torch.stack([inside - right, right], -1).to(projections.dtype)
+    return functional.embedding_bag(
+        place.view(width * width, -1),
+        projections.mT.reshape(-1, rows),
+        mode="sum",
+        per_sample_weights=weight.view(width * width, -1),
+    ).view(width, width, rows)
 
 
 def angle_weights(angles_rad: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -50,21 +80,3 @@ def angle_weights(angles_rad: NDArray[np.float64]) -> NDArray[np.float64]:
     weights = np.empty(len(around))
     weights[order] = (steps + np.roll(steps, 1)) / 2
     return weights
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep numba to one thread: with more, algotom 1.7's loop over angles loses sums (a quarter of the values seen).
-
-    Both may have one OpenMP, in which numba sets the threads of PyTorch, too, from its first question on.
-    """
-    import numba
-
-    of_torch = torch.get_num_threads()
-    threads = numba.get_num_threads()
-    numba.set_num_threads(1)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(threads)
-        torch.set_num_threads(of_torch)

@@ -19,6 +19,7 @@ from bluesky_multislice.optics import (
     blur,
     far_field,
     near_field,
+    on_device,
     point_spread_transfer,
     propagator,
     shift_transfer,
@@ -124,12 +125,15 @@ class Camera(nn.Module):
         """
         if self.far_field:
             return self._pixels(self._blurred(far_field(wave).sum(0), views))
-        ways = ways[self.distance_of[views]]
+        distance = on_device(self.distance_of[views], wave.device)
+        # One way serves all views.
+        ways = ways if len(ways) == 1 else ways[distance]
         if fraction is not None:
             ways = ways * shift_transfer(self._window, -fraction)
         if adjustments.distance_shift_m is not None:
-            shift = (adjustments.distance_shift_m / adjustments.distance_shift_m.new_tensor(self._pixel_m)).double()
-            ways = ways * shift_transfer(self._window, shift).to(ways)[self.distance_of[views]]
+            pixel_m = on_device(self._pixel_m, wave.device).to(adjustments.distance_shift_m)
+            shift = (adjustments.distance_shift_m / pixel_m).double()
+            ways = ways * shift_transfer(self._window, shift).to(ways)[distance]
         intensity = self._blurred(near_field(wave, ways).sum(0), views)
         return self._pixels(self._read(intensity, views, adjustments))
 
@@ -137,7 +141,9 @@ class Camera(nn.Module):
         """Return what a source that is no point and a detector with a point spread leave of the intensity."""
         if self._spread is None:
             return intensity
-        return blur(intensity, self._spread[0] if len(self._spread) == 1 else self._spread[self.distance_of[views]])
+        if len(self._spread) == 1:
+            return blur(intensity, self._spread[0])
+        return blur(intensity, self._spread[on_device(self.distance_of[views], intensity.device)])
 
     def _read(self, intensity: Tensor, views: NDArray[np.intp], adjustments: Adjustments) -> Tensor:
         """Return the intensity (view, y, x) at the pixels of each view's distance."""
@@ -153,8 +159,8 @@ class Camera(nn.Module):
         distance_of = self.distance_of[views]
         frames = intensity.new_zeros((len(views), *self._sampled))
         for distance in np.unique(distance_of).tolist():
-            members = torch.as_tensor(np.flatnonzero(distance_of == distance), device=intensity.device)
-            scale = torch.tensor(self._coarser[distance], dtype=torch.float64, device=intensity.device)
+            members = on_device(np.flatnonzero(distance_of == distance), intensity.device)
+            scale = torch.full((), self._coarser[distance], dtype=torch.float64, device=intensity.device)
             scale = scale if larger is None else scale / (1 + larger[distance].double())
             angle = torch.zeros_like(scale) if turn is None else turn[distance].double()
             matrix = scale * torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
+from bluesky_multislice.models.alike import Alike, alike_rows
 from bluesky_multislice.models.camera import Camera
 from bluesky_multislice.models.frame_tiles import FrameTiles, check_tiles
 from bluesky_multislice.models.turned import Turned
@@ -22,6 +23,7 @@ from bluesky_multislice.optics import (
     Interpolation,
     Kernel,
     absorbing_margin,
+    on_device,
     planes_of_slices,
     propagator,
     rotate,
@@ -79,6 +81,7 @@ class ForwardModel(nn.Module):
     _off_middle_m: Tensor
     _to_entrance: Tensor
     _to_detector: Tensor
+    _distances_m: Tensor
     _absorber: Tensor | None
 
     def __init__(
@@ -140,8 +143,14 @@ class ForwardModel(nn.Module):
         self.register_buffer("_off_middle_m", off_middle_m, persistent=False)
         thickness = torch.tensor(grid.thickness_m, dtype=torch.float64)
         distances = torch.as_tensor(self.effective_distances_m)
+        self.register_buffer("_distances_m", distances, persistent=False)
+        self._held: NDArray[np.float64] | None = None
         self.register_buffer("_to_entrance", self._entrance(-thickness / 2), persistent=False)
         self.register_buffer("_to_detector", self.camera.ways(distances - thickness / 2), persistent=False)
+
+    @property
+    def _device(self) -> torch.device:
+        return self._to_entrance.device
 
     @property
     def first_rows(self) -> NDArray[np.intp]:
@@ -224,7 +233,7 @@ class ForwardModel(nn.Module):
         if len(angles) == 1:
             return parts[0]
         own = np.concatenate(order) if order else np.arange(0)
-        return torch.cat(parts)[torch.as_tensor(own.argsort(), device=parts[0].device)] if parts else torch.empty(0)
+        return torch.cat(parts)[on_device(own.argsort(), parts[0].device)] if parts else torch.empty(0)
 
     def turn(
         self,
@@ -238,7 +247,7 @@ class ForwardModel(nn.Module):
         See ``forward`` for the arguments.
         """
         angle = int(self.angle_of[views[0]])
-        starts, _ = self._starts(views, self._shift(angle, views, adjustments))
+        starts, _ = self._starts(views, self._shift(slice(angle, angle + 1), views, adjustments))
         wanted = self.slab.wanted(views, starts[:, 0], self._windows)
         return Turned(torch.stack(self._planes(delta, beta, angle, adjustments)), self.slab, wanted)
 
@@ -291,7 +300,7 @@ class ForwardModel(nn.Module):
         turned: Turned | None,
     ) -> Tensor:
         """Return the expected intensity (view, y, x) of the views at one of the angles that this rank computes."""
-        starts, fraction = self._starts(views, self._shift(angle, views, adjustments))
+        starts, fraction = self._starts(views, self._shift(slice(angle, angle + 1), views, adjustments))
         wanted = self.slab.wanted(views, starts[:, 0], self._windows)
         if turned is not None:
             planes = turned.arrive().unbind()
@@ -308,7 +317,8 @@ class ForwardModel(nn.Module):
         moved, padding = self._padded(starts[here] - np.array([first_row, 0]), self.tile, planes[0].shape[-2])
         padded = [functional.pad(unit * part, padding) for part in planes]
         padded = padded if beta is not None else [*padded, torch.zeros_like(padded[0])]
-        fraction = None if fraction is None else fraction[torch.as_tensor(here, device=fraction.device)]
+        if fraction is not None and not here.all():
+            fraction = fraction[on_device(np.flatnonzero(here), fraction.device)]
         intensity = self._expect(padded[0], padded[1], moved, fraction, probe, own, adjustments)
         if adjustments.intensity is not None:
             intensity = intensity * adjustments.intensity[angle]
@@ -317,18 +327,39 @@ class ForwardModel(nn.Module):
         # One for all pixels, or a map of the whole frame.
         return intensity + adjustments.background.expand(self.frame)[self.frame_rows]
 
-    def _shift(self, angle: int, views: NDArray[np.intp], adjustments: Adjustments) -> Tensor | None:
-        """Return how far the windows of views at an angle are moved, (view, 2) or (1, 2) pixels."""
+    def _shift(self, angle: slice | Tensor, views: NDArray[np.intp], adjustments: Adjustments) -> Tensor | None:
+        """Return how far the windows of views are moved, (view, 2) or (1, 2) pixels.
+
+        Args:
+            angle: which one all have, or the number of each one's (view,).
+            views: which views.
+            adjustments: differences from the geometry.
+        """
         moves = []
         if adjustments.position_m is not None:
-            moves.append(adjustments.position_m[views])
+            moves.append(adjustments.position_m[on_device(views, self._device)])
         if adjustments.axis_shift_m is not None:
-            moves.append(adjustments.axis_shift_m[angle : angle + 1])
+            moves.append(adjustments.axis_shift_m[angle])
         if self.far_field and adjustments.distance_m is not None:
-            distances = torch.as_tensor(self.effective_distances_m).to(adjustments.distance_m)
-            shrunk = 1 / (1 + adjustments.distance_m / distances) - 1
-            moves.append(shrunk[self.camera.distance_of[views], None] * self._off_middle_m[views])
-        return (sum(moves) / moves[0].new_tensor(self.pixel_m)).to(self._precision) if moves else None
+            shrunk = 1 / (1 + adjustments.distance_m / self._distances_m.to(adjustments.distance_m)) - 1
+            index, distance = (on_device(each, self._device) for each in (views, self.camera.distance_of[views]))
+            moves.append(shrunk[distance, None] * self._off_middle_m[index])
+        return (sum(moves) / on_device(self.pixel_m, self._device).to(moves[0])).to(self._precision) if moves else None
+
+    def hold(self, adjustments: Adjustments) -> None:
+        """Keep windows on the whole pixels that these adjustments move them to, until others are given.
+
+        What else moves a view moves its probe, and needs no look at numbers on an accelerator. Before the first call a
+        window follows every adjustment.
+
+        Args:
+            adjustments: of the positions, the axis and, in the far field, the distance.
+        """
+        views = np.arange(len(self.angle_of))
+        shift = self._shift(on_device(self.angle_of, self._device), views, adjustments)
+        self._held = np.zeros((len(views), 2))
+        if shift is not None:
+            self._held[:] = shift.detach().cpu().numpy()
 
     def _starts(self, views: NDArray[np.intp], shift: Tensor | None) -> tuple[NDArray[np.intp], Tensor | None]:
         """Return each window's first pixel (y, x) in the volume's planes, and what is left below one pixel.
@@ -336,11 +367,14 @@ class ForwardModel(nn.Module):
         Nothing is left, None, where all windows begin on whole pixels.
         """
         first = self._first[views]
-        starts = np.rint(first if shift is None else first + shift.detach().cpu().numpy()).astype(np.intp)
+        moved = 0.0
+        if shift is not None:
+            moved = shift.detach().cpu().numpy() if self._held is None else self._held[views]
+        starts = np.rint(first + moved).astype(np.intp)
         left = first - starts
         fraction = None
         if shift is not None or self.between_pixels[views].any():
-            fraction = torch.as_tensor(left, dtype=self._precision, device=self._to_entrance.device)
+            fraction = on_device(left, self._device, self._precision)
             fraction = fraction if shift is None else fraction + shift
         return starts, fraction
 
@@ -377,11 +411,10 @@ class ForwardModel(nn.Module):
         thickness = self.slice_thickness_m
         if more is None and further is None:
             return thickness, self._to_entrance, self._to_detector
-        distances = torch.as_tensor(self.effective_distances_m, device=self._to_entrance.device)
-        distances = distances if further is None else distances + further
+        distances = self._distances_m if further is None else self._distances_m + further
         if more is None:
             return thickness, self._to_entrance, self.camera.ways(distances - self.grid.thickness_m / 2)
-        thickness = distances.new_tensor(thickness) + more
+        thickness = on_device(thickness, self._device, torch.float64) + more
         half = thickness.sum() / 2
         return thickness, self._entrance(-half), self.camera.ways(distances - half)
 
@@ -396,14 +429,20 @@ class ForwardModel(nn.Module):
         adjustments: Adjustments,
     ) -> Tensor:
         thickness, to_entrance, to_detector = self._lengths(adjustments)
+        alike = self._alike(views, adjustments)
+        moved = fraction
+        if alike is not None:
+            starts = [starts[view] for view in alike.first]
+            moved = None if fraction is None else alike.first_of(fraction)
         modes = (torch.fft.fft2(self._cut(probe)) * to_entrance)[:, None]
         if adjustments.variations is not None and adjustments.variation_of_view is not None:
             shapes = torch.fft.fft2(self._cut(adjustments.variations)) * to_entrance
-            own = torch.tensordot(adjustments.variation_of_view[views].to(shapes.dtype), shapes, 1)
+            index = on_device(views, self._device)
+            own = torch.tensordot(adjustments.variation_of_view[index].to(shapes.dtype), shapes, 1)
             modes = torch.cat([modes[:1] + own, modes[1:].expand(-1, len(views), -1, -1)])
-        if fraction is not None:
-            modes = modes * shift_transfer(self.tile, fraction)
-        entrance = torch.fft.ifft2(modes).expand(-1, len(views), -1, -1)
+        if moved is not None:
+            modes = modes * shift_transfer(self.tile, moved)
+        entrance = torch.fft.ifft2(modes).expand(-1, len(starts), -1, -1)
         wave = self._propagate(
             entrance.flatten(0, 1),
             delta,
@@ -415,4 +454,15 @@ class ForwardModel(nn.Module):
             absorber=self._absorber,
             **self._options,
         ).unflatten(0, (len(modes), -1))
+        wave = wave if alike is None else alike.of_all(wave)
         return self.camera(wave, to_detector, fraction, views, adjustments)
+
+    def _alike(self, views: NDArray[np.intp], adjustments: Adjustments) -> Alike | None:
+        """Return which views at an angle differ in their distance alone, None where none do.
+
+        Their exit waves are the same, and go through the sample once.
+        """
+        own = adjustments.position_m, adjustments.variations, adjustments.distance_m if self.far_field else None
+        if len(self.effective_distances_m) == 1 or any(part is not None for part in own):
+            return None
+        return alike_rows(self._first[views])

@@ -13,6 +13,7 @@ from bluesky_multislice.optics.detection import (
     shift_transfer,
 )
 from bluesky_multislice.optics.finite_difference import finite_difference
+from bluesky_multislice.optics.host import LateNumber, on_device
 from bluesky_multislice.optics.interpolation import bytes_of_turn, kept_turns
 from bluesky_multislice.optics.kernels import Choice, Kernels, Part, kernels_in_use, use_kernels, uses_fused
 from bluesky_multislice.optics.layout import as_it_lies, with_y_last
@@ -49,6 +50,7 @@ __all__ = [
     "Interpolation",
     "Kernel",
     "Kernels",
+    "LateNumber",
     "Part",
     "absorbing_margin",
     "affine",
@@ -65,6 +67,7 @@ __all__ = [
     "kernels_in_use",
     "multislice",
     "near_field",
+    "on_device",
     "phase_rate",
     "planes_of_slices",
     "point_spread_transfer",

@@ -34,9 +34,9 @@ def _read_lines(lines: Tensor, points: Tensor, shifts: Tensor) -> Tensor:
     n = lines.shape[-1]
     frequency = torch.fft.rfftfreq(n, dtype=torch.float64, device=lines.device)
     weight = torch.full_like(frequency, 2 / n)
-    weight[0] = 1 / n
+    weight[:1].fill_(1 / n)
     if n % 2 == 0:
-        weight[-1] = 1 / n
+        weight[-1:].fill_(1 / n)
     dtype = lines.dtype.to_complex()
     lean = torch.exp(2j * torch.pi * frequency * (shifts[:, None] + (n - 1) / 2)) * weight
     series = torch.exp(2j * torch.pi * frequency[:, None] * points)

@@ -38,6 +38,11 @@ def coordinates(n: int, pitch_m: float, *, device: torch.device | str = "cpu") -
     return (torch.arange(n, dtype=torch.float64, device=device) - (n - 1) / 2) * pitch_m
 
 
+def centred(n: int, *, device: torch.device | str = "cpu") -> Tensor:
+    """Return the (n,) float64 positions i − (n−1)/2 in pixels."""
+    return torch.arange(n, dtype=torch.float64, device=device) - (n - 1) / 2
+
+
 def squared_frequency(
     shape: tuple[int, int], pixel_size_m: tuple[float, float], *, device: torch.device | str = "cpu"
 ) -> Tensor:

@@ -30,7 +30,7 @@ class FusedSlice:
         first: first pixel that each view sees of shared planes, from ``seen``.
     """
 
-    def __init__(self, delta: Tensor, beta: Tensor, strength: float, first: np.ndarray) -> None:
+    def __init__(self, delta: Tensor, beta: Tensor, strength: float | Tensor, first: np.ndarray) -> None:
         self._delta, self._beta = (planes.detach().numpy() for planes in (delta, beta))
         self._strength, self._first, self._own = float32(strength), first, len(delta) > 1
         if not self._own:

@@ -2,25 +2,26 @@
 
 A row of the matrix sums weighted neighbours, each a run of y in memory: what ``embedding_bag`` is made for. A volume
 whose y lies last in memory (``with_y_last``) is read as it is, and its gradient comes so; another is copied first.
+
+On a processor the matrices are made once per angle and kept. An accelerator makes the neighbours of each pixel as it
+needs them (``taps``), in both directions, so that nothing is uploaded and no two sums meet in one place.
 """
 
 import ctypes
-import itertools
-import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
+from bluesky_multislice.optics import taps
 from bluesky_multislice.optics.kernels import uses_fused
 from bluesky_multislice.optics.layout import has_y_last
 from bluesky_multislice.optics.memory import empty
+from bluesky_multislice.optics.taps import KERNELS, KernelName
 
 _BLOCK = {"cpu": 2**19, "cuda": 2**24}
 """Voxels of the turned planes that are made together: on a processor so few that they stay in its cache."""
@@ -33,35 +34,6 @@ _KEPT_BYTES, _FEWEST_KEPT = 2**26, 16
 
 _LARGE_PLANE = 2**16
 """Pixels (z, x) from which freed memory between cached matrices is handed back: 4 GiB were seen at 512²."""
-
-
-KernelName = Literal["linear", "cubic"]
-
-
-class _Kernel(NamedTuple):
-    """What a neighbour counts, by its distance in pixels along one axis.
-
-    Attributes:
-        reach: pixels on either side that count.
-        value: of distances up to the reach.
-        slope: the derivative.
-    """
-
-    reach: int
-    value: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-    slope: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-
-
-KERNELS: dict[KernelName, _Kernel] = {
-    "linear": _Kernel(1, lambda d: 1 - d, lambda d: -np.ones_like(d)),
-    # Cubic convolution, a = −1/2: Keys, IEEE Trans. Acoust. Speech Signal Process. 29, 1153 (1981).
-    "cubic": _Kernel(
-        2,
-        lambda d: np.where(d <= 1, (1.5 * d - 2.5) * d**2 + 1, ((2.5 - 0.5 * d) * d - 4) * d + 2),
-        lambda d: np.where(d <= 1, (4.5 * d - 5) * d, (5 - 1.5 * d) * d - 4),
-    ),
-}
-"""Kernels of the interpolation along an axis."""
 
 
 class _Matrix(NamedTuple):
@@ -135,14 +107,24 @@ def turn_in_planes(
         from bluesky_multislice.optics.triton_turns import turn as turn_without_matrix
 
         return turn_without_matrix(volume, angle_rad, slice_of_plane[-1] + 1, kernel)
-    angle = torch.as_tensor(angle_rad, dtype=torch.float64)
-    turn = _Turn(slice_of_plane, volume.shape[2], angle.detach().item(), volume.dtype, volume.device, kernel)
-    turned = _Product.apply(volume, *_matrices(turn), False)
-    if not angle.requires_grad:
+    refined = isinstance(angle_rad, Tensor) and angle_rad.requires_grad
+    angle = angle_rad.detach() if isinstance(angle_rad, Tensor) else angle_rad
+    if volume.device.type == "cpu":
+        turn = _Turn(slice_of_plane, volume.shape[2], float(angle), volume.dtype, volume.device, kernel)
+    else:
+        slices = slice_of_plane[-1] + 1
+        turn = taps.Turn(len(slice_of_plane), slices, volume.shape[2], angle, KERNELS[kernel])
+    turned = _turned(volume, turn)
+    if not refined:
         return turned
-    slope = _Product.apply(volume.detach(), *_matrices(turn._replace(slope=True)), False)
     # Zero, with the gradient of a turn.
-    return turned + (angle - angle.detach()) * slope
+    return turned + (angle_rad - angle) * _turned(volume.detach(), turn._replace(slope=True))
+
+
+def _turned(volume: Tensor, turn: "_Turn | taps.Turn") -> Tensor:
+    if isinstance(turn, _Turn):
+        return _Product.apply(volume, *_matrices(turn), False)
+    return taps.turn(volume, turn)
 
 
 class _Turn(NamedTuple):
@@ -187,10 +169,11 @@ def _new_matrices(turn: _Turn) -> tuple[_Matrix, _Matrix]:
     group = np.asarray(turn.slice_of_plane)
     image = (group[:, None] * nx + np.arange(nx)).ravel()
     share = np.repeat(1 / np.bincount(group)[group], nx)
-    entries = [
-        (share[inside] * value[inside], image[inside], source[inside])
-        for source, value, inside in _neighbours(nz, nx, turn.angle_rad, KERNELS[turn.kernel], turn.slope)
-    ]
+    shape, kernel = (nz, nx), KERNELS[turn.kernel]
+    entries = []
+    for neighbour in taps.neighbours(torch.arange(nz), shape, turn.angle_rad, kernel, slope=turn.slope):
+        source, value, inside = (part.reshape(-1).numpy() for part in neighbour)
+        entries.append((share[inside] * value[inside], image[inside], source[inside]))
     value, row, column = (np.concatenate(part) for part in zip(*entries, strict=True))
     matrix = sparse.coo_array((value, (row, column)), shape=(groups * nx, nz * nx)).tocsr()
 
@@ -211,30 +194,3 @@ def _hand_back_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def _neighbours(
-    nz: int, nx: int, angle_rad: float, kernel: _Kernel, slope: bool
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]]:
-    """Yield the neighbours of the points that the lab's pixels see: place, weight and whether it exists.
-
-    All are (z·x,). The weight is a product of the kernel along z and x; its slope in θ replaces one by its derivative.
-    """
-    z, x = (
-        part.ravel() for part in np.meshgrid(np.arange(nz) - (nz - 1) / 2, np.arange(nx) - (nx - 1) / 2, indexing="ij")
-    )
-    cosine, sine = math.cos(angle_rad), math.sin(angle_rad)
-    sample_z, sample_x = x * sine + z * cosine, x * cosine - z * sine
-    at_z, at_x = sample_z + (nz - 1) / 2, sample_x + (nx - 1) / 2
-    offsets = range(1 - kernel.reach, 1 + kernel.reach)
-    for above, beside in itertools.product(offsets, offsets):
-        i, j = np.floor(at_z).astype(int) + above, np.floor(at_x).astype(int) + beside
-        value_z, value_x = kernel.value(np.abs(at_z - i)), kernel.value(np.abs(at_x - j))
-        value = value_z * value_x
-        if slope:
-            slope_z, slope_x = (
-                np.where(up > 0, -1, 1) * kernel.slope(np.abs(at - place))
-                for up, at, place in ((above, at_z, i), (beside, at_x, j))
-            )
-            value = slope_z * sample_x * value_x - value_z * slope_x * sample_z
-        yield i * nx + j, value, (value != 0) & (i >= 0) & (i < nz) & (j >= 0) & (j < nx)

@@ -1,12 +1,16 @@
 """The sample turned about y, in planes perpendicular to it: a slab of y needs no other. Or about a tilted axis."""
 
+import functools
+import math
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from bluesky_multislice.errors import ScanError
+from bluesky_multislice.optics.host import on_device
 from bluesky_multislice.optics.interpolation import turn_in_planes
 from bluesky_multislice.optics.shears import turn_by_shears
 
@@ -97,29 +101,34 @@ def _mean_of_slices(volume: Tensor, slice_of_plane: tuple[int, ...]) -> Tensor:
 
 
 def _is_zero(angle_rad: Angle) -> bool:
-    angle = torch.as_tensor(angle_rad, dtype=torch.float64)
-    return not angle.requires_grad and angle.item() == 0
+    """Return whether an angle is known to be zero; one on an accelerator is not looked at."""
+    if isinstance(angle_rad, Tensor) and (angle_rad.requires_grad or angle_rad.device.type != "cpu"):
+        return False
+    return float(angle_rad) == 0
 
 
 def _turn_in_space(volume: Tensor, angle_rad: Angle, about_x: Angle, about_z: Angle) -> Tensor:
     """Return the volume turned and tilted, by linear interpolation between eight neighbours."""
-    matrix = _about((0, 2), angle_rad) @ _about((1, 0), about_z) @ _about((2, 1), about_x)
+    turns = ((0, 2), angle_rad), ((1, 0), about_z), ((2, 1), about_x)
+    matrix = functools.reduce(torch.matmul, (_about(*turn, volume.device) for turn in turns))
     nz, ny, nx = volume.shape
-    half = torch.tensor([nx, ny, nz], dtype=torch.float64) / 2
-    affine = functional.pad(matrix * half / half[:, None], (0, 1)).to(volume)
+    size = np.array([nx, ny, nz], float)
+    affine = functional.pad(matrix * on_device(size / size[:, None], volume.device), (0, 1)).to(volume)
     where = functional.affine_grid(affine[None], [1, 1, nz, ny, nx], align_corners=False)
     return functional.grid_sample(volume[None, None], where, padding_mode="zeros", align_corners=False)[0, 0]
 
 
-def _about(axes: tuple[int, int], angle_rad: Angle) -> Tensor:
+def _about(axes: tuple[int, int], angle_rad: Angle, device: torch.device) -> Tensor:
     """Return the (3, 3) float64 matrix on (x, y, z) with u → u·cos − v·sin, v → u·sin + v·cos for the axes (u, v)."""
     u, v = axes
-    angle = torch.as_tensor(angle_rad, dtype=torch.float64).cpu()
-    swing = torch.zeros(3, 3, dtype=torch.float64)
+    swing, inside, outside = np.zeros((3, 3)), np.zeros((3, 3)), np.eye(3)
     swing[u, v], swing[v, u] = -1.0, 1.0
-    inside = torch.zeros(3, dtype=torch.float64)
-    inside[[u, v]] = 1.0
-    return torch.diag(1 - inside) + torch.cos(angle) * torch.diag(inside) + torch.sin(angle) * swing
+    inside[u, u] = inside[v, v] = 1.0
+    parts = on_device(np.stack([outside - inside, inside, swing]), device)
+    if not isinstance(angle_rad, Tensor):
+        return parts[0] + math.cos(angle_rad) * parts[1] + math.sin(angle_rad) * parts[2]
+    angle = angle_rad.to(device, torch.float64)
+    return parts[0] + torch.cos(angle) * parts[1] + torch.sin(angle) * parts[2]
 
 
 def _check(volume: Tensor, interpolation: str) -> None:

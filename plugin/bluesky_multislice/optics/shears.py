@@ -48,11 +48,17 @@ def turn_by_shears(volume: Tensor, angle_rad: float | Tensor, dims: tuple[int, i
     """
     layers = volume.movedim(dims, (-2, -1))
     _, a, b = layers.shape
-    angle = torch.as_tensor(angle_rad, dtype=torch.float64, device=volume.device)
-    quarters = round(angle.detach().item() / (math.pi / 2))
+    # Lengths and quarter turns are the host's: it waits for an angle that is refined on an accelerator.
+    known = angle_rad.item() if isinstance(angle_rad, Tensor) else angle_rad
+    angle = angle_rad if isinstance(angle_rad, Tensor) else torch.full((), angle_rad, device=volume.device)
+    quarters = round(known / (math.pi / 2))
     layers = layers.rot90(quarters, (-2, -1))
     shears = _shears(
-        (layers.shape[1], layers.shape[2]), (a, b), angle - quarters * math.pi / 2, volume.dtype.to_complex()
+        (layers.shape[1], layers.shape[2]),
+        (a, b),
+        angle.to(volume.device, torch.float64) - quarters * math.pi / 2,
+        known - quarters * math.pi / 2,
+        volume.dtype.to_complex(),
     )
     turned = [_shear(part, shears, (a, b)) for part in layers.split(_LAYERS)]
     return torch.cat(turned).movedim((-2, -1), dims)
@@ -67,7 +73,7 @@ def _shear(layers: Tensor, shears: tuple[tuple[Tensor, int], ...], out: tuple[in
 
 
 def _shears(
-    shape: tuple[int, int], out: tuple[int, int], angle_rad: Tensor, dtype: torch.dtype
+    shape: tuple[int, int], out: tuple[int, int], angle_rad: Tensor, known_rad: float, dtype: torch.dtype
 ) -> tuple[tuple[Tensor, int], ...]:
     """Return (transfer function (line, frequency), period) of three shears from one grid to another with its middle.
 
@@ -75,10 +81,11 @@ def _shears(
         shape: pixels (a, b) before.
         out: pixels (a, b) after.
         angle_rad: 0-d, at most an eighth of a turn.
+        known_rad: the same, on the host.
         dtype: of the transfer functions.
     """
     (a, b), (a_out, b_out) = shape, out
-    a_period, b_period = _periods(shape, out, angle_rad.detach().item())
+    a_period, b_period = _periods(shape, out, known_rad)
     tangent, sine = torch.tan(angle_rad / 2), torch.sin(angle_rad)
     of_row, of_column, of_row_out = (
         _from_middle(period, size, angle_rad.device) for period, size in ((a, a), (b_period, b), (a_out, a_out))

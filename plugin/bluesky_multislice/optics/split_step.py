@@ -276,7 +276,7 @@ class _Run:
 
 def _maker_of_slices(
     windows: Windows | None, wave: Tensor, delta: Tensor, beta: Tensor
-) -> Callable[[Tensor, Tensor, float], Slice]:
+) -> Callable[[Tensor, Tensor, float | Tensor], Slice]:
     """Return what makes a slice from its δ, β and kΔz: fused where it can be done, else eager."""
     single = (wave.dtype, delta.dtype, beta.dtype) == (torch.complex64, torch.float32, torch.float32)
     if single and uses_fused("slices", wave.device):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.optics.conventions import wavenumber
+from bluesky_multislice.optics.host import on_device
 from bluesky_multislice.optics.sampling import Windows
-from bluesky_multislice.optics.upload import on_device
 
 
 def transmission(delta: Tensor, beta: Tensor, *, wavelength_m: float, thickness_m: float) -> Tensor:

@@ -19,8 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bluesky_multislice.optics.host import on_device
 from bluesky_multislice.optics.sampling import Windows
-from bluesky_multislice.optics.upload import on_device
 
 _BLOCK = 256
 """Pixels that a program works on: two for each thread of four warps, so that waves are read 16 bytes at a time."""

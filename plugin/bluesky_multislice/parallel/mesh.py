@@ -82,9 +82,15 @@ class Mesh:
         """Return the sum of a number over the ranks that hold the slabs of one volume."""
         if self.slabs == 1:
             return number
-        total = torch.tensor(number, dtype=torch.float64, device=self.device)
+        return self.sum_of_slabs(torch.tensor(number, dtype=torch.float64, device=self.device)).item()
+
+    def sum_of_slabs(self, number: Tensor) -> Tensor:
+        """Return what ``sum_over_slabs`` does, of a 0-d tensor that stays where it is."""
+        if self.slabs == 1:
+            return number
+        total = number.clone()
         dist.all_reduce(total, group=self._group("slab"))
-        return total.item()
+        return total
 
     def _group(self, dimension: str) -> dist.ProcessGroup | None:
         return None if self.devices is None or self.slabs == 1 else self.devices.get_group(dimension)
@@ -93,9 +99,14 @@ class Mesh:
         """Return the largest of the ranks' numbers."""
         if self.size == 1:
             return number
-        found = torch.tensor(number, dtype=torch.float64, device=self.device)
-        dist.all_reduce(found, dist.ReduceOp.MAX)
-        return found.item()
+        return self.largest_value(torch.tensor(number, dtype=torch.float64, device=self.device)).item()
+
+    def largest_value(self, number: Tensor) -> Tensor:
+        """Return what ``largest`` does, of a 0-d tensor that stays where it is."""
+        found = number.clone()
+        if self.size > 1:
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return found
 
     def peak_memory_bytes(self) -> int:
         """Return the most memory that any rank has held so far; every rank calls it."""

@@ -70,6 +70,14 @@ class Slab:
         """Return the sum of a number over the slabs of one volume."""
         return self.mesh.sum_over_slabs(number)
 
+    def largest_value(self, number: Tensor) -> Tensor:
+        """Return what ``largest`` does, of a 0-d tensor that stays where it is."""
+        return number if self.whole else self.mesh.largest_value(number)
+
+    def total_value(self, number: Tensor) -> Tensor:
+        """Return what ``total`` does, of a 0-d tensor that stays where it is."""
+        return self.mesh.sum_of_slabs(number)
+
     def computes(self, views: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Return which of some views this rank computes."""
         if self._rank_of_view is None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bluesky_multislice.optics import LateNumber, on_device
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.conjugate_gradients import ConjugateGradients
 from bluesky_multislice.solvers.course import Begun, Course, load_random_state, random_state
@@ -192,12 +193,13 @@ class _Loop:
         begun = Begun(self._lanes, settings.batch_views)
         if course.begun and replace(course.begun, steps=0, misfit=0.0, pixels=0.0) == begun:
             begun = course.begun
-        total = torch.tensor([begun.misfit, begun.pixels], dtype=torch.float64, device=self._mesh.device)
+        total = on_device([begun.misfit, begun.pixels], self._mesh.device, torch.float64)
+        wanting = _Wanting(self._mesh)
         for done, batches in enumerate(steps[begun.steps :], start=begun.steps + 1):
             wanted = bool(journal and journal.wants_the_state())
-            misfit, pixels, wanting = _step(unknowns, self._fitted, batches, settings, self._mesh, course.noise, wanted)
-            total += torch.stack([misfit, pixels])
-            if journal and wanting > 0 and done < len(steps):
+            sums = _step(unknowns, self._fitted, batches, settings, self._mesh, course.noise, wanted)
+            total += sums[:2]
+            if journal and wanting.after(sums[2], here=wanted) and done < len(steps):
                 course.begun = replace(begun, steps=done, misfit=float(total[0]), pixels=float(total[1]))
                 journal.end_step(course, lambda: self._state(random))
         course.begun = None
@@ -215,6 +217,22 @@ class _Loop:
         random = random_state(self._mesh.rank, self._shuffles) if random is None else random
         state = self._unknowns.state(self.best, self._mesh) | dict(random)
         return state if self._end_game is None else state | self._end_game.state()
+
+
+class _Wanting:
+    """Whether some rank wants the state kept between two steps; on accelerators all ranks know it one step later."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._alone, self._number = mesh.size == 1, LateNumber()
+
+    def after(self, ranks: Tensor, *, here: bool) -> bool:
+        """Return whether to keep the state after a step.
+
+        Args:
+            ranks: 0-d, how many ranks want it.
+            here: whether this one does.
+        """
+        return here if self._alone else self._number.read(ranks) > 0
 
 
 def _settle(course: Course) -> None:
@@ -239,7 +257,7 @@ def _step(
 ) -> Tensor:
     """Move once; return misfit and pixels of all ranks' batches, and how many ranks want the state kept behind it."""
     misfit = add_gradients(unknowns, fitted, batches, settings)
-    sums = torch.cat([misfit, misfit.new_tensor([wanted])])
+    sums = torch.cat([misfit, torch.full_like(misfit[:1], wanted)])
     mesh.sum(sums)
     gradients, priors = unknowns.gradients(), settings.priors.at(unknowns.optimiser.relative_step)
     weights, in_one_pass = None, unknowns.optimiser.takes_all_in_one_pass

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.models import Turned
+from bluesky_multislice.optics import on_device
 from bluesky_multislice.solvers.fidelity import FIDELITIES
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import ViewSet
@@ -70,7 +71,8 @@ def expected_and_measured(
             measured, last = frames.measured(batch), batch
         seen = measured
         if not members.all():
-            seen = measured[np.flatnonzero(members[unknowns.computes(frames.views[batch])])]
+            own = np.flatnonzero(members[unknowns.computes(frames.views[batch])])
+            seen = measured[on_device(own, measured.device)]
         yield unknowns.expect(frames.views[batch[members]], next(turned)), seen
         del seen
     # The last gradients are on their way back.

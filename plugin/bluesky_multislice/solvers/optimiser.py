@@ -71,7 +71,7 @@ class ObjectOptimiser:
         adam_floor: float,
         relative_step: Callable[[int], float],
         momentum: float,
-        largest: Callable[[float], float] = float,
+        largest: Callable[[Tensor], Tensor] = torch.as_tensor,
     ) -> None:
         self._volume, self._largest = volume, largest
         self._factor, self._adam_floor, self._relative_step = factor, adam_floor, relative_step
@@ -118,7 +118,7 @@ class ObjectOptimiser:
             in_step: leave it to ``step_in_one_pass``.
         """
         # Radians of one plane are its part of those through the volume, and all planes move at once.
-        planes, most = self._volume.shape[-3], self._largest(float(light.max()))
+        planes, most = self._volume.shape[-3], self._largest(light.max())
         weight = planes / ((1 - _DARK_WEIGHT) * light + _DARK_WEIGHT * most)
         if in_step:
             self._of_light = weight
@@ -130,7 +130,7 @@ class ObjectOptimiser:
         """Move, and set the gradient to zero."""
         gradient = gradient_of(self._volume)
         if self._adam is not None and self._adam.floor == 0:
-            largest = self._largest(float(torch.linalg.vector_norm(gradient, torch.inf)))
+            largest = float(self._largest(torch.linalg.vector_norm(gradient, torch.inf)))
             self._adam.floor = max(self._adam_floor * largest, 1e-12)
         if self._weight is not None:
             gradient.mul_(self._weight)

@@ -52,11 +52,11 @@ class ProbeOptimiser:
         return self._step > 0 and self._epochs_done + 1 >= self._from_epoch
 
     @torch.no_grad()
-    def weigh(self, light: float) -> None:
+    def weigh(self, light: Tensor) -> None:
         """Divide the gradient by its curvature.
 
         Args:
-            light: Σ|probe|² of the views that the gradient is of over all pixels, normalised as the gradient is.
+            light: 0-d, Σ|probe|² of the views that the gradient is of over all pixels, normalised as the gradient is.
         """
         if self._parts.grad is not None:
             self._parts.grad *= self._parts.square().sum() / light

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bluesky_multislice.optics import on_device
 from bluesky_multislice.solvers.descent import gradient_of
 from bluesky_multislice.solvers.schedule import Schedule
 
@@ -67,7 +68,7 @@ class ProbeVariation:
 
     def see(self, views: NDArray[np.intp]) -> None:
         """Note the views whose gradients are added."""
-        self._seen[views] += 1
+        self._seen.index_add_(0, on_device(views, self._seen.device), torch.ones_like(self._seen[: len(views)]))
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients, zero before the first backward pass, and how often each view is in them."""
@@ -86,12 +87,13 @@ class ProbeVariation:
             return
         of_weights, of_shapes, seen = self.gradients()
         length = _PART * self._schedule.strength * self._relative_step(self._epochs_done)
-        met = seen > 0
-        squares = seen[:, None] * (self.weights.square() + _LEAST_WEIGHT**2)
-        self.weights[met] -= length * of_weights[met] / (seen[met, None] * self._energy)
+        met, squares = seen > 0, seen[:, None] * (self.weights.square() + _LEAST_WEIGHT**2)
+        times = torch.where(met, seen, 1)[:, None]
+        # Views that were not met have no gradient: without looking which, they stay.
+        self.weights -= length * of_weights * met[:, None] / (times * self._energy)
         self.weights.clamp_(-self._schedule.bound, self._schedule.bound)
-        if met.any():
-            self._parts -= length * of_shapes / squares.sum(0)[:, None, None, None]
+        curvature = torch.where(met.any(), squares.sum(0), 1)
+        self._parts -= length * of_shapes / curvature[:, None, None, None]
         for gradient in (of_weights, of_shapes, seen):
             gradient.zero_()
 

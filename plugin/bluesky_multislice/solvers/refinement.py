@@ -28,8 +28,18 @@ class _Moving:
 
     def __init__(self, part: Refined, schedule: Schedule) -> None:
         self.part, self.schedule = part, schedule
+        self.hold()
         self._adam = Adam(part.values, floor=0.0)
         self._steps = 0
+
+    def hold(self) -> None:
+        """Remember the values of this moment as those that the epoch begins with."""
+        self._at_first = self.part.values.detach().clone()
+
+    @property
+    def at_first(self) -> Tensor:
+        """What the epoch began with, in SI."""
+        return self._at_first * self.part.unit
 
     def gradient(self) -> Tensor:
         """Return the gradient, zero before the first backward pass."""
@@ -51,12 +61,14 @@ class _Moving:
     def state(self, name: str) -> dict[str, Tensor]:
         """Return values and what else is needed to go on, under names that begin with the quantity's."""
         numbers = torch.tensor([self._steps, self._adam.floor], dtype=torch.float64)
-        return {name: self.part.values, f"{name}/numbers": numbers, **named(name, self._adam.state())}
+        own = {name: self.part.values, f"{name}/at_first": self._at_first, f"{name}/numbers": numbers}
+        return own | named(name, self._adam.state())
 
     @torch.no_grad()
     def load(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Go on from what ``state`` returned."""
         self.part.values.copy_(state[name])
+        self._at_first.copy_(state[f"{name}/at_first"])
         steps, self._adam.floor = state[f"{name}/numbers"].tolist()
         self._steps = int(steps)
         self._adam.load(of_name(name, state))
@@ -125,6 +137,19 @@ class Refinement:
             slice_thickness_m=found.get("slice_spacing"),
             background=found.get("background", found.get("background_map")),
         )
+
+    def hold_windows(self, model: ForwardModel) -> None:
+        """Keep a model's windows where they are now, whatever moves views from here on."""
+        for each in self._moving.values():
+            each.hold()
+        self.hold_windows_again(model)
+
+    def hold_windows_again(self, model: ForwardModel) -> None:
+        """Keep a model's windows where they were when ``hold_windows`` was called, in an earlier process perhaps."""
+        found = {name: each.at_first for name, each in self._moving.items()}
+        if found.keys() & {"positions", "axis_shift", "distance"}:
+            position_m, shift_m = found.get("positions"), found.get("axis_shift")
+            model.hold(Adjustments(position_m=position_m, axis_shift_m=shift_m, distance_m=found.get("distance")))
 
     def gradients(self) -> list[Tensor]:
         """Return the gradient of each quantity that moves, zero before the first backward pass."""

@@ -134,7 +134,7 @@ class Unknowns:
             adam_floor=settings.gradient_floor,
             momentum=settings.momentum,
             relative_step=relative_step,
-            largest=self.slab.largest,
+            largest=self.slab.largest_value,
         )
         weighted = settings.optimiser == "weighted"
         self._light = with_y_last(torch.zeros(held[1:], device=device)) if weighted else None
@@ -154,6 +154,7 @@ class Unknowns:
             relative_step=relative_step,
             device=device,
         )
+        self._refinement.hold_windows(model)
         self._variation: ProbeVariation | None = None
         if settings.probe_variations:
             self._variation = ProbeVariation(
@@ -268,7 +269,7 @@ class Unknowns:
     def dot(self, one: Tensor, other: Tensor) -> float:
         """Return Σ one·other over the whole volume of tensors that are shaped like the object."""
         planes = zip(one.flatten(0, 1), other.flatten(0, 1), strict=True)
-        return self.slab.total(sum(float((ours * theirs).sum(dtype=torch.float64)) for ours, theirs in planes))
+        return self.slab.total(float(sum((ours * theirs).sum(dtype=torch.float64) for ours, theirs in planes)))
 
     def gradients(self) -> list[Tensor]:
         """Return the gradient of each tensor that is fitted, zero before the first backward pass, and their light."""
@@ -302,7 +303,7 @@ class Unknowns:
         self.gradients()
         if self._light is not None:
             self.optimiser.weigh(self._light, in_step=one_pass is not None)
-            self._probe_optimiser.weigh(self.slab.total(float(self._light.sum())))
+            self._probe_optimiser.weigh(self.slab.total_value(self._light.sum()))
             self._light.zero_()
         if one_pass is None:
             self.optimiser.step()
@@ -331,6 +332,7 @@ class Unknowns:
         if self._variation is not None:
             self._variation.end_epoch()
         self._refinement.end_epoch()
+        self._refinement.hold_windows(self._model)
 
     def halve_steps(self) -> None:
         """Go on from rest, with steps half as long."""
@@ -367,6 +369,7 @@ class Unknowns:
         """Go back to a copy."""
         for tensor, was in zip(self._tensors, saved, strict=True):
             tensor.zero_() if was is None else tensor.copy_(was)
+        self._refinement.hold_windows(self._model)
 
     def state(self, best: list[Tensor | None], mesh: Mesh) -> dict[str, Tensor]:
         """Return all that a fit needs to go on, by name; they are no copies.
@@ -401,6 +404,7 @@ class Unknowns:
         self.optimiser.load(state)
         self._probe_optimiser.load(state)
         self._refinement.load(state)
+        self._refinement.hold_windows_again(self._model)
         if self._variation is not None:
             self._variation.load(state)
         for number, gradient in enumerate(self._waiting if mesh.rank == 0 else []):

@@ -1,5 +1,6 @@
 """The views that a rank works on: its frames, in memory or read as they are needed, and their order in each epoch."""
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.frames import Saturated
+from bluesky_multislice.optics import on_device
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers.empty_beam import EmptyBeam
@@ -49,16 +51,23 @@ class AmplitudeReader:
     @property
     def mask(self) -> Tensor:
         """(y, x) 1 where a pixel of the rows that are kept is good, else 0."""
-        return torch.as_tensor(self.scan.frames.mask[self.rows], dtype=torch.float32, device=self.device)
+        return on_device(self.scan.frames.mask[self.rows], self.device, torch.float32)
 
     def read(self, index: NDArray[np.intp]) -> Tensor:
-        """Return the amplitudes (view, y, x) of some of the views."""
+        """Return the amplitudes (view, y, x) of some of the views.
+
+        An accelerator gets them from pinned memory, by copies that the host does not wait for.
+        """
         frames = (
             self.scan.frames.read(np.array([view]), saturated=self.saturated, kept=self.rows)
             for view in self.views[index]
         )
-        amplitudes = (torch.from_numpy(frame).div_(self.scale).sqrt_().to(self.device) for frame in frames)
-        return _coarsened(amplitudes, len(index), self.mask, self.factor, far_field=self.far_field)
+        amplitudes = (on_device(torch.from_numpy(frame).div_(self.scale).sqrt_(), self.device) for frame in frames)
+        return _coarsened(amplitudes, len(index), self._mask_here, self.factor, far_field=self.far_field)
+
+    @functools.cached_property
+    def _mask_here(self) -> Tensor:
+        return self.mask
 
 
 class ReadAhead:
@@ -71,7 +80,8 @@ class ReadAhead:
     def __init__(self, batches: int = 1) -> None:
         self.batches = batches
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="frames")
-        self._held: dict[tuple[AmplitudeReader, bytes], Future[Tensor]] = {}
+        self._held: dict[tuple[AmplitudeReader, bytes], Future[_Coming]] = {}
+        self._stream: torch.Stream | None = None
 
     def read(self, reader: AmplitudeReader, wanted: Sequence[NDArray[np.intp]]) -> Tensor:
         """Return the first batch that is wanted, and begin to read the others; what is not wanted is let go before."""
@@ -80,8 +90,33 @@ class ReadAhead:
             self._held.pop(key).cancel()
         for key, batch in zip(keys, wanted, strict=True):
             if key not in self._held:
-                self._held[key] = self._thread.submit(reader.read, batch)
-        return self._held[keys[0]].result()
+                self._held[key] = self._thread.submit(self._bring, reader, batch)
+        return self._held[keys[0]].result().arrive()
+
+    def _bring(self, reader: AmplitudeReader, batch: NDArray[np.intp]) -> "_Coming":
+        """Read a batch and start its copy, on an accelerator beside what that computes."""
+        if reader.device.type == "cpu":
+            return _Coming(reader.read(batch))
+        if self._stream is None:
+            self._stream = torch.Stream(reader.device)
+        with self._stream:
+            return _Coming(reader.read(batch), self._stream.record_event())
+
+
+@dataclass(frozen=True, eq=False)
+class _Coming:
+    """Frames that may still be on their way to an accelerator, and what tells their arrival."""
+
+    frames: Tensor
+    arrived: torch.Event | None = None
+
+    def arrive(self) -> Tensor:
+        """Return the frames; what an accelerator computes from here on waits for them, the host does not."""
+        if self.arrived is not None:
+            here = torch.accelerator.current_stream(self.frames.device)
+            here.wait_event(self.arrived)
+            self.frames.record_stream(here)
+        return self.frames
 
 
 class StreamedAmplitudes:
@@ -143,7 +178,10 @@ class ViewSet:
 
     def measured(self, batch: NDArray[np.intp]) -> Tensor:
         """Return the amplitudes (view, y, x) of those views of a batch that this rank computes, in their order."""
-        return self.amplitude[self._rows_of(batch)]
+        rows = self._rows_of(batch)
+        if isinstance(self.amplitude, StreamedAmplitudes):
+            return self.amplitude[rows]
+        return self.amplitude[on_device(rows, self.amplitude.device)]
 
     def lanes(self) -> list[int]:
         """Return the numbers of the lanes that the views are in."""
