@@ -1,7 +1,7 @@
 # make setup | demo | test | check. A second run of any installs nothing unless pyproject.toml or constraints.txt changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lint debian-packages clean
+.PHONY: help setup demo check test test-all lint debian-packages clean
 MAKEFLAGS += --no-print-directory
 
 # Nothing of the caller's Python environment may leak into .venv.
@@ -23,6 +23,7 @@ help:
 	@echo "make demo    the main job on an embedded scan: Bluesky, Tiled, Prefect, torchrun; result in demo-out/"
 	@echo "make check   ruff, pyright, import-linter and unit tests"
 	@echo "make test    everything"
+	@echo "make test-all  the same, and further combinations of threads, devices and propagations"
 
 setup: .venv/setup.done
 
@@ -34,6 +35,9 @@ check: lint
 
 test: debian-packages lint
 	$(PYTEST)
+
+test-all: debian-packages lint
+	$(PYTEST) -m "matrix or not matrix"
 
 lint: .venv/test.done
 	$(BIN)/ruff check

@@ -74,7 +74,8 @@ def load_data(
     ahead = ReadAhead(plan.batches_ahead) if plan.frames_in == "disk" else None
     slab = Slab(mesh, plan.grid.shape[1], rank_of_view)
     judged = share_held_back(held, scan.geometry.angle_rad, mesh.angles)[mesh.angle]
-    for shared, lane in (share_views(fitted, plan.lanes, mesh), (judged, None)):
+    sectors = scan.geometry.angle_rad if plan.whole_angles else None
+    for shared, lane in (share_views(fitted, plan.lanes, mesh, sectors), (judged, None)):
         sets.append(
             load_views(
                 scan,

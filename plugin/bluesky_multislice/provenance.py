@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bluesky_multislice.accelerator import name_of
 from bluesky_multislice.interchange import frame_files
 from bluesky_multislice.optics import kernels_in_use
 from bluesky_multislice.reconstruct import Reconstruction
@@ -62,9 +63,10 @@ def describe(
         "software": software(),
         "machine": {
             "host": socket.gethostname(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "device": name_of(device) or platform.machine(),
+            "device_type": device.type,
             "ranks": ranks,
-            "threads": torch.get_num_threads(),
+            "threads_per_rank": torch.get_num_threads(),
             "kernels": kernels_in_use().as_dict(),
             "peak_memory_bytes": peak_memory_bytes,
             # Some starts found no checkpoint to go on from, and of some only the checkpoint knows.

@@ -21,6 +21,7 @@ from bluesky_multislice.resources import Resources
 
 Support = Literal["everywhere", "cylinder"]
 Start = Literal["thin_sample", "empty"]
+Device = Literal["auto", "cpu", "gpu", "cuda", "xpu"]
 Kernels = Literal["auto", "general", "fused"]
 Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "finite-difference-wide", "projection"]
 
@@ -303,7 +304,11 @@ class Recipe(BaseModel):
         description="Ranks as angle x slab, such as 2x2: groups that share the views, times slabs along y that the "
         "volume is cut into. None: no more slabs than memory asks for.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job computes.")
+    device: Device = Field(
+        default="auto",
+        description="Where the job computes: on GPUs where there are any (auto), on processors (cpu), or only on GPUs: "
+        "any (gpu), NVIDIA's and AMD's (cuda), Intel's (xpu).",
+    )
     kernels: Kernels = Field(
         default="auto",
         description="Kernels on a GPU: auto takes fused ones, which are faster, where a short comparison finds them to "

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bluesky_multislice.accelerator import free_memory
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.optics.graphs import replayed
 from bluesky_multislice.optics.host import on_device
 from bluesky_multislice.optics.kernels import uses_fused
-from bluesky_multislice.optics.memory import empty, free_memory
+from bluesky_multislice.optics.memory import empty
 from bluesky_multislice.optics.propagation import Distance
 from bluesky_multislice.optics.sampling import Windows, check_wave_and_object, thickness_of_slices
 from bluesky_multislice.optics.transmission import EagerSlice, Slice

@@ -93,6 +93,7 @@ def thin_plan(plan: Plan, *, epochs: int, batch_views: int) -> Plan:
         plan.fit,
         epochs=epochs,
         batch_views=batch_views,
+        batches_per_lane=1,
         optimiser="weighted",
         probe_step=WEIGHTED_PROBE_STEP,
         positivity=False,

@@ -1,0 +1,57 @@
+"""Counts, on the emulated device, what makes the host wait inside the steps of a fit's last epoch, by line.
+
+waits_per_step.py RESULT.json CASE …
+"""
+
+import importlib
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+from emulated_device import LOG, Note
+from small_fits import CASES, SmallFit
+
+from bluesky_multislice.parallel import join_mesh
+
+fit = importlib.import_module("bluesky_multislice.solvers.fit")
+"""The module, whose name the room gives to its function."""
+
+EPOCHS = 3
+BLOCKING = ("synchronisation", "upload")
+
+
+def waits(case: SmallFit) -> tuple[int, Counter[Note]]:
+    """Return the number of steps of the last epoch, and how often the host waited in all of them together."""
+    steps: list[Counter[Note]] = []
+    step = fit._step  # noqa: SLF001
+
+    def counted(*arguments):
+        before = LOG.notes.copy()
+        found = step(*arguments)
+        steps.append(LOG.notes - before)
+        return found
+
+    fit._step = counted  # noqa: SLF001
+    try:
+        with join_mesh("cuda") as mesh:
+            case.solve(case.plan(epochs=EPOCHS, total_variation_first=1.0), mesh)
+    finally:
+        fit._step = step  # noqa: SLF001
+    last = steps[-(len(steps) // EPOCHS) :]
+    return len(last), sum(last, Counter())
+
+
+def main(path: str, names: list[str]) -> None:
+    """Save for each case the number of steps, and what made the host wait in them."""
+    found = {}
+    for name in names:
+        steps, notes = waits(CASES[name])
+        blocking = [[number, asdict(note)] for note, number in notes.items() if note.kind in BLOCKING]
+        found[name] = {"steps": steps, "waits": sorted(blocking, key=lambda each: -each[0])}
+    Path(path).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
