@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from bluesky_multislice.optics import multislice
+from bluesky_multislice.optics import Choice, graphs, multislice, use_kernels
 from bluesky_multislice.optics.graphs import Replays, replayed
 from bluesky_multislice.solvers import kernel_cases
 
@@ -116,11 +116,36 @@ def test_the_key_tells_functions_apart(replays):
     assert len(replays.kept) == 2
 
 
-def test_a_function_that_gives_several_angles_of_use_is_forgotten_last(replays):
+def test_only_the_functions_used_last_are_kept(replays):
     for number in range(10):
         for _ in range(3):
             called(replays, torch.ones(2, 3), torch.ones(2, 3), key=number)
-    assert len(replays.kept) == 8
+    assert len(replays.kept) == 4
+
+
+@pytest.mark.parametrize("windows", [None, [(0, 1), (2, 0)]])
+def test_propagations_that_come_again_are_replayed(replays, windows, monkeypatch):
+    monkeypatch.setattr(graphs, "_replays", replays)
+    propagate = functools.partial(
+        multislice, wavelength_m=1e-9, pixel_size_m=1e-8, slice_thickness_m=1e-7, gradient="stored"
+    )
+    random, pairs = torch.Generator().manual_seed(1), []
+    try:
+        for shift in range(5):
+            moved = windows and [(y, x + shift % 2) for y, x in windows]
+            wave = torch.randn(2, 6, 6, dtype=torch.complex64, generator=random)
+            planes = [1e-4 * torch.rand(3, 8, 8, generator=random) for _ in range(2)]
+            planes = planes if windows else [part[:, :6, :6] for part in planes]
+            run = functools.partial(propagate, windows=moved)
+            results = []
+            for part in ("graphs",), ():
+                use_kernels(Choice("fused", part))
+                results.append(kernel_cases.propagated(run, (wave, *planes), wave))
+            pairs += zip(*results, strict=True)
+    finally:
+        use_kernels(Choice())
+    assert kernel_cases.largest_difference(pairs) < 1e-6
+    assert len(replays.kept) == 1
 
 
 def test_nothing_is_captured_where_graphs_are_not_in_use():

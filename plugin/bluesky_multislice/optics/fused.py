@@ -42,9 +42,9 @@ class FusedSlice:
             in_threads(self._shared.size, self._shared.size, make)
 
     @staticmethod
-    def seen(windows: Windows | None, wave: Tensor, planes: Tensor) -> np.ndarray:
+    def seen(windows: Windows | Tensor | None, wave: Tensor, planes: Tensor) -> np.ndarray:
         """Return the first pixel (view, 2), along y and x, that each view of waves (view, y, x) sees of the planes."""
-        return np.array(windows or [(0, 0)] * len(wave), np.int64)
+        return np.asarray([(0, 0)] * len(wave) if windows is None else windows, np.int64)
 
     def transmit(self, wave: Tensor, group: slice, into: Tensor) -> Tensor:
         """Return T·ψ."""

@@ -25,7 +25,7 @@ Function = Callable[..., Tensor]
 _LARGEST = 2**21
 """Most numbers of the first input: kernels that work on more take longer than their start."""
 
-_MOST_KEPT = 8
+_MOST_KEPT = 4
 """Captured functions that are kept; the one used last stands last."""
 
 _MET_BEFORE = 2

@@ -30,7 +30,7 @@ class Choice:
     fused: tuple[Part, ...] = ()
     reason: str = "no others were asked for"
     device_type: str = "cpu"
-    differences: Mapping[str, float] = field(default_factory=dict)
+    differences: Mapping[Part, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{'fused for ' + ', '.join(self.fused) if self.fused else 'general'}: {self.reason}"

@@ -62,7 +62,7 @@ class WindowOrigins:
         device: of the waves.
     """
 
-    def __init__(self, windows: Windows, shape: tuple[int, int], row: int, device: torch.device) -> None:
+    def __init__(self, windows: Windows | Tensor, shape: tuple[int, int], row: int, device: torch.device) -> None:
         self._first = on_device(windows, device, torch.int64)
         self._shape, self._row = shape, row
         self._flat: Tensor | None = None
@@ -103,7 +103,7 @@ class EagerSlice:
         self._plane, self._strength, self._origins = _transmission(delta, beta, strength), strength, origins
 
     @staticmethod
-    def seen(windows: Windows | None, wave: Tensor, planes: Tensor) -> WindowOrigins | None:
+    def seen(windows: Windows | Tensor | None, wave: Tensor, planes: Tensor) -> WindowOrigins | None:
         """Return where in planes (…, Y, X) each view of waves (view, y, x) is, None where they coincide."""
         if windows is None:
             return None

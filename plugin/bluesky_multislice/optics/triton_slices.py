@@ -19,8 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bluesky_multislice.optics.host import on_device
 from bluesky_multislice.optics.sampling import Windows
-from bluesky_multislice.optics.upload import on_device
 
 _BLOCK = 256
 """Pixels that a program works on: two for each thread of four warps, so that waves are read 16 bytes at a time."""
@@ -221,7 +221,7 @@ class TritonSlice:
         self._first, self._own, self._stored = first, len(delta) > 1, isinstance(strength, Tensor)
 
     @staticmethod
-    def seen(windows: Windows | None, wave: Tensor) -> Tensor | None:
+    def seen(windows: Windows | Tensor | None, wave: Tensor) -> Tensor | None:
         """Return the first pixel (view, 2), along y and x, that each view of waves (view, y, x) sees of shared planes.
 
         None where each view sees all of a plane, or a plane of its own.

@@ -1,6 +1,6 @@
 """Turns in the planes (z, x) on an accelerator, without matrices: weights are made in registers, compiled by Triton.
 
-The conventions are those of ``interpolation.py``. A turned pixel gathers its weighted neighbours. The transpose gathers
+The conventions are those of ``taps.py``. A turned pixel gathers its weighted neighbours. The transpose gathers
 too: a voxel looks at the turned pixels near its own place, and takes from each what that pixel has taken from it, by
 the same arithmetic. Nothing is added atomically, so runs repeat bit by bit.
 
@@ -17,11 +17,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bluesky_multislice.optics.interpolation import KernelName
 from bluesky_multislice.optics.layout import with_y_last
-
-_REACH: dict[KernelName, int] = {"linear": 1, "cubic": 2}
-"""Pixels on either side that count."""
+from bluesky_multislice.optics.taps import KERNELS, KernelName
 
 _X, _Y = 16, 64
 """Pixels along x and y that a program works on."""
@@ -32,7 +29,7 @@ _UNIT = 40
 
 @triton.jit
 def _value(distance, REACH: tl.constexpr):
-    """Return what a neighbour counts, see ``interpolation.KERNELS``."""
+    """Return what a neighbour counts, see ``taps.KERNELS``."""
     d = tl.abs(distance)
     value = 1.0 - d
     if REACH == 2:
@@ -192,7 +189,19 @@ def turned(volume: Tensor, units: Tensor, slices: int, kernel: KernelName, *, sl
     nz, ny, nx = volume.shape
     image = volume.new_empty(slices, ny, nx)
     turn_planes[triton.cdiv(nx, _X), triton.cdiv(ny, _Y), slices](
-        with_y_last(volume), image, units, nz, ny, nx, slices, nx, 1, REACH=_REACH[kernel], SLOPE=slope, X=_X, Y=_Y
+        with_y_last(volume),
+        image,
+        units,
+        nz,
+        ny,
+        nx,
+        slices,
+        nx,
+        1,
+        REACH=KERNELS[kernel].reach,
+        SLOPE=slope,
+        X=_X,
+        Y=_Y,
     )
     return image
 
@@ -202,6 +211,6 @@ def turned_back(image: Tensor, units: Tensor, planes: int, kernel: KernelName) -
     slices, ny, nx = image.shape
     volume = image.new_empty(planes, nx, ny).mT
     turn_planes_back[triton.cdiv(nx, _X), triton.cdiv(ny, _Y), planes](
-        with_y_last(image), volume, units, planes, ny, nx, slices, REACH=_REACH[kernel], X=_X, Y=_Y
+        with_y_last(image), volume, units, planes, ny, nx, slices, REACH=KERNELS[kernel].reach, X=_X, Y=_Y
     )
     return volume

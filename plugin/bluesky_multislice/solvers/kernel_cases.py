@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bluesky_multislice.optics import Part, multislice, with_y_last
 from bluesky_multislice.optics.graphs import AcceleratorGraph, Graph, Replays
-from bluesky_multislice.optics.interpolation import KERNELS, turn_in_planes
+from bluesky_multislice.optics.interpolation import turn_in_planes
+from bluesky_multislice.optics.taps import KERNELS
 from bluesky_multislice.optics.transmission import EagerSlice, Slice
 from bluesky_multislice.solvers.descent import Adam, Descent, Nesterov, gradient_of
 from bluesky_multislice.solvers.regularisers import Bounds, Priors, add_gradient_of_penalty, bound, weights_of_a_voxel

@@ -74,7 +74,7 @@ def of_differences(asked: Literal["auto", "fused"], differences: Mapping[Part, f
         JobError: fused kernels are asked for and do not agree. Graphs, which they can do without, may fail.
     """
     listed = ", ".join(f"{difference:.1e} ({part})" for part, difference in differences.items())
-    agreeing = tuple(part for part, difference in differences.items() if difference <= AGREEMENT)
+    agreeing: tuple[Part, ...] = tuple(part for part in differences if differences[part] <= AGREEMENT)
     if asked == "fused" and not {*agreeing, "graphs"} >= differences.keys():
         raise JobError(
             "Fused kernels agree with the general ones where they are asked for.",

@@ -20,6 +20,9 @@ from bluesky_multislice.solvers.regularisers import Bounds, Weights
 _X, _Y = 8, 64
 """Voxels along x and y that a program works on: few of the neighbours that it reads belong to others."""
 
+_WARPS = 8
+"""Two voxels for each thread: with four, half as many threads find registers, as compiled for sm_90."""
+
 
 @triton.jit
 def _voxels(volume, before, behind, z, x, y, nx, ny, valid, BEFORE: tl.constexpr, BEHIND: tl.constexpr):
@@ -209,7 +212,7 @@ def move(volume: Tensor, gradient: Tensor, moments: Moments, pull: Pull, weight:
         DIFFERENCES=max(weights.total_variation, weights.smoothness_z) > 0,
         BEFORE=before.numel() > 0, BEHIND=behind.numel() > 0, WEIGHTED=weight is not None,
         SUPPORTED=bounds.support is not None, POSITIVE=bounds.positivity,
-        LEAST=bounds.least is not None, MOST=bounds.most is not None, X=_X, Y=_Y,
+        LEAST=bounds.least is not None, MOST=bounds.most is not None, X=_X, Y=_Y, num_warps=_WARPS,
     )  # fmt: skip
 
 
