@@ -156,8 +156,8 @@ def table_lines(
     cases = [Case(n, own["pixel_nm"] * 1e-9, wavelength_m, recipe.accuracy, epochs) for n in (256, *_SIDES)]
     lines = [
         f"Full-field holograms, voxels of {own['pixel_nm']:g} nm, {own['energy_kev']:g} keV, accuracy "
-        f"{recipe.accuracy:g}, {epochs} epochs. Laptop: one rank, {number_text(_LAPTOP_BYTES)}B. Machine: {machine.nodes} "
-        f"nodes of {machine.gpus_per_node} GPUs of {number_text(machine.gpu_memory_bytes)}B, "
+        f"{recipe.accuracy:g}, {epochs} epochs. Laptop: one rank, {number_text(_LAPTOP_BYTES)}B. Machine: "
+        f"{machine.nodes} nodes of {machine.gpus_per_node} GPUs of {number_text(machine.gpu_memory_bytes)}B, "
         f"{number_text(machine.network_bytes_a_s)}B/s each; {_speed(profile, own['times_faster'])}.",
         "",
         "| voxels a side | size | slices | angles | scheme | GPUs a volume | nodes | memory a node | hours |",
