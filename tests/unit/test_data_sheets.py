@@ -29,6 +29,11 @@ def test_every_sheet_says_its_source_and_gives_times(name):
     assert profile.exchange_bytes_a_s < sheet.link_bytes_per_s
 
 
+def test_the_command_knows_every_sheet():
+    machine = next(option for option in commands.multislice.commands["plan"].params if option.name == "machine")
+    assert list(machine.type.choices) == list(data_sheets())
+
+
 def test_large_ffts_of_a_gpu_take_as_long_as_its_memory():
     sheet = data_sheets()["a100"]
     assert sheet.profile.fft_pair_s[1024] == pytest.approx(64 * 1024**2 / (0.7 * 2.039e12))

@@ -349,7 +349,7 @@ def test_plan_of_sizes_says_memory_exchange_and_work(tmp_path):
         "mesh 1x2",
         "memory of a rank",
         "rows and their gradients",
-        "not known without",
+        "from the data sheet, not measured",
     ):
         assert said in text
     write_profile(tmp_path / "profile.json", PROFILE)

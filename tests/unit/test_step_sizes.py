@@ -92,7 +92,9 @@ def test_a_recipes_epochs_and_step_hold_for_large_steps(large):
     assert asked.fit.step == plan.fit.step / 2
 
 
-def test_long_steps_are_of_three_angles_at_least():
+def test_long_steps_are_of_three_angles_at_least_where_that_leaves_twenty():
+    many = make_plan(Recipe(ranks=1), patterns_of(angles=80), GPUS)
+    assert (many.lanes * many.fit.batches_per_lane >= 3, many.fit.step) == (True, 2.0)
     scan = patterns_of(angles=40)
     plan = make_plan(Recipe(ranks=1), scan, GPUS)
     assert plan.whole_angles

@@ -253,6 +253,8 @@ def ranks_of_views(first: NDArray[np.float64], window: int, height: int, slabs: 
         height: rows of the volume.
         slabs: number of slabs.
     """
+    if slabs == 1:
+        return np.zeros(len(first), np.intp)
     ends = np.array(ends_of(height, slabs))
     shared = np.minimum(first[:, None] + window, ends[1:]) - np.maximum(first[:, None], ends[:-1])
     shared = shared.clip(min=0)

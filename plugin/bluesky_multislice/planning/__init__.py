@@ -1,6 +1,6 @@
 """Recipe and scan → everything the reconstruction needs to know, before anything is allocated."""
 
-from bluesky_multislice.planning.data_sheet import DataSheet, MachineName, data_sheets, machine_name
+from bluesky_multislice.planning.data_sheet import DataSheet, data_sheets, machine_name
 from bluesky_multislice.planning.exchange import Exchange, exchange_of
 from bluesky_multislice.planning.identity import identity
 from bluesky_multislice.planning.machine import RESERVE, Machine, this_machine, usable_cores
@@ -24,7 +24,6 @@ __all__ = [
     "DataSheet",
     "Exchange",
     "Machine",
-    "MachineName",
     "MachineProfile",
     "MemoryParts",
     "Plan",

@@ -11,8 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.machine_profile import MachineProfile
 
-MachineName = Literal["a100", "h100", "h200", "mi250", "cpu-node"]
-
 _SIDES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 _FFT_BYTES_PER_PIXEL = 64
@@ -116,17 +114,17 @@ class DataSheet(BaseModel):
 
 
 @functools.cache
-def data_sheets() -> dict[MachineName, DataSheet]:
+def data_sheets() -> dict[str, DataSheet]:
     """Return the machines that the package knows, by name."""
     text = files("bluesky_multislice.planning").joinpath("data_sheets.toml").read_text()
     return {name: DataSheet.model_validate(values) for name, values in tomllib.loads(text).items()}
 
 
-def machine_name(machine: Machine) -> MachineName:
+def machine_name(machine: Machine) -> str:
     """Return which of the known machines is most like one: by the memory of its GPUs, the largest that it may be."""
     if not machine.accelerator:
         return "cpu-node"
-    by_memory: tuple[MachineName, ...] = ("h200", "a100", "mi250")
+    by_memory = ("h200", "a100", "mi250")
     sheets = data_sheets()
     enough = (name for name in by_memory if machine.memory_bytes >= _ENOUGH * sheets[name].memory_gb * 1e9)
     return next(enough, "a100")

@@ -107,7 +107,10 @@ def _with_steps(plan: Plan, geometry: ScanGeometry, recipe: Recipe, profile: Mac
     """Return the plan with as many batches of each lane in a step as make steps cost what gradients do."""
     epoch = _epoch_of(plan, geometry, profile)
     wanted = max(STEPS_PER_EPOCH, math.floor(epoch.gradient / epoch.step))
-    per_lane = max(1, epoch.steps // wanted)
+    per_lane, for_long = max(1, epoch.steps // wanted), math.ceil(_ANGLES / plan.lanes)
+    if epoch.steps >= STEPS_PER_EPOCH * for_long:
+        # Long steps are worth more than many.
+        per_lane = max(per_lane, for_long)
     longer = _LONGER if per_lane * plan.lanes >= _ANGLES else 1.0
     epochs = recipe.epochs or math.ceil(_MORE_EPOCHS * plan.fit.epochs)
     fit = replace(plan.fit, batches_per_lane=per_lane, step=longer * recipe.step, epochs=epochs)

@@ -63,14 +63,17 @@ def curvature(
     if largest == 0:
         return 0.0
     part = probing_rad / largest
-    # Where other ranks keep parts of the object there is no memory for a copy of all.
-    saved = None if unknowns.shares_planes else unknowns.object.detach().clone()
+    # Where ranks share planes there is no memory for a copy of all, and an empty object needs none.
+    empty = not unknowns.object.any()
+    saved = None if unknowns.shares_planes or empty else unknowns.object.detach().clone()
     answer = torch.zeros(2, dtype=torch.float64, device=mesh.device)
     for batch in batches:
         before = _amplitude(unknowns, frames, batch)
         unknowns.object.sub_(direction, alpha=part)
         difference = _amplitude(unknowns, frames, batch) - before
-        if saved is None:
+        if empty:
+            unknowns.object.zero_()
+        elif saved is None:
             unknowns.object.add_(direction, alpha=part)
         else:
             unknowns.object.copy_(saved)

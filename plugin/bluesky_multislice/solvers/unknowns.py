@@ -523,7 +523,8 @@ class Unknowns:
         found = {}
         for name, tensor in state.items():
             whole = name.startswith("volume/")
-            found[name.replace("planes/", "volume/")] = self._shares.part_of(tensor) if whole else tensor
+            own = with_y_last(self._shares.part_of(tensor)) if whole else tensor
+            found[name.replace("planes/", "volume/")] = own
         return found
 
     @property
