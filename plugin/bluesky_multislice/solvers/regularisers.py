@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bluesky_multislice.parallel import Slab
 
-_BLOCK_VOXELS = {"cpu": 2**17, "cuda": 2**22}
+_IN_CACHE, _ON_ACCELERATOR = 2**17, 2**22
 """Voxels whose regularisers are differentiated together: on a processor so few that all stays in its cache."""
 
 _PARTS = 2
@@ -130,7 +130,8 @@ def add_gradient_of_penalty(
         height = slab.height
         before, behind = slab.rows_around(volume)
     terms = _Terms(priors, floor, noise, weight / (_PARTS * planes * height * width))
-    at_once = max(1, _BLOCK_VOXELS[volume.device.type] // (rows * width))
+    voxels = _IN_CACHE if volume.device.type == "cpu" else _ON_ACCELERATOR
+    at_once = max(1, voxels // (rows * width))
     number, shares = share
     start, end = (planes * at // shares for at in (number, number + 1))
     for part, uphill in enumerate(gradient):
