@@ -12,6 +12,7 @@ from emulated_device.log import LOG, DeviceError
 from emulated_device.memory import MEMORY
 from emulated_device.rules import Operator, check_collective, check_mixture, operator
 from emulated_device.streams import STREAMS, stream_of_thread
+from emulated_device.traffic import moved_bytes, size
 
 
 class EmulatedTensor(torch.Tensor):
@@ -118,7 +119,7 @@ def _kernel(func: Any, found: Operator, args: tuple, kwargs: dict, given: list[T
     if to_host:
         return out
     if found.launches:
-        LOG.ran(found.name, sum(map(_bytes, given)) + sum(map(_bytes, _tensors((out,), []))))
+        LOG.ran(found.name, moved_bytes(found.name, given, _tensors((out,), [])))
     if not found.writes:
         return _wrapped(out, device)
     if found.reshapes:
@@ -135,14 +136,6 @@ def host_waits(what: str) -> None:
     """Note that the host waits for all that the thread's stream was given."""
     LOG.note("synchronisation", what)
     STREAMS.stream_done(stream_of_thread())
-
-
-def _bytes(tensor: Tensor) -> int:
-    """Return the bytes that a kernel reads or writes of a tensor; what is repeated is read once."""
-    elements = 1
-    for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        elements *= length if stride else 1
-    return elements * tensor.element_size()
 
 
 def _collective(func: Any, found: Operator, args: tuple, kwargs: dict, given: list[Tensor]) -> Any:
@@ -168,7 +161,7 @@ def _copy(into: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     to_device, from_device = isinstance(into, EmulatedTensor), isinstance(source, EmulatedTensor)
     if to_device and from_device:
         into.held.copy_(source.held)
-        LOG.ran("copy_", _bytes(source) + _bytes(into))
+        LOG.ran("copy_", size(source) + size(into))
     elif to_device and source.numel():
         _upload(into.held, source, non_blocking)
     elif from_device and into.numel():
@@ -215,11 +208,11 @@ def _to_copy(source: EmulatedTensor, **options: Any) -> Tensor:
         if pinned:
             raise DeviceError("only memory of the host can be pinned")
         out = torch.ops.aten._to_copy.default(source.held, **options)  # noqa: SLF001
-        LOG.ran("_to_copy", _bytes(source) + _bytes(out))
+        LOG.ran("_to_copy", size(source) + size(out))
         return _wrapped(out, target if target.index is not None else source.device)
     values = torch.ops.aten._to_copy.default(source.held, **options)  # noqa: SLF001
     if values.dtype != source.dtype:
-        LOG.ran("_to_copy", _bytes(source) + _bytes(values))
+        LOG.ran("_to_copy", size(source) + size(values))
     if not non_blocking or not values.numel():
         host_waits("copy to the host")
         return values
@@ -237,7 +230,7 @@ def _scalar(source: EmulatedTensor) -> Any:
 def _conj(source: EmulatedTensor) -> EmulatedTensor:
     """Return the conjugate, counted here: a GPU writes it out before nearly every operator that reads it."""
     STREAMS.before_a_kernel()
-    LOG.ran("conj_physical", 2 * _bytes(source))
+    LOG.ran("conj_physical", 2 * size(source))
     return _wrapped(source.held.conj().resolve_conj(), source.device)
 
 
@@ -272,7 +265,7 @@ def _made_by(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def made(*numbers: Any, device: Any, dtype: Any = None, **others: Any) -> Tensor:
         out = function(*numbers, dtype=dtype)
-        LOG.ran(function.__name__, _bytes(out))
+        LOG.ran(function.__name__, size(out))
         return _wrapped(out, _at(device))
 
     return made

@@ -1,8 +1,9 @@
 """Carries out small fits on every mesh of its ranks and saves what they find: alone, or under torchrun.
 
-run_small_fits.py RESULT.npz DEVICE THREADS CASE …
+run_small_fits.py RESULT.npz DEVICE THREADS EPOCHS CASE …
 
-DEVICE is ``cpu``, or ``cuda`` for the emulated device, whose log goes to RESULT.json; THREADS is like ``1,2,3``.
+DEVICE is ``cpu``, or ``cuda`` for the emulated device, whose log goes to RESULT.json; THREADS is like ``1,2,3``,
+EPOCHS 0 takes those of the case.
 """
 
 import json
@@ -38,13 +39,13 @@ def arrays(solution: Solution, slab: Slab) -> dict[str, NDArray]:
     return {name: value.cpu().numpy() for name, value in found.items()} | {"losses": losses}
 
 
-def results(fit: SmallFit, mesh: Mesh, name: str) -> dict[str, NDArray]:
+def results(fit: SmallFit, mesh: Mesh, name: str, epochs: int) -> dict[str, NDArray]:
     """Return what a fit finds on the ranks of a mesh."""
-    plan = fit.plan(mesh=name)
+    plan = fit.plan(mesh=name, **({"epochs": epochs} if epochs else {}))
     return arrays(fit.solve(plan, mesh), Slab(mesh, plan.grid.shape[1]))
 
 
-def main(path: str, device: str, threads: list[int], names: list[str]) -> None:
+def main(path: str, device: str, threads: list[int], epochs: int, names: list[str]) -> None:
     """Save the results of all cases, and of the emulated device what failed and what its log says."""
     found, said = {}, {}
     with join_mesh(device) as whole:
@@ -55,7 +56,8 @@ def main(path: str, device: str, threads: list[int], names: list[str]) -> None:
                     key = f"{case}/{mesh_name}/{number}"
                     try:
                         found |= {
-                            f"{key}/{name}": value for name, value in results(CASES[case], mesh, mesh_name).items()
+                            f"{key}/{name}": value
+                            for name, value in results(CASES[case], mesh, mesh_name, epochs).items()
                         }
                     except Exception:
                         if whole.size > 1:
@@ -79,5 +81,5 @@ def notes() -> dict[str, list]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], [int(number) for number in sys.argv[3].split(",")], sys.argv[4:])
+    main(sys.argv[1], sys.argv[2], [int(number) for number in sys.argv[3].split(",")], int(sys.argv[4]), sys.argv[5:])
     end_process(0)
