@@ -75,6 +75,7 @@ def describe(
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
         },
         "warnings": [*result.warnings, *odd],
+        "notes": list(result.plan.notes),
         "figures": {
             "model": result.plan.propagation,
             "status": solution.status,
@@ -88,6 +89,7 @@ def describe(
             "depths_of_field": result.plan.depths_of_field,
             "half_bit_resolution_m": agreement.resolution_m if agreement else None,
             "start": result.start,
+            "probe_modes": len(solution.probe),
             "total_variation": result.plan.fit.priors.total_variation,
             "axis_pixels": result.axis_pixels,
             "refined": {name: _size(value) for name, value in solution.differences.items()},

@@ -11,7 +11,7 @@ from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.planner import make_plan
 from bluesky_multislice.planning.prediction import Prediction, predict_cost
 from bluesky_multislice.planning.sampling import window_margin
-from bluesky_multislice.planning.stages import thin_plan, with_probe_light
+from bluesky_multislice.planning.stages import thin_plan, with_probe_light, with_probe_modes
 from bluesky_multislice.planning.start import angles_tell_axis
 from bluesky_multislice.planning.step_sizes import small_steps
 from bluesky_multislice.planning.what_fits import out_of_memory
@@ -48,6 +48,7 @@ __all__ = [
     "usable_cores",
     "window_margin",
     "with_probe_light",
+    "with_probe_modes",
     "work_of",
     "write_profile",
 ]

@@ -134,8 +134,13 @@ def smoothings_of(recipe: Recipe, settings: FitSettings, held_back: int) -> tupl
     return weight / 3, weight, weight * 3
 
 
+def decides_on_modes(recipe: Recipe, scan: Scan, modes: int) -> bool:
+    """Whether validation frames decide if one probe mode will do; a recipe's number and a probe of several stand."""
+    return recipe.probe_modes is None and modes > 1 and (scan.probe is None or len(scan.probe) == 1)
+
+
 def modes_of(scan: Scan, settings: FitSettings) -> int:
-    """Return the probe's modes: no real beam is quite coherent, nor a detector pixel a point."""
+    """Return the most modes of the probe: no real beam is quite coherent, nor a detector pixel a point."""
     if settings.optimiser == "weighted" and settings.probe_step > 0:
         return _WEIGHTED_MODES
     return 1 if scan.probe is None else len(scan.probe)

@@ -36,6 +36,7 @@ class Plan:
         halo: pixels around each tile.
         frame_tiles: the rows of every frame that each rank of an angle computes; None: whole frames of some views.
         probe_modes: probe modes.
+        modes_by_validation: whether short fits tell by validation frames if one mode will do.
         held_back_every: every n-th view judges the fit.
         ranks: processes.
         slabs: slabs along y that the volume is cut into; ranks over slabs is the number of groups that share views.
@@ -98,6 +99,7 @@ class Plan:
     angles_at_once: int | None = None
     frame_tiles: FrameTiles | None = None
     joint_illumination: bool = False
+    modes_by_validation: bool = False
     checkpoint_every: int | None = None
     kernels: Kernels = "auto"
     earlier: tuple["Plan", ...] = ()
