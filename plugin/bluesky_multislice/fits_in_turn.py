@@ -43,8 +43,8 @@ _TRIED_BATCH = 4
 WORTH_MORE_MODES = 0.2
 """Part of the misfit of validation frames that further modes have to take away.
 
-Of simulated patterns they took 0.23 to 0.33 away where the beam had two or three modes, and 0.10 to 0.18 where it had one
-(0.22 with patterns of 64² that a strongly defocused probe fills: pixels of a detector integrate).
+Of simulated patterns they took 0.23 to 0.33 away where the beam had two or three modes, and 0.10 to 0.18 where it had
+one (0.22 with patterns of 64² that a strongly defocused probe fills: pixels of a detector integrate).
 """
 
 
