@@ -121,7 +121,7 @@ def main() -> None:
     if mesh.rank > 0:
         return
     # Pty-Chi would share its work with the other rank.
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK"):
         os.environ.pop(name, None)
     for sample, times in zip(samples, found, strict=True):
         show(sample, times, asked.peer_epochs)
