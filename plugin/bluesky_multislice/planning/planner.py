@@ -15,12 +15,8 @@ from bluesky_multislice.planning.checks import (
     check_way_to_detector,
     schedule_notes,
 )
-<<<<<<< HEAD
 from bluesky_multislice.planning.data_sheet import data_sheets, machine_name
-from bluesky_multislice.planning.defaults import fit_settings, modes_of, smoothings_of
-=======
 from bluesky_multislice.planning.defaults import decides_on_modes, fit_settings, modes_of, smoothings_of
->>>>>>> 5b40e4d (One probe mode is fitted unless validation frames are explained clearly better by three)
 from bluesky_multislice.planning.frames_place import check_frames
 from bluesky_multislice.planning.machine import Machine, device_notes, this_machine
 from bluesky_multislice.planning.machine_profile import MachineProfile
