@@ -248,12 +248,19 @@ def gpu_parts(mesh="1x1", **recipe):
     return plan, memory_parts(plan, geometry, accelerator=True), host_memory_parts(plan, geometry)
 
 
+@pytest.mark.parametrize("recipe", [{"kernels": "general"}, {"batch_views": 32}, {"propagation": "tiled-multislice"}])
+def test_graphs_take_memory_where_slices_are_captured(recipe):
+    assert gpu_parts(**({"batch_views": 6} | recipe))[1].graphs == 0
+
+
 def test_a_gpu_holds_what_the_driver_and_the_libraries_take():
     plan, parts, host = gpu_parts(batch_views=6)
     wave = 8 * (256 + 2 * plan.margin) ** 2 * 6
     assert parts.transforms == wave
     assert parts.context == 600 * 2**20
-    tensors = parts.volumes + parts.frames + parts.batch + parts.turns + parts.propagators + parts.transforms
+    assert parts.graphs == 4 * wave * (plan.slices + 6)
+    of_fits = parts.volumes + parts.frames + parts.batch + parts.turns
+    tensors = of_fits + parts.propagators + parts.transforms + parts.graphs
     assert parts.allocator == pytest.approx(tensors / 10)
     assert parts.total == int(1.1 * tensors + parts.context)
     # All, and none in the node's memory; or the batch that is computed and the next, from pinned memory.

@@ -48,6 +48,7 @@ _MEMORY = {
     "turns": "matrices or neighbours of turns",
     "propagators": "propagators",
     "transforms": "work area of Fourier transforms",
+    "graphs": "captured graphs of the slices",
     "allocator": "held by the allocator beside tensors",
     "context": "context of the GPU",
     "checkpoint": "checkpoint on its way",

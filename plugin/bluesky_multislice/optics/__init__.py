@@ -14,6 +14,7 @@ from bluesky_multislice.optics.detection import (
     shift_transfer,
 )
 from bluesky_multislice.optics.finite_difference import finite_difference
+from bluesky_multislice.optics.graphs import bytes_of_graphs
 from bluesky_multislice.optics.host import LateNumber, on_device
 from bluesky_multislice.optics.interpolation import bytes_of_turn, kept_turns
 from bluesky_multislice.optics.kernels import Choice, Kernels, Part, kernels_in_use, use_kernels, uses_fused
@@ -59,6 +60,7 @@ __all__ = [
     "as_it_lies",
     "bin_pixels",
     "blur",
+    "bytes_of_graphs",
     "bytes_of_turn",
     "far_field",
     "far_field_of_modes",

@@ -32,6 +32,16 @@ _MET_BEFORE = 2
 """How often shapes come without being captured, which takes as long as some five calls."""
 
 
+def bytes_of_graphs(numbers: int, slices: int) -> int:
+    """Return the most memory that graphs of a slice loop hold of an accelerator, 0 where none are captured.
+
+    Args:
+        numbers: complex numbers of the waves that go through the slices at once.
+        slices: slices of the object; their waves are stored, and some six more are inputs, results and gradients.
+    """
+    return 8 * _MOST_KEPT * numbers * (slices + 6) if numbers <= _LARGEST else 0
+
+
 class Graph(Protocol):
     """What a function is captured in."""
 

@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 
 from bluesky_multislice.geometry import ScanGeometry
-from bluesky_multislice.optics import bytes_of_turn, kept_turns
+from bluesky_multislice.optics import bytes_of_graphs, bytes_of_turn, kept_turns
 from bluesky_multislice.planning.frame_tiles import tiles_of_frames
 from bluesky_multislice.planning.frames_place import batch_bytes, frame_bytes, with_frames_place
 from bluesky_multislice.planning.machine import Machine
@@ -64,6 +64,7 @@ class MemoryParts:
         turns: matrices that turn the volume; on a GPU, what takes their place.
         propagators: propagators over a slice and to detectors.
         transforms: work area of the Fourier transform of a batch, on a GPU.
+        graphs: what captured graphs of the slices keep of a GPU.
         allocator: what PyTorch's allocator holds of a GPU beside tensors.
         context: what a process takes of a GPU by using it.
         checkpoint: what a checkpoint is written from while the fit goes on.
@@ -78,6 +79,7 @@ class MemoryParts:
     turns: float = 0.0
     propagators: float = 0.0
     transforms: float = 0.0
+    graphs: float = 0.0
     allocator: float = 0.0
     context: float = 0.0
     checkpoint: float = 0.0
@@ -111,6 +113,7 @@ def memory_parts(plan: Plan, geometry: ScanGeometry, accelerator: bool) -> Memor
         turns=turns,
         propagators=_propagators(plan, geometry),
         transforms=_wave(plan, geometry) if accelerator else 0.0,
+        graphs=_graphs(plan, geometry) if accelerator else 0.0,
     )
     if not accelerator:
         return replace(tensors, checkpoint=_volume(plan) * _written(plan), **_process(plan, _PROGRAM))
@@ -294,6 +297,13 @@ def _wave(plan: Plan, geometry: ScanGeometry) -> float:
     PyTorch gives it memory for the time of a transform, so that transforms of several shapes need that of the largest.
     """
     return 8 * math.prod(computed_field(plan, geometry)) * _views_of_rank(plan) * plan.probe_modes
+
+
+def _graphs(plan: Plan, geometry: ScanGeometry) -> float:
+    """Return the bytes of captured graphs, where the slices of small waves are captured."""
+    if plan.kernels == "general" or plan.propagation != "multislice" or plan.gradient != "stored":
+        return 0
+    return bytes_of_graphs(int(_wave(plan, geometry)) // 8, plan.slices)
 
 
 def _propagators(plan: Plan, geometry: ScanGeometry) -> float:
