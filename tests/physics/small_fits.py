@@ -32,7 +32,7 @@ N = 16
 
 def _seen(geometry, probe=None) -> Scan:
     """Return the scan of some balls."""
-    delta = spheres_and_shells(N, delta=8e-3, count=12, seed=1)
+    delta = spheres_and_shells(N, delta=0.04, count=12, seed=1)
     frames = predict_frames(
         Scan(geometry, blank(geometry).frames, probe), delta, 0.1 * delta, voxel_size_m=(VOXEL_M,) * 3
     )
@@ -42,7 +42,7 @@ def _seen(geometry, probe=None) -> Scan:
 def _with_noise(frames: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return frames with noise: without it, gradients in vacuum would be what rounding leaves."""
     noise = np.random.default_rng(0).normal(size=frames.shape).astype(np.float32)
-    return frames * (1 + 0.02 * noise).clip(min=0)
+    return frames * (1 + 0.05 * noise).clip(min=0)
 
 
 def _holograms(distances_m=(30e-9,), angles=6, **geometry) -> Scan:

@@ -74,10 +74,11 @@ class WindowOrigins:
 
     def add(self, parts: Tensor, plane: Tensor, group: slice, factor: float | Tensor) -> None:
         """Add real parts (view, y, x) of a group, times a factor, to a contiguous plane; the transpose of ``cut``."""
-        parts = parts.reshape(-1)
+        pixels, parts = self._pixels[group].view(-1), parts.reshape(-1)
         if isinstance(factor, Tensor):
-            parts, factor = parts * factor, 1.0
-        plane.view(-1).index_add_(0, self._pixels[group].view(-1), parts, alpha=factor)
+            plane.view(-1).index_add_(0, pixels, parts * factor)
+        else:
+            plane.view(-1).index_add_(0, pixels, parts, alpha=factor)
 
     @property
     def _pixels(self) -> Tensor:
@@ -87,6 +88,14 @@ class WindowOrigins:
             first = self._first.int()
             self._flat = (first[:, :1, None] + y[:, None]) * self._row + first[:, 1:, None] + x
         return self._flat
+
+
+def _add(to: Tensor, part: Tensor, factor: float | Tensor) -> None:
+    """Add a part times a factor in as few operations as there can be."""
+    if isinstance(factor, Tensor):
+        to.addcmul_(part, factor)
+    else:
+        to.add_(part, alpha=factor)
 
 
 class EagerSlice:
@@ -124,7 +133,7 @@ class EagerSlice:
             elif len(found) > 1:
                 torch.mul(part, factor, out=found[group])
             else:
-                found.add_(part.sum(0, keepdim=True).mul_(factor))
+                _add(found, part.sum(0, keepdim=True), factor)
         plane = self._plane_of(group)
         if undo:
             wave.div_(plane)
