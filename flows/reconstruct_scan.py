@@ -137,7 +137,7 @@ def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.Resol
 def reconstruct(job: OwnedJob, site: SiteProfile, recipe: Recipe, plan: Plan, run_uid: str) -> None:
     """Run the job, or go on with it, and follow it; a cancelled flow run takes the job's processes with it."""
     report = ProgressReport(run_uid, plan.epochs, job.folder, get_run_logger())
-    allocation = allocate(site, recipe.resources, ranks=plan.ranks)
+    allocation = allocate(site, recipe.resources, ranks=plan.ranks, device=plan.device)
     try:
         job.run(allocation, on_progress=report.on_progress, on_status=report.on_status)
     except Exception:

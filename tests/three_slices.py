@@ -40,6 +40,7 @@ class ThreeSlices:
         spacing: of the slices.
         focus: from the focus to the middle slice.
         photons: a pattern.
+        seed: of positions, slices and noise.
     """
 
     window: int = 128
@@ -48,6 +49,7 @@ class ThreeSlices:
     spacing: float = 60.0
     focus: float = 120.0
     photons: float = 1e7
+    seed: int = 0
 
     @property
     def depth_um(self) -> float:
@@ -64,12 +66,12 @@ class ThreeSlices:
         """(view, 2) of the probe (y, x)."""
         steps = (np.arange(self.side) - (self.side - 1) / 2) * self.step
         grid = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
-        return grid + np.random.default_rng(1).uniform(-1.5, 1.5, grid.shape)
+        return grid + np.random.default_rng(1 + 10 * self.seed).uniform(-1.5, 1.5, grid.shape)
 
     @cached_property
     def slices(self) -> NDArray[np.complex128]:
         """(slice, y, x) transmission."""
-        random, (y, x) = np.random.default_rng(2), self._plane()
+        random, (y, x) = np.random.default_rng(2 + 10 * self.seed), self._plane()
         size, slices = len(y), []
         for number in range(3):
             thickness = np.zeros((size, size))
@@ -91,7 +93,7 @@ class ThreeSlices:
     @cached_property
     def counts(self) -> NDArray[np.float32]:
         """(view, y, x)."""
-        return np.random.default_rng(3).poisson(self._patterns() * self.photons).astype(np.float32)
+        return np.random.default_rng(3 + 10 * self.seed).poisson(self._patterns() * self.photons).astype(np.float32)
 
     def first_probe(self, way: float = 0.0) -> NDArray[np.complex64]:
         """Return a probe (y, x) to start from, ``way`` behind the middle slice; its focus is a tenth of its way off."""

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -28,14 +28,16 @@ from bluesky_multislice.parallel import (
     Mesh,
     Slab,
     end_process,
+    end_with_failed_job,
     end_with_launcher,
     join_mesh,
     lost_rank,
 )
-from bluesky_multislice.planning import Plan, identity
+from bluesky_multislice.planning import Plan, identity, out_of_memory
 from bluesky_multislice.provenance import describe, software
 from bluesky_multislice.reconstruct import Reconstruction, reconstruct
-from bluesky_multislice.solvers import Epoch, Interrupted, Journal, Solution
+from bluesky_multislice.scan import Scan
+from bluesky_multislice.solvers import Epoch, Interrupted, Journal, Solution, choose_kernels
 from bluesky_multislice.units import energy_ev_from_wavelength
 
 _BETWEEN_PREVIEWS_S = 60.0
@@ -60,35 +62,52 @@ def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
     job = folder.read_job()
     plan = Plan.from_dict(job["plan"])
     # Joined before the scan is read: no rank can leave an error before rank 0 has cleared those of an earlier run.
-    with join_mesh(plan.device, plan.slabs) as mesh, _error_left_in(folder), _progress(folder, plan, mesh) as report:
+    with join_mesh(plan.device, plan.slabs) as mesh, _progress(folder, plan, mesh) as report, _error_left_in(folder):
         scan = read_scan(folder.frames)
 
         belongs_to = identity(scan, plan)
         _check_alike(mesh, belongs_to | software())
-        with closing(Checkpoints(folder.checkpoints, mesh, belongs_to)) as checkpoints:
-            journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, asked=_Asked(folder, mesh, asked))
-            try:
+        kernels = choose_kernels(plan.kernels, mesh)
+        if mesh.rank == 0:
+            print(f"kernels: {kernels}", flush=True)
+        # After an error nothing is closed that could wait for ranks that sit in a collective.
+        checkpoints = Checkpoints(folder.checkpoints, mesh, belongs_to)
+        journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, asked=_Asked(folder, mesh, asked))
+        stopped = None
+        try:
+            with _memory_in_words(plan, scan, mesh):
                 result = reconstruct(scan, plan, mesh, report, journal, _Preview(folder, mesh))
-            except Interrupted as stop:
-                if mesh.rank == 0:
-                    # On a full disk the exit status tells.
-                    with suppress(OSError):
-                        folder.write_interrupted(reason=stop.reason, epoch=stop.epoch)
-                raise
-            if result.solution.status == "diverged":
-                checkpoints.clear()
-                _refuse(result.solution)
-            peak_memory_bytes = mesh.peak_memory_bytes()
-            slab, solution = Slab(mesh, plan.grid.shape[1]), result.solution
-            delta, beta = (slab.parts(part) for part in (solution.delta, solution.beta))
+                _hand_over(folder, job, result, mesh, began, checkpoints)
+        except Interrupted as stop:
+            # All ranks raise it together, and leave the mesh together.
+            stopped = stop
             if mesh.rank == 0:
-                seconds, events = time.monotonic() - began, checkpoints.events
-                _write(folder, job, result, delta, beta, mesh, seconds, peak_memory_bytes, events)
-            elif mesh.angle == 0:
-                # The first rank asks for the slabs of δ and then for those of β.
-                for _ in chain(delta, beta):
-                    pass
-            checkpoints.clear()
+                # On a full disk the exit status tells.
+                with suppress(OSError):
+                    folder.write_interrupted(reason=stop.reason, epoch=stop.epoch)
+        checkpoints.close()
+    if stopped is not None:
+        raise stopped
+
+
+def _hand_over(
+    folder: JobFolder, job: dict, result: Reconstruction, mesh: Mesh, began: float, checkpoints: Checkpoints
+) -> None:
+    """Write the result, and remove the checkpoints that it is made of; every rank calls it."""
+    if result.solution.status == "diverged":
+        checkpoints.clear()
+        _refuse(result.solution)
+    peak_memory_bytes = mesh.peak_memory_bytes()
+    slab, solution = Slab(mesh, result.grid.shape[1]), result.solution
+    delta, beta = (slab.parts(part) for part in (solution.delta, solution.beta))
+    if mesh.rank == 0:
+        seconds, events = time.monotonic() - began, checkpoints.events
+        _write(folder, job, result, delta, beta, mesh, seconds, peak_memory_bytes, events)
+    elif mesh.angle == 0:
+        # The first rank asks for the slabs of δ and then for those of β.
+        for _ in chain(delta, beta):
+            pass
+    checkpoints.clear()
 
 
 class _Asked:
@@ -163,8 +182,19 @@ class _Preview:
 
 
 @contextmanager
+def _memory_in_words(plan: Plan, scan: Scan, mesh: Mesh) -> Iterator[None]:
+    """Say what was planned, and what would fit, where the memory of this rank's device runs out."""
+    try:
+        yield
+    except Exception as error:
+        if told := out_of_memory(error, plan, scan.geometry, mesh.device):
+            raise told from error
+        raise
+
+
+@contextmanager
 def _error_left_in(folder: JobFolder) -> Iterator[None]:
-    """Leave an error in the folder before the mesh closes: the other ranks then only see their peer disappear."""
+    """Leave an error in the folder before this rank ends: the other ranks then only see their peer disappear."""
     try:
         yield
     except Interrupted:
@@ -216,10 +246,11 @@ def _write(
 def main() -> int:
     """Run the job folder named on the command line, and return its exit status; its error is left in the folder."""
     end_with_launcher(sys.argv[1])
+    folder = JobFolder(Path(sys.argv[1]))
+    end_with_failed_job(folder.error.exists)
     signals: list[str] = []
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(signal.Signals(number).name))
-    folder = JobFolder(Path(sys.argv[1]))
     torch.manual_seed(0)
     if os.environ.get("RANK", "0") == "0":
         folder.forget_last_run()

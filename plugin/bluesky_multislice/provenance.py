@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bluesky_multislice.accelerator import name_of
 from bluesky_multislice.interchange import frame_files
+from bluesky_multislice.optics import kernels_in_use
 from bluesky_multislice.reconstruct import Reconstruction
 
 _RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -61,9 +63,11 @@ def describe(
         "software": software(),
         "machine": {
             "host": socket.gethostname(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "device": name_of(device) or platform.machine(),
+            "device_type": device.type,
             "ranks": ranks,
-            "threads": torch.get_num_threads(),
+            "threads_per_rank": torch.get_num_threads(),
+            "kernels": kernels_in_use().as_dict(),
             "peak_memory_bytes": peak_memory_bytes,
             # Some starts found no checkpoint to go on from, and of some only the checkpoint knows.
             "restarts": max(len(resumed), sum(int(os.environ.get(name, "0")) for name in _RESTARTS)),
@@ -71,6 +75,7 @@ def describe(
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
         },
         "warnings": [*result.warnings, *odd],
+        "notes": list(result.plan.notes),
         "figures": {
             "model": result.plan.propagation,
             "status": solution.status,
@@ -84,6 +89,7 @@ def describe(
             "depths_of_field": result.plan.depths_of_field,
             "half_bit_resolution_m": agreement.resolution_m if agreement else None,
             "start": result.start,
+            "probe_modes": len(solution.probe),
             "total_variation": result.plan.fit.priors.total_variation,
             "axis_pixels": result.axis_pixels,
             "refined": {name: _size(value) for name, value in solution.differences.items()},

@@ -21,6 +21,8 @@ from bluesky_multislice.resources import Resources
 
 Support = Literal["everywhere", "cylinder"]
 Start = Literal["thin_sample", "empty"]
+Device = Literal["auto", "cpu", "gpu", "cuda", "xpu"]
+Kernels = Literal["auto", "general", "fused"]
 Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "finite-difference-wide", "projection"]
 
 
@@ -302,7 +304,16 @@ class Recipe(BaseModel):
         description="Ranks as angle x slab, such as 2x2: groups that share the views, times slabs along y that the "
         "volume is cut into. None: no more slabs than memory asks for.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job computes.")
+    device: Device = Field(
+        default="auto",
+        description="Where the job computes: on GPUs where there are any (auto), on processors (cpu), or only on GPUs: "
+        "any (gpu), NVIDIA's and AMD's (cuda), Intel's (xpu).",
+    )
+    kernels: Kernels = Field(
+        default="auto",
+        description="Kernels on a GPU: auto takes fused ones, which are faster, where a short comparison finds them to "
+        "agree with PyTorch's general ones; fused insists. Change it to rule out a fault.",
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the order of views.")
     resources: Resources = Field(
         default_factory=Resources, description="What the job asks of the machine, where the site's profile lets it."

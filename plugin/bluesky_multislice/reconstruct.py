@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bluesky_multislice.first_probe import first_probe, light_of_frames
 from bluesky_multislice.first_volume import first_volume
-from bluesky_multislice.fits_in_turn import Look, Watch, fit_in_turn, load_data, with_best_smoothing
+from bluesky_multislice.fits_in_turn import Look, Watch, fit_in_turn, load_data, with_best_smoothing, with_fewest_modes
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.joint_illumination import empty_beam
 from bluesky_multislice.light import Light, measure_light
@@ -23,6 +23,7 @@ from bluesky_multislice.solvers import (
     Journal,
     ShellCorrelation,
     Solution,
+    choose_kernels,
     halves,
     shell_correlation,
     split_views,
@@ -110,7 +111,9 @@ def reconstruct(
     Raises:
         FramesError: a frame cannot be used, or no frame has any light.
         Interrupted: the job was asked to stop.
+        JobError: the plan asks for fused kernels, which cannot serve here.
     """
+    choose_kernels(plan.kernels, mesh)
     if plan.joint_illumination:
         scan = replace(scan, frames=scan.frames.undivided())
     fitted, held = split_views(scan.geometry.views, plan.held_back_every)
@@ -157,18 +160,20 @@ class _Fits:
     def of(
         self, fitted: NDArray[np.intp], held: NDArray[np.intp], watch: Watch, name: str
     ) -> tuple[Solution, str, Plan]:
-        """Return the solution of some views, what it started from, and the plan with the smoothing that was chosen."""
+        """Return the solution of some views, what it started from, and the plan with what was chosen on the way."""
         scan, plan, mesh, journal, scale = self.scan, self.plan, self.mesh, self.journal, self.light.scale
         if journal:
             journal.look()
-        volumes, start = first_volume(scan, plan, fitted, held, self.probe, scale, mesh)
+        plan = with_fewest_modes(scan, plan, fitted, self.probe, scale, mesh, journal)
+        probe = self.probe[: plan.probe_modes]
+        volumes, start = first_volume(scan, plan, fitted, held, probe, scale, mesh)
         data = load_data(scan, plan, fitted, held, scale, mesh)
         if plan.joint_illumination:
             empty = empty_beam(scan, plan, scale, mesh.device)
             data = replace(data, fitted=replace(data.fitted, empty=empty))
-        plan = with_best_smoothing(data, plan, self.probe, volumes, mesh, journal)
-        lit = with_probe_light(plan, light_of_frames(self.probe, scan, plan, self.light.mean_frame / scale))
-        return fit_in_turn(data, lit, self.probe, volumes, mesh, watch, journal, name), start, plan
+        plan = with_best_smoothing(data, plan, probe, volumes, mesh, journal)
+        lit = with_probe_light(plan, light_of_frames(probe, scan, plan, self.light.mean_frame / scale))
+        return fit_in_turn(data, lit, probe, volumes, mesh, watch, journal, name), start, plan
 
     def agreement(
         self, plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], solution: Solution

@@ -1,7 +1,8 @@
 """Ranks as a mesh of angle × slab: memory, bytes exchanged and the rate of epochs, all meshes from one run.
 
-``python tests/benchmarks/mesh_benchmark.py [memory] [exchange] [rate] [steps] ['large steps']``: patterns of several
-angles on volumes of 256³ (memory) and 128³ voxels, one thread a rank. Memory is the resident peak of a rank (VmHWM)
+``python tests/benchmarks/mesh_benchmark.py [memory] [exchange] [rate] [steps] ['large steps'] [angle] [holograms]``:
+patterns of several angles on volumes of 256³ (memory) and 128³ voxels, of one angle, or holograms; one thread per rank,
+and where epochs are timed, one rank with two threads, too. Memory is the resident peak of a rank (VmHWM)
 over what it held before the volume was made; bytes are those that ranks sent, beside the planned ones and those of
 gathering strips. Where epochs are timed, all meshes are there at once and do one in turn while the others are stopped:
 what a host does for seconds or minutes falls on all of them. Rates are within a round; the table has their median, the
@@ -28,13 +29,16 @@ from bluesky_multislice.parallel import Mesh, Slab, end_process, join_mesh
 from bluesky_multislice.planning import Plan, exchange_of, make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
+from bluesky_multislice.schedulers.environment import SPINS
 from bluesky_multislice.solvers import Unknowns, ViewSet, fit, split_views
 
 MESHES = ("1x1", "2x1", "1x2", "2x2", "4x1", "1x4")
 TWO = "1x1 twice"
 """Two processes that know nothing of each other: cores may share what they compute with, and a host its time."""
 
-RATES = ("1x1", TWO, "2x1", "1x2")
+THREADS = "1x1 in 2 threads"
+
+RATES = ("1x1", TWO, "2x1", "1x2", THREADS)
 PIXEL_M = 1e-9
 ROUNDS = 9
 MIB = 2**20
@@ -74,6 +78,8 @@ def holograms(size: int, angles: int) -> Scan:
 
 CASES = {"memory": (256, 64, 3, 5), "exchange": (128, 32, 4, 9), "rate": (128, 64, 12, 12), "steps": (128, 64, 12, 12)}
 CASES["large steps"] = (128, 64, 6, 30)
+CASES["angle"] = (320, 128, 1, 18)
+CASES["holograms"] = (128, 128, 24, 1)
 CHOSEN = {
     # One step adds up four batches, one for each of four ranks.
     "memory": {"slices": 8, "batches_per_step": 4},
@@ -82,9 +88,10 @@ CHOSEN = {
     "rate": {},
     "steps": {"batches_per_step": 4, "batch_views": 36},
     "large steps": {"batches_per_step": 4, "batch_views": 225},
+    "angle": {"slices": 3, "depth_um": 0.3, "probe_modes": 1},
     "holograms": {"slices": 16, "start": "empty", "find_axis": False},
 }
-TIMED = ("rate", "steps", "large steps")
+TIMED = ("rate", "steps", "large steps", "angle", "holograms")
 
 
 def planned(case: str, mesh: str) -> tuple[Scan, Plan]:
@@ -141,15 +148,16 @@ def run(case: str, mesh_name: str) -> None:
 
 
 class Job:
-    """Ranks that fit a case on a mesh."""
+    """Ranks that fit a case on a mesh, which a name like ``1x1 in 2 threads`` begins with."""
 
-    def __init__(self, case: str, mesh: str) -> None:
+    def __init__(self, case: str, name: str) -> None:
+        mesh, threads = name.split()[0], "2" if name == THREADS else "1"
         angles, slabs = map(int, mesh.split("x"))
         ranks = angles * slabs
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         self._process = subprocess.Popen(
             [*command, __file__, "--rank", case, mesh],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": SPINS},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -190,24 +198,24 @@ def table(case: str) -> None:
     size, window, angles, rows = CASES[case]
     print(f"\n{case}: {size}³ voxels, windows of {window}², {angles} angles × {rows**2} positions")
     columns = ("peak MiB", "of 1x1", "sent MiB", "planned", "strips")
-    print(f"{'mesh':10}" + "".join(f"{name:>10}" for name in columns))
+    print(f"{'mesh':18}" + "".join(f"{name:>10}" for name in columns))
     seconds, jobs = _timed(case) if case in TIMED else ({}, {mesh: [] for mesh in MESHES})
     first = None
     for mesh, several in jobs.items():
         peak, sent = map(statistics.mean, zip(*(job.end() for job in several or [Job(case, mesh)]), strict=True))
-        scan, plan = planned(case, mesh.removesuffix(" twice"))
+        scan, plan = planned(case, mesh.split()[0])
         exchange = exchange_of(plan, scan.geometry)
         first = first or peak
         planned_sent, strips = exchange.rows + exchange.priors, exchange.strips + exchange.priors
         print(
-            f"{mesh:10}{peak:10.0f}{peak / first:8.2f}{sent / MIB:10.1f}{planned_sent / MIB:10.1f}{strips / MIB:10.1f}",
+            f"{mesh:18}{peak:10.0f}{peak / first:8.2f}{sent / MIB:10.1f}{planned_sent / MIB:10.1f}{strips / MIB:10.1f}",
             flush=True,
         )
     for mesh, found in seconds.items():
         fastest = min(seconds["1x1"]) / min(found)
         rates = sorted(alone / each for alone, each in zip(seconds["1x1"], found, strict=True))
         print(
-            f"{mesh:10}{statistics.median(found):8.2f} s an epoch, rate {statistics.median(rates):.2f}"
+            f"{mesh:18}{statistics.median(found):8.2f} s per epoch, rate {statistics.median(rates):.2f}"
             f" ({rates[0]:.2f} to {rates[-1]:.2f}); the fastest {min(found):.2f} s, {fastest:.2f}"
         )
 
@@ -216,7 +224,7 @@ def _timed(case: str) -> tuple[dict[str, list[float]], dict[str, list[Job]]]:
     """Return the seconds of the epochs of each mesh, round by round, and the stopped jobs; of two jobs the half."""
     jobs: dict[str, list[Job]] = {}
     for mesh in RATES:
-        jobs[mesh] = [Job(case, mesh.removesuffix(" twice")) for _ in range(2 if mesh == TWO else 1)]
+        jobs[mesh] = [Job(case, mesh) for _ in range(2 if mesh == TWO else 1)]
         for job in jobs[mesh]:
             job.epoch()
     seconds: dict[str, list[float]] = {mesh: [] for mesh in RATES}

@@ -27,7 +27,7 @@ if __name__ == "__main__":
     for case, what in WHAT.items():
         for mesh in ("1x1", "2x1", "1x2"):
             scan, plan = planned(case, mesh)
-            cost = predict_cost(plan, scan.geometry, cuda=False, profile=profile)
+            cost = predict_cost(plan, scan.geometry, accelerator=False, profile=profile)
             job = Job(case, mesh)
             # The first one measures its step, too.
             job.epoch()

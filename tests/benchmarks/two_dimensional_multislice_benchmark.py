@@ -83,7 +83,15 @@ def _residual(expected: NDArray, measured: NDArray) -> float:
     return float(np.abs(np.sqrt(measured) - np.sqrt(expected)).sum() / np.sqrt(measured).sum())
 
 
-def pty_chi(sample: ThreeSlices, engine: str, epochs: int, batch: int, *, step: float = 0.02) -> Course:
+def pty_chi(
+    sample: ThreeSlices,
+    engine: str,
+    epochs: int,
+    batch: int,
+    *,
+    step: float = 0.02,
+    clock: Callable[[], float] = time.process_time,
+) -> Course:
     """Fit with an engine of Pty-Chi.
 
     Args:
@@ -92,6 +100,7 @@ def pty_chi(sample: ThreeSlices, engine: str, epochs: int, batch: int, *, step: 
         epochs: how many.
         batch: views a batch.
         step: of autodiff's Adam: of the object, and of the probe relative to its root mean square.
+        clock: what tells the seconds.
     """
     import ptychi.api as api
     from ptychi.api.task import PtychographyTask
@@ -110,7 +119,7 @@ def pty_chi(sample: ThreeSlices, engine: str, epochs: int, batch: int, *, step: 
         for part, unit in zip(parts[:2], (1.0, float(np.sqrt(np.mean(np.abs(first) ** 2)))), strict=True):
             part.optimizer, part.step_size = api.Optimizers.ADAM, step * unit
     size = int(2 * np.ceil(np.abs(sample.position).max()) + sample.window + 4)
-    began, spent, rows = time.process_time(), 0.0, []
+    began, spent, rows = clock(), 0.0, []
     task = PtychographyTask(
         options,
         diffraction_data=sample.counts[fitted],
@@ -121,12 +130,12 @@ def pty_chi(sample: ThreeSlices, engine: str, epochs: int, batch: int, *, step: 
     )
     for _ in range(epochs):
         task.run(1)
-        now = time.process_time()
+        now = clock()
         slices = task.get_data_to_cpu("object", as_numpy=True)
         wave = task.get_data_to_cpu("probe", as_numpy=True)[0, 0] * sample.window
         residual = _residual(_predicted(slices, wave, sample, sample.position[held]), sample.counts[held])
         rows.append((now - began - spent, sample.correlations(slices), residual))
-        spent += time.process_time() - now
+        spent += clock() - now
     return Course(f"Pty-Chi {engine}, {epochs}", rows)
 
 

@@ -8,9 +8,9 @@ import time
 import psutil
 import pytest
 
-from bluesky_multislice.errors import JobError, ScanError
+from bluesky_multislice.errors import JobError, PlanError, ScanError
 from bluesky_multislice.interchange.job_folder import JobFolder, write_json
-from bluesky_multislice.schedulers import Allocation, Job, JobState, LocalScheduler, run_to_end
+from bluesky_multislice.schedulers import Allocation, Job, JobState, LocalScheduler, SiteProfile, run_to_end
 
 RANKS = 2
 TWO, ONE = Allocation(ranks_per_node=RANKS), Allocation()
@@ -29,6 +29,7 @@ def stage(tmp_path):
 @pytest.fixture
 def scheduler(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return LocalScheduler(module="sleeping_job", grace_s=5, poll_s=0.1)
 
 
@@ -57,6 +58,29 @@ def test_a_job_runs_to_its_result_and_reports_every_epoch(scheduler, stage):
     assert {rank["environment"]["GOMP_SPINCOUNT"] for rank in ranks} == {"1000"}
     assert {rank["world"] for rank in ranks} == {str(RANKS)}
     assert "rank 0 is here" in scheduler.tail(Job(str(folder.path), folder), 5)
+
+
+def threads_of(scheduler, stage, allocation, ranks):
+    folder = stage(result=True)
+    run_to_end(scheduler, folder, name="me", allocation=allocation, on_progress=lambda record: None)
+    return {json.loads((folder.path / f"rank-{rank}.json").read_text())["threads"] for rank in range(ranks)}
+
+
+def test_one_rank_has_all_cores(scheduler, stage):
+    assert threads_of(scheduler, stage, ONE, 1) == {str(len(os.sched_getaffinity(0)))}
+
+
+def test_threads_are_those_of_the_environment_and_before_it_of_the_site(scheduler, stage, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads_of(scheduler, stage, TWO, RANKS) == {"3"}
+    site = LocalScheduler(SiteProfile(environment={"OMP_NUM_THREADS": "5"}), module="sleeping_job", poll_s=0.1)
+    assert threads_of(site, stage, ONE, 1) == {"5"}
+
+
+def test_no_thread_is_refused_before_a_job_starts(scheduler, stage, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "0")
+    with pytest.raises(PlanError, match="one thread or more"):
+        threads_of(scheduler, stage, ONE, 1)
 
 
 def test_a_failed_job_raises_the_error_it_left(scheduler, stage):

@@ -132,6 +132,24 @@ def cases(mesh):
         yield f"holograms, {propagation}", fitted(both, probing, mesh, **(model | {"height": N}))
 
 
+def moved_from_a_whole_state(mesh):
+    """Return the object after a step from a state that one rank may have kept, and the planes that this one keeps."""
+    slab = Slab(mesh, N)
+    model = ForwardModel(holography(TURNED), VolumeGrid((N, N, N), (2.0, 2.0, 2.0)), slices=8, slab=slab)
+    unknowns = Unknowns(model, PROBE, SETTINGS, mesh.device)
+    generator = torch.Generator().manual_seed(0)
+    momentum, weight, best = (slab.part_of(torch.rand((2, N, N, N), generator=generator)) for _ in range(3))
+    state = unknowns.state([], mesh) | {"object/numbers": torch.tensor([0.0, 0.1, 0.0], dtype=torch.float64)}
+    state |= {"volume/object.momentum_buffer": momentum, "volume/weight": weight[0], "volume/best": best}
+    unknowns.restore(unknowns.load(state, mesh))
+    unknowns.gradients()[0].fill_(1 / mesh.angles)
+    unknowns.sum_gradients(mesh)
+    unknowns.step()
+    kept = unknowns.state(unknowns.copy(), mesh)
+    planes = next(tensor.shape[1] for name, tensor in kept.items() if name.endswith("momentum_buffer"))
+    return {"moved": slab.join(unknowns.object.detach()).numpy(), "planes": planes}
+
+
 def figures(solution):
     """Return what the solution holds, by name."""
     history = [(epoch.loss, epoch.held_back_loss) for epoch in solution.history]
@@ -144,6 +162,7 @@ def main(path, slabs):
     with join_mesh("cpu", slabs) as mesh:
         for case, solution in cases(mesh):
             found |= {f"{case}/{name}": value for name, value in figures(solution).items()}
+        found |= moved_from_a_whole_state(mesh)
         found["sympy"] = "sympy" in sys.modules
         found |= {f"with a halo/{name}": value for name, value in tiled_on(mesh).items()}
     if mesh.rank == 0:

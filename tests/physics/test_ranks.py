@@ -106,3 +106,11 @@ def test_tiles_with_a_halo_are_those_of_one_process_and_near_the_whole(results, 
         gradient = torch.autograd.grad(misfit(found, slice(None)), delta)[0]
         for name, expected in (("frames", found.detach()), ("gradient", gradient)):
             assert least <= relative_difference(results[mesh][f"with a halo/{name}"], expected.numpy()) < most
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_ranks_of_the_same_rows_keep_their_share_of_the_optimisers_state(results, mesh):
+    assert results[mesh]["planes"] == -(-16 // mesh[0])
+    # Going on from what a job kept whose ranks shared nothing.
+    assert np.allclose(results[mesh]["moved"], results[1, 1]["moved"], atol=1e-6)
+    assert results[1, 1]["moved"].std() > 0.1

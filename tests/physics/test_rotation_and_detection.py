@@ -386,3 +386,26 @@ def test_detector_parts_that_do_not_fit_are_refused():
     for kernel in (torch.ones(3, 3), torch.ones(3, 99) / 297, torch.tensor([[1.5, -0.5]])):
         with pytest.raises(ScanError, match="point spread"):
             optics.kernel_transfer((16, 16), kernel)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 4, 96, 96), (3, 5, 95, 98)])
+def test_frames_of_modes_in_single_precision_equal_automatic_differentiation(shape, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    generator = torch.Generator().manual_seed(0)
+    wave = torch.randn(shape, dtype=torch.complex64, generator=generator).requires_grad_()
+    weight = torch.rand(shape[1:], generator=generator)
+    exact = wave.detach().to(torch.complex128).requires_grad_()
+    fused, reference = optics.far_field_of_modes(wave), optics.far_field(exact).sum(0)
+    torch.testing.assert_close(fused.double(), reference, rtol=1e-5, atol=1e-5)
+    (weight * fused.square()).sum().backward()
+    (weight * reference.square()).sum().backward()
+    torch.testing.assert_close(wave.grad.to(torch.complex128), exact.grad, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(12, 15), (16, 9)])
+def test_a_shift_has_the_phase_of_each_frequency(shape):
+    shift = torch.tensor([[0.3, -1.2], [0.0, 2.5]], dtype=torch.float64)
+    y, x = (np.fft.fftfreq(n) for n in shape)
+    phase = -2 * np.pi * (y[:, None] * shift[:, 0, None, None].numpy() + x * shift[:, 1, None, None].numpy())
+    np.testing.assert_allclose(optics.shift_transfer(shape, shift).numpy(), np.exp(1j * phase), atol=1e-12)

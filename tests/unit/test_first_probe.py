@@ -67,7 +67,8 @@ def test_no_initial_guess_ends_in_a_good_image(settings, likeness):
     result, like = found(FarFieldScan(**settings))
     assert like > likeness, result.solution.held_back_r_factor
     assert result.plan.fit.optimiser == "weighted"
-    assert result.plan.probe_modes == 3
+    # The beam is coherent.
+    assert (result.plan.probe_modes, len(result.solution.probe)) == (1, 1)
 
 
 def test_patterns_of_several_angles_need_no_initial_guess_either():
@@ -79,8 +80,12 @@ def test_patterns_of_several_angles_need_no_initial_guess_either():
 
 def test_three_modes_explain_a_beam_of_two_better_than_one():
     simulated = FarFieldScan(positions=50, depths=1.5, modes=2)
-    held_back = [found(simulated, probe_modes=modes, epochs=6)[0].solution.held_back_r_factor for modes in (None, 1)]
-    assert held_back[0] < 0.9 * held_back[1]
+    chosen, asked = (found(simulated, probe_modes=modes, epochs=6)[0] for modes in (None, 1))
+    assert chosen.solution.held_back_r_factor < 0.9 * asked.solution.held_back_r_factor
+    # Validation frames have chosen, and nobody asks them where the recipe says how many.
+    assert (len(chosen.solution.probe), len(asked.solution.probe)) == (3, 1)
+    assert "3 of up to 3 probe modes" in chosen.plan.notes[-1]
+    assert not any("probe modes" in note for note in asked.plan.notes)
 
 
 def test_the_light_of_views_lies_where_their_windows_are():

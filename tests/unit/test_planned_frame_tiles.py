@@ -18,7 +18,7 @@ FLAT = {"depth_um": 0.02, "slices": 2}
 
 def plan_of(geometry, memory_bytes=10**13, **recipe):
     settings = {"mesh": "1x2", "device": "cpu", **FLAT} | recipe
-    return make_plan(Recipe(**settings), blank(geometry), Machine(64, 64, memory_bytes, cuda=False))
+    return make_plan(Recipe(**settings), blank(geometry), Machine(64, 64, memory_bytes, accelerator=False))
 
 
 def views_of_one_angle(n=256, views=16):
@@ -72,11 +72,11 @@ def test_tiles_are_taken_where_whole_frames_do_not_fit():
     whole = plan_of(geometry, **recipe)
     again = replace(whole, gradient="recomputed")
     assert whole.frame_tiles is None
-    needed = 2 * memory_parts(again, geometry, cuda=False).total
+    needed = 2 * memory_parts(again, geometry, accelerator=False).total
     tiled = plan_of(geometry, int(0.95 * needed), **recipe)
     assert tiled.frame_tiles is not None
     assert 2 * tiled.memory_bytes < 0.95 * needed
-    batches = [memory_parts(plan, geometry, cuda=False).batch for plan in (again, tiled)]
+    batches = [memory_parts(plan, geometry, accelerator=False).batch for plan in (again, tiled)]
     assert batches[1] < 0.8 * batches[0]
 
 
@@ -110,6 +110,8 @@ def test_rows_around_tiles_travel_there_and_back():
 def test_frames_from_disk_are_held_by_their_rows():
     geometry = hologram_geometry(n=256)
     plan = plan_of(geometry, frames_in="disk")
-    whole, tiled = (memory_parts(each, geometry, cuda=False).frames for each in (replace(plan, frame_tiles=None), plan))
+    whole, tiled = (
+        memory_parts(each, geometry, accelerator=False).frames for each in (replace(plan, frame_tiles=None), plan)
+    )
     assert whole == 2 * plan.fit.batch_views * 4 * 256**2
     assert tiled == whole / 2

@@ -191,7 +191,6 @@ def test_vacuum_is_held_against_noise_in_patterns_of_several_angles(geometry, ch
         ({"refine": {"furthest_pixels": 4.0}}, lambda plan: plan.fit.refinement.furthest_pixels == 4),
         ({"probe_modes": 2}, lambda plan: plan.probe_modes == 2),
         ({"held_back_every": 7}, lambda plan: plan.held_back_every == 7),
-        ({"device": "cpu"}, lambda plan: plan.device == "cpu"),
         ({"accuracy": 0.01}, lambda plan: plan.slices == plan_of(pattern_geometry(), accuracy=0.01).slices),
         ({"edges": "outgoing"}, lambda plan: plan.edges == "outgoing"),
         ({"interpolation": "fourier"}, lambda plan: plan.interpolation == "fourier"),
@@ -306,7 +305,9 @@ def test_what_cannot_be_done_is_refused(geometry, recipe, words):
 @pytest.mark.parametrize("regime", ["far_field", "near_field"])
 def test_ptychography_at_one_angle_is_weighed_by_the_light_and_has_modes(regime):
     plan = plan_of(pattern_geometry(angles=1, regime=regime))
-    assert (plan.fit.optimiser, plan.probe_modes) == ("weighted", 3)
+    assert (plan.fit.optimiser, plan.probe_modes, plan.modes_by_validation) == ("weighted", 3, True)
+    asked = plan_of(pattern_geometry(angles=1, regime=regime), probe_modes=3)
+    assert (asked.probe_modes, asked.modes_by_validation) == (3, False)
     kept = plan_of(pattern_geometry(angles=1, regime=regime), refine_probe=False)
     assert (kept.fit.optimiser, kept.probe_modes) == ("weighted", 1)
     assert plan_of(pattern_geometry(regime=regime)).fit.optimiser == "nesterov"

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import platform
 from dataclasses import asdict
 from importlib.metadata import version
 
 import psutil
 import pytest
+import torch
 from small_scan import hologram_scan
 
 from bluesky_multislice.interchange import FrameFile, read_scan, write_scan
@@ -63,6 +65,9 @@ def test_it_names_software_and_machine(record):
     assert record[0]["software"]["torch"] == version("torch")
     assert record[0]["software"]["bluesky-multislice"] == version("bluesky-multislice")
     assert record[0]["machine"]["ranks"] == 1
+    assert record[0]["machine"]["threads_per_rank"] == torch.get_num_threads()
+    assert record[0]["machine"]["device"] == platform.machine()
+    assert record[0]["machine"]["device_type"] == "cpu"
     resident = psutil.Process().memory_info().rss
     assert 0.3 * resident < record[0]["machine"]["peak_memory_bytes"] < psutil.virtual_memory().total
 

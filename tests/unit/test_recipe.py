@@ -170,6 +170,7 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "checkpoint_every": 4,
         "ranks": 2,
         "device": "cpu",
+        "kernels": "general",
         "seed": 5,
         "resources": {"qos": "live"},
         "refine": {"quantities": ("positions",)},

@@ -60,6 +60,7 @@ VALUES = {
     "checkpoint_every": 3,
     "ranks": 2,
     "device": "cpu",
+    "kernels": "general",
     "seed": 5,
     "refine_quantities": ("positions", "tilt"),
     "refine_from_epoch": 3,

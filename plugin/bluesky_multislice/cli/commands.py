@@ -95,7 +95,8 @@ def reconstruct(
             on_plan=on_plan,
             on_progress=on_progress,
         )
-    for warning in provenance["warnings"]:
+    noted = provenance["plan"]["notes"]
+    for warning in (*provenance["warnings"], *(note for note in provenance["notes"] if note not in noted)):
         _CONSOLE.print(f"[yellow]note[/yellow] {warning}")
     figures = provenance["figures"]
     held, resolution = figures["held_back_r_factor"], figures["half_bit_resolution_m"]

@@ -26,9 +26,15 @@ _SIZE = click.FloatRange(min=0, min_open=True)
     "--gpu-memory-gb", type=_SIZE, help="Plan for GPUs of this memory, as many as ranks. Without: this machine."
 )
 @click.option("--site", "site_file", type=_FILE, help="Profile (TOML) of the site that computes, as of reconstruct.")
-@click.option("--profile", "profile_file", type=_FILE, help="Measured times (JSON); without them no time is predicted.")
+@click.option("--profile", "profile_file", type=_FILE, help="Measured times (JSON). Without: those of a data sheet.")
+@click.option(
+    "--machine",
+    type=click.Choice(["a100", "h100", "h200", "mi250", "cpu-node"]),
+    help="Machine whose data sheet gives times. Without: one with the memory of the GPUs, or a node of processors.",
+)
 @click.option("--measure", "measured_file", type=_FILE, help="Measure this machine, and write its times to this file.")
 @click.option("--table", is_flag=True, help="From 256³ voxels on a laptop to 1 cm at 10 nm on an exascale machine.")
+@click.option("--scaling", is_flag=True, help="Holograms and patterns of 256³ to 2048³ voxels on 1 to 64 GPUs.")
 @click.option("--nodes", type=_COUNT, default=9400, show_default=True, help="Of the table: nodes.")
 @click.option("--gpus-per-node", type=_COUNT, default=8, show_default=True, help="Of the table: GPUs of a node.")
 @click.option("--network-gb-s", type=_SIZE, default=12.5, show_default=True, help="Of the table: GB/s of a GPU.")
@@ -42,19 +48,20 @@ def plan(
     profile_file: Path | None,
     recipe_file: Path | None,
     table: bool,
+    scaling: bool,
     **options: Any,
 ) -> None:
     """Say what reconstructing SCAN, or a scan of some sizes, takes in memory, exchange and time."""
     from bluesky_multislice.cli import plan_scan
-    from bluesky_multislice.planning import measure_machine, read_profile, write_profile
+    from bluesky_multislice.planning import data_sheets, measure_machine, read_profile, write_profile
 
     own = {name: options.pop(name) for name in _OWN}
     recipe = collect_recipe(recipe_file, options)
-    asked = sum((scan is not None, own["volume"] is not None, measured_file is not None, table))
+    asked = sum((scan is not None, own["volume"] is not None, measured_file is not None, table, scaling))
     if asked != 1:
         raise PlanError(
             "One thing is planned at a time.",
-            got=f"{asked} of SCAN, --volume, --measure and --table.",
+            got=f"{asked} of SCAN, --volume, --measure, --table and --scaling.",
             remedy="give one of them.",
         )
     if own["volume"] is None and (ignored := [name for name in _SIZES if own[name] is not None]):
@@ -67,6 +74,12 @@ def plan(
         profile = measure_machine(recipe.device)
         write_profile(measured_file, profile)
         click.echo("\n".join(plan_scan.profile_lines(profile)))
+        return
+    if scaling:
+        from bluesky_multislice.cli.scaling_table import scaling_lines
+
+        for line in scaling_lines(data_sheets()[own["machine"] or "a100"]):
+            click.echo(line)
         return
     profile = None if profile_file is None else read_profile(profile_file)
     if table:
@@ -86,6 +99,7 @@ _OWN = (
     "pixel_nm",
     "energy_kev",
     "gpu_memory_gb",
+    "machine",
     "site_file",
     "nodes",
     "gpus_per_node",

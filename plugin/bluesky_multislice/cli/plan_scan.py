@@ -14,16 +14,22 @@ from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
 from bluesky_multislice.instrument import read_instrument
 from bluesky_multislice.interchange import read_scan
 from bluesky_multislice.planning import (
+    RESERVE,
     Case,
     Cost,
     Machine,
     MachineProfile,
+    MemoryParts,
     Plan,
     Prediction,
     Supercomputer,
+    data_sheets,
+    host_memory_parts,
+    machine_name,
     make_plan,
     outlook,
     predict_cost,
+    this_machine,
 )
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
@@ -39,7 +45,12 @@ _MEMORY = {
     "volumes": "volume, gradient, optimiser's state",
     "frames": "frames",
     "batch": "planes and waves of a batch",
-    "turns": "matrices of turns",
+    "turns": "matrices or neighbours of turns",
+    "propagators": "propagators",
+    "transforms": "work area of Fourier transforms",
+    "graphs": "captured graphs of the slices",
+    "allocator": "held by the allocator beside tensors",
+    "context": "context of the GPU",
     "checkpoint": "checkpoint on its way",
     "program": "program",
     "libraries": "libraries of the first volume",
@@ -56,7 +67,7 @@ def plan_lines(
         scan_file: the interchange file; None plans the sizes in ``own``.
         own: options of the command, by name.
         recipe: how to reconstruct.
-        profile: measured times; None predicts none.
+        profile: measured times; None takes those of a data sheet.
 
     Raises:
         MultisliceError: the scan or the recipe cannot be used, or does not fit into memory.
@@ -67,13 +78,16 @@ def plan_lines(
         instrument = None if own["instrument_file"] is None else read_instrument(own["instrument_file"])
         scan = read_scan(scan_file, values=recipe.scan, instrument=instrument)
     site = machine_of(read_site(own["site_file"]), recipe.resources)
-    if own["gpu_memory_gb"] is not None:
+    if own["gpu_memory_gb"] is not None or own["machine"] not in (None, "cpu-node"):
         ranks = recipe.ranks or math.prod(int(number) for number in (recipe.mesh or "1x1").split("x"))
-        site = Machine(ranks, ranks, int(own["gpu_memory_gb"] * 1e9), cuda=True)
-    plan = make_plan(recipe, scan, site)
-    cuda = site.cuda if site else plan.device == "cuda"
-    predicted = predict_cost(plan, scan.geometry, cuda=cuda, profile=profile)
-    return [*_what(plan, scan), "", *_memory(predicted), "", *_epoch(plan, predicted, profile)]
+        memory_gb = own["gpu_memory_gb"] or data_sheets()[own["machine"]].memory_gb
+        site = Machine(ranks, ranks, int(memory_gb * 1e9), accelerator=True)
+    sheet = data_sheets()[own["machine"] or machine_name(site or this_machine(recipe.device))]
+    times = profile or sheet.profile
+    plan = make_plan(recipe, scan, site, times)
+    predicted = predict_cost(plan, scan.geometry, accelerator=plan.device != "cpu", profile=times)
+    memory = _memory(plan, scan.geometry, predicted)
+    return [*_what(plan, scan), "", *memory, "", *_epoch(plan, predicted, times)]
 
 
 def scan_of_sizes(own: Mapping[str, Any]) -> Scan:
@@ -150,9 +164,9 @@ def table_lines(
     cases = [Case(n, own["pixel_nm"] * 1e-9, wavelength_m, recipe.accuracy, epochs) for n in (256, *_SIDES)]
     lines = [
         f"Full-field holograms, voxels of {own['pixel_nm']:g} nm, {own['energy_kev']:g} keV, accuracy "
-        f"{recipe.accuracy:g}, {epochs} epochs. Laptop: one rank, {_number(_LAPTOP_BYTES)}B. Machine: {machine.nodes} "
-        f"nodes of {machine.gpus_per_node} GPUs of {_number(machine.gpu_memory_bytes)}B, "
-        f"{_number(machine.network_bytes_a_s)}B/s each; {_speed(profile, own['times_faster'])}.",
+        f"{recipe.accuracy:g}, {epochs} epochs. Laptop: one rank, {number_text(_LAPTOP_BYTES)}B. "
+        f"Machine: {machine.nodes} nodes of {machine.gpus_per_node} GPUs of {number_text(machine.gpu_memory_bytes)}B, "
+        f"{number_text(machine.network_bytes_a_s)}B/s each; {_speed(profile, own['times_faster'])}.",
         "",
         "| voxels a side | size | slices | angles | scheme | GPUs a volume | nodes | memory a node | hours |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -177,10 +191,10 @@ def _pair_s_a_pixel(profile: MachineProfile | None, times_faster: float) -> floa
 
 
 def _row(case: Case, cost: Cost, gpus_per_node: int, scheme: str) -> str:
-    size = f"{case.side:,} | {_number(case.thickness_m)}m | {case.slices:,} | {case.angles:,} | {scheme}"
+    size = f"{case.side:,} | {number_text(case.thickness_m)}m | {case.slices:,} | {case.angles:,} | {scheme}"
     if cost.nodes is None:
-        return f"| {size} | {cost.slabs:,} | does not fit | {_number(cost.memory_bytes)}B a GPU, at least | – |"
-    memory = _number(cost.memory_bytes * gpus_per_node)
+        return f"| {size} | {cost.slabs:,} | does not fit | {number_text(cost.memory_bytes)}B a GPU, at least | – |"
+    memory = number_text(cost.memory_bytes * gpus_per_node)
     hours = "–" if cost.hours is None else f"{cost.hours:.2g}" if cost.hours < 100 else f"{cost.hours:,.0f}"
     return f"| {size} | {cost.slabs:,} | {cost.nodes:,} | {memory}B | {hours} |"
 
@@ -192,43 +206,58 @@ def _what(plan: Plan, scan: Scan) -> Iterator[str]:
     )
     views, angles = scan.geometry.views, len(np.unique(scan.geometry.angle_rad))
     yield f"{views} views at {angles} angles, batches of {plan.fit.batch_views}, frames in {plan.frames_in}"
+    batches = plan.lanes * plan.fit.batches_per_lane
     yield (
-        f"mesh {plan.ranks // plan.slabs}x{plan.slabs} (angle x slab), {plan.lanes} batches a step, "
+        f"mesh {plan.ranks // plan.slabs}x{plan.slabs} (angle x slab), {batches} batches per step, "
         f"{plan.fit.epochs} epochs of {plan.fit.optimiser}"
     )
     yield from (f"note: {note}" for note in plan.notes)
 
 
-def _memory(predicted: Prediction) -> Iterator[str]:
-    yield f"memory of a rank       {_number(predicted.memory.total):>10}B"
-    for part in fields(predicted.memory):
-        if size := getattr(predicted.memory, part.name):
-            yield f"  {_number(size):>10}B  {_MEMORY[part.name]}"
+def _memory(plan: Plan, geometry: ScanGeometry, predicted: Prediction) -> Iterator[str]:
+    if plan.device == "cpu":
+        yield from _parts("memory of a rank", predicted.memory)
+        return
+    yield from _parts("memory of a rank's GPU", predicted.memory)
+    yield f"  {RESERVE:.0%} of a GPU's memory are a reserve, which no plan counts on"
+    sampled = geometry.coarser(plan.coarseness).oversampled(plan.oversampling)
+    yield from _parts("memory of its node", host_memory_parts(plan, sampled))
 
 
-def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile | None) -> Iterator[str]:
+def _parts(whose: str, memory: MemoryParts) -> Iterator[str]:
+    yield f"{whose:22} {number_text(memory.total):>10}B"
+    for part in fields(memory):
+        if size := getattr(memory, part.name):
+            yield f"  {number_text(size):>10}B  {_MEMORY[part.name]}"
+
+
+def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile) -> Iterator[str]:
     exchange, work, seconds = predicted.exchange, predicted.work, predicted.seconds
-    yield f"sent in an epoch       {_number(predicted.sent_bytes):>10}B of all ranks"
-    gathered = f"({_number(exchange.strips)}B if views gathered strips)"
-    yield f"  {_number(exchange.rows):>10}B  rows and their gradients {gathered}"
-    yield f"  {_number(exchange.priors):>10}B  rows for regularisers"
-    yield f"  {_number(predicted.gradients):>10}B  gradients of groups that share views"
-    yield f"FFT pairs in an epoch  {work.pairs:>10,.0f}, {work.most_pairs:,.0f} of the rank that has most"
-    if profile is None:
-        yield "time of an epoch: not known without --profile; measure the machine with multislice plan --measure FILE"
-    elif seconds is None:
+    yield f"sent in an epoch       {number_text(predicted.sent_bytes):>10}B of all ranks"
+    gathered = f"({number_text(exchange.strips)}B if views gathered strips)"
+    yield f"  {number_text(exchange.rows):>10}B  rows and their gradients {gathered}"
+    yield f"  {number_text(exchange.priors):>10}B  rows for regularisers"
+    yield f"  {number_text(predicted.gradients):>10}B  gradients of groups that share views"
+    yield (
+        f"FFT pairs in an epoch  {work.pairs:>10,.0f}, {work.most_pairs:,.0f} of the rank that has most, in "
+        f"{work.steps} steps"
+    )
+    if seconds is None or predicted.useful is None:
         yield "time of an epoch: not known, a profile does not measure finite differences"
-    else:
-        hours = seconds.total * plan.fit.epochs / 3600
-        sent = "exchange not measured" if seconds.exchange is None else f"exchange {seconds.exchange:.3g} s"
-        yield (
-            f"time of an epoch       {seconds.total:>10.3g} s: slices {seconds.slices:.3g} s, "
-            f"batches {seconds.batches:.3g} s, turns {seconds.turns:.3g} s, steps {seconds.steps:.3g} s, {sent}; "
-            f"{plan.fit.epochs} epochs {hours:.3g} h"
-        )
+        return
+    hours = seconds.total * plan.fit.epochs / 3600
+    sent = "exchange not measured" if seconds.exchange is None else f"exchange {seconds.exchange:.3g} s"
+    yield (
+        f"time of an epoch       {seconds.total:>10.3g} s: slices {seconds.slices:.3g} s, "
+        f"batches {seconds.batches:.3g} s, turns {seconds.turns:.3g} s, steps {seconds.steps:.3g} s, {sent}; "
+        f"{plan.fit.epochs} epochs {hours:.3g} h"
+    )
+    yield f"useful work            {100 * predicted.useful:>10.3g} % of it: FFTs of the gradient"
+    source = "measured" if profile.measured else "from the data sheet, not measured"
+    yield f"times of               {profile.machine}, {source}"
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
     """Return three digits with an SI prefix, such as ``1.34 G``."""
     if value == 0:
         return "0 "

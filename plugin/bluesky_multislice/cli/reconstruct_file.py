@@ -55,7 +55,7 @@ def reconstruct_file(
             "A result must not replace the scan that it comes from.", got=f"{output}.", remedy="choose another name."
         )
     plan = make_plan(recipe, scan, machine_of(site, recipe.resources))
-    allocation = allocate(site, recipe.resources, ranks=plan.ranks)
+    allocation = allocate(site, recipe.resources, ranks=plan.ranks, device=plan.device)
     on_plan(plan, scan.warnings + plan.notes)
     with _room(job_folder, output) as room:
         folder = JobFolder(room).create()

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 from tiled.client.container import Container
 
+from bluesky_multislice.accelerator import accelerator_count
 from bluesky_multislice.catalog import connect
 from bluesky_multislice.demo.flow_runs import FollowedRun, rerun
 from bluesky_multislice.demo.report import Outcome, make_tables, read_outcome, save_picture
@@ -22,12 +23,13 @@ from bluesky_multislice.demo.services import Services, serve
 from bluesky_multislice.demo.serving import keep_serving_until_interrupted
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.interchange.job_folder import write_json
-from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.recipe import Propagation, Recipe
 from bluesky_multislice.simulation.beamline import run_scan
 from bluesky_multislice.simulation.phantoms import Sample, demo_sample
 
-MULTISLICE = Recipe(ranks=2)
-PROJECTION = Recipe(ranks=2, propagation="projection")
+_RANKS = 2
+"""Ranks of a reconstruction, if there are no fewer GPUs; no more, as two scans are reconstructed at once."""
+
 _SERVICES = 4
 _EVENTS_AT_ONCE = 20
 _LISTENER_LIMIT_S = 90.0
@@ -99,20 +101,30 @@ def _simulate(technique: str, progress: Progress) -> _Case:
     return case
 
 
+def recipe_of(propagation: Propagation) -> Recipe:
+    """Return how the demo reconstructs: on two ranks, or as many as this machine has GPUs.
+
+    Args:
+        propagation: multislice, or projection for comparison.
+    """
+    return Recipe(ranks=min(_RANKS, accelerator_count() or _RANKS), propagation=propagation)
+
+
 def _scan(client: Container, services: Services, case: _Case, progress: Progress) -> FollowedRun:
     """Run the scan on the simulated beamline; its start document asks for the reconstruction."""
+    recipe = recipe_of("multislice")
     task = progress.add_task(f"{case.technique} scan", total=len(case.frames), state="RunEngine")
     run_uid = run_scan(
         client,
         case.frames,
         case.sample.geometry,
         folder=services.detector,
-        metadata={"multislice": {"auto": True, "recipe": MULTISLICE.model_dump(mode="json", exclude_defaults=True)}},
+        metadata={"multislice": {"auto": True, "recipe": recipe.model_dump(mode="json", exclude_defaults=True)}},
         progress=lambda frames: progress.update(task, completed=frames),
         batch_size=_EVENTS_AT_ONCE,
     )
     progress.update(task, state=f"run {run_uid:.8}")
-    return FollowedRun(case.technique, run_uid, MULTISLICE)
+    return FollowedRun(case.technique, run_uid, recipe)
 
 
 def _follow(
@@ -132,8 +144,8 @@ def _follow(
             if run.ended:
                 waiting.remove(run)
                 done.append(run)
-                if run.recipe == MULTISLICE:
-                    waiting.append(rerun(prefect, run.technique, run.run_uid, PROJECTION))
+                if run.recipe.propagation == "multislice":
+                    waiting.append(rerun(prefect, run.technique, run.run_uid, recipe_of("projection")))
         if time.monotonic() - began > _LISTENER_LIMIT_S and any(run.flow_run is None for run in waiting):
             raise JobError(
                 "The listener must start a flow run for each scan.",

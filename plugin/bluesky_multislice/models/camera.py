@@ -17,7 +17,7 @@ from bluesky_multislice.optics import (
     affine,
     bin_pixels,
     blur,
-    far_field,
+    far_field_of_modes,
     near_field,
     on_device,
     point_spread_transfer,
@@ -124,7 +124,7 @@ class Camera(nn.Module):
             adjustments: differences from the geometry, differentiable.
         """
         if self.far_field:
-            return self._pixels(self._blurred(far_field(wave).sum(0), views))
+            return self._pixels(self._blurred(far_field_of_modes(wave), views))
         distance = on_device(self.distance_of[views], wave.device)
         # One way serves all views.
         ways = ways if len(ways) == 1 else ways[distance]

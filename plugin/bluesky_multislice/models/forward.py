@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
+from bluesky_multislice.models.alike import Alike, alike_rows
 from bluesky_multislice.models.camera import Camera
 from bluesky_multislice.models.frame_tiles import FrameTiles, check_tiles
 from bluesky_multislice.models.turned import Turned
@@ -428,15 +429,20 @@ class ForwardModel(nn.Module):
         adjustments: Adjustments,
     ) -> Tensor:
         thickness, to_entrance, to_detector = self._lengths(adjustments)
+        alike = self._alike(views, adjustments)
+        moved = fraction
+        if alike is not None:
+            starts = [starts[view] for view in alike.first]
+            moved = None if fraction is None else alike.first_of(fraction)
         modes = (torch.fft.fft2(self._cut(probe)) * to_entrance)[:, None]
         if adjustments.variations is not None and adjustments.variation_of_view is not None:
             shapes = torch.fft.fft2(self._cut(adjustments.variations)) * to_entrance
             index = on_device(views, self._device)
             own = torch.tensordot(adjustments.variation_of_view[index].to(shapes.dtype), shapes, 1)
             modes = torch.cat([modes[:1] + own, modes[1:].expand(-1, len(views), -1, -1)])
-        if fraction is not None:
-            modes = modes * shift_transfer(self.tile, fraction)
-        entrance = torch.fft.ifft2(modes).expand(-1, len(views), -1, -1)
+        if moved is not None:
+            modes = modes * shift_transfer(self.tile, moved)
+        entrance = torch.fft.ifft2(modes).expand(-1, len(starts), -1, -1)
         wave = self._propagate(
             entrance.flatten(0, 1),
             delta,
@@ -448,4 +454,15 @@ class ForwardModel(nn.Module):
             absorber=self._absorber,
             **self._options,
         ).unflatten(0, (len(modes), -1))
+        wave = wave if alike is None else alike.of_all(wave)
         return self.camera(wave, to_detector, fraction, views, adjustments)
+
+    def _alike(self, views: NDArray[np.intp], adjustments: Adjustments) -> Alike | None:
+        """Return which views at an angle differ in their distance alone, None where none do.
+
+        Their exit waves are the same, and go through the sample once.
+        """
+        own = adjustments.position_m, adjustments.variations, adjustments.distance_m if self.far_field else None
+        if len(self.effective_distances_m) == 1 or any(part is not None for part in own):
+            return None
+        return alike_rows(self._first[views])

@@ -7,14 +7,17 @@ from bluesky_multislice.optics.detection import (
     bin_pixels,
     blur,
     far_field,
+    far_field_of_modes,
     kernel_transfer,
     near_field,
     point_spread_transfer,
     shift_transfer,
 )
 from bluesky_multislice.optics.finite_difference import finite_difference
+from bluesky_multislice.optics.graphs import bytes_of_graphs
 from bluesky_multislice.optics.host import LateNumber, on_device
 from bluesky_multislice.optics.interpolation import bytes_of_turn, kept_turns
+from bluesky_multislice.optics.kernels import Choice, Kernels, Part, kernels_in_use, use_kernels, uses_fused
 from bluesky_multislice.optics.layout import as_it_lies, with_y_last
 from bluesky_multislice.optics.margins import absorbing_margin
 from bluesky_multislice.optics.multislice import multislice
@@ -44,22 +47,28 @@ PROPAGATIONS = {
 
 __all__ = [
     "PROPAGATIONS",
+    "Choice",
     "Gradient",
     "Interpolation",
     "Kernel",
+    "Kernels",
     "LateNumber",
+    "Part",
     "absorbing_margin",
     "affine",
     "apply_transfer",
     "as_it_lies",
     "bin_pixels",
     "blur",
+    "bytes_of_graphs",
     "bytes_of_turn",
     "far_field",
+    "far_field_of_modes",
     "finite_difference",
     "halo_pixels",
     "kept_turns",
     "kernel_transfer",
+    "kernels_in_use",
     "multislice",
     "near_field",
     "on_device",
@@ -75,5 +84,7 @@ __all__ = [
     "thickest_slice_m",
     "tiled_multislice",
     "transmission",
+    "use_kernels",
+    "uses_fused",
     "with_y_last",
 ]

@@ -15,6 +15,16 @@ def far_field(wave: Tensor) -> Tensor:
     return spectrum.real**2 + spectrum.imag**2
 
 
+def far_field_of_modes(wave: Tensor) -> Tensor:
+    """Return the far-field intensity (view, y, x) of waves (mode, view, y, x), summed over the modes."""
+    if wave.dtype != torch.complex64 or wave.device.type != "cpu":
+        return far_field(wave).sum(0)
+    # numba takes a second to import, which those who compute nothing need not wait for.
+    from bluesky_multislice.optics import fused_detection
+
+    return fused_detection.far_field_of_modes(wave)
+
+
 def near_field(wave: Tensor, transfer: Tensor) -> Tensor:
     """Return |F⁻¹[H·F[ψ]]|² of waves (..., y, x) for the transfer function of the way to the detector."""
     field = apply_transfer(wave, transfer)
@@ -29,8 +39,10 @@ def shift_transfer(shape: tuple[int, int], shift: Tensor) -> Tensor:
         shift: (view, 2) pixels (y, x), towards growing index. Differentiable.
     """
     fy, fx = (frequencies(n, 1.0, device=shift.device).to(shift.dtype) for n in shape)
-    phase = -2 * torch.pi * (fy[None, :, None] * shift[:, 0, None, None] + fx * shift[:, 1, None, None])
-    return torch.polar(torch.ones_like(phase), phase)
+    y, x = (-2 * torch.pi * shift[:, axis, None] * f for axis, f in enumerate((fy, fx)))
+    # A product of two lines: it takes a sine per line and not per pixel.
+    y, x = (torch.polar(torch.ones_like(phase), phase) for phase in (y, x))
+    return y[:, :, None] * x[:, None, :]
 
 
 def point_spread_transfer(shape: tuple[int, int], sigma_pixels: float | tuple[float, float] | Tensor) -> Tensor:

@@ -7,17 +7,15 @@ Moshier, Cephes library, sinf.c and expf.c; the result differs from the exact T 
 below 10⁴ rad.
 """
 
-import functools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 
 import numba
 import numpy as np
-import torch
 from numpy import float32, int32
 from torch import Tensor
 
 from bluesky_multislice.optics.sampling import Windows
+from bluesky_multislice.optics.threads import in_threads
 
 
 class FusedSlice:
@@ -35,29 +33,27 @@ class FusedSlice:
         self._strength, self._first, self._own = float32(strength), first, len(delta) > 1
         if not self._own:
             self._shared = np.empty(delta.shape[1:], np.complex64)
-            pixels = _flat(self._delta, self._beta), self._shared.reshape(-1)
-            _in_threads(
-                self._shared.size,
-                lambda part: _transmission(*(each[part] for each in pixels[0]), self._strength, pixels[1][part]),
-            )
+            pixels = _flat(self._delta, self._beta, self._shared)
+
+            def make(first: int, last: int) -> None:
+                delta, beta, plane = (each[first:last] for each in pixels)
+                _transmission(delta, beta, self._strength, plane)
+
+            in_threads(self._shared.size, self._shared.size, make)
 
     @staticmethod
-    def seen(windows: Windows | None, wave: Tensor, planes: Tensor) -> np.ndarray:
+    def seen(windows: Windows | Tensor | None, wave: Tensor, planes: Tensor) -> np.ndarray:
         """Return the first pixel (view, 2), along y and x, that each view of waves (view, y, x) sees of the planes."""
-        return np.array(windows or [(0, 0)] * len(wave), np.int64)
+        return np.asarray([(0, 0)] * len(wave) if windows is None else windows, np.int64)
 
     def transmit(self, wave: Tensor, group: slice, into: Tensor) -> Tensor:
         """Return T·ψ."""
         waves, first = (wave.contiguous().numpy(), into.numpy()), self._first[group]
         if self._own:
             pixels = _flat(*waves, self._delta[group], self._beta[group])
-            _in_threads(wave.numel(), lambda part: _multiply_own(*(each[part] for each in pixels), self._strength))
+            self._in_parts(pixels, _multiply_own, self._strength)
         else:
-            _in_threads(
-                wave.shape[1],
-                lambda rows: _multiply(*waves, self._shared, first, rows.start, rows.stop),
-                pixels=wave.numel(),
-            )
+            in_threads(wave.shape[1], wave.numel(), lambda *rows: _multiply(*waves, self._shared, first, *rows))
         return into
 
     def back(
@@ -68,48 +64,23 @@ class FusedSlice:
         waves, sums = (h.numpy(), wave.contiguous().numpy()), (in_delta.numpy(), in_beta.numpy())
         if self._own:
             pixels = _flat(*waves, *(part[group] for part in (self._delta, self._beta, *sums)))
-            _in_threads(wave.numel(), lambda part: _back_own(*(each[part] for each in pixels), self._strength, undo))
+            self._in_parts(pixels, _back_own, self._strength, undo)
         else:
             planes = self._shared, first, sums[0][0], sums[1][0], self._strength, undo
             # Each thread has rows of the planes, not views: windows overlap, and their gradients add up.
-            _in_threads(
-                len(self._shared),
-                lambda rows: _back(*waves, *planes, rows.start, rows.stop),
-                pixels=wave.numel(),
-            )
+            in_threads(len(self._shared), wave.numel(), lambda *rows: _back(*waves, *planes, *rows))
         return h
+
+    @staticmethod
+    def _in_parts(pixels: Sequence[np.ndarray], work: Callable[..., None], *numbers: float32 | bool) -> None:
+        """Do work on arrays (pixel,) with these numbers, each thread on a part of them."""
+        in_threads(
+            pixels[0].size, pixels[0].size, lambda first, last: work(*(each[first:last] for each in pixels), *numbers)
+        )
 
 
 def _flat(*arrays: np.ndarray) -> list[np.ndarray]:
     return [array.reshape(-1) for array in arrays]
-
-
-_PIXELS_PER_THREAD = 2**15
-"""Least pixels that another thread is woken for: some 30 µs of work."""
-
-
-def _in_threads(length: int, work: Callable[[slice], None], *, pixels: int | None = None) -> None:
-    """Do work on a range in parts, one for each of PyTorch's threads.
-
-    Args:
-        length: of the range.
-        work: does a part; it lets other threads run.
-        pixels: how many the whole range stands for; None: ``length``.
-    """
-    parts = min(torch.get_num_threads(), length, (length if pixels is None else pixels) // _PIXELS_PER_THREAD)
-    if parts <= 1:
-        work(slice(0, length))
-        return
-    first, *others = (slice(length * i // parts, length * (i + 1) // parts) for i in range(parts))
-    waiting = [_threads(parts - 1).submit(work, part) for part in others]
-    work(first)
-    for other in waiting:
-        other.result()
-
-
-@functools.lru_cache(maxsize=1)
-def _threads(number: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(number, thread_name_prefix="slices")
 
 
 def compiled(signature: str) -> Callable[[Callable], Callable]:

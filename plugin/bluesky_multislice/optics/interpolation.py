@@ -18,12 +18,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from bluesky_multislice.optics import taps
+from bluesky_multislice.optics.kernels import uses_fused
 from bluesky_multislice.optics.layout import has_y_last
 from bluesky_multislice.optics.memory import empty
 from bluesky_multislice.optics.taps import KERNELS, KernelName
 
-_BLOCK = {"cpu": 2**19, "cuda": 2**24}
-"""Voxels of the turned planes that are made together: on a processor so few that they stay in its cache."""
+_BLOCK = 2**19
+"""Voxels of the turned planes that are made together: so few that they stay in a processor's cache."""
 
 _SMALL = 2**21
 """Voxels up to which a volume's gradient takes memory that is used again; that of larger ones is needed elsewhere."""
@@ -79,7 +80,7 @@ class _Product(torch.autograd.Function):
             image = empty((planes, nx, ny), volume).mT
         else:
             image = volume.new_empty(planes, nx, ny).mT
-        at_once = max(1, _BLOCK[volume.device.type] // (ny * nx))
+        at_once = max(1, _BLOCK // (ny * nx))
         for first in range(0, planes, at_once):
             last = min(first + at_once, planes)
             image[first:last] = matrix.times(rows, first, last).mT
@@ -101,6 +102,11 @@ def turn_in_planes(
         slice_of_plane: (z,) index of the slice that each turned plane belongs to.
         kernel: of the interpolation.
     """
+    if volume.dtype == torch.float32 and uses_fused("turns", volume.device):
+        # Triton is there where fused kernels serve only.
+        from bluesky_multislice.optics.triton_turns import turn as turn_without_matrix
+
+        return turn_without_matrix(volume, angle_rad, slice_of_plane[-1] + 1, kernel)
     refined = isinstance(angle_rad, Tensor) and angle_rad.requires_grad
     angle = angle_rad.detach() if isinstance(angle_rad, Tensor) else angle_rad
     if volume.device.type == "cpu":

@@ -1,4 +1,4 @@
-"""How much memory is free; memory that is used again, for fresh pages cost as much as a Fourier transform of them."""
+"""Memory that is used again, because touching fresh pages costs as much as a Fourier transform of them."""
 
 import math
 import os
@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Sequence
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -92,10 +91,3 @@ def _block(size: int) -> _Block:
 def bytes_kept() -> int:
     """Return how much memory is kept, in use or for use again."""
     return sum(block.size for block in _kept)
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available

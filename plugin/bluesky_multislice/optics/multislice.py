@@ -63,6 +63,7 @@ def multislice(
         windows=windows,
         absorber=absorber,
         gradient=gradient,
+        key=("multislice", pixel, kernel),
     )
 
 

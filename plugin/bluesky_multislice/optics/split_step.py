@@ -15,8 +15,8 @@ Views go through a block of slices in groups that stay in the processor's cache.
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Protocol
 
@@ -24,8 +24,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bluesky_multislice.accelerator import free_memory
 from bluesky_multislice.optics.conventions import wavenumber
-from bluesky_multislice.optics.memory import empty, free_memory
+from bluesky_multislice.optics.graphs import replayed
+from bluesky_multislice.optics.host import on_device
+from bluesky_multislice.optics.kernels import uses_fused
+from bluesky_multislice.optics.memory import empty
 from bluesky_multislice.optics.propagation import Distance
 from bluesky_multislice.optics.sampling import Windows, check_wave_and_object, thickness_of_slices
 from bluesky_multislice.optics.transmission import EagerSlice, Slice
@@ -81,6 +85,7 @@ def split_step(
     absorber: Tensor | None = None,
     gradient: Gradient = "auto",
     largest: Callable[[float], float] = float,
+    key: Hashable = None,
 ) -> Tensor:
     """Return the wave at the exit plane of a thick object.
 
@@ -96,6 +101,8 @@ def split_step(
         gradient: which waves the gradient keeps. ``auto`` stores them where memory allows, else recomputes; where
             absorption, evanescent waves or the absorber forbid that, recomputing falls back on checkpoints.
         largest: returns the largest of a number over all ranks that share the field, so that they decide alike.
+        key: what the steps depend on beside their distance, by which small waves find their captured graph; None has
+            none captured.
 
     Returns:
         complex (view, y, x). Differentiable in wave, δ, β and thickness.
@@ -105,14 +112,24 @@ def split_step(
     """
     check_wave_and_object(wave, delta, beta, windows)
     thickness = thickness_of_slices(slice_thickness_m, len(delta))
+    chain = _Chain(make_step, wavenumber(wavelength_m), windows, absorber, gradient, largest)
+    if key is None or gradient != "stored" or thickness.device.type != "cpu" or not uses_fused("graphs", wave.device):
+        return _propagated(chain, thickness, wave, delta, beta)
+    # The steps live as long as the captured function, which reads their transfer functions.
+    chain = replace(chain, make_step=functools.cache(make_step))
+    origins = () if windows is None else (on_device(windows, wave.device, torch.int32),)
+    key = key, chain.wavenumber, tuple(thickness.tolist()), id(absorber)
+    return replayed(key, functools.partial(_propagated, chain, thickness), wave, delta, beta, *origins)
+
+
+def _propagated(
+    chain: "_Chain", thickness: Tensor, wave: Tensor, delta: Tensor, beta: Tensor, windows: Tensor | None = None
+) -> Tensor:
+    """Return the wave behind an object; windows on the device stand for those of the chain."""
+    chain = chain if windows is None else replace(chain, windows=windows)
     own = delta.ndim == 4
-    return _SplitStep.apply(
-        wave,
-        delta if own else delta[:, None],
-        beta if own else beta[:, None],
-        thickness,
-        _Chain(make_step, wavenumber(wavelength_m), windows, absorber, gradient, largest),
-    )
+    planes = (delta, beta) if own else (delta[:, None], beta[:, None])
+    return _SplitStep.apply(wave, *planes, thickness, chain)
 
 
 @dataclass(frozen=True)
@@ -121,7 +138,7 @@ class _Chain:
 
     make_step: Callable[[Distance], Step]
     wavenumber: float
-    windows: Windows | None
+    windows: Windows | Tensor | None
     absorber: Tensor | None
     gradient: Gradient
     largest: Callable[[float], float]
@@ -274,10 +291,15 @@ class _Run:
 
 
 def _maker_of_slices(
-    windows: Windows | None, wave: Tensor, delta: Tensor, beta: Tensor
+    windows: Windows | Tensor | None, wave: Tensor, delta: Tensor, beta: Tensor
 ) -> Callable[[Tensor, Tensor, float | Tensor], Slice]:
     """Return what makes a slice from its δ, β and kΔz: fused where it can be done, else eager."""
     single = (wave.dtype, delta.dtype, beta.dtype) == (torch.complex64, torch.float32, torch.float32)
+    if single and uses_fused("slices", wave.device):
+        # Triton is there where fused kernels serve only.
+        from bluesky_multislice.optics.triton_slices import TritonSlice
+
+        return functools.partial(TritonSlice, first=TritonSlice.seen(windows, wave))
     if not single or wave.device.type != "cpu":
         return functools.partial(EagerSlice, origins=EagerSlice.seen(windows, wave, delta))
     # numba takes a second to import, which those who compute nothing need not wait for.

@@ -62,7 +62,7 @@ class WindowOrigins:
         device: of the waves.
     """
 
-    def __init__(self, windows: Windows, shape: tuple[int, int], row: int, device: torch.device) -> None:
+    def __init__(self, windows: Windows | Tensor, shape: tuple[int, int], row: int, device: torch.device) -> None:
         self._first = on_device(windows, device, torch.int64)
         self._shape, self._row = shape, row
         self._flat: Tensor | None = None
@@ -74,10 +74,11 @@ class WindowOrigins:
 
     def add(self, parts: Tensor, plane: Tensor, group: slice, factor: float | Tensor) -> None:
         """Add real parts (view, y, x) of a group, times a factor, to a contiguous plane; the transpose of ``cut``."""
-        parts = parts.reshape(-1)
+        pixels, parts = self._pixels[group].view(-1), parts.reshape(-1)
         if isinstance(factor, Tensor):
-            parts, factor = parts * factor, 1.0
-        plane.view(-1).index_add_(0, self._pixels[group].view(-1), parts, alpha=factor)
+            plane.view(-1).index_add_(0, pixels, parts * factor)
+        else:
+            plane.view(-1).index_add_(0, pixels, parts, alpha=factor)
 
     @property
     def _pixels(self) -> Tensor:
@@ -87,6 +88,14 @@ class WindowOrigins:
             first = self._first.int()
             self._flat = (first[:, :1, None] + y[:, None]) * self._row + first[:, 1:, None] + x
         return self._flat
+
+
+def _add(to: Tensor, part: Tensor, factor: float | Tensor) -> None:
+    """Add a part times a factor in as few operations as there can be."""
+    if isinstance(factor, Tensor):
+        to.addcmul_(part, factor)
+    else:
+        to.add_(part, alpha=factor)
 
 
 class EagerSlice:
@@ -103,7 +112,7 @@ class EagerSlice:
         self._plane, self._strength, self._origins = _transmission(delta, beta, strength), strength, origins
 
     @staticmethod
-    def seen(windows: Windows | None, wave: Tensor, planes: Tensor) -> WindowOrigins | None:
+    def seen(windows: Windows | Tensor | None, wave: Tensor, planes: Tensor) -> WindowOrigins | None:
         """Return where in planes (…, Y, X) each view of waves (view, y, x) is, None where they coincide."""
         if windows is None:
             return None
@@ -124,7 +133,7 @@ class EagerSlice:
             elif len(found) > 1:
                 torch.mul(part, factor, out=found[group])
             else:
-                found.add_(part.sum(0, keepdim=True).mul_(factor))
+                _add(found, part.sum(0, keepdim=True), factor)
         plane = self._plane_of(group)
         if undo:
             wave.div_(plane)

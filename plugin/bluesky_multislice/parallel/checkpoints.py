@@ -3,7 +3,8 @@
 One is written to ``000007.part`` while the ranks compute on, and is called ``000007`` when every rank's part is on the
 disk. ``checkpoint.json`` in it has what is not a tensor, and a check sum of every file, by which a torn one is told.
 
-Names say how tensors are shared: ``volume/…`` (…, y, x) is cut into rows along y where the volume is,
+Names say how tensors are shared: ``volume/…`` (…, z, y, x) is cut into rows along y where the volume is, and
+``planes/…`` also into planes along z that ranks of the same rows share,
 ``rank<number>/…`` is a rank's own, any other is the same on all ranks and is saved once.
 """
 
@@ -79,7 +80,7 @@ class Checkpoints:
 
         Args:
             record: for JSON; ``fit`` names what it belongs to, ``ended`` one that is kept until the job ends.
-            tensors: by name; this rank's rows of those called ``volume/…``.
+            tensors: by name; this rank's rows of those called ``volume/…``, and of its planes of ``planes/…``.
         """
         from bluesky_multislice.parallel import tensor_files
 

@@ -19,7 +19,7 @@ def measured_rate(device: str) -> float | None:
     """Return the bytes a second that each of two ranks sends to the other meanwhile; None where they cannot start.
 
     Args:
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda`` or ``xpu``.
     """
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
     environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo"}

@@ -2,7 +2,7 @@
 
 from bluesky_multislice.errors import LostRankError
 
-_SAID = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
+_SAID = ("gloo", "nccl", "xccl", "connection closed by peer", "connection reset by peer", "broken pipe")
 
 
 def lost_rank(error: BaseException) -> LostRankError | None:

@@ -12,9 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.rendezvous import rendezvous
 
+from bluesky_multislice.accelerator import backend_of, chosen_type, peak_memory, select
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.optics import as_it_lies
+from bluesky_multislice.parallel.own_device import own_device
+from bluesky_multislice.parallel.threads import threads_asked
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ class Mesh:
     def slab_group(self) -> dist.ProcessGroup | None:
         """The ranks that hold the slabs of one volume."""
         return self._group("slab")
+
+    @property
+    def angle_group(self) -> dist.ProcessGroup | None:
+        """The ranks that hold the same rows."""
+        return self._group("angle")
 
     def sum(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over all ranks."""
@@ -114,9 +123,9 @@ class Mesh:
 
     @property
     def own_peak_bytes(self) -> int:
-        """Most memory that this rank has held so far: allocated on a GPU, else resident."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
+        """Most memory that this rank has held so far: of its GPU, else resident."""
+        if self.device.type != "cpu":
+            return peak_memory(self.device)
         # Not getrusage, whose peak begins with that of the process that started this one.
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
@@ -130,12 +139,16 @@ class Mesh:
 def join_mesh(device: str = "auto", slabs: int = 1) -> Iterator[Mesh]:
     """Join the ranks that torchrun started (a single one without it) and leave them at the end.
 
+    A rank that raises does not leave: to close its groups could wait for ranks that sit in a collective. It ends its
+    process, see ``end_process``, and torchrun ends the others.
+
     Args:
-        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+        device: ``cpu``, ``cuda`` or ``xpu``, ``gpu`` for whichever of these two is there, or ``auto`` for that or else
+            the processor.
         slabs: number of slabs that the volume is cut into.
 
     Raises:
-        PlanError: the ranks cannot hold so many slabs.
+        PlanError: the ranks cannot hold so many slabs, there is no such device or no thread, or too few devices.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if slabs < 1 or size % slabs:
@@ -144,19 +157,19 @@ def join_mesh(device: str = "auto", slabs: int = 1) -> Iterator[Mesh]:
             got=f"{size} ranks and {slabs} slabs.",
             remedy="start as many ranks as the mesh has, or ask for a mesh that multiplies to the number of ranks.",
         )
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(place)
-    if size == 1:
+    threads_asked(os.environ)
+    kind = chosen_type(device)
+    store = next(rendezvous("env://"))[0] if size > 1 else None
+    place = torch.device("cpu") if kind == "cpu" else own_device(kind, rank=rank, store=store)
+    select(place)
+    if store is None:
         yield Mesh(rank, size, place)
         return
-    dist.init_process_group("nccl" if cuda else "gloo", device_id=place if cuda else None)
-    try:
-        devices = init_device_mesh(place.type, (size // slabs, slabs), mesh_dim_names=("angle", "slab"))
-        yield Mesh(rank, size, place, slabs, devices)
-    finally:
-        dist.destroy_process_group()
+    own = None if kind == "cpu" else place
+    dist.init_process_group(backend_of(place), store=store, rank=rank, world_size=size, device_id=own)
+    devices = init_device_mesh(place.type, (size // slabs, slabs), mesh_dim_names=("angle", "slab"))
+    yield Mesh(rank, size, place, slabs, devices)
+    dist.destroy_process_group()
 
 
 def end_process(status: int) -> NoReturn:

@@ -48,7 +48,7 @@ class Slab:
     def __init__(self, mesh: Mesh, height: int, rank_of_view: NDArray[np.intp] | None = None) -> None:
         self.mesh, self.bytes_sent = mesh, 0
         check_rows(height, mesh.slabs)
-        self._ends = _ends(height, mesh.slabs)
+        self._ends = ends_of(height, mesh.slabs)
         self._rank_of_view = rank_of_view
         self.rows = slice(self._ends[mesh.slab], self._ends[mesh.slab + 1])
 
@@ -253,7 +253,9 @@ def ranks_of_views(first: NDArray[np.float64], window: int, height: int, slabs: 
         height: rows of the volume.
         slabs: number of slabs.
     """
-    ends = np.array(_ends(height, slabs))
+    if slabs == 1:
+        return np.zeros(len(first), np.intp)
+    ends = np.array(ends_of(height, slabs))
     shared = np.minimum(first[:, None] + window, ends[1:]) - np.maximum(first[:, None], ends[:-1])
     shared = shared.clip(min=0)
     good = shared >= _NEARLY_MOST * shared.max(axis=1, keepdims=True)
@@ -281,7 +283,7 @@ def check_rows(height: int, slabs: int) -> None:
     Raises:
         PlanError: a slab would have no row.
     """
-    ends = _ends(height, slabs)
+    ends = ends_of(height, slabs)
     if any(start == end for start, end in pairwise(ends)):
         raise PlanError(
             "Every slab needs a row of the volume.",
@@ -290,7 +292,7 @@ def check_rows(height: int, slabs: int) -> None:
         )
 
 
-def _ends(height: int, slabs: int) -> list[int]:
-    """Return where slabs begin and end, cut as PyTorch shards a tensor: the last one may be lower."""
-    rows = -(-height // slabs)
-    return [min(slab * rows, height) for slab in range(slabs + 1)]
+def ends_of(size: int, parts: int) -> list[int]:
+    """Return where parts begin and end, cut as PyTorch shards a tensor: the last one may be smaller."""
+    each = -(-size // parts)
+    return [min(part * each, size) for part in range(parts + 1)]

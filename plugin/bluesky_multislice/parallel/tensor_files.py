@@ -5,7 +5,7 @@ room imports it when it does.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,13 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
-from torch.distributed.tensor import DTensor, Replicate, Shard, empty
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, empty
 
 from bluesky_multislice.parallel.mesh import Mesh
+from bluesky_multislice.parallel.plane_shares import planes_are_shared
+
+_VOLUMES = ("volume/", "planes/")
+"""How names of tensors (..., z, y, x) begin that ranks have parts of."""
 
 Described = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and type of the tensors of a folder, by name."""
@@ -36,7 +40,7 @@ def begin_to_write(place: Path, tensors: Mapping[str, Tensor], mesh: Mesh, group
 
     Args:
         place: the folder.
-        tensors: by name; this rank's rows of those called ``volume/…``.
+        tensors: by name; this rank's rows of those called ``volume/…``, and of its planes of ``planes/…``.
         mesh: the ranks.
         group: the ranks, for what is said of files; None of a single one.
     """
@@ -72,8 +76,8 @@ def read(place: Path, described: Described, mesh: Mesh, group: dist.ProcessGroup
     own = f"rank{mesh.rank}/"
     state: dict[str, Tensor] = {}
     for name, (shape, dtype) in described.items():
-        if name.startswith("volume/") and mesh.slabs > 1:
-            state[name] = empty(*shape, dtype=dtype, device_mesh=mesh.devices, placements=_placements(len(shape)))
+        if (placements := _placements(name, shape, mesh)) is not None:
+            state[name] = empty(*shape, dtype=dtype, device_mesh=mesh.devices, placements=placements)
         elif name.startswith(own):
             state[name] = torch.empty(shape, dtype=dtype)
         elif not name.startswith("rank"):
@@ -87,27 +91,36 @@ def read(place: Path, described: Described, mesh: Mesh, group: dist.ProcessGroup
 
 def _placed(name: str, tensor: Tensor, mesh: Mesh) -> Tensor:
     """Return the tensor as a part of the whole that all ranks together save or load; rows of volumes come last."""
-    if not name.startswith("volume/"):
+    if not name.startswith(_VOLUMES):
         return tensor
     lying = tensor.mT.contiguous()
-    if mesh.slabs == 1:
+    *others, planes, width, rows = lying.shape
+    if name.startswith("planes/"):
+        count = torch.tensor(planes, device=tensor.device)
+        mesh.sum_over_angles(count)
+        planes = int(count)
+    whole = torch.empty((*others, planes, width, round(mesh.sum_over_slabs(rows))), device="meta")
+    placements = _placements(name, whole.shape, mesh)
+    if placements is None:
         return lying
-    whole = torch.empty((*lying.shape[:-1], round(mesh.sum_over_slabs(lying.shape[-1]))), device="meta")
     return DTensor.from_local(
-        lying,
-        mesh.devices,
-        _placements(tensor.ndim),
-        run_check=False,
-        shape=whole.shape,
-        stride=whole.stride(),
+        lying, mesh.devices, placements, run_check=False, shape=whole.shape, stride=whole.stride()
     )
 
 
 def _taken(name: str, tensor: Tensor) -> Tensor:
     """Return what ``_placed`` was given."""
-    return tensor.mT if name.startswith("volume/") else tensor
+    return tensor.mT if name.startswith(_VOLUMES) else tensor
 
 
-def _placements(dimensions: int) -> tuple[Replicate, Shard]:
-    """Return how a volume lies on a mesh (angle, slab): the same for all angles, its last axis in slabs."""
-    return Replicate(), Shard(dimensions - 1)
+def _placements(name: str, shape: Sequence[int], mesh: Mesh) -> tuple[Placement, Placement] | None:
+    """Return how a volume (..., z, x, y) lies on a mesh (angle, slab); None for what every rank holds whole.
+
+    Rows are in slabs, the same for all angles; planes that ranks share are in parts among those of the same rows.
+    """
+    if not name.startswith(_VOLUMES):
+        return None
+    shared = name.startswith("planes/") and planes_are_shared(mesh, shape[-3])
+    if mesh.slabs == 1 and not shared:
+        return None
+    return Shard(len(shape) - 3) if shared else Replicate(), Shard(len(shape) - 1)

@@ -13,7 +13,7 @@ from bluesky_multislice.refine import Refine
 from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import FitSettings, OptimiserName, Priors, RefinementSettings, Schedule, Scheduled
 
-_STEPS_AN_EPOCH = 20
+STEPS_PER_EPOCH = 20
 """Least steps of the optimiser an epoch, as long as a lane has that many views."""
 
 
@@ -47,7 +47,7 @@ def fit_settings(
     epochs = recipe.epochs or _epochs(usual, several_angles, optimiser)
     return FitSettings(
         epochs=epochs,
-        batch_views=recipe.batch_views or _batch_views(fitted, lanes, optimiser),
+        batch_views=recipe.batch_views or batch_views_of(fitted, lanes, optimiser),
         object_step_rad=(0.05 if several_angles else 0.02) * recipe.step,
         probe_step=(WEIGHTED_PROBE_STEP if optimiser == "weighted" else 0.02) * recipe.step if refine_probe else 0.0,
         gradient_floor=usual.gradient_floor,
@@ -75,9 +75,16 @@ def fit_settings(
     )
 
 
-def _batch_views(fitted: int, lanes: int, optimiser: OptimiserName) -> int:
+def batch_views_of(fitted: int, lanes: int, optimiser: OptimiserName) -> int:
+    """Return the views of a batch of small steps.
+
+    Args:
+        fitted: views to fit.
+        lanes: batches of a step.
+        optimiser: what moves the object.
+    """
     least = math.ceil(_WEIGHTED_VIEWS / lanes) if optimiser == "weighted" else 1
-    return int(np.clip(fitted // lanes // _STEPS_AN_EPOCH, least, 32))
+    return int(np.clip(fitted // lanes // STEPS_PER_EPOCH, least, 32))
 
 
 def _refinement(refine: Refine, epochs: int, optimiser: OptimiserName) -> RefinementSettings:
@@ -127,8 +134,13 @@ def smoothings_of(recipe: Recipe, settings: FitSettings, held_back: int) -> tupl
     return weight / 3, weight, weight * 3
 
 
+def decides_on_modes(recipe: Recipe, scan: Scan, modes: int) -> bool:
+    """Whether validation frames decide if one probe mode will do; a recipe's number and a probe of several stand."""
+    return recipe.probe_modes is None and modes > 1 and (scan.probe is None or len(scan.probe) == 1)
+
+
 def modes_of(scan: Scan, settings: FitSettings) -> int:
-    """Return the probe's modes: no real beam is quite coherent, nor a detector pixel a point."""
+    """Return the most modes of the probe: no real beam is quite coherent, nor a detector pixel a point."""
     if settings.optimiser == "weighted" and settings.probe_step > 0:
         return _WEIGHTED_MODES
     return 1 if scan.probe is None else len(scan.probe)

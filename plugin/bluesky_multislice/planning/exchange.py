@@ -1,5 +1,6 @@
 """What ranks that hold slabs of a volume send each other in an epoch, counted before anything is computed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.parallel import Mesh, Rows, Slab
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.solvers import in_batches, share_held_back, split_views
+from bluesky_multislice.solvers import in_batches, lanes_of, share_held_back, split_views
 
 _FLOAT = 4
 _Batches = list[NDArray[np.intp]]
@@ -51,8 +52,8 @@ def exchange_of(plan: Plan, geometry: ScanGeometry) -> Exchange:
         for batch in (batch for share in shares for batch in share):
             for angle in np.unique(geometry.angle_rad[batch]):
                 seen = batch[geometry.angle_rad[batch] == angle]
-                outside += ways * _rows_outside(plan, rank_of_view, seen, first[seen], windows)
-    steps = max(map(len, batches[0]), default=0)
+                outside += ways * rows_outside(plan, rank_of_view, seen, first[seen], windows)
+    steps = steps_of(plan, batches[0])
     borders = 2 * (plan.slabs - 1) * (plan.ranks // plan.slabs) if plan.fit.priors.weighted else 0
     row = parts * width * _FLOAT
     elsewhere = (2 * len(fitted) + len(held)) * min(model.window[0], height) * (plan.slabs - 1) / plan.slabs
@@ -70,7 +71,7 @@ def batches_of(plan: Plan, geometry: ScanGeometry) -> tuple[list[_Batches], list
         return [part[batch] for batch in in_batches(angle_rad[part], heights[part], size, shuffle)]
 
     fitted, held = split_views(geometry.views, plan.held_back_every)
-    lane_of = np.arange(len(fitted)) % plan.lanes
+    lane_of = lanes_of(fitted, plan.lanes, angle_rad if plan.whole_angles else None)
     lanes = [
         batched(fitted[lane_of == lane], np.random.default_rng([plan.fit.seed, lane])) for lane in range(plan.lanes)
     ]
@@ -78,7 +79,12 @@ def batches_of(plan: Plan, geometry: ScanGeometry) -> tuple[list[_Batches], list
     return lanes, [batched(share, None) for share in shares]
 
 
-def _rows_outside(
+def steps_of(plan: Plan, fitted: Sequence[_Batches]) -> int:
+    """Return how many steps an epoch of some batches of each lane has."""
+    return math.ceil(max(map(len, fitted), default=0) / plan.fit.batches_per_lane)
+
+
+def rows_outside(
     plan: Plan,
     rank_of_view: NDArray[np.intp] | None,
     views: NDArray[np.intp],

@@ -8,6 +8,7 @@ import numpy as np
 from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.models import FrameTiles, even_tiles, technique_of, tiles_fit
 from bluesky_multislice.optics import halo_pixels
+from bluesky_multislice.planning.exchange import rows_outside
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.sampling import window_of
 from bluesky_multislice.recipe import Recipe
@@ -20,13 +21,16 @@ _SPREAD = 4.0
 """σ of the detector's point spread that a halo has besides."""
 
 
-def tiles_of_frames(plan: Plan, geometry: ScanGeometry, recipe: Recipe, *, needed: bool) -> FrameTiles | None:
-    """Return the tile of every frame that each rank of an angle computes; None where it computes whole frames of some.
+def tiles_of_frames(
+    plan: Plan, geometry: ScanGeometry, recipe: Recipe, *, needed: bool
+) -> tuple[FrameTiles | None, str]:
+    """Return the tile of every frame that each rank of an angle computes, None for whole frames of some; and why.
 
     Tiles are for full-field holograms and images of one magnification. They are clearly faster where the views of a
     batch at one angle do not keep all ranks busy and a tile with its halos is much lower than the window. What is not
     the sum of its parts over a frame needs whole ones: frames that are magnified or turned, the weights of the
-    intensity fidelity, and flats that are data. Halos of finite differences are not known.
+    intensity fidelity, and flats that are data. Halos of finite differences are not known. Tiles whose halos send more
+    than whole frames would are taken only where memory asks for them.
 
     Args:
         plan: with its slabs, and otherwise as it is to be.
@@ -38,18 +42,44 @@ def tiles_of_frames(plan: Plan, geometry: ScanGeometry, recipe: Recipe, *, neede
     propagations = {plan.propagation, recipe.first_propagation or plan.propagation}
     whole = {"distance_magnification", "distance_rotation"} & set(recipe.refine.quantities)
     if plan.slabs == 1 or not full_field or whole or recipe.fidelity == "intensity" or plan.joint_illumination:
-        return None
+        return None, ""
     if any(name.startswith("finite-difference") for name in propagations):
-        return None
+        return None, ""
     rows, (window, _) = geometry.detector.shape[0] // plan.oversampling, window_of(geometry, plan.margin)
     tiles = even_tiles(rows, plan.slabs, _halo(plan, geometry, recipe.accuracy), 2**recipe.coarse_levels)
     if tiles is None:
-        return None
+        return None, ""
     highest = max(last - first for first, last in replace(plan, frame_tiles=tiles).windows(window))
     at_an_angle = int(np.unique(geometry.angle_rad, return_counts=True)[1].max())
     views = min(plan.fit.batch_views, math.ceil(at_an_angle / plan.lanes))
     faster = views * highest < _FASTER * math.ceil(views / plan.slabs) * window
-    return tiles if faster or (needed and highest < window) else None
+    tiled = replace(plan, frame_tiles=tiles)
+    halos, strips = _rows_of_halos(tiled, window), round(min(window, plan.grid.shape[1]) * (1 - 1 / plan.slabs))
+    if (needed and highest < window) or (faster and (needed or halos <= strips)):
+        rows_of_tile = max(last - first for first, last in tiles.rows)
+        return tiles, (
+            f"every rank of an angle computes {rows_of_tile} rows of each frame, with {tiles.halo} more on either "
+            f"side: {halos} rows of a view travel, of a whole frame {strips} would"
+        )
+    if faster:
+        return None, (
+            f"whole frames: {strips} rows of each travel; tiles on {plan.slabs} slabs, with {tiles.halo} rows more on "
+            f"either side, would take {halos}"
+        )
+    return None, ""
+
+
+def _rows_of_halos(plan: Plan, window: int) -> int:
+    """Return the rows of a view that travel to the tiles of all ranks of an angle; see ``rows_outside``.
+
+    Halos are as wide however many slabs there are, so that those of many low tiles add up to more than a whole frame.
+
+    Args:
+        plan: with tiles of frames.
+        window: rows of a window.
+    """
+    first = np.array([(plan.grid.shape[1] - window) // 2])
+    return rows_outside(plan, None, np.zeros(1, np.intp), first, plan.windows(window))
 
 
 def _halo(plan: Plan, geometry: ScanGeometry, accuracy: float) -> int:

@@ -13,7 +13,7 @@ from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.sampling import window_of
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.solvers import share_held_back, split_views
+from bluesky_multislice.solvers import lanes_of, share_held_back, split_views
 
 _SHARE = 1 / 8
 """Part of the memory that the frames of all ranks may take where a recipe does not say how much."""
@@ -103,7 +103,8 @@ def _kept_bytes(plan: Plan, geometry: ScanGeometry, recipe: Recipe) -> float:
     groups, count = plan.ranks // plan.slabs, np.zeros((plan.ranks // plan.slabs, plan.slabs), int)
     rank_of_view = None if plan.frame_tiles else _ranks_of_views(plan, geometry)
     fitted, held = split_views(geometry.views, plan.held_back_every)
-    group_of_view = np.arange(len(fitted)) % plan.lanes % groups
+    sectors = geometry.angle_rad if plan.whole_angles else None
+    group_of_view = lanes_of(fitted, plan.lanes, sectors) % groups
     judged = share_held_back(held, geometry.angle_rad, groups)
     for number in range(groups):
         for own in (fitted[group_of_view == number], judged[number]):

@@ -14,6 +14,7 @@ _OF_THE_MACHINE = (
     "ranks",
     "slabs",
     "lanes",
+    "whole_angles",
     "device",
     "memory_bytes",
     "frames_in",
@@ -23,7 +24,9 @@ _OF_THE_MACHINE = (
     "gradient",
     "notes",
     "checkpoint_every",
+    "kernels",
     "batch_views",
+    "batches_per_lane",
     "earlier",
 )
 """What a plan may say otherwise on another machine, with the same volume in the end but for the order of sums, and as

@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from bluesky_multislice.accelerator import accelerator_count, chosen_type, name_of, synchronise
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import ForwardModel
@@ -37,7 +38,7 @@ class MachineProfile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, title="Machine profile")
 
     machine: str = Field(description="What was measured.")
-    device: str = Field(description="cpu or cuda.")
+    device: str = Field(description="Type of device: cpu, cuda or xpu.")
     threads: int = Field(ge=1, description="Threads of the rank.")
     fft_pair_s: _Times = Field(description="Pixels on a side of a window → seconds of its FFT pair.")
     slice_pair_s: _Times = Field(
@@ -54,6 +55,11 @@ class MachineProfile(BaseModel):
     exchange_bytes_a_s: float | None = Field(
         default=None, gt=0, description="Bytes a second that each of two ranks sends to the other; None: not measured."
     )
+    network_bytes_per_s: float | None = Field(
+        default=None, gt=0, description="The same of ranks on two nodes; None: as on one."
+    )
+    ranks_per_node: int | None = Field(default=None, ge=1, description="Ranks that share a node; None: all.")
+    measured: bool = Field(default=True, description="Whether it was measured; else it follows from a data sheet.")
 
     def slice_pair(self, pixels: float) -> float:
         """Return the seconds of an FFT pair of a window in multislice, by pixels · log(pixels) of measured ones.
@@ -102,15 +108,14 @@ def measure_machine(device: str, *, sides: tuple[int, ...] = _SIDES, least_s: fl
     """Time one rank on this machine, and what two of them exchange.
 
     Args:
-        device: ``cpu``, ``cuda`` or ``auto``.
+        device: of the recipe.
         sides: pixels on a side of the windows.
         least_s: seconds that each measurement takes at least.
     """
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    place = torch.device("cuda" if cuda else "cpu")
-    name = torch.cuda.get_device_name() if cuda else f"{platform.system()} {platform.machine()}"
+    place = torch.device(chosen_type(device))
+    name = name_of(place) or f"{platform.system()} {platform.machine()}"
     # Two ranks cannot share a GPU.
-    two = not cuda or torch.cuda.device_count() > 1
+    two = place.type == "cpu" or accelerator_count() > 1
     turn_s, turned_s, matrix_s = _turn(place, least_s)
     return MachineProfile(
         machine=name,
@@ -235,7 +240,6 @@ def _seconds(compute: Callable[[], object], place: torch.device, least_s: float)
     while len(times) < 3 or sum(times) < least_s:
         began = time.perf_counter()
         compute()
-        if place.type == "cuda":
-            torch.cuda.synchronize()
+        synchronise(place)
         times.append(time.perf_counter() - began)
     return min(times)

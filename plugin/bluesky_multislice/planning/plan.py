@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bluesky_multislice.frames import Saturated
 from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
 from bluesky_multislice.models import Edges, ForwardModel, FrameTiles
-from bluesky_multislice.optics import Gradient, Interpolation, Kernel
-from bluesky_multislice.parallel import Mesh, Rows, Slab
+from bluesky_multislice.optics import Gradient, Interpolation, Kernel, Kernels
+from bluesky_multislice.parallel import Mesh, Rows, Slab, planes_are_shared
 from bluesky_multislice.recipe import Start, Support
 from bluesky_multislice.solvers import FitSettings, FramesIn
 
@@ -35,11 +36,13 @@ class Plan:
         halo: pixels around each tile.
         frame_tiles: the rows of every frame that each rank of an angle computes; None: whole frames of some views.
         probe_modes: probe modes.
+        modes_by_validation: whether short fits tell by validation frames if one mode will do.
         held_back_every: every n-th view judges the fit.
         ranks: processes.
         slabs: slabs along y that the volume is cut into; ranks over slabs is the number of groups that share views.
         lanes: batches, of as many shares of the views, that a step of the fit adds up, whatever the number of ranks.
-        device: ``cpu``, ``cuda`` or ``auto``.
+        whole_angles: whether all views of an angle are in one lane, so that the volume is turned to it once an epoch.
+        device: ``cpu``, ``gpu`` for an accelerator of any type, ``cuda`` or ``xpu`` for one of that type.
         support: ``cylinder`` keeps matter inside what every angle sees.
         saturated: whether saturated pixels are refused or left out.
         shell_correlation: fit two halves of the views as well and correlate them.
@@ -56,6 +59,8 @@ class Plan:
         angles_at_once: angles of a rank that the first volume is made of at a time; None: all.
         joint_illumination: whether flats are not divided out, but are the start of an illumination that is fitted too.
         checkpoint_every: least epochs between two checkpoints; None goes by time.
+        kernels: what computes on an accelerator: fused kernels where they agree with the general ones (``auto``), never
+            (``general``) or always (``fused``).
         earlier: cheaper fits that come first, each the start of the next.
     """
 
@@ -82,6 +87,7 @@ class Plan:
     memory_bytes: int
     slabs: int = 1
     lanes: int = 1
+    whole_angles: bool = False
     way_to_detector: Kernel = "fresnel"
     start: Start = "empty"
     find_axis: bool = False
@@ -93,13 +99,22 @@ class Plan:
     angles_at_once: int | None = None
     frame_tiles: FrameTiles | None = None
     joint_illumination: bool = False
+    modes_by_validation: bool = False
     checkpoint_every: int | None = None
+    kernels: Kernels = "auto"
     earlier: tuple["Plan", ...] = ()
 
     @property
     def epochs(self) -> int:
         """Most epochs of all fits together."""
         return sum(plan.fit.epochs + plan.fit.polish for plan in (*self.earlier, self))
+
+    @property
+    def ranks_sharing_planes(self) -> int:
+        """Ranks of the same rows that share the planes which the optimiser moves; 1 where each moves all."""
+        mesh = Mesh(0, self.ranks, torch.device("cpu"), self.slabs)
+        shared = self.fit.optimiser != "weighted" and planes_are_shared(mesh, self.grid.shape[0])
+        return mesh.angles if shared else 1
 
     @property
     def options(self) -> dict[str, Any]:

@@ -15,20 +15,19 @@ from bluesky_multislice.planning.checks import (
     check_way_to_detector,
     schedule_notes,
 )
-from bluesky_multislice.planning.defaults import fit_settings, modes_of, smoothings_of
+from bluesky_multislice.planning.data_sheet import data_sheets, machine_name
+from bluesky_multislice.planning.defaults import decides_on_modes, fit_settings, modes_of, smoothings_of
 from bluesky_multislice.planning.frames_place import check_frames
-from bluesky_multislice.planning.machine import Machine, this_machine
+from bluesky_multislice.planning.machine import Machine, device_notes, this_machine
+from bluesky_multislice.planning.machine_profile import MachineProfile
 from bluesky_multislice.planning.memory import fitted_into_memory
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.planning.resources import (
-    check_device,
-    check_memory,
-    device_for,
-    mesh_for,
-)
+from bluesky_multislice.planning.resources import check_device, check_places, device_for, mesh_for
 from bluesky_multislice.planning.sampling import grid_of, margin_of, slices_of, tiles_of, window_of
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
 from bluesky_multislice.planning.start import finds_axis, start_of
+from bluesky_multislice.planning.step_sizes import step_sizes
+from bluesky_multislice.planning.what_fits import check_memory
 from bluesky_multislice.plausibility import angle_warnings, position_warnings
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.scan import Scan
@@ -38,13 +37,14 @@ _LANES = 2
 """Batches of a step, if there are no more ranks that share views: a mesh of few ranks gives the same volume as one."""
 
 
-def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
+def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: MachineProfile | None = None) -> Plan:
     """Derive a plan.
 
     Args:
         recipe: what a person chose.
         scan: what was measured.
         site: the machine that computes; None for this one.
+        profile: its times; None for those of the data sheet of a machine of its kind.
 
     Raises:
         PlanError: the recipe does not fit the scan, or the machine has too little memory.
@@ -70,8 +70,11 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
     check_illumination(recipe, scan)
     check_way_to_detector(recipe, geometry)
     check_device(recipe.device, site)
-    machine = site or this_machine(recipe.device)
+    machine = this_machine(recipe.device) if site is None else site.for_device(recipe.device)
+    if site is None:
+        notes += device_notes(recipe.device)
     ranks, slabs = mesh_for(recipe, machine, len(fitted))
+    check_places(recipe, machine, ranks)
     lanes = recipe.batches_per_step or min(len(fitted), max(_LANES, ranks // (slabs or 1)))
     settings = fit_settings(recipe, geometry, several_angles, fitted=len(fitted), lanes=lanes)
     notes += schedule_notes(recipe, settings)
@@ -95,11 +98,12 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
         tiles=tiles,
         halo=halo,
         probe_modes=modes,
+        modes_by_validation=decides_on_modes(recipe, scan, modes),
         held_back_every=recipe.held_back_every,
         ranks=ranks,
         slabs=slabs or 1,
         lanes=lanes,
-        device=device_for(recipe.device, site),
+        device=device_for(recipe.device, machine),
         support=recipe.support,
         saturated=recipe.saturated,
         shell_correlation=recipe.shell_correlation,
@@ -112,10 +116,14 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None) -> Plan:
         notes=tuple(notes),
         joint_illumination=recipe.illumination == "joint",
         checkpoint_every=recipe.checkpoint_every,
+        kernels=recipe.kernels,
     )
-    plan = fitted_into_memory(plan, geometry, recipe, slabs, machine)
+    times = profile or data_sheets()[machine_name(machine)].profile
+    plan = fitted_into_memory(
+        plan, geometry, recipe, slabs, machine, lambda cut: step_sizes(cut, geometry, recipe, times)
+    )
     check_slabs(recipe, plan)
     check_frames(plan, geometry, recipe)
-    check_memory(plan, machine)
+    check_memory(plan, geometry, machine)
     earlier = earlier_plans(recipe, geometry, plan)
-    return replace(plan, earlier=earlier, fit=with_smaller_steps(settings)) if earlier else plan
+    return replace(plan, earlier=earlier, fit=with_smaller_steps(plan.fit)) if earlier else plan

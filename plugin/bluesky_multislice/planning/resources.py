@@ -1,10 +1,7 @@
 """Ranks, memory and device."""
 
-import torch
-
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.planning.machine import Machine
-from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe
 
 
@@ -42,29 +39,37 @@ def mesh_for(recipe: Recipe, machine: Machine, fitted: int) -> tuple[int, int | 
     return ranks, slabs
 
 
-def check_device(device: str, machine: Machine | None) -> None:
-    """Refuse a GPU that is not there."""
-    if device == "cuda" and not (machine.cuda if machine else torch.cuda.is_available()):
+def check_places(recipe: Recipe, machine: Machine, ranks: int) -> None:
+    """Refuse more ranks than there are GPUs: two that share one are slower than one, and their exchange refuses it.
+
+    Raises:
+        PlanError: there are more ranks.
+    """
+    if machine.accelerator and ranks > machine.places:
+        how = f"mesh {recipe.mesh}" if recipe.mesh else f"ranks {ranks}"
         raise PlanError(
-            "The device cuda needs a GPU that PyTorch can use.",
-            got="none on this machine." if machine is None else "none on the site's nodes.",
-            remedy="use device auto or cpu, or install PyTorch's CUDA build and the driver.",
+            "Every rank computes on a GPU of its own.",
+            got=f"{ranks} ranks ({how}) for {machine.places} GPU{'s' if machine.places > 1 else ''}.",
+            remedy=f"ask for {machine.places} or fewer, leave ranks and mesh out, or use processors: device cpu.",
         )
 
 
-def device_for(device: str, machine: Machine | None) -> str:
-    """Return where ranks compute: on another machine than this one, what its profile says; here it may be ``auto``."""
-    if machine is None or device != "auto":
+def check_device(device: str, site: Machine | None) -> None:
+    """Refuse a GPU that a site's nodes do not have; what this machine has, ``this_machine`` knows.
+
+    Raises:
+        PlanError: the recipe insists on a GPU, and the nodes have none.
+    """
+    if site is not None and device not in ("auto", "cpu") and not site.accelerator:
+        raise PlanError(
+            f"The device {device} needs a GPU that PyTorch can use.",
+            got="none on the site's nodes.",
+            remedy="use device auto or cpu, or give gpus_per_node in the site's profile.",
+        )
+
+
+def device_for(device: str, machine: Machine) -> str:
+    """Return where ranks compute: what the recipe says or, where that is ``auto``, what was planned for."""
+    if device != "auto":
         return device
-    return "cuda" if machine.cuda else "cpu"
-
-
-def check_memory(plan: Plan, machine: Machine) -> None:
-    """Refuse a plan that needs more memory than there is."""
-    room, here = machine.memory_bytes, machine.sharing(plan.ranks)
-    if plan.memory_bytes * here > room:
-        raise PlanError(
-            "The reconstruction must fit into memory.",
-            got=f"{plan.memory_bytes * here / 2**30:.1f} GiB for {here} ranks on a device with {room / 2**30:.1f} GiB.",
-            remedy="use fewer ranks or smaller batches, a smaller depth_um, or bin the frames.",
-        )
+    return "gpu" if machine.accelerator else "cpu"

@@ -77,6 +77,13 @@ def with_probe_light(plan: Plan, light: float) -> Plan:
     return replace(plan, fit=replace(plan.fit, probe_light=light), earlier=earlier)
 
 
+def with_probe_modes(plan: Plan, modes: int, note: str) -> Plan:
+    """Return the plan with a number of probe modes that is settled, and a note that says why."""
+    earlier = tuple(with_probe_modes(stage, modes, note) for stage in plan.earlier)
+    notes = (*plan.notes, note)
+    return replace(plan, probe_modes=modes, modes_by_validation=False, notes=notes, earlier=earlier)
+
+
 def thin_plan(plan: Plan, *, epochs: int, batch_views: int) -> Plan:
     """Return the plan of a few epochs on the views of one angle, as if the sample were one thin slice.
 
@@ -93,6 +100,7 @@ def thin_plan(plan: Plan, *, epochs: int, batch_views: int) -> Plan:
         plan.fit,
         epochs=epochs,
         batch_views=batch_views,
+        batches_per_lane=1,
         optimiser="weighted",
         probe_step=WEIGHTED_PROBE_STEP,
         positivity=False,

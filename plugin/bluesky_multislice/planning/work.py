@@ -9,7 +9,7 @@ from scipy.fft import next_fast_len
 
 from bluesky_multislice.geometry import ScanGeometry
 from bluesky_multislice.optics import kept_turns
-from bluesky_multislice.planning.exchange import batches_of
+from bluesky_multislice.planning.exchange import batches_of, steps_of
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.solvers import Quantity
 
@@ -28,6 +28,8 @@ class Work:
     Attributes:
         pairs: pairs of two-dimensional FFTs of a whole window, of all ranks; tiles count by their pixels.
         most_pairs: those of the rank that has most.
+        awaited_pairs: those that the ranks of an angle compute or wait for, of the group that has most: they meet after
+            every batch at an angle, when the one that has most of it is done.
         most_turns: turns of its slab, of one part of the volume, of the rank that has most; the way back of a gradient
             counts as another.
         most_matrices: turns whose matrix is new to that rank.
@@ -37,6 +39,7 @@ class Work:
 
     pairs: float
     most_pairs: float
+    awaited_pairs: float
     most_turns: int
     most_matrices: int
     most_batches: float
@@ -58,7 +61,8 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
     heights = [last - first for first, last in plan.windows(model.window[0])]
     blurred = plan.point_spread_pixels > 0 or bool(np.any(geometry.source_blur_m))
     parts = 2 if plan.fit.absorption else 1
-    transforms, turns, batches = np.zeros((groups, plan.slabs)), np.zeros(groups, int), np.zeros(groups)
+    transforms, awaited = np.zeros((groups, plan.slabs)), np.zeros(groups)
+    turns, batches = np.zeros(groups, int), np.zeros(groups)
     turned: list[list[float]] = [[] for _ in range(groups)]
     fitted, held = batches_of(plan, geometry)
     for shares, is_fitted in ((fitted, True), (held, False)):
@@ -68,14 +72,17 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
                 turns[number % groups] += parts * (2 if is_fitted else 1)
                 batches[number % groups] += 1 if is_fitted else _JUDGED
                 turned[number % groups].append(float(angle))
+                found = np.zeros(plan.slabs)
                 for slab in range(plan.slabs):
                     own = seen if rank_of_view is None else seen[rank_of_view[seen] == slab]
                     part = (heights[slab], model.window[1])
-                    found = _transforms(
+                    of_views = transforms_of(
                         plan, len(own), part, bool(between[own].any()), model.far_field, blurred, is_fitted
                     )
-                    transforms[number % groups, slab] += found * part[0] / model.window[0]
-    steps = max(map(len, fitted), default=0)
+                    found[slab] = of_views * part[0] / model.window[0]
+                transforms[number % groups] += found
+                awaited[number % groups] += found.max()
+    steps = steps_of(plan, fitted)
     matrices = 0
     if plan.interpolation != "fourier":
         # Angles come round in an order in which none of more is kept until its turn.
@@ -84,6 +91,7 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
     return Work(
         pairs=float(transforms.sum()) / 2,
         most_pairs=float(transforms.max()) / 2,
+        awaited_pairs=float(awaited.max()) / 2,
         most_turns=int(turns.max()),
         most_matrices=matrices,
         most_batches=float(batches.max()),
@@ -91,7 +99,7 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
     )
 
 
-def _transforms(
+def transforms_of(
     plan: Plan, views: int, window: tuple[int, int], between: bool, far_field: bool, blurred: bool, fitted: bool
 ) -> float:
     """Return the transforms of a rank's part of a window, there and, of fitted views, back, for views of one angle."""

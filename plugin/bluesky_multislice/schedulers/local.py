@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 
 from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.parallel import THREADS, threads_asked
+from bluesky_multislice.planning import usable_cores
 from bluesky_multislice.schedulers.environment import SPINS, without_keys
 from bluesky_multislice.schedulers.scheduler import Job, JobState, JobStatus
 from bluesky_multislice.schedulers.site import Allocation, SiteProfile
@@ -115,8 +117,10 @@ class LocalScheduler:
         return [*python, *torchrun, "-m", self._module, str(folder.path)]
 
     def _environment(self, ranks: int) -> dict[str, str]:
-        """One thread a core over all ranks; the ranks of one machine talk over its loopback interface."""
-        environment = without_keys(os.environ) | {"OMP_NUM_THREADS": str(max(1, _cores() // ranks))}
+        """Ranks share the cores, unless somebody says otherwise; they talk over the machine's loopback interface."""
+        environment = without_keys(os.environ)
+        if threads_asked(environment) is None:
+            environment[THREADS] = str(max(1, usable_cores() // ranks))
         # torchrun would die of a SIGUSR1 that it is not told to pass on, and leave its ranks alone.
         environment.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
@@ -145,7 +149,3 @@ def _signal(process: psutil.Process, send: Callable[[psutil.Process], None]) -> 
         send(process)
     except psutil.NoSuchProcess:
         return
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

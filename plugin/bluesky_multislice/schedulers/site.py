@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bluesky_multislice.errors import RecipeError, SchedulerError
+from bluesky_multislice.errors import PlanError, RecipeError, SchedulerError
+from bluesky_multislice.parallel import threads_asked
 from bluesky_multislice.planning import Machine
 from bluesky_multislice.resources import Constraint, Name, Resources
 from bluesky_multislice.schedulers.environment import names_a_key
@@ -91,8 +92,8 @@ class SiteProfile(BaseModel):
     nodes: int = Field(default=1, ge=1, le=1024, description="Nodes of a job.")
     ranks_per_node: int | None = Field(default=None, ge=1, le=1024, description="Most ranks a node. None: one a GPU.")
     gpus_per_node: int = Field(default=0, ge=0, le=64, description="GPUs a node.")
-    device: Literal["cpu", "cuda"] | None = Field(
-        default=None, description="Where ranks compute. None: on GPUs if any."
+    device: Literal["cpu", "gpu", "cuda", "xpu"] | None = Field(
+        default=None, description="Where ranks compute, see the recipe's device. None: on GPUs if any."
     )
     cpus_per_task: int | None = Field(default=None, ge=1, le=1024, description="Cores a node. None: one a rank.")
     memory_gb: int | None = Field(default=None, ge=1, le=65536, description="Memory a node, GB. None: the default.")
@@ -112,9 +113,26 @@ class SiteProfile(BaseModel):
     overrides: Overrides = Field(default_factory=Overrides, description="What a recipe may change.")
 
     @property
-    def cuda(self) -> bool:
+    def accelerator(self) -> bool:
         """Whether ranks compute on GPUs."""
-        return self.device == "cuda" or (self.device is None and self.gpus_per_node > 0)
+        return self.device not in (None, "cpu") or (self.device is None and self.gpus_per_node > 0)
+
+    @property
+    def most_ranks_per_node(self) -> int:
+        """Most ranks of a node: as the profile says, else one a GPU or core, and never more than its GPUs on GPUs."""
+        if not self.accelerator:
+            return self.ranks_per_node or self.cpus_per_task or self.gpus_per_node or 1
+        asked, gpus = self.ranks_per_node, self.gpus_per_node
+        return min(asked, gpus) if asked and gpus else asked or gpus
+
+    @field_validator("environment")
+    @classmethod
+    def _some_threads(cls, environment: Mapping[str, str]) -> Mapping[str, str]:
+        try:
+            threads_asked(environment)
+        except PlanError as error:
+            raise ValueError(f"{error.rule} {error.remedy}") from error
+        return environment
 
     @model_validator(mode="after")
     def _slurm_needs_a_size(self) -> "SiteProfile":
@@ -122,7 +140,7 @@ class SiteProfile(BaseModel):
             return self
         if not (self.ranks_per_node or self.gpus_per_node):
             raise ValueError("give gpus_per_node, or ranks_per_node where there are no GPUs")
-        if not (self.gpu_memory_gb if self.cuda else self.memory_gb):
+        if not (self.gpu_memory_gb if self.accelerator else self.memory_gb):
             raise ValueError(
                 "give gpu_memory_gb, or memory_gb where ranks compute on processors: plans are made for it"
             )
@@ -201,17 +219,28 @@ def machine_of(profile: SiteProfile, resources: Resources) -> Machine | None:
 
     Raises:
         RecipeError: the profile does not allow what the recipe asks for.
+        PlanError: ranks are to compute on processors of nodes whose memory the profile does not tell.
     """
     site = granted(profile, resources)
     if site.scheduler == "local":
         return None
-    places = site.ranks_per_node or site.gpus_per_node
-    memory_gb = site.gpu_memory_gb if site.cuda else site.memory_gb
-    return Machine(site.nodes * places, places, (memory_gb or 0) * 10**9, site.cuda)
+    places, node_bytes = site.most_ranks_per_node, (site.memory_gb or 0) * 10**9
+    if site.ranks_per_node and not site.accelerator and node_bytes:
+        return Machine(site.nodes * places, places, node_bytes, accelerator=False)
+    cores = site.cpus_per_task if site.accelerator else places
+    gpu_bytes = (site.gpu_memory_gb or 0) * 10**9
+    gpus = Machine(site.nodes * places, places, gpu_bytes, True, node_bytes or None, cores)
+    return gpus if site.accelerator else gpus.for_device("cpu")
 
 
-def allocate(profile: SiteProfile, resources: Resources, *, ranks: int) -> Allocation:
+def allocate(profile: SiteProfile, resources: Resources, *, ranks: int, device: str = "auto") -> Allocation:
     """Return what a job of that many ranks gets: as few nodes as hold them, each with the same number.
+
+    Args:
+        profile: the site.
+        resources: what the recipe asks for.
+        ranks: processes of the job.
+        device: where the plan computes; on ``cpu`` the job gets no GPUs.
 
     Raises:
         RecipeError: the profile does not allow what the recipe asks for, has no place for the ranks, or would warn the
@@ -220,7 +249,9 @@ def allocate(profile: SiteProfile, resources: Resources, *, ranks: int) -> Alloc
     site = granted(profile, resources)
     if site.scheduler == "local":
         return Allocation(ranks_per_node=ranks)
-    most = site.ranks_per_node or site.gpus_per_node
+    if device == "cpu" and site.accelerator:
+        site = site.model_copy(update={"device": "cpu", "gpus_per_node": 0, "ranks_per_node": _on_cores(site)})
+    most = site.most_ranks_per_node
     least = math.ceil(ranks / most) if resources.nodes is None else site.nodes
     nodes = next((count for count in range(least, site.nodes + 1) if ranks % count == 0), None)
     if nodes is None or ranks // nodes > most:
@@ -248,6 +279,11 @@ def allocate(profile: SiteProfile, resources: Resources, *, ranks: int) -> Alloc
         constraint=site.constraint,
         nice=site.nice,
     )
+
+
+def _on_cores(site: SiteProfile) -> int:
+    """Return the most ranks of a node whose GPUs are left alone."""
+    return site.cpus_per_task or site.most_ranks_per_node
 
 
 def _faults(error: Exception) -> str:

@@ -4,6 +4,7 @@ from bluesky_multislice.solvers.empty_beam import EmptyBeam
 from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.fit import fit, judge
 from bluesky_multislice.solvers.journal import FitJournal, Interrupted, Journal
+from bluesky_multislice.solvers.kernel_choice import choose_kernels
 from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OptimiserName
 from bluesky_multislice.solvers.quantities import Quantity
 from bluesky_multislice.solvers.regularisers import Priors, add_gradient_of_penalty, bound
@@ -17,6 +18,7 @@ from bluesky_multislice.solvers.views import (
     ReadAhead,
     ViewSet,
     in_batches,
+    lanes_of,
     load_views,
     share_held_back,
     share_views,
@@ -46,11 +48,13 @@ __all__ = [
     "ViewSet",
     "add_gradient_of_penalty",
     "bound",
+    "choose_kernels",
     "cylinder_support",
     "fit",
     "halves",
     "in_batches",
     "judge",
+    "lanes_of",
     "load_views",
     "share_held_back",
     "share_views",

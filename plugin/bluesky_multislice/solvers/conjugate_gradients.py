@@ -75,8 +75,8 @@ class ConjugateGradients:
         total = add_gradients(self._unknowns, self._frames, self._batches, settings)
         gradient = self._unknowns.gradients()[0]
         self._mesh.sum(total)
-        self._unknowns.sum_gradients(self._mesh)
-        gradient /= total[1]
+        self._unknowns.sum_gradients(self._mesh, over=total[1])
+        self._unknowns.gather_gradient()
         self._add_gradient_of_penalty(self._unknowns.object.detach(), gradient)
         gradient = self._unknowns.gradients()[0].clone()
         self._unknowns.forget_gradients()

@@ -20,6 +20,7 @@ class Begun:
     Attributes:
         lanes: number of lanes that its steps take batches from.
         batch_views: most views of a batch.
+        batches_per_lane: batches of each lane in a step.
         steps: how many it has done.
         misfit: of their frames, summed, before each of them.
         pixels: that it is summed over.
@@ -27,6 +28,7 @@ class Begun:
 
     lanes: int
     batch_views: int
+    batches_per_lane: int = 1
     steps: int = 0
     misfit: float = 0.0
     pixels: float = 0.0

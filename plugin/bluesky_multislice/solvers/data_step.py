@@ -34,7 +34,7 @@ def step_to_the_bottom(
         a length; 0 where the frames do not change along the direction.
     """
     bend = curvature(unknowns, frames, batches, direction, probing_rad, mesh)
-    return unknowns.dot(unknowns.gradients()[0], direction) / bend if bend > 0 else 0.0
+    return unknowns.slope(direction) / bend if bend > 0 else 0.0
 
 
 @torch.no_grad()
@@ -62,14 +62,23 @@ def curvature(
     largest = unknowns.slab.largest(float(torch.linalg.vector_norm(direction, torch.inf)))
     if largest == 0:
         return 0.0
-    saved, part = unknowns.object.detach().clone(), probing_rad / largest
+    part = probing_rad / largest
+    # Where ranks share planes there is no memory for a copy of all, and an empty object needs none.
+    empty = not unknowns.object.any()
+    saved = None if unknowns.shares_planes or empty else unknowns.object.detach().clone()
     answer = torch.zeros(2, dtype=torch.float64, device=mesh.device)
     for batch in batches:
         before = _amplitude(unknowns, frames, batch)
         unknowns.object.sub_(direction, alpha=part)
         difference = _amplitude(unknowns, frames, batch) - before
-        unknowns.object.copy_(saved)
+        if empty:
+            unknowns.object.zero_()
+        elif saved is None:
+            unknowns.object.add_(direction, alpha=part)
+        else:
+            unknowns.object.copy_(saved)
         answer += torch.stack([difference.square().sum(dtype=torch.float64), len(difference) * frames.mask.sum()])
+    unknowns.gather()
     mesh.sum(answer)
     return 2 * float(answer[0] / answer[1]) / part**2
 

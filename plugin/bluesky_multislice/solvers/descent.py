@@ -4,7 +4,7 @@ They take the functions behind PyTorch's optimisers: the classes would import it
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,11 +19,34 @@ _BETA1, _BETA2 = 0.9, 0.99
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
+class Moments(NamedTuple):
+    """What a step takes and moves, beside what it moves.
+
+    Attributes:
+        length: of the step.
+        tensors: the mean of the gradients, or the last move, and the mean of their squares where there is one.
+        momentum: part of the first that goes on.
+        squares: part of the second that goes on.
+        numbers: 0-d float64, of a method with two of them: factors on the first and on the root of the second that take
+            away their bias, and the floor under that root.
+    """
+
+    length: float
+    tensors: tuple[Tensor, ...]
+    momentum: float
+    squares: float = 0.0
+    numbers: tuple[Tensor, ...] = ()
+
+
 class Descent(Protocol):
     """Moves one tensor against its gradient."""
 
     def step(self, length: float) -> None:
         """Move by a step of some length, and set the gradient to zero."""
+        ...
+
+    def count_step(self, length: float) -> Moments:
+        """Return what a step of some length takes, for a caller that moves in its stead."""
         ...
 
     def forget(self) -> None:
@@ -54,10 +77,8 @@ class Nesterov:
     @torch.no_grad()
     def step(self, length: float) -> None:
         """See ``Descent``."""
-        gradient = gradient_of(self._moved)
-        if self._buffer is None:
-            self._buffer = torch.zeros_like(self._moved)
-        moved, uphill, buffer = (as_it_lies(part, self._moved) for part in (self._moved, gradient, self._buffer))
+        gradient, (buffer,) = gradient_of(self._moved), self.count_step(length).tensors
+        moved, uphill, buffer = (as_it_lies(part, self._moved) for part in (self._moved, gradient, buffer))
         sgd(
             [moved],
             [uphill],
@@ -71,6 +92,13 @@ class Nesterov:
             maximize=False,
         )
         gradient.zero_()
+
+    @torch.no_grad()
+    def count_step(self, length: float) -> Moments:
+        """See ``Descent``."""
+        if self._buffer is None:
+            self._buffer = torch.zeros_like(self._moved)
+        return Moments(length, (self._buffer,), self._momentum)
 
     def forget(self) -> None:
         """See ``Descent``."""
@@ -104,10 +132,7 @@ class Adam:
     def step(self, length: float) -> None:
         """See ``Descent``."""
         gradient = gradient_of(self._moved)
-        if self._moments is None:
-            steps = torch.zeros((), dtype=torch.float32, device=self._moved.device)
-            self._moments = torch.zeros_like(self._moved), torch.zeros_like(self._moved), steps
-        *moments, steps = self._moments
+        *moments, steps = self._kept()
         parts = (self._moved, gradient, *moments)
         moved, uphill, first, second = (as_it_lies(part, self._moved) for part in parts)
         adam(
@@ -127,6 +152,21 @@ class Adam:
             maximize=False,
         )
         gradient.zero_()
+
+    @torch.no_grad()
+    def count_step(self, length: float) -> Moments:
+        """See ``Descent``."""
+        *moments, steps = self._kept()
+        steps += 1
+        count = steps.double()
+        unbias = (1 - _BETA1**count).reciprocal(), (1 - _BETA2**count).rsqrt()
+        return Moments(length, tuple(moments), _BETA1, _BETA2, (*unbias, torch.full_like(count, self.floor)))
+
+    def _kept(self) -> tuple[Tensor, Tensor, Tensor]:
+        if self._moments is None:
+            steps = torch.zeros((), dtype=torch.float32, device=self._moved.device)
+            self._moments = torch.zeros_like(self._moved), torch.zeros_like(self._moved), steps
+        return self._moments
 
     def forget(self) -> None:
         """See ``Descent``."""

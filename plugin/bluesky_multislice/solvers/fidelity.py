@@ -19,6 +19,9 @@ FidelityName = Literal["amplitude", "poisson", "intensity"]
 _DARK = 1e-4
 """Intensity, relative to the mean, that is added to model and measurement so that the logarithm of dark pixels ends."""
 
+_ROOT_FLOOR = 1e-12
+"""Intensity, relative to the mean, below which the root of a model's intensity is no steeper."""
+
 
 class Fidelity(Protocol):
     """A data fidelity."""
@@ -33,8 +36,21 @@ def amplitude_misfit(expected: Tensor, measured_amplitude: Tensor, mask: Tensor)
 
     Source: Thibault & Guizar-Sicairos, New J. Phys. 14, 063004 (2012).
     """
+    if _are_plain_frames(expected, measured_amplitude, mask):
+        # numba takes a second to import, which those who compute nothing need not wait for.
+        from bluesky_multislice.solvers import fused_misfit
+
+        return fused_misfit.amplitude_misfit(expected, measured_amplitude, mask, _ROOT_FLOOR)
     good, amplitude = _used(measured_amplitude, mask)
-    return (good * (torch.sqrt(expected + 1e-12) - amplitude) ** 2).sum()
+    return (good * (torch.sqrt(expected + _ROOT_FLOOR) - amplitude) ** 2).sum()
+
+
+def _are_plain_frames(expected: Tensor, measured_amplitude: Tensor, mask: Tensor) -> bool:
+    """Whether frames (view, y, x) and a mask (y, x) are in single precision on the processor."""
+    tensors = expected, measured_amplitude, mask
+    return expected.shape == measured_amplitude.shape == (len(expected), *mask.shape) and all(
+        tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors
+    )
 
 
 def poisson_misfit(expected: Tensor, measured_amplitude: Tensor, mask: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from bluesky_multislice.solvers.data_step import step_to_the_bottom
 from bluesky_multislice.solvers.fidelity import FIDELITIES, amplitude_r_factor
 from bluesky_multislice.solvers.journal import FitJournal
 from bluesky_multislice.solvers.misfit import add_gradients, expected_and_measured, misfit_of
-from bluesky_multislice.solvers.regularisers import add_gradient_of_penalty, noise_of_vacuum
+from bluesky_multislice.solvers.optimiser import OnePass
+from bluesky_multislice.solvers.regularisers import add_gradient_of_penalty, noise_of_vacuum, weights_of_slab
 from bluesky_multislice.solvers.solution import Epoch, Solution, Status
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import ViewSet
@@ -116,7 +117,7 @@ class _Loop:
         self._unknowns, self._fitted, self._held_back = unknowns, fitted, held_back
         self._settings, self._mesh = settings, mesh
         self._shuffles = {lane: np.random.default_rng([settings.seed, lane]) for lane in fitted.lanes()}
-        self._steps = int(mesh.largest(len(fitted.steps(settings.batch_views, dict.fromkeys(self._shuffles)))))
+        self._steps = int(mesh.largest(len(self._batches_of_steps(dict.fromkeys(self._shuffles)))))
         self._lanes = 1 + int(mesh.largest(max(self._shuffles, default=0)))
         self._end_game: ConjugateGradients | None = None
         self._course: Course
@@ -182,14 +183,20 @@ class _Loop:
         weight = _weight(self._unknowns, self._fitted, self._mesh)
         return ConjugateGradients(self._unknowns, self._fitted, self._settings, weight, self._course.noise, self._mesh)
 
+    def _batches_of_steps(self, shuffles: Mapping[int, np.random.Generator | None]) -> list[list[NDArray[np.intp]]]:
+        """Return the batches of each step of an epoch: some of every lane, as long as it has any left."""
+        rounds, per_lane = self._fitted.steps(self._settings.batch_views, shuffles), self._settings.batches_per_lane
+        starts = range(0, len(rounds), per_lane)
+        return [[batch for batches in rounds[at : at + per_lane] for batch in batches] for at in starts]
+
     def _descend(self, journal: FitJournal | None) -> float:
         """Take the steps of an epoch that are left, and return the mean misfit before each of all."""
         settings, course, unknowns = self._settings, self._course, self._unknowns
         random = random_state(self._mesh.rank, self._shuffles)
-        steps = self._fitted.steps(settings.batch_views, self._shuffles)
+        steps = self._batches_of_steps(self._shuffles)
         # A rank whose batches are spent still takes part in the exchange of each step.
         steps += [[]] * (self._steps - len(steps))
-        begun = Begun(self._lanes, settings.batch_views)
+        begun = Begun(self._lanes, settings.batch_views, settings.batches_per_lane)
         if course.begun and replace(course.begun, steps=0, misfit=0.0, pixels=0.0) == begun:
             begun = course.begun
         total = on_device([begun.misfit, begun.pixels], self._mesh.device, torch.float64)
@@ -258,27 +265,29 @@ def _step(
     misfit = add_gradients(unknowns, fitted, batches, settings)
     sums = torch.cat([misfit, torch.full_like(misfit[:1], wanted)])
     mesh.sum(sums)
-    gradients = unknowns.gradients()
-    # Ranks of the same rows take their shares of the penalty, and add them up with the frames' gradients.
-    add_gradient_of_penalty(
-        unknowns.object,
-        gradients[0],
-        settings.priors.at(unknowns.optimiser.relative_step),
-        settings.floor_rad,
-        noise,
-        unknowns.slab,
-        weight=sums[1],
-        share=(mesh.angle, mesh.angles),
-    )
-    unknowns.sum_gradients(mesh)
-    for gradient in gradients:
-        gradient /= sums[1]
+    priors, weights = settings.priors.at(unknowns.optimiser.relative_step), None
+    in_one_pass = unknowns.optimiser.takes_all_in_one_pass
+    if in_one_pass and mesh.angles == 1:
+        weights = weights_of_slab(unknowns.object, priors, settings.floor_rad, noise, unknowns.slab)
+    else:
+        # Ranks of the same rows take their shares of the penalty, and add them up with the frames' gradients.
+        add_gradient_of_penalty(
+            unknowns.object,
+            unknowns.gradients()[0],
+            priors,
+            settings.floor_rad,
+            noise,
+            unknowns.slab,
+            weight=sums[1],
+            share=(mesh.angle, mesh.angles),
+        )
+    unknowns.sum_gradients(mesh, over=sums[1], object_too=not in_one_pass)
     if unknowns.optimiser.waits:
         weight = _weight(unknowns, fitted, mesh)
-        uphill = weight * gradients[0]
+        uphill = unknowns.uphill(weight)
         way = step_to_the_bottom(unknowns, fitted, batches, uphill, settings.object_step_rad, mesh)
-        unknowns.optimiser.start(way, weight)
-    unknowns.step()
+        unknowns.start_optimiser(way, weight)
+    unknowns.step(OnePass(sums[1], weights) if in_one_pass else None)
     return sums
 
 

@@ -1,29 +1,10 @@
 """The gradient of the regularisers in single precision on the processor: one pass over memory, compiled by numba."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy import float32
 
 from bluesky_multislice.optics.fused import compiled
-
-
-class Weights(NamedTuple):
-    """What a voxel counts.
-
-    Attributes:
-        total_variation: weight of the length of its gradient.
-        along_z: factor on the square of the difference along z in that length.
-        floor: square that is added to it.
-        smoothness_z: weight of half the squared difference along z.
-        magnitude: weight of |voxel|.
-    """
-
-    total_variation: float
-    along_z: float
-    floor: float
-    smoothness_z: float
-    magnitude: float
+from bluesky_multislice.solvers.regularisers import Weights
 
 
 def add_gradient(block: np.ndarray, gradient: np.ndarray, counted: tuple[int, int, int], weights: Weights) -> None:

@@ -1,12 +1,15 @@
 """What moves the object: accelerated descent with its step from the data or the light, or Adam with a step by hand."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from bluesky_multislice.optics import uses_fused
 from bluesky_multislice.solvers.descent import Adam, Nesterov, gradient_of, named, of_name
+from bluesky_multislice.solvers.regularisers import NO_WEIGHTS, Bounds, Weights
 
 OptimiserName = Literal["adam", "nesterov", "weighted"]
 
@@ -21,6 +24,19 @@ WEIGHTED_MOMENTUM = 0.8
 
 _DARK_WEIGHT = 0.1
 """Part of the brightest pixel's light that is added to that of others, so that dark ones move little."""
+
+
+@dataclass(frozen=True, eq=False)
+class OnePass:
+    """What a step takes that adds the prior and keeps the bounds in its one pass over the volume.
+
+    Attributes:
+        pixels: 0-d, what the gradient of the frames is divided by.
+        weights: of the regularisers, of one voxel; None where their gradient is in that of the frames.
+    """
+
+    pixels: Tensor
+    weights: Weights | None
 
 
 class ObjectOptimiser:
@@ -61,6 +77,7 @@ class ObjectOptimiser:
         self._factor, self._adam_floor, self._relative_step = factor, adam_floor, relative_step
         self._epochs_done = 0
         self._weight: Tensor | None = None
+        self._of_light: Tensor | None = None
         self._length = {"adam": adam_step, "nesterov": 0.0, "weighted": (1 - WEIGHTED_MOMENTUM) * factor}[name]
         self._adam = Adam(volume, floor=0.0) if name == "adam" else None
         going_on = momentum if name == "nesterov" else WEIGHTED_MOMENTUM
@@ -70,6 +87,12 @@ class ObjectOptimiser:
     def waits(self) -> bool:
         """Whether it has to be started before it moves."""
         return self._length == 0
+
+    @property
+    def takes_all_in_one_pass(self) -> bool:
+        """Whether the next step may be ``step_in_one_pass``: fused kernels serve, and its length is known."""
+        known = not self.waits and (self._adam is None or self._adam.floor > 0)
+        return known and self._volume.dtype == torch.float32 and uses_fused("descent", self._volume.device)
 
     @property
     def relative_step(self) -> float:
@@ -87,15 +110,20 @@ class ObjectOptimiser:
         self._length = self._factor * _PART_OF_THE_WAY * way_to_the_bottom
 
     @torch.no_grad()
-    def weigh(self, light: Tensor) -> None:
+    def weigh(self, light: Tensor, *, in_step: bool = False) -> None:
         """Divide the gradient by the light that belongs to it.
 
         Args:
             light: (y, x) Σ|probe|² of the views that the gradient is of, normalised as the gradient is.
+            in_step: leave it to ``step_in_one_pass``.
         """
-        gradient = gradient_of(self._volume)
         # Radians of one plane are its part of those through the volume, and all planes move at once.
-        gradient *= gradient.shape[-3] / ((1 - _DARK_WEIGHT) * light + _DARK_WEIGHT * self._largest(light.max()))
+        planes, most = self._volume.shape[-3], self._largest(light.max())
+        weight = planes / ((1 - _DARK_WEIGHT) * light + _DARK_WEIGHT * most)
+        if in_step:
+            self._of_light = weight
+        else:
+            gradient_of(self._volume).mul_(weight)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -107,6 +135,26 @@ class ObjectOptimiser:
         if self._weight is not None:
             gradient.mul_(self._weight)
         self._method.step(self._length * self.relative_step)
+
+    @torch.no_grad()
+    def step_in_one_pass(self, one_pass: OnePass, around: tuple[Tensor, Tensor], bounds: Bounds) -> None:
+        """Move, keep within bounds and set the gradient to zero; volume and gradient exchange their memory.
+
+        Args:
+            one_pass: what the pass takes of the prior.
+            around: the rows (part, z, 0 or 1, x) before and behind those held.
+            bounds: what the volume is kept within.
+        """
+        # Triton is there where fused kernels serve only.
+        from bluesky_multislice.solvers.triton_descent import Pull, move
+
+        volume, gradient = self._volume, gradient_of(self._volume)
+        pull = Pull(one_pass.weights or NO_WEIGHTS, *around, one_pass.pixels)
+        weight = self._weight if self._of_light is None else self._of_light
+        move(volume, gradient, self._method.count_step(self._length * self.relative_step), pull, weight, bounds)
+        volume.data, gradient.data = gradient.data, volume.data
+        gradient.zero_()
+        self._of_light = None
 
     def end_epoch(self) -> None:
         """Shorten the step."""

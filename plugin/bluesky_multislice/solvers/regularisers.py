@@ -7,13 +7,14 @@ planes. A rank that holds a slab of rows takes the row on either side of it, and
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bluesky_multislice.parallel import Slab
 
-_BLOCK_VOXELS = {"cpu": 2**17, "cuda": 2**22}
+_IN_CACHE, _ON_ACCELERATOR = 2**17, 2**22
 """Voxels whose regularisers are differentiated together: on a processor so few that all stays in its cache."""
 
 _PARTS = 2
@@ -58,6 +59,45 @@ class Priors:
         return replace(self, total_variation=factor * self.total_variation)
 
 
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """What a volume is kept within, see ``bound``.
+
+    Attributes:
+        positivity: keep δ and β from going negative.
+        support: True where there may be matter, broadcasts to (z, y, x); None is everywhere.
+        least: least β/δ of a voxel; None leaves it free.
+        most: greatest β/δ of a voxel; None leaves it free.
+    """
+
+    positivity: bool
+    support: Tensor | None
+    least: float | None
+    most: float | None
+
+
+class Weights(NamedTuple):
+    """What a voxel counts.
+
+    Attributes:
+        total_variation: weight of the length of its gradient.
+        along_z: factor on the square of the difference along z in that length.
+        floor: square that is added to it.
+        smoothness_z: weight of half the squared difference along z.
+        magnitude: weight of |voxel|.
+    """
+
+    total_variation: float
+    along_z: float
+    floor: float
+    smoothness_z: float
+    magnitude: float
+
+
+NO_WEIGHTS = Weights(total_variation=0.0, along_z=1.0, floor=1.0, smoothness_z=0.0, magnitude=0.0)
+"""What counts nothing."""
+
+
 @torch.no_grad()
 def add_gradient_of_penalty(
     volume: Tensor,
@@ -90,7 +130,8 @@ def add_gradient_of_penalty(
         height = slab.height
         before, behind = slab.rows_around(volume)
     terms = _Terms(priors, floor, noise, weight / (_PARTS * planes * height * width))
-    at_once = max(1, _BLOCK_VOXELS[volume.device.type] // (rows * width))
+    voxels = _IN_CACHE if volume.device.type == "cpu" else _ON_ACCELERATOR
+    at_once = max(1, voxels // (rows * width))
     number, shares = share
     start, end = (planes * at // shares for at in (number, number + 1))
     for part, uphill in enumerate(gradient):
@@ -154,18 +195,28 @@ class _Terms:
     def _add_compiled(self, block: Tensor, gradient: Tensor, counted: tuple[int, int, int]) -> None:
         """Do what ``add`` does, of tensors without gaps, whose rows may be x as well as y."""
         # numba takes a second to import, which those who compute nothing need not wait for.
-        from bluesky_multislice.solvers.fused import Weights, add_gradient
+        from bluesky_multislice.solvers.fused import add_gradient
 
-        priors, weight = self.priors, float(self.weight)
-        weights = Weights(
-            total_variation=weight * priors.total_variation,
-            along_z=priors.total_variation_z**2,
-            # Any number where no length has a weight.
-            floor=self.floor**2 if priors.total_variation > 0 else 1.0,
-            smoothness_z=weight * 2 * priors.smoothness_z,
-            magnitude=weight * (priors.l1 + priors.vacuum * self.noise),
-        )
+        weights = weights_of_a_voxel(self.priors, self.floor, self.noise, float(self.weight))
         add_gradient(block.numpy(), gradient.numpy(), counted, weights)
+
+
+def weights_of_a_voxel(priors: Priors, floor: float, noise: float, weight: float) -> Weights:
+    """Return what a voxel counts in a penalty of which it is so large a part; see ``penalty`` for the others."""
+    return Weights(
+        total_variation=weight * priors.total_variation,
+        along_z=priors.total_variation_z**2,
+        # Any number where no length has a weight.
+        floor=floor**2 if priors.total_variation > 0 else 1.0,
+        smoothness_z=weight * 2 * priors.smoothness_z,
+        magnitude=weight * (priors.l1 + priors.vacuum * noise),
+    )
+
+
+def weights_of_slab(volume: Tensor, priors: Priors, floor: float, noise: float, slab: Slab) -> Weights:
+    """Return what each voxel (part, z, y, x) of the rows held counts in the penalty of the whole volume."""
+    _, planes, _, width = volume.shape
+    return weights_of_a_voxel(priors, floor, noise, 1 / (_PARTS * planes * slab.height * width))
 
 
 def _forward_difference(volume: Tensor, dim: int) -> Tensor:

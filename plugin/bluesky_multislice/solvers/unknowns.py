@@ -6,7 +6,7 @@ every sample, energy and voxel. All steps shorten by a cosine.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,14 +18,14 @@ from torch import Tensor
 from bluesky_multislice.models import ForwardModel, Turned
 from bluesky_multislice.optics import as_it_lies, propagate, with_y_last
 from bluesky_multislice.optics.conventions import wavenumber
-from bluesky_multislice.parallel import Mesh
+from bluesky_multislice.parallel import Mesh, PlaneShares
 from bluesky_multislice.solvers.descent import gradient_of
 from bluesky_multislice.solvers.fidelity import FidelityName
-from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OptimiserName
+from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OnePass, OptimiserName
 from bluesky_multislice.solvers.probe import ProbeOptimiser
 from bluesky_multislice.solvers.probe_variation import ProbeVariation
 from bluesky_multislice.solvers.refinement import Refinement
-from bluesky_multislice.solvers.regularisers import Priors, bound
+from bluesky_multislice.solvers.regularisers import Bounds, Priors, bound
 from bluesky_multislice.solvers.schedule import RefinementSettings
 
 _LAST_STEP = 0.02
@@ -39,6 +39,7 @@ class FitSettings:
     Attributes:
         epochs: most passes over the frames.
         batch_views: views that a rank works on at once.
+        batches_per_lane: batches of each lane that a step adds up.
         object_step_rad: step of δ and β in radians of phase through the whole volume, of Adam and in differences.
         probe_step: step of the probe relative to its root mean square, or factor on its weighted step; 0 keeps it as it
             is.
@@ -75,6 +76,7 @@ class FitSettings:
     polish: int = 0
     probe_variations: int = 0
     probe_light: float | None = None
+    batches_per_lane: int = 1
 
     @property
     def floor_rad(self) -> float:
@@ -125,18 +127,24 @@ class Unknowns:
         self._probe_parts = torch.view_as_real(probe.to(device) / self._probe_unit).contiguous()
         # Nothing in here holds the unknowns themselves: their memory is free as soon as nobody else does.
         relative_step = functools.partial(_relative_step, settings.epochs)
-        #: moves the object.
+        weighted = settings.optimiser == "weighted"
+        # One angle has few planes, and weighted descent counts all of them.
+        self._shares = PlaneShares(self.slab.mesh, depth, divided=not weighted)
+        self._moved = self.object
+        if self.shares_planes:
+            self._moved = with_y_last(self._shares.part_of(self.object.detach()).clone()).requires_grad_()
+            self._moved.grad = torch.zeros_like(self._moved)
+        #: moves the object, this rank's planes of it where ranks share them.
         self.optimiser = ObjectOptimiser(
-            self.object,
+            self._moved,
             name=settings.optimiser,
             factor=settings.step,
             adam_step=settings.object_step_rad,
             adam_floor=settings.gradient_floor,
             momentum=settings.momentum,
             relative_step=relative_step,
-            largest=self.slab.largest_value,
+            largest=self._largest,
         )
-        weighted = settings.optimiser == "weighted"
         self._light = with_y_last(torch.zeros(held[1:], device=device)) if weighted else None
         light = settings.probe_light
         self._probe_optimiser = ProbeOptimiser(
@@ -171,6 +179,11 @@ class Unknowns:
         for part, given in zip(self.object, (delta, beta), strict=False):
             part.copy_(given).div_(self._unit)
         self.move(torch.zeros((), device=self.object.device))
+
+    @property
+    def _largest(self) -> Callable[[Tensor], Tensor]:
+        """What returns the largest of a number over all ranks that move other voxels."""
+        return self.slab.mesh.largest_value if self.shares_planes else self.slab.largest_value
 
     @property
     def empty(self) -> bool:
@@ -259,12 +272,74 @@ class Unknowns:
         if self._variation is not None:
             self._variation.see(self.slab.counts(views))
 
-    def sum_gradients(self, mesh: Mesh) -> None:
-        """Replace every gradient by its sum over the ranks; that of the object by that over ranks of the same rows."""
-        volumes = [self.object.grad, self._light]
-        of_rows = [tensor for tensor in volumes if tensor is not None]
-        mesh.sum_over_angles(*of_rows)
-        mesh.sum(*(tensor for tensor in self.gradients() if all(tensor is not other for other in of_rows)))
+    def sum_gradients(self, mesh: Mesh, over: Tensor | float = 1.0, *, object_too: bool = True) -> None:
+        """Replace every gradient by its sum over the ranks; that of the object by that over ranks of the same rows.
+
+        Where ranks share the object's planes, each has the sum in its own; ``gather_gradient`` gives it the others.
+
+        Args:
+            mesh: the ranks.
+            over: what the sums are divided by.
+            object_too: whether that of the object is, too.
+        """
+        of_object, *others = self.gradients()
+        light = [] if self._light is None else [self._light]
+        if self.shares_planes:
+            of_object = gradient_of(self._moved)
+            self._shares.sum(gradient_of(self.object), of_object)
+        else:
+            light.append(of_object)
+        mesh.sum_over_angles(*light)
+        mesh.sum(*(tensor for tensor in others if tensor is not self._light))
+        for gradient in (of_object, *others) if object_too else others:
+            gradient /= over
+
+    def gather_gradient(self) -> None:
+        """Give every rank the whole gradient of the rows held, after ``sum_gradients``."""
+        if self.shares_planes:
+            self._shares.gather(gradient_of(self._moved), gradient_of(self.object))
+
+    def uphill(self, weight: Tensor) -> Tensor:
+        """Return the weighted gradient of the rows held, after ``sum_gradients``.
+
+        Where ranks share planes it takes the place of the gradient, of which each keeps its own planes.
+
+        Args:
+            weight: (z, y, x) factor on each voxel's gradient.
+        """
+        if not self.shares_planes:
+            return weight * gradient_of(self.object)
+        self.gather_gradient()
+        return gradient_of(self.object).mul_(weight)
+
+    def slope(self, direction: Tensor) -> float:
+        """Return Σ gradient·direction over the whole volume, after ``sum_gradients``.
+
+        Args:
+            direction: (part, z, y, x) of the rows held.
+        """
+        if not self.shares_planes:
+            return self.dot(gradient_of(self.object), direction)
+        pairs = zip(gradient_of(self._moved), self._shares.part_of(direction), strict=True)
+        slope = torch.stack([(ours * theirs).sum(dtype=torch.float64) for ours, theirs in pairs]).sum()
+        self.slab.mesh.sum(slope)
+        return float(slope)
+
+    def start_optimiser(self, way_to_the_bottom: float, weight: Tensor) -> None:
+        """Set the length of the first steps; see ``ObjectOptimiser.start``."""
+        own = self._shares.part_of(weight)
+        self.optimiser.start(way_to_the_bottom, with_y_last(own.clone()) if self.shares_planes else own)
+
+    @property
+    def shares_planes(self) -> bool:
+        """Whether this rank moves its share of the object's planes, and gets the others from those that move them."""
+        return self._shares.divided
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Give every rank the planes that others move."""
+        if self.shares_planes:
+            self._shares.gather(self._moved, self.object)
 
     def dot(self, one: Tensor, other: Tensor) -> float:
         """Return Σ one·other over the whole volume of tensors that are shaped like the object."""
@@ -287,26 +362,61 @@ class Unknowns:
         """Add a change to the object and bring it within its bounds."""
         self.object += change
         bound(self.object, self._settings.priors, positivity=self._settings.positivity, support=self._support)
+        self._take_own()
+
+    def _take_own(self) -> None:
+        """Take this rank's planes of the object to move them from there."""
+        if self.shares_planes:
+            self._moved.detach().copy_(self._shares.part_of(self.object))
 
     def forget_gradients(self) -> None:
         """Set the gradients to zero."""
-        for gradient in self.gradients():
+        for gradient in (gradient_of(self._moved), *self.gradients()):
             gradient.zero_()
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Move against the gradients, and set them to zero."""
+    def step(self, one_pass: OnePass | None = None) -> None:
+        """Move against the gradients, and set them to zero.
+
+        Args:
+            one_pass: has the object moved, penalised and bounded in one pass, see ``ObjectOptimiser``.
+        """
         self.gradients()
         if self._light is not None:
-            self.optimiser.weigh(self._light)
+            self.optimiser.weigh(self._light, in_step=one_pass is not None)
             self._probe_optimiser.weigh(self.slab.total_value(self._light.sum()))
             self._light.zero_()
-        self.optimiser.step()
+        if one_pass is None:
+            self.optimiser.step()
+            positivity = self._settings.positivity
+            bound(self._moved, self._settings.priors, positivity=positivity, support=self._own_support)
+        else:
+            self._step_in_one_pass(one_pass)
         self._probe_optimiser.step()
         if self._variation is not None:
             self._variation.step()
         self._refinement.step()
-        bound(self.object, self._settings.priors, positivity=self._settings.positivity, support=self._support)
+        if self.shares_planes:
+            gradient_of(self.object).zero_()
+        self.gather()
+
+    def _step_in_one_pass(self, one_pass: OnePass) -> None:
+        settings, nothing = self._settings, self._moved[..., :0, :]
+        least, most = settings.priors.beta_over_delta_min, settings.priors.beta_over_delta_max
+        alone = one_pass.weights is None or self.slab.whole
+        around = (nothing, nothing) if alone else self.slab.rows_around(self.object)
+        bounds = Bounds(settings.positivity, self._own_support, least, most)
+        self.optimiser.step_in_one_pass(one_pass, around, bounds)
+        if self.shares_planes:
+            return
+        # The object lies where its gradient was, and the other way round.
+        for part, volume, gradient in zip(self._volumes, self.object, gradient_of(self.object), strict=True):
+            part.data, gradient_of(part).data = volume, gradient
+
+    @property
+    def _own_support(self) -> Tensor | None:
+        """The support in the planes that this rank moves."""
+        return None if self._support is None else self._shares.part_of(self._support)
 
     def end_epoch(self) -> None:
         """Shorten the step."""
@@ -325,12 +435,17 @@ class Unknowns:
     def finite(self) -> bool:
         """Return whether every number is finite."""
         extremes = (torch.stack(torch.aminmax(as_it_lies(tensor.detach()))) for tensor in self._tensors)
-        return self.slab.largest(float(not all(bool(torch.isfinite(pair).all()) for pair in extremes))) == 0
+        return not self._somewhere(not all(bool(torch.isfinite(pair).all()) for pair in extremes))
+
+    def _somewhere(self, here: bool) -> bool:
+        """Return whether something is true on any of the ranks that move other voxels; all of them call it."""
+        ranks = self.slab.mesh if self.shares_planes else self.slab
+        return ranks.largest(float(here)) > 0
 
     @property
     def _tensors(self) -> list[Tensor]:
         variation = [] if self._variation is None else self._variation.tensors
-        return [self.object, self._probe_parts, *variation, *self._refinement.tensors]
+        return [self._moved, self._probe_parts, *variation, *self._refinement.tensors]
 
     @torch.no_grad()
     def copy(self, over: list[Tensor | None] | None = None) -> list[Tensor | None]:
@@ -342,7 +457,7 @@ class Unknowns:
         rooms = [None] * len(self._tensors) if over is None else over
         return [
             None
-            if tensor is self.object and not tensor.any()
+            if tensor is self._moved and not tensor.any()
             else (torch.empty_like(tensor) if room is None else room).copy_(tensor)
             for tensor, room in zip(self._tensors, rooms, strict=True)
         ]
@@ -352,12 +467,14 @@ class Unknowns:
         """Go back to a copy."""
         for tensor, was in zip(self._tensors, saved, strict=True):
             tensor.zero_() if was is None else tensor.copy_(was)
+        self.gather()
         self._refinement.hold_windows(self._model)
 
     def state(self, best: list[Tensor | None], mesh: Mesh) -> dict[str, Tensor]:
         """Return all that a fit needs to go on, by name; they are no copies.
 
-        What is called ``volume/…`` lies on the ranks as the object does, all else is the same on every rank.
+        What is called ``volume/…`` lies on the ranks as the object does, ``planes/…`` as what the optimiser moves of
+        it, all else is the same on every rank.
 
         Args:
             best: from ``copy``.
@@ -365,26 +482,29 @@ class Unknowns:
         """
         found = {"volume/object": self.object, "probe/parts": self._probe_parts}
         found["probe/unit"] = torch.tensor(self._probe_unit, dtype=torch.float64)
-        found |= self.optimiser.state() | self._probe_optimiser.state() | self._refinement.state()
+        found |= {self._named(name): tensor for name, tensor in self.optimiser.state().items()}
+        found |= self._probe_optimiser.state() | self._refinement.state()
         if self._variation is not None:
             found |= self._variation.state()
         waiting = [gradient.clone() for gradient in self._waiting]
         mesh.sum(*waiting)
         found |= {f"waiting/{number}": gradient for number, gradient in enumerate(waiting)}
-        volume, *_ = best or [None]
-        if self.slab.largest(float(volume is not None)):
-            # A slab may be empty and the volume not.
-            best = [torch.zeros_like(self.object) if volume is None else volume, *best[1:]]
+        best_name, (volume, *_) = self._named("volume/best"), best or [None]
+        if self._somewhere(volume is not None):
+            # A slab, or some planes, may be empty and the volume not.
+            best = [torch.zeros_like(self._moved) if volume is None else volume, *best[1:]]
         kept = ((number, tensor) for number, tensor in enumerate(best) if tensor is not None)
-        return found | {f"best/{number}" if number else "volume/best": tensor for number, tensor in kept}
+        return found | {f"best/{number}" if number else best_name: tensor for number, tensor in kept}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor], mesh: Mesh) -> list[Tensor | None]:
         """Go on from what ``state`` returned; return the copy that it held."""
         self.object.copy_(state["volume/object"])
+        self._take_own()
         self._probe_parts.copy_(state["probe/parts"])
         self._probe_unit = float(state["probe/unit"])
-        self.optimiser.load(state)
+        moved = self._moved_part_of(state)
+        self.optimiser.load(moved)
         self._probe_optimiser.load(state)
         self._refinement.load(state)
         self._refinement.hold_windows_again(self._model)
@@ -392,7 +512,20 @@ class Unknowns:
             self._variation.load(state)
         for number, gradient in enumerate(self._waiting if mesh.rank == 0 else []):
             gradient.copy_(state.get(f"waiting/{number}", torch.zeros(())))
-        return [state.get(f"best/{number}" if number else "volume/best") for number in range(len(self._tensors))]
+        return [moved.get(f"best/{number}" if number else "volume/best") for number in range(len(self._tensors))]
+
+    def _named(self, name: str) -> str:
+        """Return the name under which a part of the optimiser's state is kept: it says whether ranks share planes."""
+        return name.replace("volume/", "planes/") if self.shares_planes else name
+
+    def _moved_part_of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state that has this rank's planes, whether those that kept it shared them or not."""
+        found = {}
+        for name, tensor in state.items():
+            whole = name.startswith("volume/")
+            own = with_y_last(self._shares.part_of(tensor)) if whole else tensor
+            found[name.replace("planes/", "volume/")] = own
+        return found
 
     @property
     def _waiting(self) -> list[Tensor]:

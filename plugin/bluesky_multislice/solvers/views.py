@@ -327,7 +327,25 @@ def split_views(views: int, held_back_every: int) -> tuple[NDArray[np.intp], NDA
     return everything[~held], everything[held]
 
 
-def share_views(views: NDArray[np.intp], lanes: int, mesh: Mesh) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def lanes_of(views: NDArray[np.intp], lanes: int, angle_rad: NDArray[np.float64] | None = None) -> NDArray[np.intp]:
+    """Return the lane (n,) of each of some views.
+
+    Args:
+        views: (n,) of all ranks.
+        lanes: number of lanes.
+        angle_rad: rotation angle of every view of the scan: all views of an angle are in one lane, and each lane has a
+            sector of the angles, so that a step, which takes a batch of every lane, looks from all sides. None: views
+            are dealt out one by one.
+    """
+    if angle_rad is None:
+        return np.arange(len(views)) % lanes
+    angles, angle_of = np.unique(angle_rad[views], return_inverse=True)
+    return angle_of * lanes // max(len(angles), 1)
+
+
+def share_views(
+    views: NDArray[np.intp], lanes: int, mesh: Mesh, angle_rad: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return those of some views that this rank's angle group works on, and their lanes.
 
     Lanes are dealt out to the groups, and views to the lanes: which views a step of the fit takes depends on the number
@@ -337,8 +355,9 @@ def share_views(views: NDArray[np.intp], lanes: int, mesh: Mesh) -> tuple[NDArra
         views: (n,) of all ranks.
         lanes: number of lanes.
         mesh: the ranks.
+        angle_rad: see ``lanes_of``.
     """
-    lane = np.arange(len(views)) % lanes
+    lane = lanes_of(views, lanes, angle_rad)
     here = lane % mesh.angles == mesh.angle
     return views[here], lane[here]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bluesky_multislice.errors import RecipeError, SchedulerError
+from bluesky_multislice.errors import PlanError, RecipeError, SchedulerError
 from bluesky_multislice.planning import Machine
 from bluesky_multislice.resources import Resources
 from bluesky_multislice.schedulers import Allocation, SiteProfile, allocate, machine_of, read_site
@@ -120,11 +120,11 @@ def test_a_site_says_how_much_memory_there_is(fields):
 def test_plans_are_made_for_the_sites_nodes():
     assert machine_of(read_site(None), Resources()) is None
     gpus = SiteProfile(**CLUSTER, overrides=Overrides(nodes=3))
-    assert machine_of(gpus, Resources(nodes=3)) == Machine(6, 2, 80 * 10**9, cuda=True)
+    assert machine_of(gpus, Resources(nodes=3)) == Machine(6, 2, 80 * 10**9, accelerator=True)
     cores = SiteProfile(scheduler="slurm", nodes=2, ranks_per_node=8, memory_gb=64)
-    assert machine_of(cores, Resources()) == Machine(16, 8, 64 * 10**9, cuda=False)
+    assert machine_of(cores, Resources()) == Machine(16, 8, 64 * 10**9, accelerator=False)
     idle = SiteProfile(**CLUSTER, device="cpu", memory_gb=32)
-    assert machine_of(idle, Resources()) == Machine(4, 2, 32 * 10**9, cuda=False)
+    assert machine_of(idle, Resources()) == Machine(4, 2, 32 * 10**9, accelerator=False)
     with pytest.raises(RecipeError):
         machine_of(gpus, Resources(nodes=4))
 
@@ -159,3 +159,45 @@ def test_keys_and_what_is_no_name_have_no_place_in_the_environment(name):
 def test_directives_are_options_that_the_script_does_not_set(directive):
     with pytest.raises(ValidationError):
         SiteProfile(**CLUSTER, directives=(directive,))
+
+
+def test_ranks_of_a_node_are_no_more_than_its_gpus():
+    """Two ranks do not share one; where the profile does not know of GPUs, such as with --gres, it says how many."""
+    profile = SiteProfile(**CLUSTER, ranks_per_node=4)
+    assert machine_of(profile, Resources()) == Machine(4, 2, 80 * 10**9, accelerator=True)
+    with pytest.raises(RecipeError, match="2 nodes of at most 2"):
+        allocate(profile, Resources(), ranks=8)
+    elsewhere = SiteProfile(scheduler="slurm", device="xpu", ranks_per_node=12, gpu_memory_gb=64)
+    assert machine_of(elsewhere, Resources()) == Machine(12, 12, 64 * 10**9, accelerator=True)
+
+
+def test_a_plan_knows_memory_and_cores_beside_the_gpus():
+    profile = SiteProfile(**CLUSTER, memory_gb=400, cpus_per_task=32)
+    assert machine_of(profile, Resources()) == Machine(4, 2, 80 * 10**9, True, 400 * 10**9, 32)
+
+
+def test_processors_of_a_site_with_gpus_are_planned_with_its_nodes_cores_and_memory():
+    for device, fields in (("cpu", {}), (None, {"gpus_per_node": 0})):
+        resources = Resources(**fields)
+        profile = SiteProfile(
+            **CLUSTER, device=device, memory_gb=400, cpus_per_task=32, overrides=Overrides(gpus_per_node=2)
+        )
+        assert machine_of(profile, resources) == Machine(16, 32, 400 * 10**9, accelerator=False)
+    with pytest.raises(PlanError, match="give memory_gb in the site's profile"):
+        machine_of(SiteProfile(**CLUSTER, overrides=Overrides(gpus_per_node=2)), Resources(gpus_per_node=0))
+
+
+def test_a_job_on_processors_gets_no_gpus():
+    profile = SiteProfile(**CLUSTER, memory_gb=400, cpus_per_task=32)
+    for device, gpus, nodes in (("gpu", 2, 2), ("cpu", 0, 1)):
+        allocation = allocate(profile, Resources(), ranks=4, device=device)
+        assert (allocation.gpus_per_node, allocation.nodes, allocation.cpus_per_task) == (gpus, nodes, 32)
+
+
+@pytest.mark.parametrize("threads", ["0", "none"])
+def test_a_site_gives_a_rank_one_thread_at_least(tmp_path, threads):
+    assert SiteProfile(environment={"OMP_NUM_THREADS": "2"}).environment == {"OMP_NUM_THREADS": "2"}
+    path = tmp_path / "site.toml"
+    path.write_text(f'[environment]\nOMP_NUM_THREADS = "{threads}"\n')
+    with pytest.raises(SchedulerError, match="one thread or more"):
+        read_site(path)

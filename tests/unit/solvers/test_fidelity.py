@@ -127,3 +127,19 @@ def test_r_factor_is_the_quotient_of_its_two_parts():
     lost[0, 0, 1] = torch.nan
     difference, total = amplitude_r_factor(EXPECTED, lost, MASK)
     assert (float(difference), float(total)) == pytest.approx((1 + 0, 1 + 1))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_single_precision_on_the_processor_equals_double(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.rand(5, 96, 97, generator=generator).requires_grad_()
+    measured, mask = torch.rand(5, 96, 97, generator=generator), torch.ones(96, 97)
+    measured[2, 3, 4], mask[7] = torch.nan, 0
+    exact = expected.detach().double().requires_grad_()
+    single, double = (amplitude_misfit(frames, measured, mask) for frames in (expected, exact))
+    (3 * single).backward()
+    (3 * double).backward()
+    assert single.dtype == torch.float32
+    assert float(single.detach()) == pytest.approx(float(double.detach()), rel=1e-6)
+    torch.testing.assert_close(expected.grad.double(), exact.grad, rtol=1e-4, atol=1e-6)

@@ -174,7 +174,7 @@ EVERY_TERM = Priors(total_variation=0.3, total_variation_z=0.5, l1=0.2, vacuum=0
 @pytest.mark.parametrize("parts", [1, 2])
 def test_gradient_a_few_planes_at_a_time_is_that_of_the_whole(monkeypatch, priors, shape, kind, lie, parts):
     """In double precision or with gaps as PyTorch has it, else compiled."""
-    monkeypatch.setattr(regularisers, "_BLOCK_VOXELS", {"cpu": 3 * 5 * 6})
+    monkeypatch.setattr(regularisers, "_IN_CACHE", 3 * 5 * 6)
     volume = lie(torch.randn(2, *shape, dtype=kind, generator=torch.Generator().manual_seed(3)))
     volume[parts:] = 0
     whole = volume.clone().requires_grad_()

@@ -1,0 +1,47 @@
+"""Views whose waves are the same up to the sample's exit, because only their distance to the detector differs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bluesky_multislice.optics import on_device
+
+
+@dataclass(frozen=True, eq=False)
+class Alike:
+    """Which views of a batch share a wave.
+
+    Attributes:
+        first: (wave,) the first view of each wave.
+        wave_of: (view,) which wave a view has.
+    """
+
+    first: NDArray[np.intp]
+    wave_of: NDArray[np.intp]
+
+    def first_of(self, values: Tensor) -> Tensor:
+        """Return the rows of the first views (wave, …) of values (view or 1, …)."""
+        return values if len(values) == 1 else values[on_device(self.first, values.device)]
+
+    def of_all(self, wave: Tensor) -> Tensor:
+        """Return the waves of all views (mode, view, y, x) of distinct ones (mode, wave, y, x).
+
+        Where each is shared by as many views, gradients are summed in one order, and repeat bit by bit.
+        """
+        counts = np.bincount(self.wave_of)
+        if np.ptp(counts) > 0:
+            return wave.index_select(1, on_device(self.wave_of, wave.device))
+        repeated = wave[:, :, None].expand(-1, -1, int(counts[0]), -1, -1).flatten(1, 2)
+        place = np.argsort(np.argsort(self.wave_of, kind="stable"))
+        if (place == np.arange(len(place))).all():
+            return repeated
+        return torch.index_select(repeated, 1, on_device(place, wave.device))
+
+
+def alike_rows(places: NDArray[np.float64]) -> Alike | None:
+    """Return which views have equal places (view, 2), None where all differ."""
+    _, first, wave_of = np.unique(places, axis=0, return_index=True, return_inverse=True)
+    return Alike(first, wave_of) if len(first) < len(places) else None

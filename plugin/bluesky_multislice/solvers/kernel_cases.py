@@ -1,0 +1,190 @@
+"""Small random cases that fused kernels and general ones compute on one device, to see how far they differ."""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from bluesky_multislice.optics import Part, multislice, with_y_last
+from bluesky_multislice.optics.graphs import AcceleratorGraph, Graph, Replays
+from bluesky_multislice.optics.interpolation import turn_in_planes
+from bluesky_multislice.optics.taps import KERNELS
+from bluesky_multislice.optics.transmission import EagerSlice, Slice
+from bluesky_multislice.solvers.descent import Adam, Descent, Nesterov, gradient_of
+from bluesky_multislice.solvers.regularisers import Bounds, Priors, add_gradient_of_penalty, bound, weights_of_a_voxel
+
+Pairs = Iterable[tuple[Tensor, Tensor]]
+"""What fused kernels have computed, and what general ones have."""
+
+
+def largest_difference(pairs: Pairs) -> float:
+    """Return the largest difference of a pair, relative to the norm of its second; infinite where it is no number."""
+    differences = [float((found.detach() - known).norm() / known.norm()) for found, known in pairs]
+    return max(difference if math.isfinite(difference) else math.inf for difference in differences)
+
+
+class _Random:
+    """Random tensors on a device, the same for the same calls."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._generator = device, torch.Generator().manual_seed(5)
+
+    def real(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self._generator).to(self._device)
+
+    def wave(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self._generator, dtype=torch.complex64).to(self._device)
+
+
+def slices(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what slices make of waves and their gradients: of a shared plane, of planes of the views' own, of windows.
+
+    Waves have an odd number of pixels, and windows touch the plane's edges and each other.
+    """
+    from bluesky_multislice.optics.triton_slices import TritonSlice
+
+    views, ny, nx = 5, 9, 37
+    corners = [(0, 0), (3, 5), (3, 6), (5, 66), (5, 0)]
+    for shape, windows in (((1, ny, nx), None), ((views, ny, nx), None), ((1, ny + 5, nx + 66), corners)):
+        random = _Random(device)
+        delta, beta = 1e-4 * random.real(*shape), 1e-6 * random.real(*shape)
+        waves = random.wave(2, views, ny, nx)
+        # A refined thickness is on the device.
+        for undo, strength in ((False, 1e5), (True, torch.full((), 1e5, dtype=torch.float64, device=device))):
+            general = EagerSlice(delta, beta, strength, EagerSlice.seen(windows, waves[0], delta[None]))
+            fused = TritonSlice(delta, beta, strength, TritonSlice.seen(windows, waves[0]))
+            results = (through_and_back(each, waves, delta, undo) for each in (fused, general))
+            yield from zip(*results, strict=True)
+
+
+def through_and_back(through: Slice, waves: Tensor, like: Tensor, undo: bool) -> list[Tensor]:
+    """Return T·ψ, T·h, the gradients, and what is left in the wave's memory."""
+    incoming, h = waves[0], waves[1].clone()
+    views = slice(0, len(h))
+    wave = through.transmit(incoming, views, torch.empty_like(incoming))
+    transmitted, gradients = wave.clone(), (torch.ones_like(like), torch.ones_like(like))
+    before = through.back(h, wave, views, *gradients, undo=undo)
+    return [transmitted, before, *gradients, wave]
+
+
+def turns(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield slices of a turned volume, and their gradients in the volume and the angle."""
+    from bluesky_multislice.optics.triton_turns import turn
+
+    nz, ny, nx, slices = 4, 5, 6, 3
+    slice_of_plane = tuple(plane * slices // nz for plane in range(nz))
+    general: Callable[..., Tensor]
+    for kernel in KERNELS:
+        general = functools.partial(turn_in_planes, slice_of_plane=slice_of_plane, kernel=kernel)
+        fused = functools.partial(turn, slices=slices, kernel=kernel)
+        for angle in (0.3, -2.2) if kernel == "linear" else (0.3,):
+            random = _Random(device)
+            volume, weight = with_y_last(random.real(nz, ny, nx)), random.real(slices, ny, nx)
+            results = (_turned_and_back(each, volume, angle, weight) for each in (fused, general))
+            yield from zip(*results, strict=True)
+
+
+def _turned_and_back(turning: Callable[..., Tensor], volume: Tensor, angle: float, weight: Tensor) -> list[Tensor]:
+    leaf, theta = volume.clone().requires_grad_(), torch.tensor(angle, dtype=torch.float64, requires_grad=True)
+    turned = turning(leaf, theta)
+    (turned * weight).sum().backward()
+    return [turned.detach(), gradient_of(leaf), gradient_of(theta)]
+
+
+_PRIORS = Priors(total_variation=3.0, total_variation_z=1.5, l1=0.5, smoothness_z=0.7)
+
+
+def descent(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a volume and its optimiser's moments after steps with a prior, a weight and bounds."""
+    free = Bounds(False, None, None, None)
+    shape = (2, 3, 9, 7)
+    support = with_y_last(_Random(device).real(*shape[1:]) > -0.5)
+    tight = Bounds(True, support, 0.1, 0.5)
+    makers: tuple[Callable[[Tensor], Descent], ...] = (
+        functools.partial(Nesterov, momentum=0.9),
+        functools.partial(Adam, floor=0.01),
+    )
+    for make in makers:
+        for priors, bounds in ((_PRIORS, tight), (_PRIORS, free), (Priors(), tight)):
+            results = (_descended(step, make, priors, bounds, shape, device) for step in (_fused_step, _general_step))
+            yield from zip(*results, strict=True)
+
+
+def _descended(
+    step: Callable,
+    make: Callable[[Tensor], Descent],
+    priors: Priors,
+    bounds: Bounds,
+    shape: tuple,
+    device: torch.device,
+) -> list[Tensor]:
+    random = _Random(device)
+    volume, gradient = with_y_last(0.1 * random.real(*shape)), with_y_last(random.real(*shape))
+    weight = with_y_last(random.real(*shape[1:]).abs())
+    volume.grad = torch.zeros_like(volume)
+    method = make(volume)
+    for number in (1, 2):
+        gradient_of(volume).copy_(number * gradient)
+        step(volume, method, priors, bounds, weight)
+    return [volume.clone(), *method.state().values()]
+
+
+_LENGTH, _FLOOR, _PIXELS = 0.1, 0.05, 7.0
+
+
+def _general_step(volume: Tensor, method: Descent, priors: Priors, bounds: Bounds, weight: Tensor) -> None:
+    gradient = gradient_of(volume)
+    add_gradient_of_penalty(volume, gradient, priors, _FLOOR, 0.0, weight=_PIXELS)
+    gradient.div_(_PIXELS).mul_(weight)
+    method.step(_LENGTH)
+    ratios = Priors(beta_over_delta_min=bounds.least, beta_over_delta_max=bounds.most)
+    bound(volume, ratios, positivity=bounds.positivity, support=bounds.support)
+
+
+def _fused_step(volume: Tensor, method: Descent, priors: Priors, bounds: Bounds, weight: Tensor) -> None:
+    from bluesky_multislice.solvers.triton_descent import Pull, move
+
+    nothing, gradient = volume[..., :0, :], gradient_of(volume)
+    weights = weights_of_a_voxel(priors, _FLOOR, 0.0, 1 / volume.numel())
+    pixels = torch.full((), _PIXELS, dtype=torch.float64, device=volume.device)
+    move(volume, gradient, method.count_step(_LENGTH), Pull(weights, nothing, nothing, pixels), weight, bounds)
+    volume.copy_(gradient)
+
+
+def graphs(device: torch.device, new_graph: Callable[..., Graph] = AcceleratorGraph) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield waves behind an object, and gradients, of calls of which the last ones replay a graph.
+
+    Args:
+        device: where.
+        new_graph: what they are captured in.
+    """
+    replays, random = Replays(new_graph), _Random(device)
+    propagate = functools.partial(
+        multislice, wavelength_m=1e-9, pixel_size_m=2e-8, slice_thickness_m=[1e-6] * 3, gradient="stored"
+    )
+    for _ in range(5):
+        wave, delta, beta = random.wave(2, 16, 18), 1e-4 * random.real(3, 16, 18), 1e-5 * random.real(3, 16, 18)
+        direction = random.wave(2, 16, 18)
+        run = functools.partial(replays, "check", propagate)
+        results = (propagated(each, (wave, delta, beta), direction) for each in (run, propagate))
+        yield from zip(*results, strict=True)
+    if not replays.kept:
+        raise RuntimeError("nothing was captured")
+
+
+def propagated(propagate: Callable[..., Tensor], inputs: tuple[Tensor, ...], direction: Tensor) -> list[Tensor]:
+    """Return a propagation of wave, δ and β, and its gradients in them for one in the wave that comes out."""
+    leaves = [each.clone().requires_grad_() for each in inputs]
+    out = propagate(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, direction)]
+
+
+CASES: dict[Part, Callable[[torch.device], Pairs]] = {
+    "slices": slices,
+    "turns": turns,
+    "descent": descent,
+    "graphs": graphs,
+}
+"""In the order in which they are compared: graphs capture the kernels that have agreed before."""
