@@ -83,6 +83,7 @@ def check(found, mesh, expected, case):
     """What was found of a case on a mesh is what one processor finds."""
     names = [key.rpartition("/")[2] for key in expected if key.startswith(f"{case}/1x1/1/")]
     assert {"volume", "losses"} <= set(names)
+    assert expected[f"{case}/1x1/1/volume"].any()
     for name in names:
         got, want = found[f"{case}/{mesh}/1/{name}"], expected[f"{case}/1x1/1/{name}"]
         if not want.any():
