@@ -12,8 +12,8 @@ from bluesky_multislice.optics.propagation import apply_transfer
 def far_field(wave: Tensor) -> Tensor:
     """Return |FFT_ortho(ψ)|² of waves (..., y, x), zero frequency at index n//2.
 
-    The transform is not scaled, but its square: what rounding leaves in dark pixels, and with it their gradient, is then
-    the same as in ``fused_detection``.
+    The square is scaled, not the transform: rounding then leaves the same in dark pixels, and in their gradient, as in
+    ``fused_detection``.
     """
     spectrum = torch.fft.fftshift(torch.fft.fft2(wave), dim=(-2, -1))
     return (spectrum.real**2 + spectrum.imag**2) / wave.shape[-2:].numel()
