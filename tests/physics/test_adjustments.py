@@ -77,6 +77,19 @@ def test_an_axis_shift_moves_all_views_of_its_angle(regime):
     assert relative(seen(scan, Adjustments(axis_shift_m=tensor(shifts))), seen(moved)) < 1e-12
 
 
+@regimes
+def test_windows_that_are_held_make_the_frames_of_those_that_follow(regime):
+    """A view that moves on moves its probe; the object vanishes before the window's edge."""
+    scan, model = geometry(40, regime), model_of(geometry(40, regime))
+    known, now = (Adjustments(position_m=tensor([(m, -m)] * 3) * PIXEL_M) for m in (0.7, 1.9))
+    follows = model(*blobs(40), probe(40), [0, 1, 2], now)
+    model.hold(known)
+    held = model(*blobs(40), probe(40), [0, 1, 2], now)
+    assert relative(held, follows) < 1e-5
+    assert not torch.equal(held, follows), "windows did not stay"
+    assert relative(seen(scan, n=40), follows) > 0.01
+
+
 def test_position_and_axis_shift_add():
     scan, move = geometry(24), torch.full((3, 2), 0.3 * PIXEL_M, dtype=torch.float64)
     together = seen(scan, Adjustments(position_m=move, axis_shift_m=move[:2]))

@@ -12,7 +12,7 @@ from bluesky_multislice.errors import PlanError, ScanError
 from bluesky_multislice.frames import Frames
 from bluesky_multislice.geometry import Beam, VolumeGrid
 from bluesky_multislice.models import Adjustments, ForwardModel
-from bluesky_multislice.optics import blur, point_spread_transfer
+from bluesky_multislice.optics import PROPAGATIONS, blur, point_spread_transfer
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.predict import predict_frames
 from bluesky_multislice.recipe import Recipe
@@ -52,6 +52,31 @@ def geometry_of(angles=12, distances_m=DISTANCES_M, n=N):
 def sample(n=N):
     """δ (z, y, x) of two balls."""
     return ball(n, radius=4.0) + ball(n, radius=2.0)[::-1, ::-1, ::-1]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [3, 0, 5, 1], [2, 4, 1]])
+def test_views_that_differ_in_distance_alone_go_through_the_sample_once(monkeypatch, order):
+    position_m = np.repeat([[0, 0], [0, VOXEL_M]], [4, 5], axis=0)
+    geometry = replace(geometry_of(angles=3), angle_rad=np.zeros(9), position_m=position_m)
+    through, waves = PROPAGATIONS["multislice"], []
+
+    def counted(wave, *rest, **options):
+        waves.append(len(wave))
+        return through(wave, *rest, **options)
+
+    monkeypatch.setitem(PROPAGATIONS, "multislice", counted)
+    grid = VolumeGrid((N, N, N), (VOXEL_M,) * 3)
+    model = ForwardModel(geometry, grid, slices=4, margin=6, precision=torch.float64)
+    delta = torch.as_tensor(sample(), dtype=torch.float64).requires_grad_()
+    wave = torch.ones((1, *model.window), dtype=torch.complex128)
+    weights = torch.rand((len(order), N, N), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    together = model(delta, None, wave, order)
+    (gradient,) = torch.autograd.grad((weights * together).sum(), delta)
+    assert waves == [len({view >= 4 for view in order})]
+    alone = torch.cat([model(delta, None, wave, [view]) for view in order])
+    (expected,) = torch.autograd.grad((weights * alone).sum(), delta)
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(gradient, expected)
 
 
 def frames_of(geometry, adjustments=(), margin=6, delta=None, **options):

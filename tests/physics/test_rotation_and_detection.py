@@ -11,6 +11,7 @@ from scipy import sparse, special
 from bluesky_multislice import optics
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.optics import interpolation as interpolation_module
+from bluesky_multislice.optics import taps
 
 
 @pytest.mark.parametrize("n", [8, 9])
@@ -32,6 +33,29 @@ def test_quarter_and_half_turns_are_exact_for_even_and_odd_sizes(n):
     assert torch.allclose(half, volume.flip(0, 2), atol=1e-12)
     # lab (z, x) sees sample (z' = x, x' = −z)
     assert torch.allclose(quarter, volume.permute(2, 1, 0).flip(0), atol=1e-12)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, np.pi / 4, np.pi / 2, -2.0, 3.1])
+@pytest.mark.parametrize("kernel", ["linear", "cubic"])
+@pytest.mark.parametrize("sizes", [(9, 5, 11, 9), (12, 4, 7, 5), (7, 3, 16, 1), (13, 2, 13, 4)])
+def test_turns_slopes_and_transposes_without_matrices_are_those_of_matrices(monkeypatch, sizes, kernel, angle):
+    nz, ny, nx, slices = sizes
+    # Some slices are made after the others.
+    monkeypatch.setattr(taps, "_AT_ONCE", 3 * nx * 16)
+    volume = torch.randn(nz, ny, nx, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    theta = torch.tensor(angle, dtype=torch.float64, requires_grad=True)
+    slice_of_plane = tuple(plane * slices // nz for plane in range(nz))
+    turned = interpolation_module.turn_in_planes(volume, theta, slice_of_plane, kernel)
+    image = torch.randn(turned.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    back, along = torch.autograd.grad(turned, (volume, theta), image)
+    for known in (angle, theta.detach()):
+        by = taps.Turn(nz, slices, nx, known, taps.KERNELS[kernel])
+        gathered = taps.turn(volume, by)
+        (gathered_back,) = torch.autograd.grad(gathered, volume, image)
+        slope = taps.turn(volume, by._replace(slope=True))
+        torch.testing.assert_close(gathered, turned, rtol=0, atol=1e-12)
+        torch.testing.assert_close(gathered_back, back, rtol=0, atol=1e-12)
+        torch.testing.assert_close((slope * image).sum(), along, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("angle", [0.35, -0.8, 2.0])

@@ -10,9 +10,13 @@ from bluesky_multislice.optics.propagation import apply_transfer
 
 
 def far_field(wave: Tensor) -> Tensor:
-    """Return |FFT_ortho(ψ)|² of waves (..., y, x), zero frequency at index n//2."""
-    spectrum = torch.fft.fftshift(torch.fft.fft2(wave, norm="ortho"), dim=(-2, -1))
-    return spectrum.real**2 + spectrum.imag**2
+    """Return |FFT_ortho(ψ)|² of waves (..., y, x), zero frequency at index n//2.
+
+    The square is scaled, not the transform: rounding then leaves the same in dark pixels, and in their gradient, as in
+    ``fused_detection``.
+    """
+    spectrum = torch.fft.fftshift(torch.fft.fft2(wave), dim=(-2, -1))
+    return (spectrum.real**2 + spectrum.imag**2) / wave.shape[-2:].numel()
 
 
 def far_field_of_modes(wave: Tensor) -> Tensor:
