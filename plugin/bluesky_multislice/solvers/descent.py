@@ -68,10 +68,13 @@ class Nesterov:
     Args:
         moved: what is moved, in place.
         momentum: part of the last move that goes on.
+
+    Attributes:
+        momentum: as above.
     """
 
     def __init__(self, moved: Tensor, momentum: float) -> None:
-        self._moved, self._momentum = moved, momentum
+        self._moved, self.momentum = moved, momentum
         self._buffer: Tensor | None = None
 
     @torch.no_grad()
@@ -85,7 +88,7 @@ class Nesterov:
             [buffer],
             fused=True,
             lr=length,
-            momentum=self._momentum,
+            momentum=self.momentum,
             nesterov=True,
             dampening=0.0,
             weight_decay=0.0,
@@ -98,7 +101,7 @@ class Nesterov:
         """See ``Descent``."""
         if self._buffer is None:
             self._buffer = torch.zeros_like(self._moved)
-        return Moments(length, (self._buffer,), self._momentum)
+        return Moments(length, (self._buffer,), self.momentum)
 
     def forget(self) -> None:
         """See ``Descent``."""

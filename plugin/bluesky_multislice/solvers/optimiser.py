@@ -19,11 +19,24 @@ _PART_OF_THE_WAY = 0.2
 """
 
 
-WEIGHTED_MOMENTUM = 0.8
-"""Some five batches of one angle light every pixel."""
+_FIRST_MOMENTUM, _MOMENTUM_PER_EPOCH, _LAST_MOMENTUM = 0.8, 0.02, 0.92
+"""Part of weighted descent's last move that goes on: in the first epoch, more per epoch, and at most.
+
+Some five batches of one angle light every pixel, and a fit that has settled gains by remembering more of them. Measured
+on three slices: the worst correlates with the truth after 7 epochs as after 16 with 0.8 throughout. 0.9 from the start
+loses two of the first epochs.
+"""
+
+WEIGHTED_LENGTH = 0.2
+"""Part of the way to the bottom of a batch's misfit that one weighted gradient moves at once."""
 
 _DARK_WEIGHT = 0.1
 """Part of the brightest pixel's light that is added to that of others, so that dark ones move little."""
+
+
+def weighted_momentum(epochs_done: int) -> float:
+    """Return the part of weighted descent's last move that goes on after so many epochs."""
+    return min(_FIRST_MOMENTUM + _MOMENTUM_PER_EPOCH * epochs_done, _LAST_MOMENTUM)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +91,11 @@ class ObjectOptimiser:
         self._epochs_done = 0
         self._weight: Tensor | None = None
         self._of_light: Tensor | None = None
-        self._length = {"adam": adam_step, "nesterov": 0.0, "weighted": (1 - WEIGHTED_MOMENTUM) * factor}[name]
+        self._length = {"adam": adam_step, "nesterov": 0.0, "weighted": WEIGHTED_LENGTH * factor}[name]
         self._adam = Adam(volume, floor=0.0) if name == "adam" else None
-        going_on = momentum if name == "nesterov" else WEIGHTED_MOMENTUM
-        self._method = self._adam or Nesterov(volume, going_on)
+        self._method = self._adam or Nesterov(volume, momentum)
+        self._weighted = self._method if name == "weighted" and isinstance(self._method, Nesterov) else None
+        self._prepare()
 
     @property
     def waits(self) -> bool:
@@ -159,6 +173,7 @@ class ObjectOptimiser:
     def end_epoch(self) -> None:
         """Shorten the step."""
         self._epochs_done += 1
+        self._prepare()
 
     def halve_steps(self) -> None:
         """Forget the momentum, and go on with half the length."""
@@ -179,7 +194,12 @@ class ObjectOptimiser:
         """Go on from what ``state`` returned."""
         epochs, self._length, floor = state["object/numbers"].tolist()
         self._epochs_done = int(epochs)
+        self._prepare()
         if self._adam is not None:
             self._adam.floor = floor
         self._weight = state.get("volume/weight")
         self._method.load(of_name("object", {name.removeprefix("volume/"): value for name, value in state.items()}))
+
+    def _prepare(self) -> None:
+        if self._weighted is not None:
+            self._weighted.momentum = weighted_momentum(self._epochs_done)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.solvers.descent import Adam, Descent, Nesterov, named, of_name
-from bluesky_multislice.solvers.optimiser import WEIGHTED_MOMENTUM
+from bluesky_multislice.solvers.optimiser import WEIGHTED_LENGTH, weighted_momentum
 from bluesky_multislice.solvers.schedule import Schedule
 
 
@@ -38,12 +38,13 @@ class ProbeOptimiser:
     ) -> None:
         self._parts, self._relative_step = parts, relative_step
         step *= schedule.strength
-        self._step = step * (1 - WEIGHTED_MOMENTUM) if weighted else step
+        self._step = step * WEIGHTED_LENGTH if weighted else step
         self._from_epoch = max(schedule.from_epoch, 2) if weighted else schedule.from_epoch
         power = float(parts.detach().square().sum()) if power is None else power
         self._powers = power / schedule.bound, power * schedule.bound
         self._epochs_done = 0
-        self._method: Descent = Nesterov(parts, WEIGHTED_MOMENTUM) if weighted else Adam(parts, floor=1e-12)
+        self._weighted = Nesterov(parts, weighted_momentum(0)) if weighted else None
+        self._method: Descent = self._weighted or Adam(parts, floor=1e-12)
         self._prepare()
 
     @property
@@ -93,4 +94,6 @@ class ProbeOptimiser:
         self._prepare()
 
     def _prepare(self) -> None:
+        if self._weighted is not None:
+            self._weighted.momentum = weighted_momentum(self._epochs_done)
         self._parts.requires_grad_(self.active)

@@ -110,4 +110,26 @@ def test_the_weighted_probe_rests_for_an_epoch_and_then_moves_by_its_curvature()
         places.append(parts.detach().clone())
         probe.end_epoch()
     np.testing.assert_array_equal(places[0], 2.0)
-    np.testing.assert_allclose(parts.detach(), 2.0 - 0.2 * 1.8 * 0.01 * 32 / light, rtol=1e-6)
+    np.testing.assert_allclose(parts.detach(), 2.0 - 0.2 * 1.82 * 0.01 * 32 / light, rtol=1e-6)
+
+
+def test_weighted_descent_remembers_more_with_each_epoch_also_after_it_was_kept():
+    def final_move(moving, volume):
+        moves = []
+        for _ in range(2):
+            before = volume.detach().clone()
+            volume.grad = torch.ones_like(volume)
+            moving.step()
+            moves.append(float((before - volume.detach()).max()))
+        return moves[1] / moves[0]
+
+    first, kept, later = (torch.zeros((1, 1, 1, 1), requires_grad=True) for _ in range(3))
+    fresh = optimiser(first, name="weighted")
+    old = optimiser(kept, name="weighted")
+    for _ in range(4):
+        old.end_epoch()
+    loaded = optimiser(later, name="weighted")
+    loaded.load(old.state())
+    # Nesterov's second move over the first, (1 + m + m²) / (1 + m).
+    for moving, volume, momentum in ((fresh, first, 0.8), (old, kept, 0.88), (loaded, later, 0.88)):
+        assert final_move(moving, volume) == pytest.approx((1 + momentum + momentum**2) / (1 + momentum), rel=1e-5)

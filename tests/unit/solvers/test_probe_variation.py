@@ -9,7 +9,7 @@ from small_scan import rebuild
 from bluesky_multislice.solvers import Schedule
 from bluesky_multislice.solvers.probe_variation import ProbeVariation
 
-FLICKERING = FarFieldScan(flicker=0.1, breathing=0.1)
+FLICKERING = FarFieldScan(flicker=0.1, breathing=0.1, seed=1)
 EPOCHS = 16
 
 
@@ -32,8 +32,8 @@ def likeness(solution):
 
 def test_a_beam_that_flickers_and_breathes_needs_it(rebuilt):
     without, varied = rebuilt[0], rebuilt[2]
-    assert varied.held_back_r_factor < 0.75 * without.held_back_r_factor  # 0.102 and 0.154; 0.097 of a steady beam
-    assert likeness(varied) > likeness(without)  # 0.971 and 0.963
+    assert varied.held_back_r_factor < 0.75 * without.held_back_r_factor  # 0.101 and 0.161
+    assert likeness(varied) > likeness(without)  # 0.987 and 0.979
 
 
 def test_the_weights_follow_the_beam_also_in_frames_held_back(rebuilt):
