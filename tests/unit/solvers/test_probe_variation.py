@@ -9,43 +9,47 @@ from small_scan import rebuild
 from bluesky_multislice.solvers import Schedule
 from bluesky_multislice.solvers.probe_variation import ProbeVariation
 
-FLICKERING = FarFieldScan(flicker=0.1, breathing=0.1, seed=1)
+BEAMS = [FarFieldScan(flicker=0.1, breathing=0.1, seed=seed) for seed in range(3)]
 EPOCHS = 16
 
 
 @pytest.fixture(scope="module")
 def rebuilt():
-    scan = FLICKERING.scan(focus_known=True)
+    """For each beam the solution without variations of the probe, and with two."""
     settings = {"epochs": EPOCHS, "probe_modes": 1, "held_back_every": 10}
-    return {number: rebuild(scan, probe_variations=number, **settings) for number in (0, 2)}
+    scans = [beam.scan(focus_known=True) for beam in BEAMS]
+    return [{number: rebuild(scan, probe_variations=number, **settings) for number in (0, 2)} for scan in scans]
 
 
-def likeness(solution):
-    position_m = FLICKERING.scan(focus_known=True).geometry.position_m
+def likeness(beam, solution):
+    position_m = beam.scan(focus_known=True).geometry.position_m
     phase, absorption = (part[0].double().numpy() for part in (solution.delta, solution.beta))
     # One slice is one depth of field thick, 5.4·pixel²/λ, and k = 2π/λ.
     k_depth = 2 * np.pi * 5.4 * (20e-9 / 0.2e-9) ** 2
-    return FLICKERING.likeness(
-        np.exp(-k_depth * (1j * phase + absorption)), (position_m.min(0) + position_m.max(0)) / 2
+    return beam.likeness(np.exp(-k_depth * (1j * phase + absorption)), (position_m.min(0) + position_m.max(0)) / 2)
+
+
+def test_beams_that_flicker_and_breathe_need_it(rebuilt):
+    for found in rebuilt:
+        assert found[2].held_back_r_factor < 0.75 * found[0].held_back_r_factor
+    # One sample of three comes out as well without it; the mean does not.
+    without, varied = (
+        np.mean([likeness(beam, found[number]) for beam, found in zip(BEAMS, rebuilt, strict=True)])
+        for number in (0, 2)
     )
-
-
-def test_a_beam_that_flickers_and_breathes_needs_it(rebuilt):
-    without, varied = rebuilt[0], rebuilt[2]
-    assert varied.held_back_r_factor < 0.75 * without.held_back_r_factor  # 0.101 and 0.161
-    assert likeness(varied) > likeness(without)  # 0.987 and 0.979
+    assert varied > without + 0.005
 
 
 def test_the_weights_follow_the_beam_also_in_frames_held_back(rebuilt):
-    weights = rebuilt[2].differences["variation_of_view"].numpy()
-    gain = FLICKERING.amplitude - FLICKERING.amplitude.mean()
+    weights = rebuilt[0][2].differences["variation_of_view"].numpy()
+    gain = BEAMS[0].amplitude - BEAMS[0].amplitude.mean()
     for views in (slice(None), slice(9, None, 10)):
         coefficients, *_ = np.linalg.lstsq(weights, gain, rcond=None)
         assert np.corrcoef(weights[views] @ coefficients, gain[views])[0, 1] > 0.9
 
 
 def test_shapes_are_orthogonal_and_of_the_probes_energy(rebuilt):
-    found = rebuilt[2]
+    found = rebuilt[0][2]
     parts = torch.view_as_real(found.differences["probe_variations"]).flatten(1).double()
     overlap = (parts @ parts.T).numpy()
     assert overlap[0, 0] == pytest.approx(overlap[1, 1], rel=1e-3)
