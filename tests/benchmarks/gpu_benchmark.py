@@ -6,6 +6,7 @@ docs/gpu.md says what each figure means.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -38,7 +39,7 @@ from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruct import reconstruct
 from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers import Epoch
+from bluesky_multislice.solvers import Epoch, choose_kernels
 
 LIGHT = {"wavelength_m": 1e-10, "pixel_size_m": 1e-8, "slice_thickness_m": 1e-7}
 PAIRS = 2
@@ -142,6 +143,28 @@ def copy_rate(setting: Setting, x: Tensor, y: Tensor) -> float:
     return 2 * x.nbytes / setting.seconds(lambda: y.copy_(x))
 
 
+def kernels(setting: Setting) -> Figures:
+    """Which kernels a job would compute with, and how far fused ones are from the general ones."""
+    with join_mesh(setting.device.type) as mesh:
+        return choose_kernels("auto", mesh).as_dict()
+
+
+def with_each_kernels(section: Callable[[Setting], Figures]) -> Callable[[Setting], Figures]:
+    """Return a section that does its work with the general kernels, and on an accelerator with those of a job, too."""
+
+    @functools.wraps(section)
+    def measure(setting: Setting) -> Figures:
+        found = {}
+        for asked in ("general", "auto") if setting.is_accelerator else ("general",):
+            with join_mesh(setting.device.type) as mesh:
+                choose_kernels(asked, mesh)
+            found |= {f"{label}, {asked}": figures for label, figures in section(setting).items()}
+        return found
+
+    return measure
+
+
+@with_each_kernels
 def propagations(setting: Setting) -> Figures:
     """Exit wave and gradients in wave, δ and β of every propagation, against the processor in double precision."""
     found = {}
@@ -177,6 +200,7 @@ def _with_gradients(
     return [exit_wave, *torch.autograd.grad(misfit, given)]
 
 
+@with_each_kernels
 def rotation(setting: Setting) -> Figures:
     """Every interpolation against the processor in double precision, and how far its gradient is from the transpose."""
     n, found, generator = 24, {}, torch.Generator().manual_seed(0)
@@ -210,6 +234,7 @@ def fits(setting: Setting) -> Figures:
     return found
 
 
+@with_each_kernels
 def slices(setting: Setting) -> Figures:
     """Time of an FFT pair and of a slice, forward and adjoint, with stored waves."""
     x, y = (torch.zeros(2**22 if setting.quick else 2**26, device=setting.device) for _ in range(2))
@@ -244,6 +269,7 @@ def _gradient(setting: Setting, n: int, views: int, number: int, windows: list |
     return compute
 
 
+@with_each_kernels
 def launches(setting: Setting) -> Figures:
     """PyTorch's operators, and on an accelerator its kernels, per slice, forward and adjoint."""
     found: Figures = {}
@@ -411,7 +437,7 @@ def exchange(kind: str, quick: bool) -> None:
             print(json.dumps(found))
 
 
-SECTIONS = (machine, propagations, rotation, fits, slices, launches, epochs, collectives)
+SECTIONS = (machine, kernels, propagations, rotation, fits, slices, launches, epochs, collectives)
 
 
 def measured(setting: Setting) -> dict[str, Figures]:

@@ -81,9 +81,10 @@ def epoch(**figures):
     [
         ({"propagations": {"multislice": 1e-6}, "fits": {"patterns": 5e-5}}, 2, 0),
         ({"propagations": {"multislice": 1e-4}, "fits": {"patterns": float("nan")}}, 0, 2),
-        ({"slices": {"8 × 512²": LARGE}}, 2, 0),
-        ({"slices": {"8 × 512²": LARGE | {"over_fft": 1.6, "share_of_copy": 0.6}}}, 0, 2),
-        ({"slices": {"1 × 64²": LARGE | {"pixels": 64**2, "over_fft": 9.0}}}, 0, 0),
+        ({"slices": {"8 × 512², auto": LARGE}}, 2, 0),
+        ({"slices": {"8 × 512², auto": LARGE | {"over_fft": 1.6, "share_of_copy": 0.6}}}, 0, 2),
+        ({"slices": {"8 × 512², general": LARGE | {"over_fft": 9.0}}}, 0, 0),
+        ({"slices": {"1 × 64², auto": LARGE | {"pixels": 64**2, "over_fft": 9.0}}}, 0, 0),
         ({"epochs": {"patterns": epoch()}}, 2, 0),
         ({"epochs": {"patterns": epoch(share_on_device=0.5, peak_memory_bytes=110)}}, 0, 2),
         ({"epochs": {"patterns": epoch(share_on_device=None, peak_memory_bytes=None)}}, 0, 0),
