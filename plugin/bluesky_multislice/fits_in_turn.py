@@ -183,8 +183,8 @@ def with_fewest_modes(
     gain = 1 - misfit(most) / misfit(1)
     chosen = most if gain > WORTH_MORE_MODES else 1
     note = (
-        f"{chosen} of up to {most} probe modes: {most} leave {-gain:+.0%} of the misfit of validation frames that one "
-        f"leaves; more than one are taken from {-WORTH_MORE_MODES:+.0%} on"
+        f"probe modes: {chosen}; in short fits {most} modes change the misfit of validation frames by {-gain:+.0%} "
+        f"against one, and are taken where it falls by {WORTH_MORE_MODES:.0%} or more; probe_modes overrules"
     )
     return with_probe_modes(plan, chosen, note)
 
