@@ -84,7 +84,7 @@ def test_three_modes_explain_a_beam_of_two_better_than_one():
     assert chosen.solution.held_back_r_factor < 0.9 * asked.solution.held_back_r_factor
     # Validation frames have chosen, and nobody asks them where the recipe says how many.
     assert (len(chosen.solution.probe), len(asked.solution.probe)) == (3, 1)
-    assert "3 of up to 3 probe modes" in chosen.plan.notes[-1]
+    assert "probe modes: 3;" in chosen.plan.notes[-1]
     assert not any("probe modes" in note for note in asked.plan.notes)
 
 
