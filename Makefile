@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progre
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # Debian packages that some tests need; without them those tests say so and skip.
-DEBIAN_PACKAGES := chromium slurmctld slurmd slurm-client munge slurmdbd mariadb-server slurm-wlm-mysql-plugin
+DEBIAN_PACKAGES := chromium g++ slurmctld slurmd slurm-client munge slurmdbd mariadb-server slurm-wlm-mysql-plugin
 
 help:
 	@echo "make setup   .venv with the exact tested set; then $(BIN)/multislice runs"
