@@ -208,7 +208,7 @@ def test_turning_into_slices_is_turning_and_averaging(slices, angle, options):
 @pytest.mark.parametrize("interpolation", ["linear", "cubic", "fourier"])
 @pytest.mark.parametrize("at_once", [1, 2, 9])
 def test_layout_in_memory_and_planes_made_together_change_nothing(monkeypatch, interpolation, at_once):
-    monkeypatch.setattr(interpolation_module, "_BLOCK", {"cpu": at_once * 70 * 8})
+    monkeypatch.setattr(interpolation_module, "_BLOCK", at_once * 70 * 8)
     volume = torch.rand(9, 70, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     whole, y_last = volume.clone().requires_grad_(), optics.with_y_last(volume).requires_grad_()
     turned = [optics.rotate(part, 0.4, interpolation=interpolation) for part in (whole, y_last)]

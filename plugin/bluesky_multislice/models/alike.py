@@ -23,13 +23,14 @@ class Alike:
     wave_of: NDArray[np.intp]
 
     def first_of(self, values: Tensor) -> Tensor:
-        """Return the rows of the first views (wave, …) of values (view or 1, …)."""
+        """Return one row of values (view, …) per wave, that of its first view; a single row is returned as it is."""
         return values if len(values) == 1 else values[on_device(self.first, values.device)]
 
     def of_all(self, wave: Tensor) -> Tensor:
         """Return the waves of all views (mode, view, y, x) of distinct ones (mode, wave, y, x).
 
-        Where each is shared by as many views, gradients are summed in one order, and repeat bit by bit.
+        If all waves have the same number of views, gradients are summed in one order and repeat bit by bit. Otherwise
+        they may differ in the last bits on a GPU.
         """
         counts = np.bincount(self.wave_of)
         if np.ptp(counts) > 0:

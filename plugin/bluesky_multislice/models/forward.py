@@ -347,10 +347,10 @@ class ForwardModel(nn.Module):
         return (sum(moves) / on_device(self.pixel_m, self._device).to(moves[0])).to(self._precision) if moves else None
 
     def hold(self, adjustments: Adjustments) -> None:
-        """Keep windows on the whole pixels that these adjustments move them to, until others are given.
+        """Fix each window's first pixel where these adjustments move it, until the next call.
 
-        What else moves a view moves its probe, and needs no look at numbers on an accelerator. Before the first call a
-        window follows every adjustment.
+        Later shifts move the probe instead, so no number is read from an accelerator. Before the first call, windows
+        follow every adjustment.
 
         Args:
             adjustments: of the positions, the axis and, in the far field, the distance.
@@ -364,7 +364,7 @@ class ForwardModel(nn.Module):
     def _starts(self, views: NDArray[np.intp], shift: Tensor | None) -> tuple[NDArray[np.intp], Tensor | None]:
         """Return each window's first pixel (y, x) in the volume's planes, and what is left below one pixel.
 
-        Nothing is left, None, where all windows begin on whole pixels.
+        None is left where nothing is shifted and all windows begin on whole pixels.
         """
         first = self._first[views]
         moved = 0.0

@@ -1,4 +1,4 @@
-"""What goes between the host and an accelerator without the host waiting for the work that the accelerator has."""
+"""Transfers between the host and an accelerator that do not wait for work that is queued there."""
 
 import numpy as np
 import torch
@@ -24,21 +24,21 @@ def on_device(values: ArrayLike | Tensor, device: torch.device, dtype: torch.dty
 
 
 class LateNumber:
-    """Reads a number from an accelerator one call late, so that the host stays ahead of it.
+    """Reads a number from an accelerator one call late, so that the host does not wait for what it has just queued.
 
-    A call returns what the call before was given, 0 the first time. On a processor nothing is late.
+    A call returns the number of the call before, 0 the first time. On a processor it returns its own at once.
     """
 
     def __init__(self) -> None:
         self._coming: tuple[Tensor, torch.Event] | None = None
 
     def read(self, number: Tensor) -> float:
-        """Give the next number, a 0-d tensor, and return the last one."""
+        """Queue the copy of a 0-d tensor, and return the number of the call before."""
         if number.device.type == "cpu":
             return number.item()
         here, arrived = torch.empty((), dtype=number.dtype, pin_memory=True), torch.Event(number.device)
-        here.copy_(number, non_blocking=True)
-        arrived.record()
+        here.copy_(number.detach(), non_blocking=True)
+        arrived.record(torch.accelerator.current_stream(number.device))
         last, self._coming = self._coming, (here, arrived)
         if last is None:
             return 0.0

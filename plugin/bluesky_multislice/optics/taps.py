@@ -1,8 +1,8 @@
-"""The neighbours that interpolation in the planes (z, x) weighs, and turns made of them where the volume is.
+"""Neighbours and weights for interpolation in planes (z, x), and turns made of them on the volume's device.
 
 A turned pixel is a weighted sum of its neighbours in the sample. The transpose asks the other way round: a pixel of
 the sample sums the turned pixels that it is a neighbour of, which lie in a square around where the turn takes it. Both
-are gathers with as many places for each pixel, so that sums are in one order and repeat bit by bit.
+are gathers with the same number of places per pixel, so that sums have one order and repeat bit by bit.
 """
 
 import itertools
@@ -46,7 +46,7 @@ KERNELS: dict[KernelName, Kernel] = {
 
 
 _AT_ONCE = 2**24
-"""Neighbours that are made together: 200 MB of places and weights."""
+"""Most neighbours that are made together, of 16 bytes each and as much on the way to them."""
 
 Angle = float | Tensor
 
@@ -58,9 +58,9 @@ class Turn(NamedTuple):
         planes: planes of the volume; plane p is averaged in slice p·slices // planes.
         slices: slices of the turned volume.
         nx: pixels along x.
-        angle_rad: θ, where the volume is if it is a tensor.
+        angle_rad: θ; a tensor is on the volume's device.
         kernel: of the interpolation.
-        slope: whether it is the turn's derivative in θ instead.
+        slope: True for the derivative of the turn in θ.
     """
 
     planes: int
@@ -80,11 +80,13 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx, volume: Tensor, turn: Turn) -> Tensor:
         ctx.turn, ctx.y_last = turn, has_y_last(volume)
-        return _sums(volume, turn, _neighbours_in_sample, turn.slices, y_last=False)
+        most = -(-turn.planes // turn.slices) * (2 * turn.kernel.reach) ** 2
+        return _sums(volume, turn, _neighbours_in_sample, (turn.slices, most), y_last=False)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _sums(gradients[0], ctx.turn, _neighbours_in_slices, ctx.turn.planes, y_last=ctx.y_last), None
+        number = ctx.turn.planes, len(_candidates(ctx.turn)) ** 2
+        return _sums(gradients[0], ctx.turn, _neighbours_in_slices, number, y_last=ctx.y_last), None
 
 
 def neighbours(
@@ -116,16 +118,23 @@ def _sums(
     planes: Tensor,
     turn: Turn,
     neighbours_of: Callable[[Turn, Tensor], tuple[Tensor, Tensor]],
-    number: int,
+    sizes: tuple[int, int],
     *,
     y_last: bool,
 ) -> Tensor:
-    """Return (plane, y, x): so many planes of weighted sums over rows z·x of planes (z, y, x)."""
-    _, ny, nx = planes.shape
+    """Return (plane, y, x): weighted sums of rows z·nx + x of planes (z, y, x).
+
+    Args:
+        planes: what is summed.
+        turn: which neighbours count.
+        neighbours_of: returns places and weights of the pixels of some planes.
+        sizes: how many planes there are to make, and the neighbours of each of their pixels.
+        y_last: whether y of the result lies last in memory.
+    """
+    (number, most), (_, ny, nx) = sizes, planes.shape
     rows = planes.mT.reshape(-1, ny)
     image = planes.new_empty(number, nx, ny).mT if y_last else planes.new_empty(number, ny, nx)
-    group = -(-turn.planes // turn.slices)
-    at_once = max(1, _AT_ONCE // (nx * group * (2 * turn.kernel.reach + 2) ** 2))
+    at_once = max(1, _AT_ONCE // (nx * most))
     for first in range(0, number, at_once):
         last = min(first + at_once, number)
         place, weight = neighbours_of(turn, torch.arange(first, last, device=planes.device))
@@ -140,7 +149,7 @@ def _neighbours_in_sample(turn: Turn, number: Tensor) -> tuple[Tensor, Tensor]:
     """Return places z·x in the sample, and weights, (slice, x, neighbour), of the pixels of some slices."""
     first, end = (_first_plane(turn, each) for each in (number, number + 1))
     most = -(-turn.planes // turn.slices)
-    # A slice of fewer planes than others has the next one's first, too, without weight.
+    # A slice with one plane fewer than others also lists the first plane of the next one, with weight 0.
     plane = first[:, None] + torch.arange(most, device=number.device)
     share = ((plane < end[:, None]).double() / (end - first)[:, None])[..., None]
     places, weights = [], []
@@ -158,12 +167,12 @@ def _of_each_pixel(parts: list[Tensor]) -> Tensor:
 
 
 def _neighbours_in_slices(turn: Turn, plane: Tensor) -> tuple[Tensor, Tensor]:
-    """Return places slice·x, and weights, (z, x, neighbour), of the turned pixels that a sample's pixels count in."""
+    """Return which turned pixels use each pixel of the sample: places slice·nx + x and weights, (z, x, neighbour)."""
     shape = (turn.planes, turn.nx)
     sample = plane[:, None, None, None], torch.arange(turn.nx, device=plane.device)[:, None, None]
-    # The turn's inverse takes the square in which a pixel counts to one that is larger by at most √2.
+    # Turned back, the kernel's square of half-width reach fits into one of half-width √2·reach.
     around = _seen_at(sample, shape, -turn.angle_rad)
-    candidates = torch.arange(math.ceil(2 * math.sqrt(2) * turn.kernel.reach), device=plane.device)
+    candidates = torch.arange(len(_candidates(turn)), device=plane.device)
     half = len(candidates) / 2
     lab = (
         (around[0] - half).ceil().long() + candidates[:, None],
@@ -172,11 +181,16 @@ def _neighbours_in_slices(turn: Turn, plane: Tensor) -> tuple[Tensor, Tensor]:
     at = _seen_at(lab, shape, turn.angle_rad)
     weight = _weight(at, sample, shape, turn.kernel, slope=turn.slope)
     number = lab[0] * turn.slices // turn.planes
-    planes = _first_plane(turn, number + 1) - _first_plane(turn, number)
+    share = 1 / (_first_plane(turn, number + 1) - _first_plane(turn, number)).double()
     near = [(-turn.kernel.reach <= a - i) & (a - i < turn.kernel.reach) for a, i in zip(at, sample, strict=True)]
     counts = _inside(lab, shape) & near[0] & near[1]
     place = torch.where(counts, number * turn.nx + lab[1], 0)
-    return place.flatten(2), torch.where(counts, weight / planes, 0.0).flatten(2)
+    return place.flatten(2), torch.where(counts, weight * share, 0.0).flatten(2)
+
+
+def _candidates(turn: Turn) -> range:
+    """Return the numbers of turned pixels along an axis that may use a pixel of the sample."""
+    return range(math.ceil(2 * math.sqrt(2) * turn.kernel.reach))
 
 
 def _first_plane(turn: Turn, number: Tensor) -> Tensor:

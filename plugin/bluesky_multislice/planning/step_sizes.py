@@ -1,4 +1,4 @@
-"""How many views a step of the fit takes where the volume is large: enough that it costs no more than they do.
+"""How many views a step of the fit takes where the volume is large: so many that the step costs about what they do.
 
 Every step goes through the whole volume: sum over ranks, regularisers, optimiser. Every batch turns it to its angle,
 there and back. Small scans take steps of few views from each lane. Where that would take longer than the gradient of
@@ -42,7 +42,7 @@ _FEW_LANES = 2
 
 @dataclass(frozen=True)
 class _Epoch:
-    """Seconds of an epoch, of a rank.
+    """Cost of an epoch per rank, in seconds.
 
     Attributes:
         gradient: of the views that are fitted, without turns.
@@ -72,8 +72,8 @@ def step_sizes(plan: Plan, geometry: ScanGeometry, recipe: Recipe, profile: Mach
         return
     angles, per_angle = _angles_and_views(plan, geometry)
     by_angle = angles >= plan.lanes
-    # Few angles and many lanes: an angle's views make several batches, so that enough steps are left.
-    parts = math.ceil(STEPS_PER_EPOCH * plan.lanes / angles) if by_angle else 1
+    # Few angles: the views of each make several batches, so that enough steps are left.
+    parts = math.ceil(STEPS_PER_EPOCH * (plan.lanes if by_angle else 1) / angles)
     views = math.ceil((per_angle if by_angle else per_angle / plan.lanes) / parts)
     while True:
         sized = replace(plan, whole_angles=by_angle, fit=replace(plan.fit, batch_views=views))
@@ -107,11 +107,15 @@ def _with_steps(plan: Plan, geometry: ScanGeometry, recipe: Recipe, profile: Mac
     """Return the plan with as many batches of each lane in a step as make steps cost what gradients do."""
     epoch = _epoch_of(plan, geometry, profile)
     wanted = max(STEPS_PER_EPOCH, math.floor(epoch.gradient / epoch.step))
-    per_lane, for_long = max(1, epoch.steps // wanted), math.ceil(_ANGLES / plan.lanes)
+    # Lanes take different angles, or share one; batches of one angle follow each other.
+    lanes = plan.lanes if plan.whole_angles else 1
+    views = _angles_and_views(plan, geometry)[1] * lanes / plan.lanes
+    batches = math.ceil(views / plan.fit.batch_views)
+    per_lane, for_long = max(1, epoch.steps // wanted), math.ceil(_ANGLES / lanes) * batches
     if epoch.steps >= STEPS_PER_EPOCH * for_long:
         # Long steps are worth more than many.
         per_lane = max(per_lane, for_long)
-    longer = _LONGER if per_lane * plan.lanes >= _ANGLES else 1.0
+    longer = _LONGER if lanes * math.ceil(per_lane / batches) >= _ANGLES else 1.0
     epochs = recipe.epochs or math.ceil(_MORE_EPOCHS * plan.fit.epochs)
     fit = replace(plan.fit, batches_per_lane=per_lane, step=longer * recipe.step, epochs=epochs)
     return replace(plan, fit=fit)
@@ -120,7 +124,7 @@ def _with_steps(plan: Plan, geometry: ScanGeometry, recipe: Recipe, profile: Mac
 def _large_steps_pay(plan: Plan, geometry: ScanGeometry) -> bool:
     """Return whether going through the whole volume would take longer than the gradient, with small steps.
 
-    It is judged for a single GPU, so that a scan's steps are as long whatever machine computes it.
+    It is judged for a single GPU, so that the choice does not depend on the machine that computes.
     """
     if not technique_of(geometry).overlapping or plan.fit.optimiser != "nesterov":
         return False
@@ -134,7 +138,7 @@ def _large_steps_pay(plan: Plan, geometry: ScanGeometry) -> bool:
 
 
 def _epoch_of(plan: Plan, geometry: ScanGeometry, profile: MachineProfile) -> _Epoch:
-    """Return what an epoch costs, its views spread evenly over angles and ranks."""
+    """Return what an epoch costs, as if every angle had the most views of any."""
     angles, per_angle = _angles_and_views(plan, geometry)
     groups, parts = plan.ranks // plan.slabs, 2 if plan.fit.absorption else 1
     voxels = math.prod(plan.grid.shape) / plan.slabs

@@ -145,7 +145,7 @@ class Refinement:
         self.hold_windows_again(model)
 
     def hold_windows_again(self, model: ForwardModel) -> None:
-        """Keep a model's windows where they were when ``hold_windows`` was called, in an earlier process perhaps."""
+        """Keep a model's windows where they were when ``hold_windows`` was called, possibly before a restart."""
         found = {name: each.at_first for name, each in self._moving.items()}
         if found.keys() & {"positions", "axis_shift", "distance"}:
             position_m, shift_m = found.get("positions"), found.get("axis_shift")
