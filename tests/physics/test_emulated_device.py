@@ -13,7 +13,7 @@ from small_fits import CASES
 
 pytestmark = [
     pytest.mark.skipif(emulated_device.why_not() is not None, reason=str(emulated_device.why_not())),
-    pytest.mark.timeout(600),  # The first waits for the fits of all others.
+    pytest.mark.timeout(900),  # The first waits for the fits of all others.
 ]
 FOLDER = Path(__file__).parent
 MESHES = ["2x1", "1x2"]

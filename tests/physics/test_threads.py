@@ -3,7 +3,7 @@
 import pytest
 from small_fit_runs import asked_for, difference, marked, run
 
-pytestmark = pytest.mark.timeout(600)  # The first waits for the fits of all others.
+pytestmark = pytest.mark.timeout(900)  # The first waits for the fits of all others.
 
 THREADS, EPOCHS = (1, 2, 3), 5
 MESHES = ["1x1", "2x1", "1x2"]

@@ -9,7 +9,10 @@ from pathlib import Path
 import emulated_device
 import pytest
 
-pytestmark = pytest.mark.skipif(emulated_device.why_not() is not None, reason=str(emulated_device.why_not()))
+pytestmark = [
+    pytest.mark.skipif(emulated_device.why_not() is not None, reason=str(emulated_device.why_not())),
+    pytest.mark.timeout(600),  # The first waits for the fits of all others.
+]
 
 FOLDER = Path(__file__).parent
 CASES = [
@@ -32,7 +35,7 @@ def waits(tmp_path_factory):
     environment = os.environ | emulated_device.environment() | {"OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([environment["PYTHONPATH"], str(FOLDER.parent)])
     command = [sys.executable, str(FOLDER / "waits_per_step.py"), str(path), *CASES]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=580)
     assert done.returncode == 0, done.stderr
     return json.loads(path.read_text())
 
