@@ -8,6 +8,8 @@ os.environ |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 os.environ["TILED_RETRY_ATTEMPTS"] = "2"
 # Read when torch is imported: several threads on the little tensors of a test mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where there are several, those that wait sleep as soon as those of jobs do: tests beside them need the cores.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest
 from prefect.testing.utilities import prefect_test_harness

@@ -13,8 +13,6 @@ import pytest
 from numpy.typing import NDArray
 from small_fits import CASES
 
-from bluesky_multislice.schedulers.environment import SPINS
-
 FOLDER = Path(__file__).parent
 
 
@@ -43,8 +41,7 @@ def run(
         threads: numbers of threads of a rank, one after the other.
         epochs: of each fit; 0: as the case has it.
     """
-    # Threads that wait sleep as soon as those of jobs do: tests beside these need the cores.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": SPINS}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     if device == "cuda":
         environment |= emulated_device.environment(devices=ranks)
     paths = [str(FOLDER.parent), *filter(None, [environment.get("PYTHONPATH")])]
