@@ -105,6 +105,28 @@ def test_any_number_of_slices(way, number):
 
 
 @every_way
+@pytest.mark.parametrize("kind", OBJECTS)
+@pytest.mark.parametrize("number", [1, 2, 7])
+def test_outer_half_steps_may_be_the_callers(way, kind, number):
+    shape, windows = OBJECTS[kind]
+    parts, thickness = inputs((number, *shape[1:])), THICKNESS_M[:number]
+    optics_of = {"slice_thickness_m": thickness, "windows": windows, "gradient": way, **LIGHT}
+
+    def between(wave, delta, beta):
+        entered = optics.propagate(wave, distance_m=thickness[0] / 2, **LIGHT)
+        left = optics.multislice(entered, delta, beta, between_mid_planes=True, **optics_of)
+        return optics.propagate(left, distance_m=thickness[-1] / 2, **LIGHT)
+
+    plain = wave_and_gradients(lambda *parts: chain(*parts, thickness, windows), parts)
+    assert worst(wave_and_gradients(between, parts), plain) < 1e-13
+    fixed, spacing = [part.detach() for part in parts], torch.tensor(thickness, dtype=torch.float64, requires_grad=True)
+    bare = {"between_mid_planes": True, **optics_of}
+    assert torch.autograd.gradcheck(
+        lambda moved: optics.multislice(*fixed, **{**bare, "slice_thickness_m": moved}), [spacing], fast_mode=True
+    )
+
+
+@every_way
 @pytest.mark.parametrize("kernel", ["angular_spectrum", "fresnel"])
 @pytest.mark.parametrize("kind", OBJECTS)
 def test_gradient_in_the_spacing_of_slices_equals_differences(way, kernel, kind):

@@ -19,10 +19,12 @@ from bluesky_multislice.models.camera import Camera
 from bluesky_multislice.models.frame_tiles import FrameTiles, check_tiles
 from bluesky_multislice.models.turned import Turned
 from bluesky_multislice.optics import (
+    BETWEEN_MID_PLANES,
     PROPAGATIONS,
     Interpolation,
     Kernel,
     absorbing_margin,
+    most_decay,
     on_device,
     planes_of_slices,
     propagator,
@@ -141,12 +143,13 @@ class ForwardModel(nn.Module):
         self._first = self._first_pixels(geometry.position_m)
         off_middle_m = torch.as_tensor(geometry.position_m - np.array(grid.center_m[1:]), dtype=precision)
         self.register_buffer("_off_middle_m", off_middle_m, persistent=False)
-        thickness = torch.tensor(grid.thickness_m, dtype=torch.float64)
+        self._leave_outer_steps(propagation)
+        thickness = torch.tensor(self.slice_thickness_m, dtype=torch.float64)
         distances = torch.as_tensor(self.effective_distances_m)
         self.register_buffer("_distances_m", distances, persistent=False)
         self._held: NDArray[np.float64] | None = None
-        self.register_buffer("_to_entrance", self._entrance(-thickness / 2), persistent=False)
-        self.register_buffer("_to_detector", self.camera.ways(distances - thickness / 2), persistent=False)
+        self.register_buffer("_to_entrance", self._entrance(thickness), persistent=False)
+        self.register_buffer("_to_detector", self._exit(thickness, distances), persistent=False)
 
     @property
     def _device(self) -> torch.device:
@@ -166,16 +169,42 @@ class ForwardModel(nn.Module):
         """Return for each view of the scan the slab whose rank computes it, see ``parallel.ranks_of_views``."""
         return ranks_of_views(self._first[:, 0], self.window[0], self.grid.shape[1], slabs)
 
-    def _entrance(self, distance_m: Tensor) -> Tensor:
-        """Return the transfer function (y, x) from z = 0 over a distance."""
-        transfer = propagator(
+    def _leave_outer_steps(self, propagation: str) -> None:
+        """Take the half steps outside the first and the last slice with the ways to entrance and detector, if possible.
+
+        A diffraction pattern does not see a unitary last half step, and takes no way that another could go with.
+        """
+        self._outer_kernel: Kernel | None = None
+        kernel: Kernel = self._options.get("kernel", "angular_spectrum")
+        optics = {"pixel_size_m": self.pixel_m, "wavelength_m": self.wavelength_m, "kernel": kernel}
+        unitary = most_decay(self.tile, **optics) == 0
+        if propagation in BETWEEN_MID_PLANES and (unitary or not self.far_field):
+            self._outer_kernel = kernel
+            self._options["between_mid_planes"] = True
+
+    def _entrance(self, thickness_m: Tensor) -> Tensor:
+        """Return the transfer function (y, x) from z = 0 to the plane where the propagation begins."""
+        transfer = self._transfer(-thickness_m.sum() / 2, band_limit=True)
+        if self._outer_kernel is not None:
+            transfer = transfer * self._transfer(thickness_m[0] / 2, kernel=self._outer_kernel)
+        return transfer.to(self._precision.to_complex())
+
+    def _exit(self, thickness_m: Tensor, distances_m: Tensor) -> Tensor:
+        """Return the transfer functions (distance, y, x) from the plane where the propagation ends to the detector."""
+        ways = self.camera.ways(distances_m - thickness_m.sum() / 2)
+        if self._outer_kernel is None or self.far_field:
+            return ways
+        return ways * self._transfer(thickness_m[-1] / 2, kernel=self._outer_kernel).to(ways)
+
+    def _transfer(self, distance_m: Tensor, *, kernel: Kernel = "angular_spectrum", band_limit: bool = False) -> Tensor:
+        return propagator(
             self.tile,
             pixel_size_m=self.pixel_m,
             wavelength_m=self.wavelength_m,
             distance_m=distance_m,
-            band_limit=True,
+            kernel=kernel,
+            band_limit=band_limit,
         )
-        return transfer.to(self._precision.to_complex())
 
     def _let_out(self, propagation: str, edges: Edges) -> None:
         """Have light leave at the edges: finite difference has a layer of its own, others multiply with a mask."""
@@ -412,11 +441,11 @@ class ForwardModel(nn.Module):
         if more is None and further is None:
             return thickness, self._to_entrance, self._to_detector
         distances = self._distances_m if further is None else self._distances_m + further
+        on_the_device = on_device(thickness, self._device, torch.float64)
         if more is None:
-            return thickness, self._to_entrance, self.camera.ways(distances - self.grid.thickness_m / 2)
-        thickness = on_device(thickness, self._device, torch.float64) + more
-        half = thickness.sum() / 2
-        return thickness, self._entrance(-half), self.camera.ways(distances - half)
+            return thickness, self._to_entrance, self._exit(on_the_device, distances)
+        on_the_device = on_the_device + more
+        return on_the_device, self._entrance(on_the_device), self._exit(on_the_device, distances)
 
     def _expect(
         self,

@@ -25,6 +25,7 @@ from bluesky_multislice.optics.projection import projection
 from bluesky_multislice.optics.propagation import (
     Kernel,
     apply_transfer,
+    most_decay,
     phase_rate,
     propagate,
     propagator,
@@ -45,7 +46,11 @@ PROPAGATIONS = {
 }
 """Name of a propagation, as a recipe knows it → its function of (wave, δ, β); all take the same keywords."""
 
+BETWEEN_MID_PLANES = frozenset({"multislice", "projection"})
+"""Those that can leave the two outer half steps to their caller (``between_mid_planes``)."""
+
 __all__ = [
+    "BETWEEN_MID_PLANES",
     "PROPAGATIONS",
     "Choice",
     "Gradient",
@@ -69,6 +74,7 @@ __all__ = [
     "kept_turns",
     "kernel_transfer",
     "kernels_in_use",
+    "most_decay",
     "multislice",
     "near_field",
     "on_device",

@@ -24,6 +24,7 @@ def multislice(
     absorber: Tensor | None = None,
     gradient: Gradient = "auto",
     kernel: Kernel = "angular_spectrum",
+    between_mid_planes: bool = False,
 ) -> Tensor:
     """Return the wave at the exit plane of a thick object.
 
@@ -38,6 +39,9 @@ def multislice(
         absorber: real (y, x) factor on the wave behind every slice, against wrap-around (``absorbing_margin``).
         gradient: which waves the gradient keeps, see ``split_step``.
         kernel: angular spectrum or Fresnel.
+        between_mid_planes: the wave comes in at the mid-plane of the first slice and goes out at that of the last. The
+            caller takes the half steps outside, which saves a pair of transforms where it multiplies by a transfer
+            function there anyway.
 
     Returns:
         complex (view, y, x). Differentiable in wave, δ, β and thickness.
@@ -63,6 +67,7 @@ def multislice(
         windows=windows,
         absorber=absorber,
         gradient=gradient,
+        between_mid_planes=between_mid_planes,
         key=("multislice", pixel, kernel),
     )
 

@@ -27,6 +27,7 @@ def projection(
     absorber: Tensor | None = None,
     gradient: Gradient = "auto",
     kernel: Kernel = "angular_spectrum",
+    between_mid_planes: bool = False,
 ) -> Tensor:
     """Return the wave at the exit plane as if the whole object stood in its mid-plane.
 
@@ -46,4 +47,5 @@ def projection(
         absorber=absorber,
         gradient=gradient,
         kernel=kernel,
+        between_mid_planes=between_mid_planes,
     )

@@ -1,6 +1,7 @@
 """The chain that every propagation through an object is: step, transmit, step, transmit, …, step; and its adjoint.
 
-A slice acts at its own mid-plane and neighbouring half steps merge (Strang splitting), so nz slices cost nz + 1 steps.
+A slice acts at its own mid-plane and neighbouring half steps merge (Strang splitting), so nz slices cost nz + 1 steps,
+or nz - 1 where the caller takes the two outer half steps itself.
 The gradient is written by hand. With h = conj(∂L/∂ψ*) behind a slice and q = h·ψ there,
 
     ∂L/∂δ = kΔz·Im q,   ∂L/∂β = −kΔz·Re q,   before the slice h ← T·h,   before the step h ← Pᵀ·h.
@@ -84,6 +85,7 @@ def split_step(
     windows: Windows | None = None,
     absorber: Tensor | None = None,
     gradient: Gradient = "auto",
+    between_mid_planes: bool = False,
     largest: Callable[[float], float] = float,
     key: Hashable = None,
 ) -> Tensor:
@@ -100,6 +102,8 @@ def split_step(
         absorber: real (y, x) factor on the wave behind every slice.
         gradient: which waves the gradient keeps. ``auto`` stores them where memory allows, else recomputes; where
             absorption, evanescent waves or the absorber forbid that, recomputing falls back on checkpoints.
+        between_mid_planes: the wave comes in at the mid-plane of the first slice and goes out at that of the last,
+            instead of at the planes of entrance and exit.
         largest: returns the largest of a number over all ranks that share the field, so that they decide alike.
         key: what the steps depend on beside their distance, by which small waves find their captured graph; None has
             none captured.
@@ -112,13 +116,13 @@ def split_step(
     """
     check_wave_and_object(wave, delta, beta, windows)
     thickness = thickness_of_slices(slice_thickness_m, len(delta))
-    chain = _Chain(make_step, wavenumber(wavelength_m), windows, absorber, gradient, largest)
+    chain = _Chain(make_step, wavenumber(wavelength_m), windows, absorber, gradient, between_mid_planes, largest)
     if key is None or gradient != "stored" or thickness.device.type != "cpu" or not uses_fused("graphs", wave.device):
         return _propagated(chain, thickness, wave, delta, beta)
     # The steps live as long as the captured function, which reads their transfer functions.
     chain = replace(chain, make_step=functools.cache(make_step))
     origins = () if windows is None else (on_device(windows, wave.device, torch.int32),)
-    key = key, chain.wavenumber, tuple(thickness.tolist()), id(absorber)
+    key = key, chain.wavenumber, tuple(thickness.tolist()), id(absorber), between_mid_planes
     return replayed(key, functools.partial(_propagated, chain, thickness), wave, delta, beta, *origins)
 
 
@@ -141,6 +145,7 @@ class _Chain:
     windows: Windows | Tensor | None
     absorber: Tensor | None
     gradient: Gradient
+    between_mid_planes: bool
     largest: Callable[[float], float]
 
 
@@ -172,8 +177,9 @@ class _Run:
         # A thickness on an accelerator stays there: to read it, the host would wait for all work before.
         here = thickness.device.type == "cpu"
         self.thickness: list[float] | list[Tensor] = thickness.tolist() if here else list(thickness.unbind())
-        ends = [0.0, *self.thickness, 0.0]
-        self.steps = [chain.make_step((before + behind) / 2) for before, behind in pairwise(ends)]
+        inner = [chain.make_step((before + behind) / 2) for before, behind in pairwise(self.thickness)]
+        outer = [None if chain.between_mid_planes else chain.make_step(self.thickness[at] / 2) for at in (0, -1)]
+        self.steps: list[Step | None] = [outer[0], *inner, outer[1]]
         self.at_once = _views_at_once(wave, chain.largest)
         self.groups = [slice(first, first + self.at_once) for first in range(0, len(wave), self.at_once)]
         self.wave, self.shape = list(wave.split(self.at_once)), wave.shape
@@ -195,7 +201,7 @@ class _Run:
         return way
 
     def _can_be_undone(self) -> bool:
-        if self.chain.absorber is not None or not all(step.unitary for step in self.steps):
+        if self.chain.absorber is not None or not all(step.unitary for step in self.steps if step is not None):
             return False
         depth = sum(t * beta.clamp(min=0) for t, beta in zip(self.thickness, self.beta, strict=True))
         depth = self.chain.largest(float(torch.as_tensor(depth).max()))
@@ -214,9 +220,11 @@ class _Run:
             wave = self._through(made, wave, into)
             if way == "stored":
                 slices |= made
-        exit_wave = empty(self.shape, self.wave[0])
-        for part, views in zip(wave, self.groups, strict=True):
-            exit_wave[views] = self.steps[nz].apply(part)
+        exit_wave, step = into[nz - 1], self.steps[nz]
+        if step is not None:
+            exit_wave = empty(self.shape, self.wave[0])
+            for part, views in zip(wave, self.groups, strict=True):
+                exit_wave[views] = step.apply(part)
         return exit_wave, {z: list(into[z].split(self.at_once)) for z in keep}, slices
 
     def _slices(self, numbers: range) -> dict[int, Slice]:
@@ -229,7 +237,9 @@ class _Run:
         last = []
         for part, views in zip(wave, self.groups, strict=True):
             for z, here in slices.items():
-                part = self._absorb(here.transmit(self.steps[z].apply(part), views, into[z][views]))
+                step = self.steps[z]
+                before = part if step is None else step.apply(part)
+                part = self._absorb(here.transmit(before, views, into[z][views]))
             last.append(part)
         return last
 
@@ -263,21 +273,28 @@ class _Run:
                     wave = last[number] if undo else waves[z][number]
                     if spacing:
                         in_distance[z + 1] += self._slope(z + 1, h[number], wave)
-                    after = self.steps[z + 1].transpose(h[number])
+                    after = self._back_over(z + 1, h[number])
                     before = here[z].back(after, wave, views, in_delta[z], in_beta[z], undo=undo)
                     h[number] = self._absorb(before)
-                    if undo and z:
-                        last[number] = self.steps[z].inverse(wave).contiguous()
+                    step = self.steps[z]
+                    if undo and z and step is not None:
+                        last[number] = step.inverse(wave).contiguous()
         if spacing:
             in_distance[0] = sum(self._slope(0, *parts) for parts in zip(h, self.wave, strict=True))
         for part, views in zip(h, self.groups, strict=True):
-            torch.conj_physical(self.steps[0].transpose(part), out=in_wave[views])
+            torch.conj_physical(self._back_over(0, part), out=in_wave[views])
         in_thickness = self._in_thickness(in_distance, in_delta, in_beta) if spacing else None
         return in_wave, in_delta, in_beta, in_thickness
 
-    def _slope(self, number: int, h: Tensor, before: Tensor) -> Tensor:
+    def _back_over(self, number: int, h: Tensor) -> Tensor:
+        """Return h before a step, from h behind it."""
+        step = self.steps[number]
+        return h if step is None else step.transpose(h)
+
+    def _slope(self, number: int, h: Tensor, before: Tensor) -> float | Tensor:
         """Return the gradient in a step's distance from h behind the step and the wave before it."""
-        return (h * self.steps[number].slope(before)).real.sum(dtype=torch.float64)
+        step = self.steps[number]
+        return 0.0 if step is None else (h * step.slope(before)).real.sum(dtype=torch.float64)
 
     def _in_thickness(self, in_distance: list[float | Tensor], in_delta: Tensor, in_beta: Tensor) -> Tensor:
         """Return the gradient in the slices' thickness from those in the steps' distances and in δ and β."""

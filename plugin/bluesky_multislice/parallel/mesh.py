@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,9 @@ from bluesky_multislice.errors import PlanError
 from bluesky_multislice.optics import as_it_lies
 from bluesky_multislice.parallel.own_device import own_device
 from bluesky_multislice.parallel.threads import threads_asked
+
+_SMALL_BYTES = 2**20
+"""Largest tensor that travels with others: to copy it takes less time than a message of its own would wait."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +79,14 @@ class Mesh:
     def sum(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over all ranks."""
         if self.size > 1:
-            for tensor in tensors:
-                dist.all_reduce(as_it_lies(tensor))
+            _sum(tensors, None)
 
     def sum_over_angles(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over the ranks that hold the same slab."""
         if self.slabs == 1:
             self.sum(*tensors)
         elif self.angles > 1:
-            for tensor in tensors:
-                dist.all_reduce(as_it_lies(tensor), group=self._group("angle"))
+            _sum(tensors, self._group("angle"))
 
     def sum_over_slabs(self, number: float) -> float:
         """Return the sum of a number over the ranks that hold the slabs of one volume."""
@@ -133,6 +134,23 @@ class Mesh:
     def share(self, count: int) -> range:
         """Return which of ``count`` items are this rank's."""
         return range(self.rank, count, self.size)
+
+
+def _sum(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> None:
+    """Replace each tensor by its sum over a group; small ones of one type travel in one message."""
+    small: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in map(as_it_lies, tensors):
+        if tensor.nbytes > _SMALL_BYTES:
+            dist.all_reduce(tensor, group=group)
+        else:
+            small.setdefault(tensor.dtype, []).append(tensor)
+    for members in small.values():
+        message = members[0] if len(members) == 1 else torch.cat([tensor.flatten() for tensor in members])
+        dist.all_reduce(message, group=group)
+        if len(members) > 1:
+            parts = message.split([tensor.numel() for tensor in members])
+            for tensor, part in zip(members, parts, strict=True):
+                tensor.copy_(part.view(tensor.shape))
 
 
 @contextmanager

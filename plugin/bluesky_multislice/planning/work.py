@@ -8,7 +8,7 @@ import numpy as np
 from scipy.fft import next_fast_len
 
 from bluesky_multislice.geometry import ScanGeometry
-from bluesky_multislice.optics import kept_turns
+from bluesky_multislice.optics import BETWEEN_MID_PLANES, kept_turns
 from bluesky_multislice.planning.exchange import batches_of, steps_of
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.solvers import Quantity
@@ -115,16 +115,19 @@ def transforms_of(
         return there
     probe = modes + variations if plan.fit.probe_step > 0 else 0
     back = onto + inside + (entering if probe or moves or variations else 0) + probe
-    return there + back + _again(plan, inside)
+    # From checkpoints, in tiles, or undone one by one: each wave behind a step is computed once more.
+    again = 0 if plan.gradient == "stored" else inside
+    return there + back + again
 
 
 def _inside(plan: Plan, window: tuple[int, int]) -> float:
     """Return the transforms of a window that a wave takes on its way through the object."""
     if plan.propagation.startswith("finite-difference"):
         return 0
+    if plan.propagation in BETWEEN_MID_PLANES:
+        # The half steps outside go with the ways to entrance and detector.
+        return 2 * (plan.slices - 1)
     whole = 2 * (plan.slices + 1)
-    if plan.propagation != "tiled-multislice":
-        return whole
     sides = [_tiled(*axis, plan.halo) for axis in zip(window, plan.tiles, strict=True)]
     return whole * math.prod(sides) / math.prod(window)
 
@@ -133,14 +136,3 @@ def _tiled(size: int, tiles: int, halo: int) -> int:
     """Return the pixels that tiles along an axis have with their halos."""
     ends = [size * edge // tiles for edge in range(tiles + 1)]
     return sum(min(int(next_fast_len(b - a + 2 * halo) or size), size) for a, b in itertools.pairwise(ends))
-
-
-def _again(plan: Plan, inside: float) -> float:
-    """Return the transforms that compute waves again on the way back, of ``inside`` on the way there."""
-    if plan.gradient == "stored":
-        return 0
-    if plan.propagation == "tiled-multislice":
-        return inside
-    # Light that left does not come back: from checkpoints all slices again; else all but the first are undone.
-    again = plan.slices if plan.edges == "outgoing" else plan.slices - 1
-    return inside * again / (plan.slices + 1)

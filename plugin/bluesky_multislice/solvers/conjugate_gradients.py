@@ -74,8 +74,8 @@ class ConjugateGradients:
         settings = self._settings
         total = add_gradients(self._unknowns, self._frames, self._batches, settings)
         gradient = self._unknowns.gradients()[0]
-        self._mesh.sum(total)
-        self._unknowns.sum_gradients(self._mesh, over=total[1])
+        self._unknowns.sum_small_gradients(self._mesh, total)
+        self._unknowns.sum_object_gradient(self._mesh, over=total[1])
         self._unknowns.gather_gradient()
         self._add_gradient_of_penalty(self._unknowns.object.detach(), gradient)
         gradient = self._unknowns.gradients()[0].clone()

@@ -264,7 +264,7 @@ def _step(
     """Move once; return misfit and pixels of all ranks' batches, and how many ranks want the state kept behind it."""
     misfit = add_gradients(unknowns, fitted, batches, settings)
     sums = torch.cat([misfit, torch.full_like(misfit[:1], wanted)])
-    mesh.sum(sums)
+    unknowns.sum_small_gradients(mesh, sums)
     priors, weights = settings.priors.at(unknowns.optimiser.relative_step), None
     in_one_pass = unknowns.optimiser.takes_all_in_one_pass
     if in_one_pass and mesh.angles == 1:
@@ -281,7 +281,7 @@ def _step(
             weight=sums[1],
             share=(mesh.angle, mesh.angles),
         )
-    unknowns.sum_gradients(mesh, over=sums[1], object_too=not in_one_pass)
+    unknowns.sum_object_gradient(mesh, over=None if in_one_pass else sums[1])
     if unknowns.optimiser.waits:
         weight = _weight(unknowns, fitted, mesh)
         uphill = unknowns.uphill(weight)

@@ -272,35 +272,46 @@ class Unknowns:
         if self._variation is not None:
             self._variation.see(self.slab.counts(views))
 
-    def sum_gradients(self, mesh: Mesh, over: Tensor | float = 1.0, *, object_too: bool = True) -> None:
-        """Replace every gradient by its sum over the ranks; that of the object by that over ranks of the same rows.
+    def sum_small_gradients(self, mesh: Mesh, sums: Tensor) -> None:
+        """Replace numbers, and all gradients but the object's, by sums over the ranks, in few messages.
+
+        Args:
+            mesh: the ranks.
+            sums: (number,), of which the second is the count of pixels that gradients are divided by.
+        """
+        others = self.gradients()[1:]
+        if self._light is None or mesh.slabs == 1:
+            mesh.sum(sums, *others)
+        else:
+            mesh.sum(sums, *(tensor for tensor in others if tensor is not self._light))
+            mesh.sum_over_angles(self._light)
+        for gradient in others:
+            gradient /= sums[1]
+
+    def sum_object_gradient(self, mesh: Mesh, over: Tensor | None) -> None:
+        """Replace the object's gradient by its sum over the ranks of the same rows.
 
         Where ranks share the object's planes, each has the sum in its own; ``gather_gradient`` gives it the others.
 
         Args:
             mesh: the ranks.
-            over: what the sums are divided by.
-            object_too: whether that of the object is, too.
+            over: what the sum is divided by; None leaves it as it is.
         """
-        of_object, *others = self.gradients()
-        light = [] if self._light is None else [self._light]
+        gradient = gradient_of(self._moved)
         if self.shares_planes:
-            of_object = gradient_of(self._moved)
-            self._shares.sum(gradient_of(self.object), of_object)
+            self._shares.sum(gradient_of(self.object), gradient)
         else:
-            light.append(of_object)
-        mesh.sum_over_angles(*light)
-        mesh.sum(*(tensor for tensor in others if tensor is not self._light))
-        for gradient in (of_object, *others) if object_too else others:
+            mesh.sum_over_angles(gradient)
+        if over is not None:
             gradient /= over
 
     def gather_gradient(self) -> None:
-        """Give every rank the whole gradient of the rows held, after ``sum_gradients``."""
+        """Give every rank the whole gradient of the rows held, after ``sum_object_gradient``."""
         if self.shares_planes:
             self._shares.gather(gradient_of(self._moved), gradient_of(self.object))
 
     def uphill(self, weight: Tensor) -> Tensor:
-        """Return the weighted gradient of the rows held, after ``sum_gradients``.
+        """Return the weighted gradient of the rows held, after ``sum_object_gradient``.
 
         Where ranks share planes it takes the place of the gradient, of which each keeps its own planes.
 
@@ -313,7 +324,7 @@ class Unknowns:
         return gradient_of(self.object).mul_(weight)
 
     def slope(self, direction: Tensor) -> float:
-        """Return Σ gradient·direction over the whole volume, after ``sum_gradients``.
+        """Return Σ gradient·direction over the whole volume, after ``sum_object_gradient``.
 
         Args:
             direction: (part, z, y, x) of the rows held.
