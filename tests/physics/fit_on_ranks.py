@@ -42,6 +42,9 @@ SETTINGS = FitSettings(
 SMOOTH = replace(SETTINGS, positivity=True, priors=Priors(total_variation=0.01, vacuum=1.0, smoothness_z=0.01))
 AT = torch.arange(N) - (N - 1) / 2
 PROBE = 2 * torch.exp(-(AT[:, None] ** 2 + AT**2) / 100)[None].to(torch.complex64)
+# Patterns of light through a diffuser have no dark pixels, whose gradients follow the rounding of the transform.
+DIFFUSER = torch.exp(1j * torch.rand((N, N), generator=torch.Generator().manual_seed(2)))
+LIGHT = {"ptychography": PROBE * DIFFUSER, "holography": PROBE}
 STRAY = 0.1
 TURNED = np.array([0.0, 0.8])
 PROPAGATIONS = {
@@ -84,7 +87,9 @@ def measure(geometry, grid, **model):
     generator = torch.Generator().manual_seed(1)
     strength = 0.01 if geometry.technique == "holography" else 0.002
     delta = strength * torch.rand(grid.shape, generator=generator)
-    frames = ForwardModel(geometry, grid, **model)(delta, 0.1 * delta, PROBE, range(geometry.views)).numpy()
+    frames = ForwardModel(geometry, grid, **model)(
+        delta, 0.1 * delta, LIGHT[geometry.technique], range(geometry.views)
+    ).numpy()
     return Scan(geometry, Frames(frames + (STRAY if geometry.technique == "holography" else 0)))
 
 
@@ -103,7 +108,7 @@ def fitted(geometry, settings, mesh, *, height=N, halo=None, **model):
         own = slab.computes(shared)
         sets.append(load_views(scan, shared, scale=1.0, device=mesh.device, lane=lane, own=own, rows=rows))
     model = ForwardModel(geometry, grid, slab=slab, frame_tiles=tiles, **model)
-    unknowns = Unknowns(model, PROBE, settings, mesh.device)
+    unknowns = Unknowns(model, LIGHT[geometry.technique], settings, mesh.device)
     solution = fit(unknowns, *sets, settings, mesh, report=lambda epoch: None)
     return replace(solution, delta=slab.join(solution.delta), beta=slab.join(solution.beta))
 
