@@ -24,9 +24,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
-from bluesky_multislice.interchange.job_folder import JobFolder
-from bluesky_multislice.interchange.names import safe_name
-from bluesky_multislice.schedulers import JobState, JobStatus
+from bluesky_multislice.jobs.job_folder import JobFolder
+from bluesky_multislice.jobs.safe_names import safe_name
+from bluesky_multislice.jobs.schedulers import JobState, JobStatus
 
 _BETWEEN_UPDATES_S = 2.0
 

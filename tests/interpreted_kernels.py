@@ -17,9 +17,9 @@ from bluesky_multislice.optics.triton_slices import TritonSlice
 from bluesky_multislice.optics.triton_turns import turn, turned, turned_back
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers import choose_kernels, kernel_cases
-from bluesky_multislice.solvers.descent import Nesterov
-from bluesky_multislice.solvers.regularisers import Bounds, Priors, weights_of_a_voxel
-from bluesky_multislice.solvers.triton_descent import Pull, move
+from bluesky_multislice.solvers.optimisers.descent import Nesterov
+from bluesky_multislice.solvers.optimisers.triton_descent import Pull, move
+from bluesky_multislice.solvers.priors.regularisers import Bounds, Priors, weights_of_a_voxel
 
 CPU = torch.device("cpu")
 FUSED = Choice("fused", ("slices", "turns", "descent"))

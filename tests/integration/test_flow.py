@@ -12,7 +12,7 @@ from prefect.states import Cancelling
 
 from bluesky_multislice.catalog import find_reconstructions
 from bluesky_multislice.listener import automatic_key
-from bluesky_multislice.recipe import Recipe, ScanValues
+from bluesky_multislice.recipe.recipe import Recipe, ScanValues
 from bluesky_multislice.units import energy_ev_from_wavelength
 from flows.reconstruct_scan import reconstruct_scan
 
@@ -100,6 +100,6 @@ def ranks_of(flow_run):
             words = process.cmdline()
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
-        if "bluesky_multislice.job" in words and words[-1].endswith(str(flow_run.id)):
+        if "bluesky_multislice.jobs.job" in words and words[-1].endswith(str(flow_run.id)):
             found.append(process.pid)
     return found

@@ -9,11 +9,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from bluesky_multislice.catalog import ingest, resolve_scan
 from bluesky_multislice.errors import CatalogError, ScanError
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.instrument import FieldPlace, Instrument
-from bluesky_multislice.interchange import read_scan, write_scan
-from bluesky_multislice.recipe import ScanValues
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.files import read_scan, write_scan
+from bluesky_multislice.measurement.frames import Frames
+from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.recipe.instrument import FieldPlace, Instrument
+from bluesky_multislice.recipe.recipe import ScanValues
 
 
 def check_same(found, expected):

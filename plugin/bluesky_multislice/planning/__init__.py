@@ -1,21 +1,26 @@
 """Recipe and scan → everything the reconstruction needs to know, before anything is allocated."""
 
-from bluesky_multislice.planning.data_sheet import DataSheet, data_sheets, machine_name
-from bluesky_multislice.planning.exchange import Exchange, exchange_of
+from bluesky_multislice.planning.cost.data_sheet import DataSheet, data_sheets, machine_name
+from bluesky_multislice.planning.cost.exchange import Exchange, exchange_of
+from bluesky_multislice.planning.cost.machine_profile import (
+    MachineProfile,
+    measure_machine,
+    read_profile,
+    write_profile,
+)
+from bluesky_multislice.planning.cost.memory import MemoryParts, host_memory_parts
+from bluesky_multislice.planning.cost.prediction import Prediction, predict_cost
+from bluesky_multislice.planning.cost.work import Work, work_of
+from bluesky_multislice.planning.grid import window_margin
 from bluesky_multislice.planning.identity import identity
+from bluesky_multislice.planning.initial_guess import angles_tell_axis
 from bluesky_multislice.planning.machine import RESERVE, Machine, this_machine, usable_cores
-from bluesky_multislice.planning.machine_profile import MachineProfile, measure_machine, read_profile, write_profile
-from bluesky_multislice.planning.memory import MemoryParts, host_memory_parts
 from bluesky_multislice.planning.outlook import Case, Cost, Supercomputer, outlook
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.planner import make_plan
-from bluesky_multislice.planning.prediction import Prediction, predict_cost
-from bluesky_multislice.planning.sampling import window_margin
 from bluesky_multislice.planning.stages import thin_plan, with_probe_light, with_probe_modes
-from bluesky_multislice.planning.start import angles_tell_axis
 from bluesky_multislice.planning.step_sizes import small_steps
 from bluesky_multislice.planning.what_fits import out_of_memory
-from bluesky_multislice.planning.work import Work, work_of
 
 __all__ = [
     "RESERVE",

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from bluesky_multislice.geometry import depth_of_field_m
+from bluesky_multislice.measurement.geometry import depth_of_field_m
 from bluesky_multislice.optics import halo_pixels, thickest_slice_m
 
 Scheme = Literal["data parallelism", "slabs", "tiles"]

@@ -1,0 +1,1 @@
+"""What was measured, in numpy: geometry, frames, flat field, scan, and whether the values are plausible."""

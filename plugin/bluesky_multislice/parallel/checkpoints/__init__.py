@@ -1,0 +1,1 @@
+"""Checkpoints of all ranks on shared storage."""

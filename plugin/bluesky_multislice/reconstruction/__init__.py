@@ -1,0 +1,1 @@
+"""The reconstruction itself, what it starts from, and the expected frames of a volume."""

@@ -1,0 +1,1 @@
+"""What is assumed of a volume: regularisers, bounds and the support."""

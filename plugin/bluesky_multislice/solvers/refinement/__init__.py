@@ -1,0 +1,1 @@
+"""What is refined beside the volume: quantities of the geometry, the probe and its variations."""

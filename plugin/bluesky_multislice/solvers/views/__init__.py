@@ -1,0 +1,1 @@
+"""The views of a rank: frames in batches."""
