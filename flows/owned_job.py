@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Failed
 
 from bluesky_multislice.errors import MultisliceError, SchedulerError
-from bluesky_multislice.jobs.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import (
     Allocation,
     Job,

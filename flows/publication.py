@@ -6,8 +6,8 @@ from tiled.client.container import Container
 
 from bluesky_multislice import catalog
 from bluesky_multislice.files import read_provenance
-from bluesky_multislice.jobs.job_folder import JobFolder
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.recipe import Recipe
 from flows.job_record import Outcome, write_outcome
 
 

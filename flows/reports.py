@@ -24,8 +24,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
-from bluesky_multislice.jobs.job_folder import JobFolder
-from bluesky_multislice.jobs.safe_names import safe_name
+from bluesky_multislice.jobs import JobFolder, safe_name
 from bluesky_multislice.jobs.schedulers import JobState, JobStatus
 
 _BETWEEN_UPDATES_S = 2.0

@@ -13,7 +13,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.settings import get_current_settings
 
 from bluesky_multislice.demo.processes import Service
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 from flows.reconstruct_scan import reconstruct_scan
 
 ROOT = Path(__file__).parents[1]

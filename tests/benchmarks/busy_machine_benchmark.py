@@ -14,11 +14,11 @@ from pathlib import Path
 from memory_benchmark import holograms
 
 from bluesky_multislice.files import read_scan, write_scan
-from bluesky_multislice.jobs.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import Allocation, LocalScheduler, run_to_end
 from bluesky_multislice.jobs.schedulers.environment import SPINS
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 
 BUSY = "while True: pass"
 

@@ -16,14 +16,12 @@ import numpy as np
 import torch
 
 from bluesky_multislice.files import read_provenance, read_scan, write_scan
-from bluesky_multislice.jobs.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import Allocation, LocalScheduler, run_to_end
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 from bluesky_multislice.optics import propagate
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.simulation.phantoms import demo_sample
 
 VOXEL_M = 1e-9

@@ -27,7 +27,7 @@ from two_dimensional_multislice_benchmark import HELD_BACK_EVERY, pty_chi
 
 from bluesky_multislice.parallel import Mesh, join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import Unknowns, fit, load_views, share_held_back, share_views, split_views
 
 LEVELS = (0.80, 0.84, 0.88, 0.90, 0.92)

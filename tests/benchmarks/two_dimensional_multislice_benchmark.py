@@ -22,7 +22,7 @@ from three_slices import PIXEL_M, WAVELENGTH_M, ThreeSlices, propagated
 
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import Unknowns, fit, load_views, split_views
 
 HELD_BACK_EVERY = 20

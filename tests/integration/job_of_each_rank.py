@@ -5,8 +5,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from bluesky_multislice.jobs import job
-from bluesky_multislice.jobs.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder, job
 from bluesky_multislice.parallel import end_process
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from written_run import FRAMES, POSITIONS, write_frames, write_run
 
 from bluesky_multislice.catalog import connect, resolve_scan
 from bluesky_multislice.errors import CatalogError, FramesError, ScanError
-from bluesky_multislice.recipe.recipe import ScanValues
+from bluesky_multislice.recipe import ScanValues
 
 
 @pytest.mark.parametrize(

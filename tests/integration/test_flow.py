@@ -12,7 +12,7 @@ from prefect.states import Cancelling
 
 from bluesky_multislice.catalog import find_reconstructions
 from bluesky_multislice.listener import automatic_key
-from bluesky_multislice.recipe.recipe import Recipe, ScanValues
+from bluesky_multislice.recipe import Recipe, ScanValues
 from bluesky_multislice.units import energy_ev_from_wavelength
 from flows.reconstruct_scan import reconstruct_scan
 

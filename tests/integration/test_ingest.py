@@ -10,10 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bluesky_multislice.catalog import ingest, resolve_scan
 from bluesky_multislice.errors import CatalogError, ScanError
 from bluesky_multislice.files import read_scan, write_scan
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.scan import Scan
-from bluesky_multislice.recipe.instrument import FieldPlace, Instrument
-from bluesky_multislice.recipe.recipe import ScanValues
+from bluesky_multislice.measurement import Frames, Scan
+from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues
 
 
 def check_same(found, expected):

@@ -14,9 +14,9 @@ from small_scan import hologram_scan
 
 from bluesky_multislice.errors import FramesError, JobError
 from bluesky_multislice.files import read_provenance, read_volume, write_scan
-from bluesky_multislice.jobs.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 
 DATA = "entry_1/instrument_1/detector_1/data"
 SERVICES = ("prefect", "tiled", "bluesky", "databroker", "bluesky_tiled_plugins", "ophyd_async", "matplotlib")

@@ -18,10 +18,10 @@ from small_scan import hologram_scan
 
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.files import read_provenance, read_volume, write_scan
-from bluesky_multislice.jobs.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, LocalScheduler, may_go_on, run_to_end
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 from flows.owned_job import OwnedJob
 
 __all__ = ["failing_disk"]

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from bluesky_multislice.errors import JobError, ScanError
-from bluesky_multislice.jobs.job_folder import JobFolder, write_json
+from bluesky_multislice.jobs import JobFolder, write_json
 from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, LocalScheduler
 from flows.job_record import Outcome, write_outcome
 from flows.owned_job import OwnedJob

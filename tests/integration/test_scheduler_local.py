@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from bluesky_multislice.errors import JobError, PlanError, ScanError
-from bluesky_multislice.jobs.job_folder import JobFolder, write_json
+from bluesky_multislice.jobs import JobFolder, write_json
 from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, LocalScheduler, SiteProfile, run_to_end
 
 RANKS = 2

@@ -13,7 +13,7 @@ from thick_phantom import VOXEL_M, Phantom, fourier_shell_correlation
 
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruction.fits_in_turn import load_data
 from bluesky_multislice.solvers import Unknowns, fit, split_views
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from slurm_cluster import eventually, processes_of
 
-from bluesky_multislice.jobs.job_folder import JobFolder, write_json
+from bluesky_multislice.jobs import JobFolder, write_json
 from bluesky_multislice.jobs.schedulers import Allocation, SiteProfile, SlurmScheduler
 
 MODULES = Path(__file__).parents[1] / "integration"

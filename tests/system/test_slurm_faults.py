@@ -14,7 +14,7 @@ from slurm_cluster import eventually, running_cluster
 from slurm_jobs import GRACE_S, ONE, ended, ranks_of, room, scheduler, site, staged
 
 from bluesky_multislice.errors import JobError, SchedulerError
-from bluesky_multislice.jobs.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, failure, may_go_on, start_again, submit_once
 
 pytestmark = pytest.mark.system

@@ -19,7 +19,7 @@ from slurm_jobs import scheduler as slurm_of_sleepers
 
 from bluesky_multislice.catalog import find_reconstructions
 from bluesky_multislice.jobs.schedulers import Allocation
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 from flows.deploy import deploy
 from flows.job_record import read_outcome
 

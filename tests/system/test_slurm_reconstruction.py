@@ -7,7 +7,7 @@ from slurm_jobs import room, site
 from small_scan import hologram_scan
 
 from bluesky_multislice.files import read_provenance, write_scan
-from bluesky_multislice.jobs.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import (
     LocalScheduler,
     allocate,
@@ -16,7 +16,7 @@ from bluesky_multislice.jobs.schedulers import (
     run_to_end,
 )
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 
 pytestmark = pytest.mark.system
 __all__ = ["room"]

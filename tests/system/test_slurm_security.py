@@ -7,7 +7,7 @@ import pytest
 from slurm_jobs import ONE, ended, ranks_of, room, scheduler, staged
 
 from bluesky_multislice.errors import SchedulerError
-from bluesky_multislice.jobs.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import Job, JobState
 
 pytestmark = pytest.mark.system

@@ -11,9 +11,7 @@ import numpy as np
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.files import read_scan
 from bluesky_multislice.jobs.schedulers import machine_of, read_site
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 from bluesky_multislice.planning import (
     RESERVE,
     Case,
@@ -32,8 +30,7 @@ from bluesky_multislice.planning import (
     predict_cost,
     this_machine,
 )
-from bluesky_multislice.recipe.instrument import read_instrument
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe, read_instrument
 from bluesky_multislice.units import wavelength_m_from_energy
 
 _SIDES = (1024, 4096, 16384, 65536, 262144, 10**6)

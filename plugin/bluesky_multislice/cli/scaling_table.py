@@ -5,7 +5,7 @@ from typing import Any
 
 from bluesky_multislice.cli.plan_scan import number_text, scan_of_sizes
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Scan
 from bluesky_multislice.planning import (
     DataSheet,
     Machine,
@@ -15,7 +15,7 @@ from bluesky_multislice.planning import (
     predict_cost,
     small_steps,
 )
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 
 _SIDES = (256, 512, 1024, 2048)
 _GPUS = (1, 8, 64)

@@ -21,9 +21,9 @@ from bluesky_multislice.demo.report import Outcome, make_tables, read_outcome, s
 from bluesky_multislice.demo.services import Services, serve
 from bluesky_multislice.demo.serving import keep_serving_until_interrupted
 from bluesky_multislice.errors import JobError
-from bluesky_multislice.jobs.job_folder import write_json
+from bluesky_multislice.jobs import write_json
 from bluesky_multislice.optics.accelerator import accelerator_count
-from bluesky_multislice.recipe.recipe import Propagation, Recipe
+from bluesky_multislice.recipe import Propagation, Recipe
 from bluesky_multislice.simulation.beamline import run_scan
 from bluesky_multislice.simulation.phantoms import Sample, demo_sample
 

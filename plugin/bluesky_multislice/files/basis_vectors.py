@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.measurement.frames import Orientation
+from bluesky_multislice.measurement import Orientation
 
 _BASIS: dict[Orientation, tuple[tuple[int, int], tuple[int, int]]] = {
     "as_is": ((1, 0), (0, 1)),

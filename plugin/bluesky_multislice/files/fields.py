@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.recipe.instrument import Instrument, convert, scan_fields
-from bluesky_multislice.recipe.recipe import ScanValues
+from bluesky_multislice.recipe import Instrument, ScanValues, convert, scan_fields
 
 ENTRY = "entry_1"
 DETECTOR = f"{ENTRY}/instrument_1/detector_1"

@@ -14,14 +14,19 @@ from bluesky_multislice.errors import FramesError, ScanError
 from bluesky_multislice.files.basis_vectors import orientation_of
 from bluesky_multislice.files.fields import DATA, DETECTOR, ENTRY, SAMPLE, SOURCE, FieldLookup
 from bluesky_multislice.files.virtual_frames import check_virtual_sources
-from bluesky_multislice.measurement.flat_field import check_exposures, places_differ
-from bluesky_multislice.measurement.frames import Frames, Orientation
-from bluesky_multislice.measurement.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.measurement.plausibility import check_energy
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import (
+    Beam,
+    Detector,
+    Frames,
+    Orientation,
+    Scan,
+    ScanGeometry,
+    check_energy,
+    check_exposures,
+    places_differ,
+)
 from bluesky_multislice.models import Technique, find_technique, techniques
-from bluesky_multislice.recipe.instrument import Instrument
-from bluesky_multislice.recipe.recipe import ScanValues
+from bluesky_multislice.recipe import Instrument, ScanValues
 from bluesky_multislice.units import (
     energy_ev_from_joule,
     wavelength_m_from_energy,

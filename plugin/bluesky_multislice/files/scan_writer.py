@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from bluesky_multislice.files.basis_vectors import basis_vectors
 from bluesky_multislice.files.fields import DATA, DETECTOR, ENTRY, SAMPLE, SOURCE
 from bluesky_multislice.files.virtual_frames import FrameFile, write_virtual
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.models import technique_fields
 from bluesky_multislice.units import energy_ev_from_wavelength, energy_joule_from_ev
 

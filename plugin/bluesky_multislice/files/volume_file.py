@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.measurement.geometry import VolumeGrid
+from bluesky_multislice.measurement import VolumeGrid
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from bluesky_multislice.errors import JobError
 from bluesky_multislice.files import read_scan, write_preview, write_result
 from bluesky_multislice.jobs.job_folder import INTERRUPTED_STATUS, JobFolder
 from bluesky_multislice.jobs.provenance import describe, software
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Scan
 from bluesky_multislice.parallel import (
     Agreement,
     Checkpoints,
@@ -37,7 +37,7 @@ from bluesky_multislice.parallel import (
     lost_rank,
 )
 from bluesky_multislice.planning import Plan, identity, out_of_memory
-from bluesky_multislice.reconstruction.reconstruct import Reconstruction, reconstruct
+from bluesky_multislice.reconstruction import Reconstruction, reconstruct
 from bluesky_multislice.solvers import Epoch, Interrupted, Journal, Solution, choose_kernels
 from bluesky_multislice.units import energy_ev_from_wavelength
 

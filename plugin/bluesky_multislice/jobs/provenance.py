@@ -16,7 +16,7 @@ from torch import Tensor
 from bluesky_multislice.files import frame_files
 from bluesky_multislice.optics import kernels_in_use
 from bluesky_multislice.optics.accelerator import name_of
-from bluesky_multislice.reconstruction.reconstruct import Reconstruction
+from bluesky_multislice.reconstruction import Reconstruction
 
 _RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 _LARGEST_HASHED = 4 * 2**30

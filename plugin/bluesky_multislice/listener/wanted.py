@@ -16,7 +16,7 @@ from tiled.queries import In, Key, KeyPresent
 
 from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.models import techniques
-from bluesky_multislice.recipe.recipe import Recipe, make_recipe
+from bluesky_multislice.recipe import Recipe, make_recipe
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,16 @@ from bluesky_multislice.models.forward import Edges, ForwardModel
 from bluesky_multislice.models.frame_tiles import FrameTiles, even_tiles, tiles_fit
 from bluesky_multislice.models.illumination import downsample, embed, upsample
 from bluesky_multislice.models.resampling import resample
-from bluesky_multislice.models.techniques.registry import find_technique, technique_fields, technique_of, techniques
-from bluesky_multislice.models.techniques.technique import FitDefaults, Optics, ScanField, Technique
+from bluesky_multislice.models.techniques import (
+    FitDefaults,
+    Optics,
+    ScanField,
+    Technique,
+    find_technique,
+    technique_fields,
+    technique_of,
+    techniques,
+)
 from bluesky_multislice.models.turned import Turned
 
 __all__ = [

@@ -1,7 +1,7 @@
 """The only room that says torch.distributed."""
 
 from bluesky_multislice.parallel.agreement import Agreement
-from bluesky_multislice.parallel.checkpoints.checkpoints import Checkpoints
+from bluesky_multislice.parallel.checkpoints import Checkpoints
 from bluesky_multislice.parallel.exchange_rate import measured_rate
 from bluesky_multislice.parallel.lateral import Lateral
 from bluesky_multislice.parallel.launcher import end_with_failed_job, end_with_launcher

@@ -1,16 +1,22 @@
 """Recipe and scan → everything the reconstruction needs to know, before anything is allocated."""
 
-from bluesky_multislice.planning.cost.data_sheet import DataSheet, data_sheets, machine_name
-from bluesky_multislice.planning.cost.exchange import Exchange, exchange_of
-from bluesky_multislice.planning.cost.machine_profile import (
+from bluesky_multislice.planning.cost import (
+    DataSheet,
+    Exchange,
     MachineProfile,
+    MemoryParts,
+    Prediction,
+    Work,
+    data_sheets,
+    exchange_of,
+    host_memory_parts,
+    machine_name,
     measure_machine,
+    predict_cost,
     read_profile,
+    work_of,
     write_profile,
 )
-from bluesky_multislice.planning.cost.memory import MemoryParts, host_memory_parts
-from bluesky_multislice.planning.cost.prediction import Prediction, predict_cost
-from bluesky_multislice.planning.cost.work import Work, work_of
 from bluesky_multislice.planning.grid import window_margin
 from bluesky_multislice.planning.identity import identity
 from bluesky_multislice.planning.initial_guess import angles_tell_axis

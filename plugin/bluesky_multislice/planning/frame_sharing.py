@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from bluesky_multislice.measurement.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.models import FrameTiles, even_tiles, technique_of, tiles_fit
 from bluesky_multislice.optics import halo_pixels
-from bluesky_multislice.planning.cost.exchange import rows_outside
+from bluesky_multislice.planning.cost import rows_outside
 from bluesky_multislice.planning.grid import window_of
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 
 _FASTER = 0.75
 """Time of tiles over that of whole frames from which on they are taken where memory does not ask for them: what one

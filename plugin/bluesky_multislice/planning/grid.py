@@ -6,10 +6,10 @@ import numpy as np
 from scipy.fft import next_fast_len
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement.geometry import ScanGeometry, VolumeGrid, depth_of_field_m
+from bluesky_multislice.measurement import ScanGeometry, VolumeGrid, depth_of_field_m
 from bluesky_multislice.models import technique_of
 from bluesky_multislice.optics import halo_pixels, thickest_slice_m
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 
 _OUTGOING_MARGIN = 16
 """Pixels on each side of a near-field window that light leaves through."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Scan
 from bluesky_multislice.planning.plan import Plan
 
 _OF_THE_MACHINE = (

@@ -3,9 +3,9 @@
 import numpy as np
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.models import technique_of
-from bluesky_multislice.recipe.recipe import Recipe, Start
+from bluesky_multislice.recipe import Recipe, Start
 
 _LEAST_AXIS_ANGLES = 40
 """Evenly spaced angles from which sharpness alone finds the axis to 0.15 pixel; with 16 it was 3 pixels off."""

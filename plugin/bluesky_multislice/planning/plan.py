@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bluesky_multislice.measurement.frames import Saturated
-from bluesky_multislice.measurement.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import Saturated, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import Edges, ForwardModel, FrameTiles
 from bluesky_multislice.optics import Gradient, Interpolation, Kernel, Kernels
 from bluesky_multislice.parallel import Mesh, Rows, Slab, planes_are_shared
-from bluesky_multislice.recipe.recipe import Start, Support
+from bluesky_multislice.recipe import Start, Support
 from bluesky_multislice.solvers import FitSettings, FramesIn
 
 

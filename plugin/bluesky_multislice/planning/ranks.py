@@ -2,7 +2,7 @@
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.planning.machine import Machine
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 
 
 def ranks_for(machine: Machine, fitted: int) -> int:

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import ScanGeometry, VolumeGrid
 from bluesky_multislice.planning.defaults import WEIGHTED_PROBE_STEP
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import FitSettings, Priors, RefinementSettings
 
 _LATER_STEPS = 0.3

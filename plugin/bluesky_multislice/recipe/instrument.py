@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.models import technique_fields
 
 
 class FieldPlace(BaseModel):
@@ -81,6 +80,9 @@ _FIELDS: dict[str, str | None] = {
 
 def scan_fields() -> dict[str, str | None]:
     """Return each field of a scan, those that only one technique has as well, with its unit (None: no unit)."""
+    # Here, as options and their help do not wait for PyTorch.
+    from bluesky_multislice.models import technique_fields
+
     return _FIELDS | {name: field.unit for name, field in technique_fields().items()}
 
 

@@ -13,9 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.measurement.frames import Orientation, Saturated
-from bluesky_multislice.measurement.geometry import Regime
-from bluesky_multislice.measurement.plausibility import energy_doubt
+from bluesky_multislice.measurement import Orientation, Regime, Saturated, energy_doubt
 from bluesky_multislice.recipe.refine import Refine
 from bluesky_multislice.recipe.resources import Resources
 

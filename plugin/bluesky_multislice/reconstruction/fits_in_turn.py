@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bluesky_multislice.measurement.geometry import VolumeGrid
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Scan, VolumeGrid
 from bluesky_multislice.models import downsample, resample, upsample
 from bluesky_multislice.parallel import Mesh, Slab
 from bluesky_multislice.planning import Plan, with_probe_modes

@@ -7,11 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement.geometry import ScanGeometry, VolumeGrid
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Scan, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import ForwardModel, embed, technique_of
 from bluesky_multislice.planning import window_margin
-from bluesky_multislice.recipe.recipe import Propagation
+from bluesky_multislice.recipe import Propagation
 
 
 def predict_frames(

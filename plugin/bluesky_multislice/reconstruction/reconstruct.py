@@ -7,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bluesky_multislice.measurement.geometry import ScanGeometry, VolumeGrid
-from bluesky_multislice.measurement.plausibility import pattern_warnings
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Scan, ScanGeometry, VolumeGrid, pattern_warnings
 from bluesky_multislice.parallel import Mesh, Slab
 from bluesky_multislice.planning import Plan, with_probe_light
 from bluesky_multislice.reconstruction.fits_in_turn import (
@@ -20,11 +18,16 @@ from bluesky_multislice.reconstruction.fits_in_turn import (
     with_best_smoothing,
     with_fewest_modes,
 )
-from bluesky_multislice.reconstruction.start.first_probe import first_probe, light_of_frames
-from bluesky_multislice.reconstruction.start.first_volume import first_volume
-from bluesky_multislice.reconstruction.start.joint_illumination import empty_beam
-from bluesky_multislice.reconstruction.start.light import Light, measure_light
-from bluesky_multislice.reconstruction.start.rotation_axis import find_axis_pixels, move_axis
+from bluesky_multislice.reconstruction.start import (
+    Light,
+    empty_beam,
+    find_axis_pixels,
+    first_probe,
+    first_volume,
+    light_of_frames,
+    measure_light,
+    move_axis,
+)
 from bluesky_multislice.solvers import (
     Epoch,
     Journal,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.unknowns import Unknowns
-from bluesky_multislice.solvers.views.views import ViewSet
+from bluesky_multislice.solvers.views import ViewSet
 
 
 def step_to_the_bottom(

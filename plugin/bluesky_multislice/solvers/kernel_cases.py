@@ -12,14 +12,8 @@ from bluesky_multislice.optics.graphs import AcceleratorGraph, Graph, Replays
 from bluesky_multislice.optics.interpolation import turn_in_planes
 from bluesky_multislice.optics.taps import KERNELS
 from bluesky_multislice.optics.transmission import EagerSlice, Slice
-from bluesky_multislice.solvers.optimisers.descent import Adam, Descent, Nesterov, gradient_of
-from bluesky_multislice.solvers.priors.regularisers import (
-    Bounds,
-    Priors,
-    add_gradient_of_penalty,
-    bound,
-    weights_of_a_voxel,
-)
+from bluesky_multislice.solvers.optimisers import Adam, Descent, Nesterov, gradient_of
+from bluesky_multislice.solvers.priors import Bounds, Priors, add_gradient_of_penalty, bound, weights_of_a_voxel
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
 """What fused kernels have computed, and what general ones have."""

@@ -11,7 +11,7 @@ from bluesky_multislice.models import Turned
 from bluesky_multislice.optics import on_device
 from bluesky_multislice.solvers.fidelity import FIDELITIES
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
-from bluesky_multislice.solvers.views.views import ViewSet
+from bluesky_multislice.solvers.views import ViewSet
 
 
 def misfit_of(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp], settings: FitSettings) -> Tensor:

@@ -9,9 +9,7 @@ from click.testing import CliRunner
 
 from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.recipe.recipe import Recipe, ScanValues
-from bluesky_multislice.recipe.refine import Refine, Schedules
-from bluesky_multislice.recipe.resources import Resources
+from bluesky_multislice.recipe import Recipe, Refine, Resources, ScanValues, Schedules
 
 VALUES = {
     "propagation": "projection",

@@ -9,11 +9,8 @@ from small_scan import hologram_geometry
 
 from bluesky_multislice.errors import FramesError, ScanError
 from bluesky_multislice.files import FrameFile, frame_files, read_geometry, read_scan, write_scan
-from bluesky_multislice.measurement.frames import Frames, Orientation
-from bluesky_multislice.measurement.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.measurement.scan import Scan
-from bluesky_multislice.recipe.instrument import Instrument
-from bluesky_multislice.recipe.recipe import ScanValues
+from bluesky_multislice.measurement import Beam, Detector, Frames, Orientation, Scan, ScanGeometry
+from bluesky_multislice.recipe import Instrument, ScanValues
 
 ENERGY = "entry_1/instrument_1/source_1/energy"
 DETECTOR = "entry_1/instrument_1/detector_1"

@@ -9,8 +9,8 @@ from small_scan import hologram_scan
 
 from bluesky_multislice.errors import FramesError, MultisliceError, ScanError
 from bluesky_multislice.files import read_scan, write_scan
-from bluesky_multislice.measurement.geometry import Beam
-from bluesky_multislice.recipe.recipe import ScanValues
+from bluesky_multislice.measurement import Beam
+from bluesky_multislice.recipe import ScanValues
 
 SOURCE = "entry_1/instrument_1/source_1"
 DETECTOR = "entry_1/instrument_1/detector_1"

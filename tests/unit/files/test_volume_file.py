@@ -6,7 +6,7 @@ import pytest
 
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.files import read_provenance, read_volume, write_result
-from bluesky_multislice.measurement.geometry import VolumeGrid
+from bluesky_multislice.measurement import VolumeGrid
 
 GRID = VolumeGrid((2, 3, 4), (2e-9, 1e-9, 1e-9), (0.0, 1e-6, 2e-6))
 

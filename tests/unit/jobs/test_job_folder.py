@@ -3,8 +3,7 @@ import json
 import pytest
 
 from bluesky_multislice.errors import FramesError, JobError, PlanError
-from bluesky_multislice.jobs.job_folder import JobFolder, write_json
-from bluesky_multislice.jobs.safe_names import safe_name
+from bluesky_multislice.jobs import JobFolder, safe_name, write_json
 
 
 @pytest.fixture

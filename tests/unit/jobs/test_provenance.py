@@ -16,8 +16,8 @@ from bluesky_multislice.files.fields import DATA
 from bluesky_multislice.jobs.provenance import describe
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
-from bluesky_multislice.reconstruction.reconstruct import reconstruct
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruction import reconstruct
 
 
 @pytest.fixture(scope="module")

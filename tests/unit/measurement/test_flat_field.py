@@ -9,8 +9,7 @@ from small_scan import hologram_geometry
 
 from bluesky_multislice.errors import FramesError
 from bluesky_multislice.files import read_scan, write_scan
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Frames, Scan
 
 DETECTOR = "entry_1/instrument_1/detector_1"
 #: image_key and level of each row: a dark, two flats, a frame, two frames, a flat, a frame, and flats at the end.

@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 
 from bluesky_multislice.errors import FramesError, ScanError
-from bluesky_multislice.measurement.frames import Frames, orient
-from bluesky_multislice.measurement.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
+from bluesky_multislice.measurement.frames import orient
 
 ALL = np.arange(3)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.measurement.geometry import Beam, Detector, ScanGeometry, VolumeGrid, depth_of_field_m
+from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, VolumeGrid, depth_of_field_m
 
 
 def scan_geometry(views=3, *, focus_m=None, regime="near_field", **changed):

@@ -7,7 +7,7 @@ import pytest
 from small_scan import VOXEL_M, blank, hologram_geometry, pattern_scan
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.measurement.plausibility import (
+from bluesky_multislice.measurement import (
     angle_warnings,
     check_energy,
     energy_doubt,
@@ -15,7 +15,7 @@ from bluesky_multislice.measurement.plausibility import (
     position_warnings,
 )
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 
 
 @pytest.fixture(scope="module")

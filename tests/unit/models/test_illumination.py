@@ -8,7 +8,7 @@ import torch
 from small_scan import VOXEL_M, hologram_geometry, pattern_scan
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.measurement.geometry import Beam, Detector
+from bluesky_multislice.measurement import Beam, Detector
 from bluesky_multislice.models import downsample, embed, technique_of, upsample
 from bluesky_multislice.optics import propagate
 

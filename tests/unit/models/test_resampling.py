@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bluesky_multislice.measurement.geometry import VolumeGrid
+from bluesky_multislice.measurement import VolumeGrid
 from bluesky_multislice.models import resample
 
 COARSE = VolumeGrid((4, 5, 6), (2.0, 3.0, 4.0), (0.0, 1.0, -2.0))

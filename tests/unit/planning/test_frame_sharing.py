@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from small_scan import blank, hologram_geometry
 
-from bluesky_multislice.measurement.geometry import Beam
+from bluesky_multislice.measurement import Beam
 from bluesky_multislice.planning import Machine, Plan, exchange_of, identity, make_plan
-from bluesky_multislice.planning.cost.memory import memory_parts
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.planning.cost import memory_parts
+from bluesky_multislice.recipe import Recipe
 
 FLAT = {"depth_um": 0.02, "slices": 2}
 """A volume so thin that halos are small."""

@@ -13,8 +13,8 @@ from small_scan import blank, hologram_geometry
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.planning import Machine, host_memory_parts, make_plan, out_of_memory
-from bluesky_multislice.planning.cost.memory import memory_parts
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.planning.cost import memory_parts
+from bluesky_multislice.recipe import Recipe
 
 
 def plan_of(geometry, **recipe):

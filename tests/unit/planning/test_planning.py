@@ -10,9 +10,9 @@ import pytest
 from small_scan import blank, hologram_geometry
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement.geometry import Beam, Detector, ScanGeometry, depth_of_field_m
+from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, depth_of_field_m
 from bluesky_multislice.planning import Plan, make_plan, window_margin
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 
 
 def pattern_geometry(angles=4, regime="far_field", offset_m=(0.0, 0.0)):

@@ -21,8 +21,8 @@ from bluesky_multislice.planning import (
     small_steps,
     work_of,
 )
-from bluesky_multislice.planning.cost.memory import memory_parts
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.planning.cost import memory_parts
+from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruction.fits_in_turn import load_data
 from bluesky_multislice.solvers import Unknowns, fit, lanes_of, split_views
 

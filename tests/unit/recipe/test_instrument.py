@@ -3,7 +3,7 @@ import re
 import pytest
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.recipe.instrument import convert, read_instrument, scan_fields
+from bluesky_multislice.recipe import convert, read_instrument, scan_fields
 
 GOOD = """
 name = "hall 3"

@@ -5,8 +5,8 @@ from pydantic import ValidationError
 
 from bluesky_multislice import solvers
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.recipe.recipe import Recipe, ScanValues, make_recipe, read_recipe
-from bluesky_multislice.recipe.refine import Quantity, Refine, Scheduled, Schedules
+from bluesky_multislice.recipe import Recipe, Refine, ScanValues, Scheduled, Schedules, make_recipe, read_recipe
+from bluesky_multislice.recipe.refine import Quantity
 
 
 def scheduled(name, **schedule):

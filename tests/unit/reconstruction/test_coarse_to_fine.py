@@ -9,14 +9,13 @@ import pytest
 import torch
 from small_scan import blank, hologram_geometry, pattern_scan, rebuild, relative_error, thick_scan
 
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.models import ForwardModel, resample
 from bluesky_multislice.optics import PROPAGATIONS
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
-from bluesky_multislice.reconstruction.reconstruct import reconstruct
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruction import reconstruct
 from bluesky_multislice.solvers import Unknowns, load_views
 
 

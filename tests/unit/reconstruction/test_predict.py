@@ -7,9 +7,8 @@ import pytest
 from small_scan import VOXEL_M, ball, blank, hologram_geometry, pattern_scan
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement.geometry import Detector
-from bluesky_multislice.measurement.scan import Scan
-from bluesky_multislice.reconstruction.predict import add_photon_noise, predict_frames
+from bluesky_multislice.measurement import Detector, Scan
+from bluesky_multislice.reconstruction import add_photon_noise, predict_frames
 
 PITCH = (VOXEL_M, VOXEL_M, VOXEL_M)
 DELTA = ball().astype(float)

@@ -10,12 +10,11 @@ from small_scan import ball, blank, hologram_geometry, hologram_scan, pattern_sc
 
 from bluesky_multislice import optics
 from bluesky_multislice.errors import FramesError, ScanError
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Propagation, Recipe
-from bluesky_multislice.reconstruction.reconstruct import reconstruct
+from bluesky_multislice.recipe import Propagation, Recipe
+from bluesky_multislice.reconstruction import reconstruct
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,11 @@ from small_scan import hologram_scan, pattern_scan, relative_error
 from bluesky_multislice.errors import FramesError
 from bluesky_multislice.files import write_scan
 from bluesky_multislice.jobs.provenance import describe
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
-from bluesky_multislice.reconstruction.reconstruct import reconstruct
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruction import reconstruct
 
 
 def result_of(scan, **recipe):

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from small_scan import VOXEL_M, ball, hologram_scan, pattern_scan, rebuild, relative_error
 
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
-from bluesky_multislice.reconstruction.predict import add_photon_noise
-from bluesky_multislice.reconstruction.reconstruct import reconstruct
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruction import add_photon_noise, reconstruct
 
 
 @pytest.fixture(scope="module")

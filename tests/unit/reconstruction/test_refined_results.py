@@ -8,8 +8,8 @@ import torch
 from small_scan import pattern_scan
 
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
-from bluesky_multislice.reconstruction.reconstruct import Reconstruction
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruction import Reconstruction
 from bluesky_multislice.solvers import Solution
 
 

@@ -9,8 +9,8 @@ from small_scan import hologram_scan, pattern_scan
 
 from bluesky_multislice.parallel import Checkpoints, join_mesh
 from bluesky_multislice.planning import identity, make_plan
-from bluesky_multislice.recipe.recipe import Recipe
-from bluesky_multislice.reconstruction.reconstruct import reconstruct
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruction import reconstruct
 from bluesky_multislice.solvers import Interrupted, Journal
 from bluesky_multislice.solvers.course import Course
 

@@ -5,12 +5,11 @@ import pytest
 from small_scan import ball, hologram_scan, relative_error
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
-from bluesky_multislice.reconstruction.reconstruct import reconstruct
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruction import reconstruct
 
 WEIGHT = 0.003
 

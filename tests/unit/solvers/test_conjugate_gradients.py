@@ -9,7 +9,7 @@ from small_scan import hologram_scan, rebuild
 
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import Unknowns, load_views
 from bluesky_multislice.solvers.conjugate_gradients import ConjugateGradients
 from bluesky_multislice.solvers.priors.regularisers import penalty

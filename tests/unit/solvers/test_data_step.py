@@ -7,7 +7,7 @@ from small_scan import hologram_scan
 
 from bluesky_multislice.parallel import Mesh, join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import Unknowns, load_views
 from bluesky_multislice.solvers.data_step import step_to_the_bottom
 from bluesky_multislice.solvers.fidelity import amplitude_misfit

@@ -13,7 +13,7 @@ from bluesky_multislice.errors import PlanError, RecipeError, SchedulerError
 from bluesky_multislice.jobs.schedulers.environment import names_a_key
 from bluesky_multislice.parallel import threads_asked
 from bluesky_multislice.planning import Machine
-from bluesky_multislice.recipe.resources import Constraint, Name, Resources
+from bluesky_multislice.recipe import Constraint, Name, Resources
 
 _OWN = frozenset(
     "array chdir error export job-name no-requeue nodes ntasks ntasks-per-node open-mode output requeue signal".split()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bluesky_multislice.measurement.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.models.techniques.holography import plane_wave
 from bluesky_multislice.models.techniques.technique import ScanField, Technique
 

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bluesky_multislice.measurement.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.models.illumination import embed
 from bluesky_multislice.models.techniques.technique import FitDefaults, Technique
 from bluesky_multislice.optics import propagate

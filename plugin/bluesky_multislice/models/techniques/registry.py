@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.measurement.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.models.techniques.holography import HOLOGRAPHY
 from bluesky_multislice.models.techniques.microscopy import MICROSCOPY
 from bluesky_multislice.models.techniques.ptychography import PTYCHOGRAPHY

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bluesky_multislice.measurement.geometry import Regime, ScanGeometry
+from bluesky_multislice.measurement import Regime, ScanGeometry
 
 Optics = Callable[[ScanGeometry, Tensor, Tensor], Tensor]
 """(geometry, fy (y, 1), fx (x,) in 1/m) → factor (y, x) on the spectrum of the exit wave on its way to the detector."""

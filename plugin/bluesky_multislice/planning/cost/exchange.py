@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bluesky_multislice.measurement.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.parallel import Mesh, Rows, Slab
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.solvers import in_batches, lanes_of, share_held_back, split_views

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement.geometry import Beam, Detector, ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.optics import PROPAGATIONS, rotate, with_y_last
 from bluesky_multislice.optics.accelerator import accelerator_count, chosen_type, name_of, synchronise

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from bluesky_multislice.measurement.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.planning.cost.exchange import Exchange, exchange_of
 from bluesky_multislice.planning.cost.machine_profile import MachineProfile
 from bluesky_multislice.planning.cost.memory import MemoryParts, memory_parts

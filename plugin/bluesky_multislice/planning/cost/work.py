@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.fft import next_fast_len
 
-from bluesky_multislice.measurement.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.optics import kept_turns
 from bluesky_multislice.planning.cost.exchange import batches_of, steps_of
 from bluesky_multislice.planning.plan import Plan

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from bluesky_multislice.measurement.geometry import ScanGeometry
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Scan, ScanGeometry
 from bluesky_multislice.models import embed, technique_of, upsample
 from bluesky_multislice.optics import bin_pixels, far_field
 from bluesky_multislice.parallel import Mesh

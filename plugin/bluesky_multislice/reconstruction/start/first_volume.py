@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from bluesky_multislice.measurement.geometry import ScanGeometry, VolumeGrid
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Scan, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import resample
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.parallel import Mesh, Slab

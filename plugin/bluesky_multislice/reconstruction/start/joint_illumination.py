@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from bluesky_multislice.measurement.geometry import VolumeGrid
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Scan, VolumeGrid
 from bluesky_multislice.optics import propagate
 from bluesky_multislice.planning import Plan
 from bluesky_multislice.solvers import EmptyBeam

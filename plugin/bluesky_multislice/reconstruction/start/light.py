@@ -7,8 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError
-from bluesky_multislice.measurement.frames import Saturated
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Saturated, Scan
 from bluesky_multislice.parallel import Mesh
 
 

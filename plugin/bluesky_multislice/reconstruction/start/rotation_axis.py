@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 from torch import Tensor
 
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Scan
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan, angles_tell_axis
 from bluesky_multislice.reconstruction.start.back_projection import angle_weights, back_project

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from bluesky_multislice.measurement.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 
 _STEPS = np.geomspace(0.03, 0.6, 60)
 """Steps of a scan, in diameters of the probe, that are looked for."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bluesky_multislice.optics import uses_fused
 from bluesky_multislice.solvers.optimisers.descent import Adam, Nesterov, gradient_of, named, of_name
-from bluesky_multislice.solvers.priors.regularisers import NO_WEIGHTS, Bounds, Weights
+from bluesky_multislice.solvers.priors import NO_WEIGHTS, Bounds, Weights
 
 OptimiserName = Literal["adam", "nesterov", "weighted"]
 

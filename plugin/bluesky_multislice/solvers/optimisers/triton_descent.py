@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bluesky_multislice.solvers.optimisers.descent import Moments
-from bluesky_multislice.solvers.priors.regularisers import Bounds, Weights
+from bluesky_multislice.solvers.priors import Bounds, Weights
 
 _X, _Y = 8, 64
 """Voxels along x and y that a program works on: few of the neighbours that it reads belong to others."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bluesky_multislice.measurement.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import ScanGeometry, VolumeGrid
 from bluesky_multislice.optics.conventions import coordinates
 
 _EVERY_ROW = slice(None)

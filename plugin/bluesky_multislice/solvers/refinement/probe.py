@@ -5,8 +5,15 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from bluesky_multislice.solvers.optimisers.descent import Adam, Descent, Nesterov, named, of_name
-from bluesky_multislice.solvers.optimisers.optimiser import WEIGHTED_LENGTH, weighted_momentum
+from bluesky_multislice.solvers.optimisers import (
+    WEIGHTED_LENGTH,
+    Adam,
+    Descent,
+    Nesterov,
+    named,
+    of_name,
+    weighted_momentum,
+)
 from bluesky_multislice.solvers.refinement.schedule import Schedule
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.optics import on_device
-from bluesky_multislice.solvers.optimisers.descent import gradient_of
+from bluesky_multislice.solvers.optimisers import gradient_of
 from bluesky_multislice.solvers.refinement.schedule import Schedule
 
 _PART = 0.5

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bluesky_multislice.measurement.geometry import depth_of_field_m
+from bluesky_multislice.measurement import depth_of_field_m
 from bluesky_multislice.models import ForwardModel
 
 Quantity = Literal[

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.models import Adjustments, ForwardModel
-from bluesky_multislice.solvers.optimisers.descent import Adam, gradient_of, named, of_name
+from bluesky_multislice.solvers.optimisers import Adam, gradient_of, named, of_name
 from bluesky_multislice.solvers.refinement.quantities import Refined, make_quantity
 from bluesky_multislice.solvers.refinement.schedule import RefinementSettings, Schedule
 

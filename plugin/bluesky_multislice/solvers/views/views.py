@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bluesky_multislice.measurement.frames import Saturated
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Saturated, Scan
 from bluesky_multislice.optics import on_device
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.empty_beam import EmptyBeam

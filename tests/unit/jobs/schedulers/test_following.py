@@ -3,7 +3,7 @@
 import pytest
 
 from bluesky_multislice.errors import JobError, LostRankError, ScanError
-from bluesky_multislice.jobs.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import Job, JobState, JobStatus, LocalScheduler, failure, follow, may_go_on
 
 WORDS = {"got": "this.", "remedy": "that."}

@@ -9,7 +9,7 @@ from bluesky_multislice.errors import PlanError, RecipeError, SchedulerError
 from bluesky_multislice.jobs.schedulers import Allocation, SiteProfile, allocate, machine_of, read_site
 from bluesky_multislice.jobs.schedulers.site import Overrides
 from bluesky_multislice.planning import Machine
-from bluesky_multislice.recipe.resources import Resources
+from bluesky_multislice.recipe import Resources
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[4] / "deploy" / "slurm").glob("*.toml"))
 NAMES = ("partition", "account", "qos", "constraint")

@@ -15,8 +15,7 @@ from bluesky_multislice.files import read_scan, write_scan
 from bluesky_multislice.models import technique_of, techniques
 from bluesky_multislice.models.techniques import microscopy
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.instrument import scan_fields
-from bluesky_multislice.recipe.recipe import Recipe, ScanValues, make_recipe
+from bluesky_multislice.recipe import Recipe, ScanValues, make_recipe, scan_fields
 
 DOCUMENT = Path(__file__).parents[4] / "docs/adding-a-technique.md"
 FACILITY = """

@@ -9,8 +9,9 @@ from small_scan import blank, hologram_geometry
 from bluesky_multislice.cli import commands
 from bluesky_multislice.cli.scaling_table import scaling_lines
 from bluesky_multislice.planning import Machine, data_sheets, machine_name, make_plan
-from bluesky_multislice.planning.cost.prediction import reduced_bytes, reduction_seconds
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.planning.cost import reduction_seconds
+from bluesky_multislice.planning.cost.prediction import reduced_bytes
+from bluesky_multislice.recipe import Recipe
 
 
 def planned(*options):

@@ -14,9 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bluesky_multislice.cli import commands
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.files import write_scan
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 from bluesky_multislice.models import FrameTiles
 from bluesky_multislice.optics import interpolation
 from bluesky_multislice.parallel import Mesh, Slab, join_mesh
@@ -34,10 +32,10 @@ from bluesky_multislice.planning import (
     work_of,
     write_profile,
 )
-from bluesky_multislice.planning.cost.memory import memory_parts
+from bluesky_multislice.planning.cost import memory_parts
 from bluesky_multislice.planning.cost.prediction import reduced_bytes
 from bluesky_multislice.planning.outlook import STATE_BYTES
-from bluesky_multislice.recipe.recipe import Recipe
+from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruction.fits_in_turn import load_data
 from bluesky_multislice.solvers import Unknowns, fit, split_views
 

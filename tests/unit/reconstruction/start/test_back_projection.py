@@ -11,8 +11,7 @@ import torch
 from small_scan import ball
 
 from bluesky_multislice.optics import rotate
-from bluesky_multislice.reconstruction.start import back_projection
-from bluesky_multislice.reconstruction.start.back_projection import angle_weights, back_project
+from bluesky_multislice.reconstruction.start import angle_weights, back_project, back_projection
 
 
 def projections(volume, angles):

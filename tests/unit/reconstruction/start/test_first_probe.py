@@ -8,17 +8,15 @@ import torch
 from far_field_scan import DETECTOR_PIXEL_M, OBJECT_PIXEL_M, WAVELENGTH_M, FarFieldScan
 from small_scan import pattern_scan, rebuild, relative_error
 
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.geometry import Beam
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Beam, Frames, Scan
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
-from bluesky_multislice.reconstruction.reconstruct import reconstruct
-from bluesky_multislice.reconstruction.start.first_probe import light_of_frames
-from bluesky_multislice.reconstruction.start.shadows import (
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruction import reconstruct
+from bluesky_multislice.reconstruction.start import (
     candidate_distances_m,
     depth_of_focus_m,
+    light_of_frames,
     shadow_likeness,
     shadows_distance_m,
 )

@@ -8,14 +8,13 @@ import torch
 from small_scan import VOXEL_M, ball, blank, hologram_geometry, relative_error
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.parallel import Mesh, join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
-from bluesky_multislice.reconstruction.predict import predict_frames
-from bluesky_multislice.reconstruction.reconstruct import reconstruct
-from bluesky_multislice.reconstruction.start.first_volume import first_volume, load_holograms
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruction import predict_frames, reconstruct
+from bluesky_multislice.reconstruction.start import first_volume
+from bluesky_multislice.reconstruction.start.first_volume import load_holograms
 from bluesky_multislice.solvers import split_views
 
 N, ANGLES, RATIO = 32, 24, 0.1

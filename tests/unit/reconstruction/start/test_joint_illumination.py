@@ -9,13 +9,12 @@ from scipy import ndimage
 from small_scan import VOXEL_M, ball, blank, hologram_geometry, pattern_scan, rebuild, relative_error
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.optics import propagate
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
-from bluesky_multislice.reconstruction.predict import predict_frames
-from bluesky_multislice.reconstruction.start.joint_illumination import empty_beam, probe_of_flats
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruction import predict_frames
+from bluesky_multislice.reconstruction.start import empty_beam, probe_of_flats
 
 N = 24
 LIGHT = {"wavelength_m": 0.5e-9, "pixel_size_m": (VOXEL_M, VOXEL_M), "kernel": "fresnel"}

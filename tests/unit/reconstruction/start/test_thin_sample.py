@@ -7,7 +7,7 @@ import torch
 from small_scan import relative_error
 
 from bluesky_multislice import optics
-from bluesky_multislice.reconstruction.start.thin_sample import contrast_transfer_phase, paganin_phase
+from bluesky_multislice.reconstruction.start import contrast_transfer_phase, paganin_phase
 
 N, PIXEL_M, WAVELENGTH_M = 64, (1e-9, 1e-9), 0.5e-9
 DISTANCES_M = (20e-9, 35e-9, 60e-9)

@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from bluesky_multislice.optics.layout import has_y_last, with_y_last
-from bluesky_multislice.solvers.optimisers.descent import Adam, Nesterov, gradient_of, named, of_name
+from bluesky_multislice.optics import with_y_last
+from bluesky_multislice.optics.layout import has_y_last
+from bluesky_multislice.solvers.optimisers import Adam, Nesterov, gradient_of, named, of_name
 
 METHODS = {
     "nesterov": (

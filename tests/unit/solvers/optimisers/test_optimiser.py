@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from bluesky_multislice.solvers import Schedule
-from bluesky_multislice.solvers.optimisers.optimiser import ObjectOptimiser
-from bluesky_multislice.solvers.refinement.probe import ProbeOptimiser
+from bluesky_multislice.solvers import ObjectOptimiser, Schedule
+from bluesky_multislice.solvers.refinement import ProbeOptimiser
 
 
 def optimiser(volume, **settings):

@@ -6,22 +6,14 @@ import pytest
 import torch
 from small_scan import VOXEL_M, hologram_geometry
 
-from bluesky_multislice.measurement.geometry import VolumeGrid
+from bluesky_multislice.measurement import VolumeGrid
 from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.optics import with_y_last
 from bluesky_multislice.optics.conventions import wavenumber
+from bluesky_multislice.solvers import Priors, add_gradient_of_penalty, bound
 from bluesky_multislice.solvers.fidelity import amplitude_misfit
-from bluesky_multislice.solvers.priors import regularisers
-from bluesky_multislice.solvers.priors.regularisers import (
-    Priors,
-    add_gradient_of_penalty,
-    bound,
-    magnitude,
-    noise_of_vacuum,
-    penalty,
-    roughness_z,
-    total_variation,
-)
+from bluesky_multislice.solvers.priors import noise_of_vacuum, regularisers
+from bluesky_multislice.solvers.priors.regularisers import magnitude, penalty, roughness_z, total_variation
 
 FLOOR = 1e-4
 

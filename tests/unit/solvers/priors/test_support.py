@@ -3,7 +3,7 @@
 import numpy as np
 from small_scan import VOXEL_M, hologram_geometry, pattern_scan
 
-from bluesky_multislice.measurement.geometry import VolumeGrid
+from bluesky_multislice.measurement import VolumeGrid
 from bluesky_multislice.solvers import cylinder_support
 
 

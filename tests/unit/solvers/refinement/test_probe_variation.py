@@ -7,7 +7,7 @@ from far_field_scan import FarFieldScan
 from small_scan import rebuild
 
 from bluesky_multislice.solvers import Schedule
-from bluesky_multislice.solvers.refinement.probe_variation import ProbeVariation
+from bluesky_multislice.solvers.refinement import ProbeVariation
 
 BEAMS = [FarFieldScan(flicker=0.1, breathing=0.1, seed=seed) for seed in range(3)]
 EPOCHS = 16

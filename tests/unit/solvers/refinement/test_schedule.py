@@ -8,7 +8,7 @@ import torch
 from test_refinement import ANGLES, EVERYTHING, SETTINGS, model, probe
 
 from bluesky_multislice.solvers import RefinementSettings, Schedule, Unknowns
-from bluesky_multislice.solvers.refinement.probe_variation import ProbeVariation
+from bluesky_multislice.solvers.refinement import ProbeVariation
 from bluesky_multislice.solvers.refinement.quantities import make_quantity
 
 

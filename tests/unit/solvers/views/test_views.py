@@ -9,14 +9,13 @@ import torch
 from small_scan import hologram_geometry, hologram_scan, rebuild
 
 from bluesky_multislice.errors import FramesError
-from bluesky_multislice.measurement.frames import Frames
-from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe.recipe import Recipe
-from bluesky_multislice.reconstruction.reconstruct import reconstruct
-from bluesky_multislice.solvers import ReadAhead, load_views, share_held_back, split_views
-from bluesky_multislice.solvers.views.views import AmplitudeReader, ViewSet
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.reconstruction import reconstruct
+from bluesky_multislice.solvers import ReadAhead, ViewSet, load_views, share_held_back, split_views
+from bluesky_multislice.solvers.views.views import AmplitudeReader
 
 
 def view_set(angles, heights=None):
