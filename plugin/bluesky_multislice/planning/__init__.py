@@ -21,7 +21,6 @@ from bluesky_multislice.planning.grid import window_margin
 from bluesky_multislice.planning.identity import identity
 from bluesky_multislice.planning.initial_guess import angles_tell_axis
 from bluesky_multislice.planning.machine import RESERVE, Machine, this_machine, usable_cores
-from bluesky_multislice.planning.outlook import Case, Cost, Supercomputer, outlook
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.planner import make_plan
 from bluesky_multislice.planning.stages import thin_plan, with_probe_light, with_probe_modes
@@ -30,8 +29,6 @@ from bluesky_multislice.planning.what_fits import out_of_memory
 
 __all__ = [
     "RESERVE",
-    "Case",
-    "Cost",
     "DataSheet",
     "Exchange",
     "Machine",
@@ -39,7 +36,6 @@ __all__ = [
     "MemoryParts",
     "Plan",
     "Prediction",
-    "Supercomputer",
     "Work",
     "angles_tell_axis",
     "data_sheets",
@@ -50,7 +46,6 @@ __all__ = [
     "make_plan",
     "measure_machine",
     "out_of_memory",
-    "outlook",
     "predict_cost",
     "read_profile",
     "small_steps",

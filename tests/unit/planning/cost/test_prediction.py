@@ -19,14 +19,11 @@ from bluesky_multislice.models import FrameTiles
 from bluesky_multislice.optics import interpolation
 from bluesky_multislice.parallel import Mesh, Slab, join_mesh
 from bluesky_multislice.planning import (
-    Case,
     Machine,
     MachineProfile,
-    Supercomputer,
     exchange_of,
     make_plan,
     measure_machine,
-    outlook,
     predict_cost,
     read_profile,
     work_of,
@@ -34,7 +31,6 @@ from bluesky_multislice.planning import (
 )
 from bluesky_multislice.planning.cost import memory_parts
 from bluesky_multislice.planning.cost.prediction import reduced_bytes
-from bluesky_multislice.planning.outlook import STATE_BYTES
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruction.fits_in_turn import load_data
 from bluesky_multislice.solvers import Unknowns, fit, split_views
@@ -301,41 +297,6 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path, text):
         write_profile(tmp_path / "no folder" / "profile.json", PROFILE)
 
 
-CASE = Case(4096, 1e-8, 1e-10, 0.06, 25)
-MACHINE = Supercomputer(1000, 4, 64e9, 1e10, 1e-12)
-
-
-def test_the_state_of_the_table_is_that_of_a_plan():
-    geometry = hologram_geometry(n=64, angles=20)
-    plan = plan_of(geometry)
-    assert memory_parts(plan, geometry, True).volumes == STATE_BYTES * 64**3
-
-
-def test_a_volume_that_no_gpu_holds_needs_slabs_and_one_whose_field_none_holds_needs_tiles():
-    whole, slabs, tiles = (outlook(CASE, scheme, MACHINE) for scheme in ("data parallelism", "slabs", "tiles"))
-    assert (whole.nodes, whole.hours, whole.slabs) == (None, None, 1)
-    assert whole.memory_bytes > STATE_BYTES * 4096**3
-    assert slabs.slabs > 1
-    assert CASE.memory_bytes(slabs.slabs, 4096) <= 64e9 < CASE.memory_bytes(slabs.slabs - 1, 4096)
-    assert tiles.slabs <= slabs.slabs
-    deeper = replace(CASE, side=32768)
-    assert outlook(deeper, "slabs", MACHINE).nodes is None
-    assert outlook(deeper, "tiles", replace(MACHINE, nodes=20_000, gpu_memory_bytes=1e11)).nodes is not None
-
-
-def test_hours_follow_speed_network_and_epochs():
-    usual = outlook(CASE, "slabs", MACHINE).hours
-    assert outlook(CASE, "slabs", replace(MACHINE, pair_s_a_pixel=None)).hours is None
-    assert outlook(replace(CASE, epochs=50), "slabs", MACHINE).hours == pytest.approx(2 * usual)
-    assert outlook(CASE, "slabs", replace(MACHINE, network_bytes_a_s=1e11)).hours < usual
-    assert outlook(CASE, "slabs", replace(MACHINE, pair_s_a_pixel=1e-11)).hours > usual
-    assert outlook(CASE, "slabs", replace(MACHINE, turn_s_a_voxel=1e-12)).hours > usual
-    assert outlook(CASE, "slabs", replace(MACHINE, matrix_s_a_pixel=1e-9)).hours > usual
-    small = replace(CASE, side=256)
-    assert outlook(small, "data parallelism", MACHINE).nodes == math.ceil(small.angles / 4)
-    assert outlook(small, "data parallelism", replace(MACHINE, nodes=1)).nodes == 1
-
-
 def planned(*options):
     return CliRunner().invoke(commands.multislice, ["plan", *map(str, options)], catch_exceptions=True)
 
@@ -384,28 +345,15 @@ def test_plan_for_gpus_counts_their_memory_and_refuses_what_does_not_fit():
     assert isinstance(planned(*options, "--gpu-memory-gb", 0.001).exception, PlanError)
 
 
-def test_table_has_hours_only_with_a_profile(tmp_path):
-    without = planned("--table").output
-    assert "does not fit" in without
-    assert "no hours" in without
-    rows = [line for line in without.splitlines() if line.startswith("| 1,000,000")]
-    assert len(rows) == 3
-    write_profile(tmp_path / "profile.json", PROFILE)
-    machine = ("--nodes", 10, "--gpus-per-node", 2, "--network-gb-s", 3, "--times-faster", 7)
-    text = planned("--table", "--profile", tmp_path / "profile.json", *machine, "--epochs", 3).output
-    for said in ("10 nodes of 2 GPUs", "3 GB/s", "a GPU 7 times", "3 epochs"):
-        assert said in text
-
-
 @pytest.mark.parametrize(
     "options",
     [
         (),
-        ("--table", "--volume", 32),
+        ("--scaling", "--volume", 32),
         ("--volume", 32, "--views-an-angle", 3, "--frame", 8),
         ("--volume", 32, "--frame", 64, "--views-an-angle", 4),
         ("--volume", 32, "--frame", 16),
-        ("--table", "--angles", 3),
+        ("--scaling", "--angles", 3),
     ],
     ids=str,
 )

@@ -1,20 +1,33 @@
 """How far each way to share a reconstruction reaches: full-field holograms of cubes, up to 1 cm at 10 nm.
 
+``python tests/benchmarks/exascale_table.py --profile this-machine.json`` prints the table of docs/scale-out.md, with
+the times that ``multislice plan --measure this-machine.json`` has measured; without a profile it has no hours.
+
 Only what grows is counted: the volume-sized state, one rank's planes and waves, FFT pairs, turns, and network bytes.
 """
 
+import argparse
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from bluesky_multislice.measurement.geometry import depth_of_field_m
+from bluesky_multislice.cli.plan_scan import number_text
+from bluesky_multislice.measurement import depth_of_field_m
 from bluesky_multislice.optics import halo_pixels, thickest_slice_m
+from bluesky_multislice.planning import MachineProfile, read_profile
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.units import wavelength_m_from_energy
 
 Scheme = Literal["data parallelism", "slabs", "tiles"]
 
 STATE_BYTES = 40
 """Bytes a voxel: δ and β with gradient, momentum and best copy, a gradient on its way, and weights;
-``planning.memory`` counts the same for holograms of several angles."""
+``planning.cost.memory`` counts the same for holograms of several angles."""
+
+_SIDES = (256, 1024, 4096, 16384, 65536, 262144, 10**6)
+_SCHEMES = ("data parallelism", "slabs", "tiles")
+_LAPTOP_BYTES = 16e9
 
 _STEPS_AN_EPOCH = 20
 """Of the optimiser, each of which adds up the gradients of all groups of ranks."""
@@ -178,3 +191,94 @@ def _hours(case: Case, scheme: Scheme, machine: Supercomputer, slabs: int, group
     turning = math.ceil(case.angles / groups) * a_turn
     epoch = views * (computing + sent / machine.network_bytes_a_s) + reduced / machine.network_bytes_a_s + turning
     return case.epochs * epoch / 3600
+
+
+def main(words: list[str] | None = None) -> None:
+    """Print the table that options describe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", type=Path, help="measured times (JSON)")
+    parser.add_argument("--nodes", type=int, default=9400, help="of the machine")
+    parser.add_argument("--gpus-per-node", type=int, default=8)
+    parser.add_argument("--gpu-memory-gb", type=float, default=64.0)
+    parser.add_argument("--network-gb-s", type=float, default=12.5, help="of a GPU")
+    parser.add_argument(
+        "--times-faster", type=float, default=300.0, help="a GPU over a rank of the profile, an assumption"
+    )
+    parser.add_argument("--pixel-nm", type=float, default=10.0, help="size of a voxel")
+    parser.add_argument("--energy-kev", type=float, default=12.4)
+    parser.add_argument("--accuracy", type=float, default=Recipe().accuracy, help="of the scattered wave")
+    parser.add_argument("--epochs", type=int, default=25)
+    chosen = parser.parse_args(words)
+    print("\n".join(table_lines(chosen, None if chosen.profile is None else read_profile(chosen.profile))))
+
+
+def table_lines(chosen: argparse.Namespace, profile: MachineProfile | None) -> list[str]:
+    """Return a table in Markdown, from a laptop to the machine that was chosen."""
+    laptop = _machine(1, 1, _LAPTOP_BYTES, math.inf, profile, times_faster=1.0)
+    machine = _machine(
+        chosen.nodes,
+        chosen.gpus_per_node,
+        chosen.gpu_memory_gb * 1e9,
+        chosen.network_gb_s * 1e9,
+        profile,
+        chosen.times_faster,
+    )
+    wavelength_m = wavelength_m_from_energy(chosen.energy_kev * 1e3)
+    first, *cases = (
+        Case(side, chosen.pixel_nm * 1e-9, wavelength_m, chosen.accuracy, chosen.epochs) for side in _SIDES
+    )
+    return [
+        f"Full-field holograms, voxels of {chosen.pixel_nm:g} nm, {chosen.energy_kev:g} keV, accuracy "
+        f"{chosen.accuracy:g}, {chosen.epochs} epochs. Laptop: one rank, {number_text(_LAPTOP_BYTES)}B. "
+        f"Machine: {machine.nodes} nodes of {machine.gpus_per_node} GPUs of {number_text(machine.gpu_memory_bytes)}B, "
+        f"{number_text(machine.network_bytes_a_s)}B/s each; {_speed(profile, chosen.times_faster)}.",
+        "",
+        "| voxels a side | size | slices | angles | scheme | GPUs a volume | nodes | memory a node | hours |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        _row(first, outlook(first, "data parallelism", laptop), 1, "laptop"),
+        *(
+            _row(case, outlook(case, scheme, machine), machine.gpus_per_node, scheme)
+            for case in cases
+            for scheme in _SCHEMES
+        ),
+    ]
+
+
+def _machine(
+    nodes: int,
+    gpus_per_node: int,
+    gpu_memory_bytes: float,
+    network_bytes_a_s: float,
+    profile: MachineProfile | None,
+    times_faster: float,
+) -> Supercomputer:
+    """Return a machine, its speed from the profile."""
+    sizes = nodes, gpus_per_node, gpu_memory_bytes, network_bytes_a_s
+    if profile is None:
+        return Supercomputer(*sizes, pair_s_a_pixel=None)
+    pixels = max(profile.slice_pair_s) ** 2
+    return Supercomputer(
+        *sizes,
+        pair_s_a_pixel=profile.slice_pair(pixels) / (pixels * math.log2(pixels)) / times_faster,
+        turn_s_a_voxel=profile.turn_s_a_voxel / times_faster,
+        matrix_s_a_pixel=profile.matrix_s_a_pixel / times_faster,
+    )
+
+
+def _speed(profile: MachineProfile | None, times_faster: float) -> str:
+    if profile is None:
+        return "no profile, so no hours"
+    return f"a GPU {times_faster:g} times as fast as a rank of {profile.machine} ({profile.threads} thread(s))"
+
+
+def _row(case: Case, cost: Cost, gpus_per_node: int, scheme: str) -> str:
+    size = f"{case.side:,} | {number_text(case.thickness_m)}m | {case.slices:,} | {case.angles:,} | {scheme}"
+    if cost.nodes is None:
+        return f"| {size} | {cost.slabs:,} | does not fit | {number_text(cost.memory_bytes)}B a GPU, at least | – |"
+    memory = number_text(cost.memory_bytes * gpus_per_node)
+    hours = "–" if cost.hours is None else f"{cost.hours:.2g}" if cost.hours < 100 else f"{cost.hours:,.0f}"
+    return f"| {size} | {cost.slabs:,} | {cost.nodes:,} | {memory}B | {hours} |"
+
+
+if __name__ == "__main__":
+    main()
