@@ -12,7 +12,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.flows import load_flow_from_entrypoint
 from prefect.types.entrypoint import EntrypointType
 
-from bluesky_multislice.settings import FLOW, LIVE_QUEUE, POOL, RERUN_QUEUE
+from bluesky_multislice.recipe import FLOW, LIVE_QUEUE, POOL, RERUN_QUEUE
 
 _ENTRYPOINT = "flows.reconstruct_scan:reconstruct_scan"
 

@@ -7,9 +7,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.logging.loggers import flow_run_logger
 
-from bluesky_multislice.interchange.job_folder import JobFolder
-from bluesky_multislice.schedulers import make_scheduler, read_site
-from bluesky_multislice.settings import ServiceSettings
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.schedulers import make_scheduler, read_site
+from bluesky_multislice.recipe import ServiceSettings
 from flows.job_record import Outcome, write_outcome
 from flows.owned_job import OwnedJob
 

@@ -18,7 +18,7 @@ from typing import Literal
 from uuid import UUID
 
 from bluesky_multislice.errors import JobError
-from bluesky_multislice.interchange.job_folder import JobFolder, write_json
+from bluesky_multislice.jobs import JobFolder, write_json
 
 _BETWEEN_SIGNS_S = 5.0
 GONE_AFTER_S = 60.0

@@ -9,8 +9,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Failed
 
 from bluesky_multislice.errors import MultisliceError, SchedulerError
-from bluesky_multislice.interchange.job_folder import JobFolder
-from bluesky_multislice.schedulers import (
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.schedulers import (
     Allocation,
     Job,
     JobState,

@@ -5,8 +5,8 @@ from typing import Any
 from tiled.client.container import Container
 
 from bluesky_multislice import catalog
-from bluesky_multislice.interchange import read_provenance
-from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.files import read_provenance
+from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.recipe import Recipe
 from flows.job_record import Outcome, write_outcome
 

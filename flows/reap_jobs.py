@@ -29,10 +29,10 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from bluesky_multislice import catalog
 from bluesky_multislice.errors import MultisliceError
-from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.schedulers import JobState, Scheduler, make_scheduler, read_site
 from bluesky_multislice.listener import tiled_key
-from bluesky_multislice.schedulers import JobState, Scheduler, make_scheduler, read_site
-from bluesky_multislice.settings import FLOW, ServiceSettings
+from bluesky_multislice.recipe import FLOW, ServiceSettings
 from flows.hooks import may_run_again
 from flows.job_record import GONE_AFTER_S, Outcome, is_followed, job_folders, read_outcome, write_outcome
 from flows.publication import publish_once

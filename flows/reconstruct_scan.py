@@ -18,14 +18,12 @@ from tiled.client.container import Container
 
 from bluesky_multislice import catalog
 from bluesky_multislice.errors import MultisliceError
-from bluesky_multislice.instrument import read_instrument
-from bluesky_multislice.interchange import read_provenance, write_scan
-from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.files import read_provenance, write_scan
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.schedulers import SiteProfile, allocate, machine_of, make_scheduler, read_site
 from bluesky_multislice.listener import automatic_key, tiled_key
 from bluesky_multislice.planning import Plan, make_plan
-from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import SiteProfile, allocate, machine_of, make_scheduler, read_site
-from bluesky_multislice.settings import FLOW, ServiceSettings
+from bluesky_multislice.recipe import FLOW, Recipe, ServiceSettings, read_instrument
 from flows.hooks import end_job, is_left_to_the_next_attempt, leave_job
 from flows.job_record import Outcome, followed, write_outcome, writing_in
 from flows.owned_job import OwnedJob

@@ -24,9 +24,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
-from bluesky_multislice.interchange.job_folder import JobFolder
-from bluesky_multislice.interchange.names import safe_name
-from bluesky_multislice.schedulers import JobState, JobStatus
+from bluesky_multislice.jobs import JobFolder, safe_name
+from bluesky_multislice.jobs.schedulers import JobState, JobStatus
 
 _BETWEEN_UPDATES_S = 2.0
 

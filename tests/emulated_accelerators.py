@@ -1,6 +1,6 @@
 """Accelerators that this machine does not have, as planning and ranks see them: nothing can be computed on them."""
 
-from bluesky_multislice import accelerator
+from bluesky_multislice.optics import accelerator
 
 MODULE = accelerator.__name__
 

@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 
 WAVELENGTH_M, OBJECT_PIXEL_M, DETECTOR_PIXEL_M = 0.2e-9, 20e-9, 75e-6
 

@@ -8,9 +8,8 @@ import psutil
 import pytest
 from flow_runs import eventually, log_of
 
-from bluesky_multislice.interchange.job_folder import JobFolder
-from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.settings import DEPLOYMENT, ServiceSettings
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.recipe import DEPLOYMENT, Recipe, ServiceSettings
 from flows import reap_jobs
 
 RECIPE = Recipe(epochs=30, ranks=1, held_back_every=0)

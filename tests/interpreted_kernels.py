@@ -16,10 +16,10 @@ from bluesky_multislice.optics.transmission import EagerSlice
 from bluesky_multislice.optics.triton_slices import TritonSlice
 from bluesky_multislice.optics.triton_turns import turn, turned, turned_back
 from bluesky_multislice.parallel import Mesh
-from bluesky_multislice.solvers import choose_kernels, kernel_cases
-from bluesky_multislice.solvers.descent import Nesterov
-from bluesky_multislice.solvers.regularisers import Bounds, Priors, weights_of_a_voxel
-from bluesky_multislice.solvers.triton_descent import Pull, move
+from bluesky_multislice.solvers import Priors, choose_kernels, kernel_cases
+from bluesky_multislice.solvers.optimisers import Nesterov
+from bluesky_multislice.solvers.optimisers.triton_descent import Pull, move
+from bluesky_multislice.solvers.priors import Bounds, weights_of_a_voxel
 
 CPU = torch.device("cpu")
 FUSED = Choice("fused", ("slices", "turns", "descent"))

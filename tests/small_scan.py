@@ -4,14 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.predict import predict_frames
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruct import reconstruct
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.reconstruction import predict_frames, reconstruct
 from bluesky_multislice.simulation.phantoms import convergent_probe, spheres_and_shells
 
 VOXEL_M = 1e-9

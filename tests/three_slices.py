@@ -13,9 +13,7 @@ from far_field_scan import aligned_correlation
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 
 PIXEL_M, WAVELENGTH_M, DETECTOR_PIXEL_M = 10e-9, 0.2e-9, 75e-6
 

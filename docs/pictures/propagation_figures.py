@@ -17,7 +17,7 @@ from random_objects import OBJECTS, delta_of_phase, squares
 from torch import Tensor
 
 from bluesky_multislice import optics
-from bluesky_multislice.geometry import depth_of_field_m
+from bluesky_multislice.measurement import depth_of_field_m
 
 FOLDER = Path(__file__).parent
 LIGHT = {"wavelength_m": 1e-10, "pixel_size_m": 1e-8}

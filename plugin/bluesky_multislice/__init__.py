@@ -1,1 +1,62 @@
+"""Three-dimensional reconstruction beyond the depth of field: what a notebook needs, from a scan to a result file.
 
+Names are imported when they are asked for: ``import bluesky_multislice`` waits for no PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bluesky_multislice.errors import MultisliceError
+    from bluesky_multislice.files import read_scan, read_volume, write_result
+    from bluesky_multislice.measurement import Scan
+    from bluesky_multislice.optics import multislice
+    from bluesky_multislice.parallel import join_mesh
+    from bluesky_multislice.planning import Plan, make_plan
+    from bluesky_multislice.recipe import Recipe, read_recipe
+    from bluesky_multislice.reconstruction import Reconstruction, reconstruct
+
+    __version__: str
+
+__all__ = [
+    "MultisliceError",
+    "Plan",
+    "Recipe",
+    "Reconstruction",
+    "Scan",
+    "__version__",
+    "join_mesh",
+    "make_plan",
+    "multislice",
+    "read_recipe",
+    "read_scan",
+    "read_volume",
+    "reconstruct",
+    "write_result",
+]
+
+_ROOMS = {
+    "MultisliceError": "errors",
+    "Plan": "planning",
+    "Recipe": "recipe",
+    "Reconstruction": "reconstruction",
+    "Scan": "measurement",
+    "join_mesh": "parallel",
+    "make_plan": "planning",
+    "multislice": "optics",
+    "read_recipe": "recipe",
+    "read_scan": "files",
+    "read_volume": "files",
+    "reconstruct": "reconstruction",
+    "write_result": "files",
+}
+"""Public name → the room that lists it."""
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name from its room; the version is that of the installed package, which names its commit."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("bluesky-multislice")
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)

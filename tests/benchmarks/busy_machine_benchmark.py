@@ -13,12 +13,12 @@ from pathlib import Path
 
 from memory_benchmark import holograms
 
-from bluesky_multislice.interchange import read_scan, write_scan
-from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.files import read_scan, write_scan
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.schedulers import Allocation, LocalScheduler, run_to_end
+from bluesky_multislice.jobs.schedulers.environment import SPINS
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import Allocation, LocalScheduler, run_to_end
-from bluesky_multislice.schedulers.environment import SPINS
 
 BUSY = "while True: pass"
 

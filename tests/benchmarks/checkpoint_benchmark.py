@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from memory_benchmark import holograms
 
+from bluesky_multislice.measurement import Scan
 from bluesky_multislice.parallel import Checkpoints, Mesh, end_process, join_mesh
 from bluesky_multislice.planning import Plan, identity, make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruct import reconstruct
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.reconstruction import reconstruct
 from bluesky_multislice.solvers import Journal
 
 

@@ -15,14 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import resample
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruct import reconstruct
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.reconstruction import reconstruct
 from bluesky_multislice.solvers import Solution
 
 VOXEL_M, FINER, WAVELENGTH = 1e-9, 2, 1.0

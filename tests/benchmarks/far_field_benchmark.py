@@ -15,7 +15,7 @@ from far_field_scan import WAVELENGTH_M, FarFieldScan
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruct import reconstruct
+from bluesky_multislice.reconstruction import reconstruct
 
 CASES = {
     "2 depths of focus": {},

@@ -32,13 +32,12 @@ from small_scan import hologram_geometry
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bluesky_multislice.frames import Frames
+from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.optics import PROPAGATIONS, rotate
 from bluesky_multislice.parallel import end_process, join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruct import reconstruct
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.reconstruction import reconstruct
 from bluesky_multislice.solvers import Epoch, choose_kernels
 
 LIGHT = {"wavelength_m": 1e-10, "pixel_size_m": 1e-8, "slice_thickness_m": 1e-7}

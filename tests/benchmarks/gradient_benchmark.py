@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice import optics
-from bluesky_multislice.optics.fused import FusedSlice
+from bluesky_multislice.optics.fused_slices import FusedSlice
 from bluesky_multislice.optics.transmission import EagerSlice
 
 LIGHT = {"wavelength_m": 1e-10, "pixel_size_m": 1e-8}

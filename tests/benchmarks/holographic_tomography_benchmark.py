@@ -14,11 +14,11 @@ import numpy as np
 from thick_hologram import Hologram
 from thick_phantom import fourier_shell_correlation
 
+from bluesky_multislice.measurement import Scan
 from bluesky_multislice.parallel import Mesh, end_process, join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import make_recipe, read_recipe
-from bluesky_multislice.reconstruct import reconstruct
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.reconstruction import reconstruct
 
 PHANTOMS = {
     "weaker": Hologram(bodies=205, radii=(0.035, 0.10)),

@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from bluesky_multislice.fits_in_turn import load_data
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan, make_plan, small_steps, work_of
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.reconstruction.fits_in_turn import load_data
 from bluesky_multislice.simulation.phantoms import convergent_probe, spheres_and_shells
 from bluesky_multislice.solvers import Epoch, Unknowns, fit, split_views
 

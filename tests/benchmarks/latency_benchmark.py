@@ -34,9 +34,9 @@ from small_scan import hologram_scan
 from bluesky_multislice.catalog import connect
 from bluesky_multislice.demo import serve
 from bluesky_multislice.demo.flow_runs import FollowedRun
-from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.schedulers import read_site
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import read_site
 from bluesky_multislice.simulation.beamline import run_scan
 
 RECIPE = Recipe(epochs=3, ranks=2, held_back_every=4)

@@ -15,15 +15,13 @@ import h5py
 import numpy as np
 import torch
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.interchange import read_provenance, read_scan, write_scan
-from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.files import read_provenance, read_scan, write_scan
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.schedulers import Allocation, LocalScheduler, run_to_end
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 from bluesky_multislice.optics import propagate
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.scan import Scan
-from bluesky_multislice.schedulers import Allocation, LocalScheduler, run_to_end
 from bluesky_multislice.simulation.phantoms import demo_sample
 
 VOXEL_M = 1e-9

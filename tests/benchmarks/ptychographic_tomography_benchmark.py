@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from thick_phantom import VOXEL_M, Phantom, fourier_shell_correlation
 
+from bluesky_multislice.measurement import Scan
 from bluesky_multislice.parallel import Mesh, end_process, join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import make_recipe, read_recipe
-from bluesky_multislice.reconstruct import reconstruct
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.reconstruction import reconstruct
 from bluesky_multislice.solvers import split_views
 
 CASES = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bluesky_multislice.optics.rotation import rotate
+from bluesky_multislice.optics import rotate
 
 ANGLE_RAD, PLANES_A_SLICE = 0.7, 4
 

@@ -11,11 +11,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.scan import Scan
 
 VOXEL_M = 1e-9
 SLICES = 8

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from bluesky_multislice.interchange import write_scan
+from bluesky_multislice.files import write_scan
 
 COMMAND = Path(sys.executable).with_name("multislice")
 

@@ -19,8 +19,8 @@ from real_services import (
     tiled_server,
 )
 
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.settings import DEPLOYMENT
+from bluesky_multislice.measurement import Beam, Detector, ScanGeometry
+from bluesky_multislice.recipe import DEPLOYMENT
 
 __all__ = ["folder", "hologram", "services", "shared_storage", "take", "tiled_client", "tiled_server"]
 

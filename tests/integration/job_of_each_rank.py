@@ -5,8 +5,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from bluesky_multislice import job
-from bluesky_multislice.interchange import JobFolder
+from bluesky_multislice.jobs import JobFolder, job
 from bluesky_multislice.parallel import end_process
 
 if __name__ == "__main__":

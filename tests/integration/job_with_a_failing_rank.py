@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from bluesky_multislice import job
+from bluesky_multislice.jobs import job
 from bluesky_multislice.parallel import end_process
 from bluesky_multislice.solvers import Journal
 

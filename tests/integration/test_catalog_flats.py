@@ -7,8 +7,8 @@ from written_run import FRAMES, POSITIONS, write_frames, write_run
 
 from bluesky_multislice.catalog import resolve_scan
 from bluesky_multislice.errors import CatalogError, FramesError
-from bluesky_multislice.instrument import FieldPlace, Instrument
-from bluesky_multislice.interchange import frame_files, read_scan, write_scan
+from bluesky_multislice.files import frame_files, read_scan, write_scan
+from bluesky_multislice.recipe import FieldPlace, Instrument
 
 VIEWS, TIMES = np.arange(3), [100.0, 110.0, 120.0]
 BRIGHT = np.arange(20, dtype=np.uint16).reshape(4, 5) + 200

@@ -9,8 +9,7 @@ from written_run import FRAMES, POSITIONS, START, write_frames, write_run
 
 from bluesky_multislice.catalog import resolve_scan
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.instrument import FieldPlace, Instrument
-from bluesky_multislice.recipe import ScanValues
+from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues
 
 POSITION_M = -1e-6 * np.array([[4.0, 1.0], [5.0, 2.0], [6.0, 3.0]])
 

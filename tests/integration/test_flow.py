@@ -100,6 +100,6 @@ def ranks_of(flow_run):
             words = process.cmdline()
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
-        if "bluesky_multislice.job" in words and words[-1].endswith(str(flow_run.id)):
+        if "bluesky_multislice.jobs.job" in words and words[-1].endswith(str(flow_run.id)):
             found.append(process.pid)
     return found

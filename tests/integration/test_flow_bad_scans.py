@@ -19,7 +19,7 @@ from tiled.server import SimpleTiledServer
 
 from bluesky_multislice.catalog import find_reconstructions
 from bluesky_multislice.listener import AUTOMATIC_TAG
-from bluesky_multislice.settings import DEPLOYMENT
+from bluesky_multislice.recipe import DEPLOYMENT
 from bluesky_multislice.simulation.beamline import run_scan
 from bluesky_multislice.simulation.detector import FRAMES_DATASET
 

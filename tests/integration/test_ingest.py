@@ -9,11 +9,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from bluesky_multislice.catalog import ingest, resolve_scan
 from bluesky_multislice.errors import CatalogError, ScanError
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.instrument import FieldPlace, Instrument
-from bluesky_multislice.interchange import read_scan, write_scan
-from bluesky_multislice.recipe import ScanValues
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.files import read_scan, write_scan
+from bluesky_multislice.measurement import Frames, Scan
+from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues
 
 
 def check_same(found, expected):

@@ -13,7 +13,8 @@ from PIL import Image
 from small_scan import hologram_scan
 
 from bluesky_multislice.errors import FramesError, JobError
-from bluesky_multislice.interchange import JobFolder, read_provenance, read_volume, write_scan
+from bluesky_multislice.files import read_provenance, read_volume, write_scan
+from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 
@@ -37,7 +38,7 @@ def stage(path, **recipe):
 def torchrun(folder, ranks=2, **environment):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return subprocess.run(
-        [*command, "-m", "bluesky_multislice.job", str(folder.path)],
+        [*command, "-m", "bluesky_multislice.jobs.job", str(folder.path)],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -17,10 +17,11 @@ from failing_disk import fail, failing_disk
 from small_scan import hologram_scan
 
 from bluesky_multislice.errors import JobError
-from bluesky_multislice.interchange import JobFolder, read_provenance, read_volume, write_scan
+from bluesky_multislice.files import read_provenance, read_volume, write_scan
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, LocalScheduler, may_go_on, run_to_end
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import Allocation, Job, JobState, LocalScheduler, may_go_on, run_to_end
 from flows.owned_job import OwnedJob
 
 __all__ = ["failing_disk"]
@@ -54,7 +55,7 @@ def started(folder, ranks=RANKS):
     own = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PET_SIGNALS_TO_HANDLE": EVERY_SIGNAL}
     with folder.log.open("ab") as log:
         agent = subprocess.Popen(
-            [*command, "-m", "bluesky_multislice.job", str(folder.path)],
+            [*command, "-m", "bluesky_multislice.jobs.job", str(folder.path)],
             env=os.environ | own,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -93,7 +94,9 @@ def checkpoints(folder):
 
 def ranks_of(agent):
     """The processes of the ranks, in the order of their numbers."""
-    found = [child for child in psutil.Process(agent.pid).children() if "bluesky_multislice.job" in child.cmdline()]
+    found = [
+        child for child in psutil.Process(agent.pid).children() if "bluesky_multislice.jobs.job" in child.cmdline()
+    ]
     return sorted(found, key=lambda process: int(process.environ()["RANK"]))
 
 

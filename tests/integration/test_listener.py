@@ -22,8 +22,7 @@ from tiled.server import SimpleTiledServer
 
 from bluesky_multislice.demo.processes import free_port
 from bluesky_multislice.listener import automatic_key, finished_runs, listen
-from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.settings import FLOW, ServiceSettings, SettingsError
+from bluesky_multislice.recipe import FLOW, Recipe, ServiceSettings, SettingsError
 from flows.reconstruct_scan import reconstruct_scan
 
 KEY = "secretofthistest"

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from bluesky_multislice.errors import JobError, ScanError
-from bluesky_multislice.interchange.job_folder import JobFolder, write_json
-from bluesky_multislice.schedulers import Allocation, Job, JobState, LocalScheduler
+from bluesky_multislice.jobs import JobFolder, write_json
+from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, LocalScheduler
 from flows.job_record import Outcome, write_outcome
 from flows.owned_job import OwnedJob
 

@@ -8,10 +8,9 @@ from prefect.client.orchestration import get_client
 from prefect.states import Running
 
 from bluesky_multislice.cli.commands import multislice
+from bluesky_multislice.listener import WantedRun
 from bluesky_multislice.listener.handover import hand_over
-from bluesky_multislice.listener.wanted import WantedRun
-from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.settings import DEPLOYMENT, LIVE_QUEUE, POOL, RERUN_QUEUE
+from bluesky_multislice.recipe import DEPLOYMENT, LIVE_QUEUE, POOL, RERUN_QUEUE, Recipe
 
 
 @pytest.fixture

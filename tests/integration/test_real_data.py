@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from command_line import multislice
 
-from bluesky_multislice.interchange import read_provenance
+from bluesky_multislice.files import read_provenance
 from bluesky_multislice.solvers import split_views
 
 

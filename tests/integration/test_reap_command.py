@@ -9,7 +9,7 @@ from flow_runs import eventually
 from prefect.settings import get_current_settings
 
 from bluesky_multislice.demo.processes import Service
-from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
 from flows.job_record import Outcome, read_outcome
 
 

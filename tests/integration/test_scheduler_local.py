@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from bluesky_multislice.errors import JobError, PlanError, ScanError
-from bluesky_multislice.interchange.job_folder import JobFolder, write_json
-from bluesky_multislice.schedulers import Allocation, Job, JobState, LocalScheduler, SiteProfile, run_to_end
+from bluesky_multislice.jobs import JobFolder, write_json
+from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, LocalScheduler, SiteProfile, run_to_end
 
 RANKS = 2
 TWO, ONE = Allocation(ranks_per_node=RANKS), Allocation()

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from tiled_holograms import tiled_on
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import ForwardModel, even_tiles
 from bluesky_multislice.parallel import Slab, end_process, join_mesh
-from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import (
     FitSettings,
     Priors,

@@ -16,14 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from small_scan import VOXEL_M, blank, hologram_geometry, pattern_scan
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam
+from bluesky_multislice.measurement import Beam, Frames, Scan
 from bluesky_multislice.parallel import Checkpoints, Mesh
 from bluesky_multislice.planning import Plan, identity, make_plan
-from bluesky_multislice.predict import predict_frames
 from bluesky_multislice.recipe import make_recipe
-from bluesky_multislice.reconstruct import reconstruct
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.reconstruction import predict_frames, reconstruct
 from bluesky_multislice.simulation.phantoms import spheres_and_shells
 from bluesky_multislice.solvers import Interrupted, Journal, Solution
 

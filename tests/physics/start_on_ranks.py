@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from thick_hologram import Hologram
 
-from bluesky_multislice.first_volume import first_volume
 from bluesky_multislice.parallel import end_process, join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.rotation_axis import find_axis_pixels
+from bluesky_multislice.reconstruction.start import find_axis_pixels, first_volume
 from bluesky_multislice.solvers import split_views
 
 PHANTOM = Hologram(size=24, angles=41, distance=40, bodies=30, radii=(0.06, 0.14), axis=1.5)

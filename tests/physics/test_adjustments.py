@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bluesky_multislice import optics
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import Adjustments, ForwardModel
 
 WAVELENGTH_M, PIXEL_M, DISTANCE_M = 1.0, 2.0, 40.0

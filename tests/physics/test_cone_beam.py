@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import ForwardModel
 
 WAVELENGTH_M, FOCUS_M, THICKNESS_M = 1e-10, 0.05, 1e-7

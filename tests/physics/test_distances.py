@@ -9,14 +9,12 @@ from scipy.ndimage import gaussian_filter
 from small_scan import VOXEL_M, ball, blank, hologram_geometry, rebuild, relative_error
 
 from bluesky_multislice.errors import PlanError, ScanError
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, VolumeGrid
+from bluesky_multislice.measurement import Beam, Frames, Scan, VolumeGrid
 from bluesky_multislice.models import Adjustments, ForwardModel
 from bluesky_multislice.optics import PROPAGATIONS, blur, point_spread_transfer
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.predict import predict_frames
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.reconstruction import predict_frames
 
 N, DISTANCES_M = 20, np.array([40e-9, 70e-9, 110e-9])
 UNIT = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bluesky_multislice import optics
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import Adjustments, ForwardModel
 from bluesky_multislice.optics import Kernel
 

@@ -10,8 +10,8 @@ from small_scan import VOXEL_M, ball, blank, hologram_geometry, rebuild, relativ
 
 from bluesky_multislice.cli.simulate_file import simulate_file
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.geometry import VolumeGrid
-from bluesky_multislice.interchange import read_scan, write_scan
+from bluesky_multislice.files import read_scan, write_scan
+from bluesky_multislice.measurement import VolumeGrid
 from bluesky_multislice.models import ForwardModel
 
 N = 16

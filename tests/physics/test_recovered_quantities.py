@@ -13,15 +13,13 @@ from scipy.ndimage import gaussian_filter
 from small_scan import VOXEL_M, ball, blank, hologram_scan, pattern_scan, rebuild, relative_error, thick_scan
 from three_slices import ThreeSlices
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import depth_of_field_m
+from bluesky_multislice.measurement import Frames, depth_of_field_m
 from bluesky_multislice.models import Adjustments
 from bluesky_multislice.optics import propagate
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.predict import predict_frames
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruct import reconstruct
+from bluesky_multislice.reconstruction import predict_frames, reconstruct
 
 ANGLES = 16
 

@@ -12,7 +12,7 @@ from small_scan import VOXEL_M, hologram_scan, pattern_scan, rebuild, relative_e
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruct import reconstruct
+from bluesky_multislice.reconstruction import reconstruct
 
 ANGLES, POSITIONS = 16, 25
 

@@ -12,8 +12,8 @@ from bluesky_multislice.errors import PlanError
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruct import reconstruct
-from bluesky_multislice.rotation_axis import find_axis_pixels
+from bluesky_multislice.reconstruction import reconstruct
+from bluesky_multislice.reconstruction.start import find_axis_pixels
 
 SMALL = Hologram(size=32, angles=40, distance=60, bodies=60, radii=(0.05, 0.12))
 

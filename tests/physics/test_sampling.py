@@ -7,7 +7,7 @@ import torch
 from random_objects import OBJECTS, delta_of_phase
 
 from bluesky_multislice import optics
-from bluesky_multislice.geometry import depth_of_field_m
+from bluesky_multislice.measurement import depth_of_field_m
 
 PLANES_A_DEPTH_OF_FIELD, N = 24, 96
 LIGHTS = {

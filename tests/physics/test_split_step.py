@@ -15,9 +15,8 @@ import torch
 
 from bluesky_multislice import optics
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.optics import fused, split_step
-from bluesky_multislice.optics import threads as threads_module
-from bluesky_multislice.optics.fused import FusedSlice, compiled
+from bluesky_multislice.optics import fused_slices, split_step, threaded_loops
+from bluesky_multislice.optics.fused_slices import FusedSlice, compiled
 from bluesky_multislice.optics.transmission import EagerSlice
 
 WAVELENGTH_M, PIXEL_M = 1.0, (1.5, 2.0)
@@ -266,7 +265,7 @@ def test_fused_slices_equal_eager_ones(monkeypatch, way, kind, number):
     optics_of = {"slice_thickness_m": THICKNESS_M, "windows": windows, "gradient": way, "absorber": mask, **LIGHT}
     # Two groups, of two views and of one: each must find its own. Threads share the few pixels of these waves.
     monkeypatch.setattr(split_step, "_views_at_once", lambda wave, largest: 2)
-    monkeypatch.setattr(threads_module, "_LEAST_PIXELS", 16)
+    monkeypatch.setattr(threaded_loops, "_LEAST_PIXELS", 16)
     with threads(number):
         compiled_ones = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
     monkeypatch.setattr(split_step, "_maker_of_slices", eager_slices)
@@ -280,8 +279,8 @@ def test_fused_slices_of_own_objects_equal_eager_ones_beyond_what_is_made_at_onc
     shape = (2, VIEWS, 31, 37)
     wave = random(*shape[1:], seed=1, dtype=torch.complex64).requires_grad_()
     parts, optics_of = [wave, *inputs(shape, torch.complex64)[1:]], {"slice_thickness_m": 2.0, "gradient": way, **LIGHT}
-    assert wave.numel() > 6 * fused.MADE_AT_ONCE
-    monkeypatch.setattr(threads_module, "_LEAST_PIXELS", 16)
+    assert wave.numel() > 6 * fused_slices.MADE_AT_ONCE
+    monkeypatch.setattr(threaded_loops, "_LEAST_PIXELS", 16)
     with threads(number):
         in_parts = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
     monkeypatch.setattr(split_step, "_maker_of_slices", eager_slices)

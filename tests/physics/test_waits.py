@@ -25,7 +25,7 @@ CASES = [
     "patterns",
     "patterns of one angle",
 ]
-FRAMES = "solvers/views.py:"
+FRAMES = "solvers/views/views.py:"
 """Where a batch of frames is brought in."""
 
 

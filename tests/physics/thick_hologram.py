@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 from thick_phantom import FINER, VOXEL_M, turned
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 
 BETA_OVER_DELTA = 0.05
 

@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 from bluesky_multislice.simulation.phantoms import spheres_and_shells
 
 FINER, VOXEL_M, PIXEL_M = 2, 1e-9, 55e-6

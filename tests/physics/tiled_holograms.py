@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from random_objects import OBJECTS, delta_of_phase
 
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import NO_ADJUSTMENTS, ForwardModel, even_tiles
 from bluesky_multislice.parallel import Mesh, Slab
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from slurm_cluster import eventually, processes_of
 
-from bluesky_multislice.interchange.job_folder import JobFolder, write_json
-from bluesky_multislice.schedulers import Allocation, SiteProfile, SlurmScheduler
+from bluesky_multislice.jobs import JobFolder, write_json
+from bluesky_multislice.jobs.schedulers import Allocation, SiteProfile, SlurmScheduler
 
 MODULES = Path(__file__).parents[1] / "integration"
 ONE = Allocation(memory_gb=1, walltime_minutes=10, cpus_per_task=1)

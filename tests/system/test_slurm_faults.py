@@ -14,8 +14,8 @@ from slurm_cluster import eventually, running_cluster
 from slurm_jobs import GRACE_S, ONE, ended, ranks_of, room, scheduler, site, staged
 
 from bluesky_multislice.errors import JobError, SchedulerError
-from bluesky_multislice.interchange.job_folder import JobFolder
-from bluesky_multislice.schedulers import Allocation, Job, JobState, failure, may_go_on, start_again, submit_once
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, failure, may_go_on, start_again, submit_once
 
 pytestmark = pytest.mark.system
 __all__ = ["room"]
@@ -23,7 +23,7 @@ __all__ = ["room"]
 DIES_AFTER_SBATCH = """
 import os, signal, sys
 from pathlib import Path
-from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.jobs.job_folder import JobFolder
 from slurm_jobs import ONE, scheduler
 
 class Folder(JobFolder):

@@ -18,8 +18,8 @@ from slurm_jobs import ranks_of, room, staged
 from slurm_jobs import scheduler as slurm_of_sleepers
 
 from bluesky_multislice.catalog import find_reconstructions
+from bluesky_multislice.jobs.schedulers import Allocation
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import Allocation
 from flows.deploy import deploy
 from flows.job_record import read_outcome
 
@@ -128,7 +128,7 @@ def test_a_flow_run_ends_with_its_volume_whatever_befalls_its_job(client, cluste
     held = Held(client, take(), recipe)
     eventually(lambda: newest_checkpoint(held.folder))
 
-    for times, victim in enumerate(("bluesky_multislice.job", "torch.distributed.run"), start=1):
+    for times, victim in enumerate(("bluesky_multislice.jobs.job", "torch.distributed.run"), start=1):
         # Of the second node: what runs there, and what started it.
         processes = sorted(held.job(), key=lambda process: process.environ()["SLURM_NODEID"])
         next(each for each in reversed(processes) if is_module(each, victim)).kill()

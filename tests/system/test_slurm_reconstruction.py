@@ -6,16 +6,17 @@ import pytest
 from slurm_jobs import room, site
 from small_scan import hologram_scan
 
-from bluesky_multislice.interchange import JobFolder, read_provenance, write_scan
-from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import (
+from bluesky_multislice.files import read_provenance, write_scan
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.schedulers import (
     LocalScheduler,
     allocate,
     make_scheduler,
     read_site,
     run_to_end,
 )
+from bluesky_multislice.planning import make_plan
+from bluesky_multislice.recipe import Recipe
 
 pytestmark = pytest.mark.system
 __all__ = ["room"]

@@ -7,8 +7,8 @@ import pytest
 from slurm_jobs import ONE, ended, ranks_of, room, scheduler, staged
 
 from bluesky_multislice.errors import SchedulerError
-from bluesky_multislice.interchange.job_folder import JobFolder
-from bluesky_multislice.schedulers import Job, JobState
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.schedulers import Job, JobState
 
 pytestmark = pytest.mark.system
 __all__ = ["room"]

@@ -10,7 +10,7 @@ from slurm_cluster import eventually
 from slurm_jobs import FOUR, ONE, ended, ranks_of, room, scheduler, staged
 
 from bluesky_multislice.errors import JobError, ScanError, SchedulerError
-from bluesky_multislice.schedulers import Allocation, Job, JobState, follow, may_go_on, run_to_end
+from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, follow, may_go_on, run_to_end
 
 pytestmark = pytest.mark.system
 __all__ = ["room"]

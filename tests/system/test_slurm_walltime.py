@@ -4,7 +4,7 @@ import pytest
 from slurm_cluster import eventually
 from slurm_jobs import ONE, ended, ranks_of, room, scheduler, staged
 
-from bluesky_multislice.schedulers import Allocation, JobState, failure, may_go_on
+from bluesky_multislice.jobs.schedulers import Allocation, JobState, failure, may_go_on
 
 pytestmark = pytest.mark.system
 __all__ = ["room"]

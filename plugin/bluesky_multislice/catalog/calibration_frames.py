@@ -18,9 +18,8 @@ from bluesky_multislice.catalog.frame_sources import find_frames
 from bluesky_multislice.catalog.run_documents import EventStream, RunDocuments, find_run, require_success
 from bluesky_multislice.catalog.run_fields import RunLookup
 from bluesky_multislice.errors import CatalogError, ScanError
-from bluesky_multislice.flat_field import places_differ
-from bluesky_multislice.frames import FrameSource
-from bluesky_multislice.interchange.virtual_frames import FrameFile
+from bluesky_multislice.files import FrameFile
+from bluesky_multislice.measurement import FrameSource, places_differ
 
 KINDS = {"dark": 2, "flat": 1}
 """Kind → its NXtomo ``image_key``."""

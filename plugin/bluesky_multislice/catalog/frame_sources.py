@@ -17,8 +17,8 @@ from tiled.utils import path_from_uri
 
 from bluesky_multislice.catalog.tiled_rows import fetch_once, fetch_rows
 from bluesky_multislice.errors import FramesError
-from bluesky_multislice.frames import FrameSource
-from bluesky_multislice.interchange.virtual_frames import FrameFile
+from bluesky_multislice.files import FrameFile
+from bluesky_multislice.measurement import FrameSource
 
 
 class DetectorFiles:

@@ -16,10 +16,9 @@ from tiled.client.container import Container
 from bluesky_multislice.catalog.run_documents import plain
 from bluesky_multislice.catalog.tiled_rows import fetch_once
 from bluesky_multislice.errors import CatalogError, FramesError
-from bluesky_multislice.instrument import Instrument
-from bluesky_multislice.interchange import read_scan
-from bluesky_multislice.recipe import ScanValues
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.files import read_scan
+from bluesky_multislice.measurement import Scan
+from bluesky_multislice.recipe import Instrument, ScanValues
 from bluesky_multislice.units import energy_ev_from_wavelength
 
 _IMAGE = "camera"

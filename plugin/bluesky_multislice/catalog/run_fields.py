@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from bluesky_multislice.catalog.run_documents import EventStream, RunDocuments
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.instrument import FieldPlace, Instrument, convert, scan_fields
 from bluesky_multislice.models import technique_fields
-from bluesky_multislice.recipe import ScanValues
+from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues, convert, scan_fields
 
 RECIPE_FIELDS: dict[str, tuple[str, float]] = {
     "technique": ("technique", 1.0),

@@ -43,15 +43,20 @@ from bluesky_multislice.catalog.frame_sources import JoinedFrames, find_frames
 from bluesky_multislice.catalog.run_documents import RunDocuments, find_run, require_success
 from bluesky_multislice.catalog.run_fields import RunLookup
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.flat_field import check_exposures
-from bluesky_multislice.frames import Frames, Orientation
-from bluesky_multislice.geometry import Beam, Detector, Regime, ScanGeometry
-from bluesky_multislice.instrument import Instrument
-from bluesky_multislice.interchange.virtual_frames import FrameFile
+from bluesky_multislice.files import FrameFile
+from bluesky_multislice.measurement import (
+    Beam,
+    Detector,
+    Frames,
+    Orientation,
+    Regime,
+    Scan,
+    ScanGeometry,
+    check_energy,
+    check_exposures,
+)
 from bluesky_multislice.models import Technique, find_technique, techniques
-from bluesky_multislice.plausibility import check_energy
-from bluesky_multislice.recipe import ScanValues
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.recipe import Instrument, ScanValues
 from bluesky_multislice.units import wavelength_m_from_energy
 
 

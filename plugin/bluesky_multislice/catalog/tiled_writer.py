@@ -20,7 +20,7 @@ from tiled.client.utils import ClientError
 from bluesky_multislice.catalog.result_nodes import DIMENSIONS, can_read, register_array, upload_array
 from bluesky_multislice.catalog.run_documents import plain
 from bluesky_multislice.errors import CatalogError
-from bluesky_multislice.interchange import preview
+from bluesky_multislice.files import preview
 
 ROOT = "reconstructions"
 HISTORY = ("epoch", "loss", "held_back_loss", "seconds", "coarseness")

@@ -63,7 +63,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct the interchange file SCAN; no service is needed."""
     from bluesky_multislice.cli.reconstruct_file import reconstruct_file
-    from bluesky_multislice.schedulers import read_site
+    from bluesky_multislice.jobs.schedulers import read_site
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the job's ranks on its way out
     recipe = collect_recipe(recipe_file, options)
@@ -186,7 +186,7 @@ def ingest(
 def listen(state: Path | None, sweep_s: float) -> None:
     """Start a flow run for every finished scan that asks for one; runs until it is stopped."""
     from bluesky_multislice.listener import listen as listen_for_scans
-    from bluesky_multislice.settings import ServiceSettings
+    from bluesky_multislice.recipe import ServiceSettings
 
     logging.getLogger("bluesky_multislice").setLevel(logging.INFO)
     listen_for_scans(ServiceSettings.from_environment(), state=state, sweep_s=sweep_s)
@@ -198,7 +198,7 @@ def listen(state: Path | None, sweep_s: float) -> None:
 )
 def reap(every_s: float | None) -> None:
     """See to jobs whose flow has gone, and publish results that were left; on the machine that runs local jobs."""
-    from bluesky_multislice.settings import ServiceSettings
+    from bluesky_multislice.recipe import ServiceSettings
     from flows.reap_jobs import keep_reaping, reap_jobs
 
     settings = ServiceSettings.from_environment()
@@ -245,6 +245,6 @@ def serve(out: Path, readable: tuple[Path, ...]) -> None:
 
 
 def _read_instrument(path: Path | None):
-    from bluesky_multislice.instrument import read_instrument
+    from bluesky_multislice.recipe import read_instrument
 
     return None if path is None else read_instrument(path)

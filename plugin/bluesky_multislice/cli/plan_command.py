@@ -33,21 +33,13 @@ _SIZE = click.FloatRange(min=0, min_open=True)
     help="Machine whose data sheet gives times. Without: one with the memory of the GPUs, or a node of processors.",
 )
 @click.option("--measure", "measured_file", type=_FILE, help="Measure this machine, and write its times to this file.")
-@click.option("--table", is_flag=True, help="From 256³ voxels on a laptop to 1 cm at 10 nm on an exascale machine.")
 @click.option("--scaling", is_flag=True, help="Holograms and patterns of 256³ to 2048³ voxels on 1 to 64 GPUs.")
-@click.option("--nodes", type=_COUNT, default=9400, show_default=True, help="Of the table: nodes.")
-@click.option("--gpus-per-node", type=_COUNT, default=8, show_default=True, help="Of the table: GPUs of a node.")
-@click.option("--network-gb-s", type=_SIZE, default=12.5, show_default=True, help="Of the table: GB/s of a GPU.")
-@click.option(
-    "--times-faster", type=_SIZE, default=300.0, show_default=True, help="Of the table: a GPU over the profile's rank."
-)
 @recipe_options
 def plan(
     scan: Path | None,
     measured_file: Path | None,
     profile_file: Path | None,
     recipe_file: Path | None,
-    table: bool,
     scaling: bool,
     **options: Any,
 ) -> None:
@@ -57,11 +49,11 @@ def plan(
 
     own = {name: options.pop(name) for name in _OWN}
     recipe = collect_recipe(recipe_file, options)
-    asked = sum((scan is not None, own["volume"] is not None, measured_file is not None, table, scaling))
+    asked = sum((scan is not None, own["volume"] is not None, measured_file is not None, scaling))
     if asked != 1:
         raise PlanError(
             "One thing is planned at a time.",
-            got=f"{asked} of SCAN, --volume, --measure, --table and --scaling.",
+            got=f"{asked} of SCAN, --volume, --measure and --scaling.",
             remedy="give one of them.",
         )
     if own["volume"] is None and (ignored := [name for name in _SIZES if own[name] is not None]):
@@ -82,9 +74,6 @@ def plan(
             click.echo(line)
         return
     profile = None if profile_file is None else read_profile(profile_file)
-    if table:
-        click.echo("\n".join(plan_scan.table_lines(plan_scan.exascale(own, profile), profile, own, recipe)))
-        return
     click.echo("\n".join(plan_scan.plan_lines(scan, own, recipe, profile)))
 
 
@@ -101,9 +90,5 @@ _OWN = (
     "gpu_memory_gb",
     "machine",
     "site_file",
-    "nodes",
-    "gpus_per_node",
-    "network_gb_s",
-    "times_faster",
 )
 """Options that are not the recipe's."""

@@ -9,37 +9,26 @@ from typing import Any
 import numpy as np
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.instrument import read_instrument
-from bluesky_multislice.interchange import read_scan
+from bluesky_multislice.files import read_scan
+from bluesky_multislice.jobs.schedulers import machine_of, read_site
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 from bluesky_multislice.planning import (
     RESERVE,
-    Case,
-    Cost,
     Machine,
     MachineProfile,
     MemoryParts,
     Plan,
     Prediction,
-    Supercomputer,
     data_sheets,
     host_memory_parts,
     machine_name,
     make_plan,
-    outlook,
     predict_cost,
     this_machine,
 )
-from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.scan import Scan
-from bluesky_multislice.schedulers import machine_of, read_site
+from bluesky_multislice.recipe import Recipe, read_instrument
 from bluesky_multislice.units import wavelength_m_from_energy
 
-_SIDES = (1024, 4096, 16384, 65536, 262144, 10**6)
-_SCHEMES = ("data parallelism", "slabs", "tiles")
-_LAPTOP_BYTES, _EXASCALE_BYTES = 16e9, 64e9
-_EPOCHS = 25
 _PATTERN_PIXEL_M = 75e-6
 _MEMORY = {
     "volumes": "volume, gradient, optimiser's state",
@@ -139,64 +128,6 @@ def profile_lines(profile: MachineProfile) -> list[str]:
         "variation besides",
         "exchange: not measured" if rate is None else f"exchange: {rate / 1e9:.3g} GB/s a rank",
     ]
-
-
-def exascale(own: Mapping[str, Any], profile: MachineProfile | None) -> Supercomputer:
-    """Return the machine that options describe, its speed from the profile."""
-    return Supercomputer(
-        nodes=own["nodes"],
-        gpus_per_node=own["gpus_per_node"],
-        gpu_memory_bytes=_EXASCALE_BYTES if own["gpu_memory_gb"] is None else own["gpu_memory_gb"] * 1e9,
-        network_bytes_a_s=own["network_gb_s"] * 1e9,
-        pair_s_a_pixel=_pair_s_a_pixel(profile, own["times_faster"]),
-        turn_s_a_voxel=0.0 if profile is None else profile.turn_s_a_voxel / own["times_faster"],
-        matrix_s_a_pixel=0.0 if profile is None else profile.matrix_s_a_pixel / own["times_faster"],
-    )
-
-
-def table_lines(
-    machine: Supercomputer, profile: MachineProfile | None, own: Mapping[str, Any], recipe: Recipe
-) -> list[str]:
-    """Return a table in Markdown, from a laptop to the exascale machine."""
-    turns = (0.0, 0.0) if profile is None else (profile.turn_s_a_voxel, profile.matrix_s_a_pixel)
-    laptop = Supercomputer(1, 1, _LAPTOP_BYTES, math.inf, _pair_s_a_pixel(profile, 1.0), *turns)
-    wavelength_m, epochs = wavelength_m_from_energy(own["energy_kev"] * 1e3), recipe.epochs or _EPOCHS
-    cases = [Case(n, own["pixel_nm"] * 1e-9, wavelength_m, recipe.accuracy, epochs) for n in (256, *_SIDES)]
-    lines = [
-        f"Full-field holograms, voxels of {own['pixel_nm']:g} nm, {own['energy_kev']:g} keV, accuracy "
-        f"{recipe.accuracy:g}, {epochs} epochs. Laptop: one rank, {number_text(_LAPTOP_BYTES)}B. "
-        f"Machine: {machine.nodes} nodes of {machine.gpus_per_node} GPUs of {number_text(machine.gpu_memory_bytes)}B, "
-        f"{number_text(machine.network_bytes_a_s)}B/s each; {_speed(profile, own['times_faster'])}.",
-        "",
-        "| voxels a side | size | slices | angles | scheme | GPUs a volume | nodes | memory a node | hours |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        _row(cases[0], outlook(cases[0], "data parallelism", laptop), 1, "laptop"),
-    ]
-    for case in cases[1:]:
-        lines += [_row(case, outlook(case, scheme, machine), machine.gpus_per_node, scheme) for scheme in _SCHEMES]
-    return lines
-
-
-def _speed(profile: MachineProfile | None, times_faster: float) -> str:
-    if profile is None:
-        return "no profile, so no hours"
-    return f"a GPU {times_faster:g} times as fast as a rank of {profile.machine} ({profile.threads} thread(s))"
-
-
-def _pair_s_a_pixel(profile: MachineProfile | None, times_faster: float) -> float | None:
-    if profile is None:
-        return None
-    pixels = max(profile.slice_pair_s) ** 2
-    return profile.slice_pair(pixels) / (pixels * math.log2(pixels)) / times_faster
-
-
-def _row(case: Case, cost: Cost, gpus_per_node: int, scheme: str) -> str:
-    size = f"{case.side:,} | {number_text(case.thickness_m)}m | {case.slices:,} | {case.angles:,} | {scheme}"
-    if cost.nodes is None:
-        return f"| {size} | {cost.slabs:,} | does not fit | {number_text(cost.memory_bytes)}B a GPU, at least | – |"
-    memory = number_text(cost.memory_bytes * gpus_per_node)
-    hours = "–" if cost.hours is None else f"{cost.hours:.2g}" if cost.hours < 100 else f"{cost.hours:,.0f}"
-    return f"| {size} | {cost.slabs:,} | {cost.nodes:,} | {memory}B | {hours} |"
 
 
 def _what(plan: Plan, scan: Scan) -> Iterator[str]:

@@ -8,9 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from bluesky_multislice.recipe import Recipe, ScanValues, make_recipe, read_recipe
-from bluesky_multislice.refine import Refine, Schedules
-from bluesky_multislice.resources import Resources
+from bluesky_multislice.recipe import Recipe, Refine, Resources, ScanValues, Schedules, make_recipe, read_recipe
 
 _TABLES = {"scan": (ScanValues, ""), "refine": (Refine, "refine_"), "resources": (Resources, "resources_")}
 """Table of the recipe → its class, and what its options begin with."""

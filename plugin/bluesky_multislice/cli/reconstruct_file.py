@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.instrument import Instrument
-from bluesky_multislice.interchange import FrameFile, JobFolder, read_provenance, read_scan, write_scan
-from bluesky_multislice.interchange.fields import DATA
+from bluesky_multislice.files import FrameFile, read_provenance, read_scan, write_scan
+from bluesky_multislice.files.fields import DATA
+from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.schedulers import SiteProfile, allocate, machine_of, make_scheduler, run_to_end
 from bluesky_multislice.planning import Plan, make_plan
-from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.schedulers import SiteProfile, allocate, machine_of, make_scheduler, run_to_end
+from bluesky_multislice.recipe import Instrument, Recipe
 
 
 def reconstruct_file(

@@ -5,6 +5,7 @@ from typing import Any
 
 from bluesky_multislice.cli.plan_scan import number_text, scan_of_sizes
 from bluesky_multislice.errors import PlanError
+from bluesky_multislice.measurement import Scan
 from bluesky_multislice.planning import (
     DataSheet,
     Machine,
@@ -15,7 +16,6 @@ from bluesky_multislice.planning import (
     small_steps,
 )
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.scan import Scan
 
 _SIDES = (256, 512, 1024, 2048)
 _GPUS = (1, 8, 64)

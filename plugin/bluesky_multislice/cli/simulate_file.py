@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.frames import unorient
-from bluesky_multislice.instrument import Instrument
-from bluesky_multislice.interchange import read_geometry, read_volume, write_predicted
-from bluesky_multislice.predict import add_photon_noise, photon_scale, predict_frames
-from bluesky_multislice.recipe import Propagation, ScanValues
+from bluesky_multislice.files import read_geometry, read_volume, write_predicted
+from bluesky_multislice.measurement import unorient
+from bluesky_multislice.recipe import Instrument, Propagation, ScanValues
+from bluesky_multislice.reconstruction import add_photon_noise, photon_scale, predict_frames
 
 
 def simulate_file(

@@ -9,10 +9,9 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowR
 from prefect.client.schemas.objects import FlowRun
 
 from bluesky_multislice.errors import JobError
-from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.listener import automatic_key
-from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.settings import DEPLOYMENT
+from bluesky_multislice.recipe import DEPLOYMENT, Recipe
 
 
 @dataclass

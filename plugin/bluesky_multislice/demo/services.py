@@ -14,7 +14,7 @@ import yaml
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from bluesky_multislice.demo.processes import Service, free_port
-from bluesky_multislice.settings import POOL
+from bluesky_multislice.recipe import POOL
 from flows.deploy import deploy
 
 _HOST = "127.0.0.1"

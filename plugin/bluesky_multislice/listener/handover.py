@@ -9,7 +9,7 @@ from prefect.states import Failed
 
 from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.listener.wanted import WantedRun
-from bluesky_multislice.settings import DEPLOYMENT, LIVE_QUEUE
+from bluesky_multislice.recipe import DEPLOYMENT, LIVE_QUEUE
 
 AUTOMATIC_TAG = "automatic"
 

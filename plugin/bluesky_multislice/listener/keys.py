@@ -2,7 +2,7 @@
 
 from prefect.blocks.system import Secret
 
-from bluesky_multislice.settings import ServiceSettings, SettingsError
+from bluesky_multislice.recipe import ServiceSettings, SettingsError
 
 
 def tiled_key(settings: ServiceSettings) -> str | None:

@@ -21,7 +21,7 @@ from bluesky_multislice.listener.keys import tiled_key
 from bluesky_multislice.listener.state import ListenerState
 from bluesky_multislice.listener.stream import RunEvent, RunStream
 from bluesky_multislice.listener.wanted import finished_runs, wanted_run
-from bluesky_multislice.settings import ServiceSettings, SettingsError
+from bluesky_multislice.recipe import ServiceSettings, SettingsError
 
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0

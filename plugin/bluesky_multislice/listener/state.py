@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bluesky_multislice.interchange.job_folder import write_json
+from bluesky_multislice.jobs import write_json
 
 _log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.models.adjustments import Adjustments
-from bluesky_multislice.models.registry import technique_of
+from bluesky_multislice.models.techniques import technique_of
 from bluesky_multislice.optics import (
     Kernel,
     affine,

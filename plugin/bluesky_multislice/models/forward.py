@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import ScanGeometry, VolumeGrid
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
 from bluesky_multislice.models.alike import Alike, alike_rows
 from bluesky_multislice.models.camera import Camera

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.fft import next_fast_len
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.parallel import Rows
 
 

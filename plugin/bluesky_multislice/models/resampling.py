@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bluesky_multislice.geometry import VolumeGrid
+from bluesky_multislice.measurement import VolumeGrid
 
 
 def resample(volume: Tensor, grid: VolumeGrid, onto: VolumeGrid) -> Tensor:

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from bluesky_multislice.optics import taps
+from bluesky_multislice.optics.buffers import empty
 from bluesky_multislice.optics.kernels import uses_fused
 from bluesky_multislice.optics.layout import has_y_last
-from bluesky_multislice.optics.memory import empty
 from bluesky_multislice.optics.taps import KERNELS, KernelName
 
 _BLOCK = 2**19

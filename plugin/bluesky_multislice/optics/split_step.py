@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bluesky_multislice.accelerator import free_memory
+from bluesky_multislice.optics.accelerator import free_memory
+from bluesky_multislice.optics.buffers import empty
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.optics.graphs import replayed
 from bluesky_multislice.optics.host import on_device
 from bluesky_multislice.optics.kernels import uses_fused
-from bluesky_multislice.optics.memory import empty
 from bluesky_multislice.optics.propagation import Distance
 from bluesky_multislice.optics.sampling import Windows, check_wave_and_object, thickness_of_slices
 from bluesky_multislice.optics.transmission import EagerSlice, Slice
@@ -320,7 +320,7 @@ def _maker_of_slices(
     if not single or wave.device.type != "cpu":
         return functools.partial(EagerSlice, origins=EagerSlice.seen(windows, wave, delta))
     # numba takes a second to import, which those who compute nothing need not wait for.
-    from bluesky_multislice.optics.fused import FusedSlice
+    from bluesky_multislice.optics.fused_slices import FusedSlice
 
     return functools.partial(FusedSlice, first=FusedSlice.seen(windows, wave, delta))
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
-from bluesky_multislice.accelerator import backend_of, chosen_type, peak_memory, select
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.optics import as_it_lies
+from bluesky_multislice.optics.accelerator import backend_of, chosen_type, peak_memory, select
 from bluesky_multislice.parallel.own_device import own_device
 from bluesky_multislice.parallel.threads import threads_asked
 

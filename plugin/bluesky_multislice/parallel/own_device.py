@@ -6,8 +6,8 @@ from typing import Protocol
 
 import torch
 
-from bluesky_multislice.accelerator import accelerator_count, identifier_of, masks_of
 from bluesky_multislice.errors import PlanError
+from bluesky_multislice.optics.accelerator import accelerator_count, identifier_of, masks_of
 
 
 class Store(Protocol):

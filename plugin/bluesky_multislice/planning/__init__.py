@@ -1,26 +1,34 @@
 """Recipe and scan → everything the reconstruction needs to know, before anything is allocated."""
 
-from bluesky_multislice.planning.data_sheet import DataSheet, data_sheets, machine_name
-from bluesky_multislice.planning.exchange import Exchange, exchange_of
+from bluesky_multislice.planning.cost import (
+    DataSheet,
+    Exchange,
+    MachineProfile,
+    MemoryParts,
+    Prediction,
+    Work,
+    data_sheets,
+    exchange_of,
+    host_memory_parts,
+    machine_name,
+    measure_machine,
+    predict_cost,
+    read_profile,
+    work_of,
+    write_profile,
+)
+from bluesky_multislice.planning.grid import window_margin
 from bluesky_multislice.planning.identity import identity
+from bluesky_multislice.planning.initial_guess import angles_tell_axis
 from bluesky_multislice.planning.machine import RESERVE, Machine, this_machine, usable_cores
-from bluesky_multislice.planning.machine_profile import MachineProfile, measure_machine, read_profile, write_profile
-from bluesky_multislice.planning.memory import MemoryParts, host_memory_parts
-from bluesky_multislice.planning.outlook import Case, Cost, Supercomputer, outlook
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.planner import make_plan
-from bluesky_multislice.planning.prediction import Prediction, predict_cost
-from bluesky_multislice.planning.sampling import window_margin
 from bluesky_multislice.planning.stages import thin_plan, with_probe_light, with_probe_modes
-from bluesky_multislice.planning.start import angles_tell_axis
 from bluesky_multislice.planning.step_sizes import small_steps
 from bluesky_multislice.planning.what_fits import out_of_memory
-from bluesky_multislice.planning.work import Work, work_of
 
 __all__ = [
     "RESERVE",
-    "Case",
-    "Cost",
     "DataSheet",
     "Exchange",
     "Machine",
@@ -28,7 +36,6 @@ __all__ = [
     "MemoryParts",
     "Plan",
     "Prediction",
-    "Supercomputer",
     "Work",
     "angles_tell_axis",
     "data_sheets",
@@ -39,7 +46,6 @@ __all__ = [
     "make_plan",
     "measure_machine",
     "out_of_memory",
-    "outlook",
     "predict_cost",
     "read_profile",
     "small_steps",

@@ -6,11 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.measurement import Scan, ScanGeometry
 from bluesky_multislice.models import FitDefaults, technique_of
-from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.refine import Refine
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.recipe import Recipe, Refine
 from bluesky_multislice.solvers import FitSettings, OptimiserName, Priors, RefinementSettings, Schedule, Scheduled
 
 STEPS_PER_EPOCH = 20

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.parallel import ranks_of_views
+from bluesky_multislice.planning.grid import window_of
 from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.planning.sampling import window_of
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import lanes_of, share_held_back, split_views
 

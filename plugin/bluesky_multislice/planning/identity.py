@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_multislice.measurement import Scan
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.scan import Scan
 
 _OF_THE_MACHINE = (
     "ranks",

@@ -3,8 +3,8 @@
 import os
 from dataclasses import dataclass
 
-from bluesky_multislice.accelerator import accelerator_type, chosen_type, visible_accelerators, why_none
 from bluesky_multislice.errors import PlanError
+from bluesky_multislice.optics.accelerator import accelerator_type, chosen_type, visible_accelerators, why_none
 
 RESERVE = 0.05
 """Part of an accelerator's memory, and of its node's, that no plan counts on: what drivers, the system and others hold,

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bluesky_multislice.frames import Saturated
-from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import Saturated, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import Edges, ForwardModel, FrameTiles
 from bluesky_multislice.optics import Gradient, Interpolation, Kernel, Kernels
 from bluesky_multislice.parallel import Mesh, Rows, Slab, planes_are_shared

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bluesky_multislice.geometry import depth_of_field_m
+from bluesky_multislice.measurement import Scan, angle_warnings, depth_of_field_m, position_warnings
 from bluesky_multislice.models import technique_of
 from bluesky_multislice.planning.checks import (
     check_depth,
@@ -15,22 +15,19 @@ from bluesky_multislice.planning.checks import (
     check_way_to_detector,
     schedule_notes,
 )
-from bluesky_multislice.planning.data_sheet import data_sheets, machine_name
+from bluesky_multislice.planning.cost import MachineProfile, data_sheets, machine_name
 from bluesky_multislice.planning.defaults import decides_on_modes, fit_settings, modes_of, smoothings_of
 from bluesky_multislice.planning.frames_place import check_frames
+from bluesky_multislice.planning.grid import grid_of, margin_of, slices_of, tiles_of, window_of
+from bluesky_multislice.planning.initial_guess import finds_axis, start_of
 from bluesky_multislice.planning.machine import Machine, device_notes, this_machine
-from bluesky_multislice.planning.machine_profile import MachineProfile
-from bluesky_multislice.planning.memory import fitted_into_memory
+from bluesky_multislice.planning.memory_fit import fitted_into_memory
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.planning.resources import check_device, check_places, device_for, mesh_for
-from bluesky_multislice.planning.sampling import grid_of, margin_of, slices_of, tiles_of, window_of
+from bluesky_multislice.planning.ranks import check_device, check_places, device_for, mesh_for
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
-from bluesky_multislice.planning.start import finds_axis, start_of
 from bluesky_multislice.planning.step_sizes import step_sizes
 from bluesky_multislice.planning.what_fits import check_memory
-from bluesky_multislice.plausibility import angle_warnings, position_warnings
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.scan import Scan
 from bluesky_multislice.solvers import split_views
 
 _LANES = 2

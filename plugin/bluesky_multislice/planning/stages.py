@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.geometry import ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import ScanGeometry, VolumeGrid
 from bluesky_multislice.planning.defaults import WEIGHTED_PROBE_STEP
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe

@@ -14,15 +14,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.models import technique_of
-from bluesky_multislice.planning.data_sheet import data_sheets
+from bluesky_multislice.planning.cost import (
+    MachineProfile,
+    data_sheets,
+    reduction_seconds,
+    step_seconds_per_voxel,
+    transforms_of,
+    turn_seconds_per_voxel,
+)
 from bluesky_multislice.planning.defaults import STEPS_PER_EPOCH, batch_views_of
-from bluesky_multislice.planning.machine_profile import MachineProfile
+from bluesky_multislice.planning.grid import window_of
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.planning.prediction import reduction_seconds, step_seconds_per_voxel, turn_seconds_per_voxel
-from bluesky_multislice.planning.sampling import window_of
-from bluesky_multislice.planning.work import transforms_of
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import split_views
 

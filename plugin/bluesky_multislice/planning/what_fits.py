@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import torch
 
-from bluesky_multislice.accelerator import free_memory, name_of, total_memory
 from bluesky_multislice.errors import JobError, PlanError
-from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
+from bluesky_multislice.optics.accelerator import free_memory, name_of, total_memory
+from bluesky_multislice.planning.cost import host_memory_parts, with_memory
 from bluesky_multislice.planning.machine import RESERVE, Machine
-from bluesky_multislice.planning.memory import fits, host_memory_parts, possible_slabs, with_memory
+from bluesky_multislice.planning.memory_fit import fits, possible_slabs
 from bluesky_multislice.planning.plan import Plan
 
 _MOST_RANKS = 256

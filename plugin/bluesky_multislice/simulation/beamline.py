@@ -17,7 +17,7 @@ from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider, init_devi
 from ophyd_async.sim import SimMotor
 from tiled.client.container import Container
 
-from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.simulation.detector import SimulatedDetector
 from bluesky_multislice.units import energy_ev_from_wavelength
 

@@ -6,10 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.geometry import Beam, Detector, ScanGeometry
-from bluesky_multislice.predict import add_photon_noise, photon_scale, predict_frames
-from bluesky_multislice.scan import Scan
+from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
+from bluesky_multislice.reconstruction import add_photon_noise, photon_scale, predict_frames
 
 _VOXEL_M = 1e-9
 

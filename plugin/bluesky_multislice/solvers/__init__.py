@@ -5,13 +5,11 @@ from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.fit import fit, judge
 from bluesky_multislice.solvers.journal import FitJournal, Interrupted, Journal
 from bluesky_multislice.solvers.kernel_choice import choose_kernels
-from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OptimiserName
-from bluesky_multislice.solvers.quantities import Quantity
-from bluesky_multislice.solvers.regularisers import Priors, add_gradient_of_penalty, bound
-from bluesky_multislice.solvers.schedule import RefinementSettings, Schedule, Scheduled
+from bluesky_multislice.solvers.optimisers import ObjectOptimiser, OptimiserName
+from bluesky_multislice.solvers.priors import Priors, add_gradient_of_penalty, bound, cylinder_support
+from bluesky_multislice.solvers.refinement import Quantity, RefinementSettings, Schedule, Scheduled
 from bluesky_multislice.solvers.shell_correlation import ShellCorrelation, halves, shell_correlation
 from bluesky_multislice.solvers.solution import Epoch, Solution
-from bluesky_multislice.solvers.support import cylinder_support
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import (
     FramesIn,

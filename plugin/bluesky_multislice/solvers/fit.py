@@ -18,8 +18,8 @@ from bluesky_multislice.solvers.data_step import step_to_the_bottom
 from bluesky_multislice.solvers.fidelity import FIDELITIES, amplitude_r_factor
 from bluesky_multislice.solvers.journal import FitJournal
 from bluesky_multislice.solvers.misfit import add_gradients, expected_and_measured, misfit_of
-from bluesky_multislice.solvers.optimiser import OnePass
-from bluesky_multislice.solvers.regularisers import add_gradient_of_penalty, noise_of_vacuum, weights_of_slab
+from bluesky_multislice.solvers.optimisers import OnePass
+from bluesky_multislice.solvers.priors import add_gradient_of_penalty, noise_of_vacuum, weights_of_slab
 from bluesky_multislice.solvers.solution import Epoch, Solution, Status
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import ViewSet

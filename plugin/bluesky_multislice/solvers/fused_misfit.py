@@ -8,9 +8,9 @@ from numpy import float32
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bluesky_multislice.optics.fused import compiled
-from bluesky_multislice.optics.memory import empty
-from bluesky_multislice.optics.threads import in_threads
+from bluesky_multislice.optics.buffers import empty
+from bluesky_multislice.optics.fused_slices import compiled
+from bluesky_multislice.optics.threaded_loops import in_threads
 
 
 def amplitude_misfit(expected: Tensor, measured_amplitude: Tensor, mask: Tensor, floor: float) -> Tensor:

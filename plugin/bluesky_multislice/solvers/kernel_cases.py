@@ -12,8 +12,8 @@ from bluesky_multislice.optics.graphs import AcceleratorGraph, Graph, Replays
 from bluesky_multislice.optics.interpolation import turn_in_planes
 from bluesky_multislice.optics.taps import KERNELS
 from bluesky_multislice.optics.transmission import EagerSlice, Slice
-from bluesky_multislice.solvers.descent import Adam, Descent, Nesterov, gradient_of
-from bluesky_multislice.solvers.regularisers import Bounds, Priors, add_gradient_of_penalty, bound, weights_of_a_voxel
+from bluesky_multislice.solvers.optimisers import Adam, Descent, Nesterov, gradient_of
+from bluesky_multislice.solvers.priors import Bounds, Priors, add_gradient_of_penalty, bound, weights_of_a_voxel
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
 """What fused kernels have computed, and what general ones have."""
@@ -144,7 +144,7 @@ def _general_step(volume: Tensor, method: Descent, priors: Priors, bounds: Bound
 
 
 def _fused_step(volume: Tensor, method: Descent, priors: Priors, bounds: Bounds, weight: Tensor) -> None:
-    from bluesky_multislice.solvers.triton_descent import Pull, move
+    from bluesky_multislice.solvers.optimisers.triton_descent import Pull, move
 
     nothing, gradient = volume[..., :0, :], gradient_of(volume)
     weights = weights_of_a_voxel(priors, _FLOOR, 0.0, 1 / volume.numel())

@@ -27,7 +27,12 @@ AGREEMENT = 1e-5
 Rounding makes some 1e-7 to 1e-6.
 """
 
-_SOURCES = ("optics/triton_slices.py", "optics/triton_turns.py", "optics/graphs.py", "solvers/triton_descent.py")
+_SOURCES = (
+    "optics/triton_slices.py",
+    "optics/triton_turns.py",
+    "optics/graphs.py",
+    "solvers/optimisers/triton_descent.py",
+)
 
 
 def choose_kernels(asked: Kernels, mesh: Mesh) -> Choice:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bluesky_multislice.geometry import ScanGeometry
+from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.models import technique_of
 
 

@@ -19,14 +19,10 @@ from bluesky_multislice.models import ForwardModel, Turned
 from bluesky_multislice.optics import as_it_lies, propagate, with_y_last
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.parallel import Mesh, PlaneShares
-from bluesky_multislice.solvers.descent import gradient_of
 from bluesky_multislice.solvers.fidelity import FidelityName
-from bluesky_multislice.solvers.optimiser import ObjectOptimiser, OnePass, OptimiserName
-from bluesky_multislice.solvers.probe import ProbeOptimiser
-from bluesky_multislice.solvers.probe_variation import ProbeVariation
-from bluesky_multislice.solvers.refinement import Refinement
-from bluesky_multislice.solvers.regularisers import Bounds, Priors, bound
-from bluesky_multislice.solvers.schedule import RefinementSettings
+from bluesky_multislice.solvers.optimisers import ObjectOptimiser, OnePass, OptimiserName, gradient_of
+from bluesky_multislice.solvers.priors import Bounds, Priors, bound
+from bluesky_multislice.solvers.refinement import ProbeOptimiser, ProbeVariation, Refinement, RefinementSettings
 
 _LAST_STEP = 0.02
 """Step of the last epoch, relative to the first's."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiled.config import parse_configs
 
-from bluesky_multislice.instrument import convert, read_instrument, scan_fields
+from bluesky_multislice.recipe import convert, read_instrument, scan_fields
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 

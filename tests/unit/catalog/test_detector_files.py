@@ -7,7 +7,7 @@ from numpy.testing import assert_array_equal
 
 from bluesky_multislice.catalog.frame_sources import DetectorFiles
 from bluesky_multislice.errors import FramesError
-from bluesky_multislice.interchange.virtual_frames import FrameFile
+from bluesky_multislice.files import FrameFile
 
 FRAMES = np.arange(5 * 3 * 4, dtype=np.uint16).reshape(5, 3, 4)
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from bluesky_multislice.errors import JobError
-from bluesky_multislice.interchange.job_folder import JobFolder
+from bluesky_multislice.jobs import JobFolder
 from flows.job_record import (
     GONE_AFTER_S,
     Outcome,

@@ -12,7 +12,7 @@ from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import Unknowns, load_views
 from bluesky_multislice.solvers.conjugate_gradients import ConjugateGradients
-from bluesky_multislice.solvers.regularisers import penalty
+from bluesky_multislice.solvers.priors.regularisers import penalty
 
 
 def prepared(**recipe):

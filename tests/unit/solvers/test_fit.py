@@ -7,10 +7,9 @@ import pytest
 import torch
 from small_scan import VOXEL_M, ball, blank, hologram_geometry, hologram_scan, rebuild, relative_error, thick_scan
 
-from bluesky_multislice.frames import Frames
-from bluesky_multislice.predict import add_photon_noise, predict_frames
-from bluesky_multislice.scan import Scan
-from bluesky_multislice.solvers.regularisers import total_variation
+from bluesky_multislice.measurement import Frames, Scan
+from bluesky_multislice.reconstruction import add_photon_noise, predict_frames
+from bluesky_multislice.solvers.priors.regularisers import total_variation
 
 
 @pytest.fixture(scope="module")

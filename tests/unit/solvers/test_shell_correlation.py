@@ -7,7 +7,8 @@ import pytest
 import torch
 from small_scan import hologram_geometry, pattern_scan
 
-from bluesky_multislice.solvers.shell_correlation import half_bit_curve, halves, shell_correlation
+from bluesky_multislice.solvers import halves, shell_correlation
+from bluesky_multislice.solvers.shell_correlation import half_bit_curve
 
 VOXEL_M = 2e-9
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_scan import hologram_geometry
 
-from bluesky_multislice.geometry import VolumeGrid
+from bluesky_multislice.measurement import VolumeGrid
 from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.optics.layout import has_y_last
 from bluesky_multislice.solvers import FitSettings, Unknowns

@@ -1,0 +1,22 @@
+"""Files in and out: the interchange file, the result file and previews."""
+
+from bluesky_multislice.files.preview import preview, write_preview
+from bluesky_multislice.files.scan_reader import read_geometry, read_scan
+from bluesky_multislice.files.scan_writer import write_predicted, write_scan
+from bluesky_multislice.files.virtual_frames import FrameFile, frame_files
+from bluesky_multislice.files.volume_file import VolumeFile, read_provenance, read_volume, write_result
+
+__all__ = [
+    "FrameFile",
+    "VolumeFile",
+    "frame_files",
+    "preview",
+    "read_geometry",
+    "read_provenance",
+    "read_scan",
+    "read_volume",
+    "write_predicted",
+    "write_preview",
+    "write_result",
+    "write_scan",
+]

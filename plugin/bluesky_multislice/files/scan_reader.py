@@ -1,0 +1,332 @@
+"""Reading the interchange file: CXI 1.6 with NXtomo's fields where CXI has none (table in docs/interchange.md).
+
+The file holds frames as the detector stored them; ``basis_vectors`` say how they are turned.
+"""
+
+from pathlib import Path
+
+import h5py
+import hdf5plugin  # noqa: F401  (registers the compression filters that detectors use)
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_multislice.errors import FramesError, ScanError
+from bluesky_multislice.files.basis_vectors import orientation_of
+from bluesky_multislice.files.fields import DATA, DETECTOR, ENTRY, SAMPLE, SOURCE, FieldLookup
+from bluesky_multislice.files.virtual_frames import check_virtual_sources
+from bluesky_multislice.measurement import (
+    Beam,
+    Detector,
+    Frames,
+    Orientation,
+    Scan,
+    ScanGeometry,
+    check_energy,
+    check_exposures,
+    places_differ,
+)
+from bluesky_multislice.models import Technique, find_technique, techniques
+from bluesky_multislice.recipe import Instrument, ScanValues
+from bluesky_multislice.units import (
+    energy_ev_from_joule,
+    wavelength_m_from_energy,
+)
+
+
+def read_scan(path: Path, *, values: ScanValues | None = None, instrument: Instrument | None = None) -> Scan:
+    """Read a scan; frames stay on disk until they are asked for.
+
+    Args:
+        path: the interchange file.
+        values: values that overrule the file's.
+        instrument: where else to look for values.
+
+    Raises:
+        ScanError: a value is missing or contradicts another.
+        FramesError: frames are missing or fewer than the scan's views.
+    """
+    lookup = FieldLookup(_open(path), values or ScanValues(), instrument)
+    data = lookup.file.get(DATA)
+    if not isinstance(data, h5py.Dataset) or not data.shape:
+        raise FramesError(
+            "A scan to reconstruct needs frames.",
+            got=f"{path} without /{DATA}.",
+            remedy="write the frames there, or make them with `multislice simulate`.",
+        )
+    check_virtual_sources(data)
+    return _read(lookup, data)
+
+
+def read_geometry(path: Path, *, values: ScanValues | None = None, instrument: Instrument | None = None) -> Scan:
+    """Read a scan without frames, for simulation; the frames returned are all zero, shaped like ``mask``.
+
+    Args:
+        path: the interchange file.
+        values: values that overrule the file's.
+        instrument: where else to look for values.
+
+    Raises:
+        ScanError: a value is missing, or the file has no mask to give the frames' shape.
+    """
+    lookup = FieldLookup(_open(path), values or ScanValues(), instrument)
+    mask = lookup.file.get(f"{DETECTOR}/mask")
+    if not isinstance(mask, h5py.Dataset):
+        raise lookup.missing("mask", f"{DETECTOR}/mask")
+    rows = _rows_described(lookup.file)
+    if rows == 0:
+        raise lookup.missing("angle", f"{SAMPLE}/rotation_angle", f"{SAMPLE}/geometry_1/translation")
+    return _read(lookup, np.broadcast_to(np.zeros(1, np.float32), (rows, *mask.shape)))
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise FramesError(
+            "A scan's file must be readable HDF5.", got=f"{path}: {error}.", remedy="check the path and the file."
+        ) from error
+
+
+def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
+    warnings = list[str]()
+    found = lookup.number("image_key", f"{DETECTOR}/image_key")
+    key = np.zeros(data.shape[0], int) if found is None else np.atleast_1d(found).astype(int)
+    position_m, technique = _positions_and_technique(lookup, key, warnings)
+    focus_distance_m = _focus_distance_m(lookup, key)
+    distance = lookup.required(
+        "distance", f"{DETECTOR}/distance", override=lookup.values.distance_m, override_name="distance_m"
+    )
+    check_exposures(_by_row(lookup.number("exposure", f"{DETECTOR}/count_time"), key), key)
+    frames = Frames(
+        data,
+        rows=np.flatnonzero(key == 0),
+        dark_rows=np.flatnonzero(key == 2).tolist(),
+        flat_rows=np.flatnonzero(key == 1).tolist(),
+        mask=_good(lookup.file),
+        orientation=_orientation(lookup),
+        saturation=_saturation(lookup),
+        when=_when(lookup, key),
+        place_m=_place_m(lookup, distance, focus_distance_m, key),
+    )
+    regime = _regime(lookup, technique, focus_distance_m is not None, warnings)
+    geometry = ScanGeometry(
+        technique=technique.name,
+        beam=Beam(wavelength_m_from_energy(_energy_ev(lookup)), focus_distance_m, *_source_blur(lookup)),
+        detector=Detector(frames.shape, _pixel_size_m(lookup), regime, imaged=technique.imaged),
+        distance_m=_by_view(lookup, "distance", distance, key),
+        angle_rad=_angle_rad(lookup, key),
+        position_m=position_m,
+        values=_values(lookup, technique),
+    )
+    return Scan(geometry, frames, _probe(lookup), lookup.sources, tuple(warnings))
+
+
+def _positions_and_technique(
+    lookup: FieldLookup, key: NDArray, warnings: list[str]
+) -> tuple[NDArray[np.float64], Technique]:
+    """Return the probe's positions (view, 2), (y, x), the negative of the sample's translation (x, y, z)."""
+    place = f"{SAMPLE}/geometry_1/translation"
+    found = lookup.number("positions", place)
+    translation = None if found is None else _by_view(lookup, "positions", found, key)
+    if translation is not None and (translation.ndim != 2 or translation.shape[1] not in (2, 3)):
+        raise ScanError(
+            "The sample's translation must be (view, 3): x, y and z in metres.",
+            got=f"one of {translation.shape} in {lookup.file.filename}.",
+            remedy=f"correct /{place}.",
+        )
+    technique = _technique(lookup, translation, warnings)
+    if translation is not None:
+        return -translation[:, [1, 0]], technique
+    if technique.overlapping:
+        raise lookup.missing("positions", place)
+    lookup.sources["positions"] = "absent: the rotation axis"
+    return np.zeros((int((key == 0).sum()), 2)), technique
+
+
+def _angle_rad(lookup: FieldLookup, key: NDArray) -> NDArray[np.float64]:
+    place = f"{SAMPLE}/rotation_angle"
+    angle = lookup.number("angle", place, override=lookup.values.angle_deg, override_name="angle_deg")
+    if angle is None:
+        angle, lookup.sources["angle"] = np.zeros(()), "absent: 0 by the interchange format"
+    return np.radians(_by_view(lookup, "angle", angle, key))
+
+
+def _pixel_size_m(lookup: FieldLookup) -> tuple[float, float]:
+    pixel = None if lookup.values.pixel_size_um is None else lookup.values.pixel_size_um * 1e-6
+    y, x = (
+        lookup.required("pixel_size", f"{DETECTOR}/{axis}_pixel_size", override=pixel, override_name="pixel_size_um")
+        for axis in "yx"
+    )
+    return lookup.single("pixel_size", y), lookup.single("pixel_size", x)
+
+
+def _focus_distance_m(lookup: FieldLookup, key: NDArray) -> float | tuple[float, ...] | None:
+    override = None if lookup.values.focus_distance_mm is None else lookup.values.focus_distance_mm * 1e-3
+    place = f"{SOURCE}/focus_distance"
+    found = lookup.number("focus_distance", place, override=override, override_name="focus_distance_mm")
+    if found is None or found.ndim == 0:
+        return None if found is None else float(found)
+    by_view = _by_view(lookup, "focus_distance", found, key)
+    return tuple(by_view.tolist()) if np.ptp(by_view) > 0 else float(by_view[0])
+
+
+def _source_blur(lookup: FieldLookup) -> tuple[float, float]:
+    """Return the source size in metres and the divergence in radians."""
+    found = []
+    for name, given, recipe_name in (
+        ("source_size", lookup.values.source_size_um, "source_size_um"),
+        ("divergence", lookup.values.divergence_urad, "divergence_urad"),
+    ):
+        override = None if given is None else given * 1e-6
+        value = lookup.number(name, f"{SOURCE}/{name}", override=override, override_name=recipe_name)
+        found.append(0.0 if value is None else lookup.single(name, value))
+    return found[0], found[1]
+
+
+def _saturation(lookup: FieldLookup) -> float | None:
+    place = f"{DETECTOR}/saturation_value"
+    found = lookup.number("saturation", place, override=lookup.values.saturation, override_name="saturation")
+    return None if found is None else lookup.single("saturation", found)
+
+
+def _by_view(lookup: FieldLookup, name: str, found: NDArray[np.float64], key: NDArray) -> NDArray[np.float64]:
+    """Spread one value over all views, or pick the views' rows from one value a stored frame."""
+    views = int((key == 0).sum())
+    if found.ndim == 0:
+        return np.full(views, float(found))
+    if len(found) == len(key):
+        return found[key == 0]
+    if len(found) == views:
+        return found
+    raise ScanError(
+        f"A scan needs as many frames as {name} values.",
+        got=f"{len(key)} frames and {len(found)} values of {name} in {lookup.file.filename}.",
+        remedy="check whether the detector stopped early, or the file was cut.",
+    )
+
+
+def _by_row(found: NDArray[np.float64] | None, key: NDArray) -> NDArray[np.float64]:
+    """Spread one value, or one a view, over all stored frames; NaN where darks and flats have none."""
+    rows = np.full(len(key), np.nan)
+    if found is not None and found.ndim == 1 and len(found) == int((key == 0).sum()):
+        rows[key == 0] = found
+    elif found is not None and (found.ndim == 0 or len(found) == len(key)):
+        rows[:] = found
+    return rows
+
+
+def _when(lookup: FieldLookup, key: NDArray) -> NDArray[np.float64] | None:
+    """Return the time of every stored frame, None where their order says it."""
+    found = lookup.number("frame_times", f"{DETECTOR}/start_time")
+    return found if found is not None and found.shape == key.shape else None
+
+
+def _place_m(
+    lookup: FieldLookup, distance: NDArray[np.float64], focus_distance_m: float | tuple[float, ...] | None, key: NDArray
+) -> NDArray[np.float64] | None:
+    """Return where along the beam the detector stood for every stored frame, None where it never moved.
+
+    That is its distance from the focus, or from z = 0 in a parallel beam: flats do not see the sample being moved.
+    """
+    place = _by_row(distance, key)
+    if isinstance(focus_distance_m, tuple):
+        place = place + _by_row(lookup.number("focus_distance", f"{SOURCE}/focus_distance"), key)
+    else:
+        place = place + (focus_distance_m or 0.0)
+    return place if places_differ(place[key == 0]) else None
+
+
+def _technique(lookup: FieldLookup, translation: NDArray | None, warnings: list[str]) -> Technique:
+    name = lookup.text("technique", f"{ENTRY}/technique")
+    if name is None and translation is not None and len(np.unique(translation[:, :2], axis=0)) > 1:
+        name, lookup.sources["technique"] = "ptychography", "implied by positions that differ"
+        warnings.append("technique is not recorded; taken as ptychography because the sample was translated")
+    if name is None:
+        raise lookup.missing("technique", f"{ENTRY}/technique", override_name="technique")
+    if name not in techniques():
+        raise ScanError(
+            f"The technique must be {' or '.join(techniques())}.",
+            got=f"{name!r} from {lookup.sources['technique']}.",
+            remedy="correct it, or give scan.technique in the recipe.",
+        )
+    return find_technique(name)
+
+
+def _values(lookup: FieldLookup, technique: Technique) -> dict[str, float]:
+    """Return the numbers that only this technique has."""
+    found = {}
+    for field in technique.fields:
+        place, given = f"{ENTRY}/{field.place}", lookup.values.values.get(field.name)
+        value = lookup.required(field.name, place, override=given, override_name=f"values.{field.name}")
+        found[field.name] = lookup.single(field.name, value)
+    return found
+
+
+def _regime(lookup: FieldLookup, technique: Technique, focus: bool, warnings: list[str]):
+    regime = lookup.text("regime", f"{DETECTOR}/regime")
+    implied = "near_field" if focus else technique.regime
+    if regime is None and implied is not None:
+        regime, lookup.sources["regime"] = implied, "implied by " + ("focus_distance" if focus else technique.name)
+        warnings.append(f"regime is not recorded; taken as {regime}, {lookup.sources['regime']}")
+    elif regime is None:
+        regime, lookup.sources["regime"] = "far_field", "absent: far field by the interchange format"
+    if regime not in ("far_field", "near_field"):
+        raise ScanError(
+            "The regime must be far_field or near_field.",
+            got=f"{regime!r} from {lookup.sources['regime']}.",
+            remedy="correct it, or give scan.regime in the recipe.",
+        )
+    return regime
+
+
+def _energy_ev(lookup: FieldLookup) -> float:
+    place = f"{SOURCE}/energy"
+    found = lookup.required("energy", place, override=lookup.values.energy_ev, override_name="energy_ev")
+    energy = lookup.single("energy", found)
+    if not (np.isfinite(energy) and energy > 0):
+        raise ScanError(
+            "The energy must be positive and finite.",
+            got=f"{energy:g} from {lookup.sources['energy']}.",
+            remedy="correct it in the file (joule), the instrument file or the recipe's [scan] table.",
+        )
+    energy_ev = energy_ev_from_joule(energy) if lookup.sources["energy"] == f"/{place}" else energy
+    check_energy(energy_ev, source=lookup.sources["energy"])
+    return energy_ev
+
+
+def _probe(lookup: FieldLookup) -> NDArray[np.complex64] | None:
+    probe = lookup.file.get(f"{SOURCE}/probe")
+    if not isinstance(probe, h5py.Dataset):
+        return None
+    if probe.ndim not in (2, 3):
+        raise ScanError(
+            "A probe must be (mode, y, x) or (y, x).",
+            got=f"an array {probe.shape} in {lookup.file.filename}.",
+            remedy=f"correct /{SOURCE}/probe, or leave it out: then it is made from the frames.",
+        )
+    lookup.sources["probe"] = f"/{SOURCE}/probe"
+    return np.asarray(probe[()], np.complex64).reshape(-1, *probe.shape[-2:])
+
+
+def _good(file: h5py.File) -> NDArray[np.bool_] | None:
+    mask = file.get(f"{DETECTOR}/mask")
+    return mask[()] == 0 if isinstance(mask, h5py.Dataset) else None
+
+
+def _rows_described(file: h5py.File) -> int:
+    for place in (f"{DETECTOR}/image_key", f"{SAMPLE}/geometry_1/translation", f"{SAMPLE}/rotation_angle"):
+        found = file.get(place)
+        if isinstance(found, h5py.Dataset) and found.ndim:
+            return found.shape[0]
+    return 0
+
+
+def _orientation(lookup: FieldLookup) -> Orientation:
+    if lookup.values.orientation is not None:
+        lookup.sources["orientation"] = "recipe scan.orientation"
+        return lookup.values.orientation
+    found = lookup.number("orientation", f"{DETECTOR}/basis_vectors")
+    if found is None:
+        lookup.sources["orientation"] = "absent: as_is"
+        return "as_is"
+    return orientation_of(found)

@@ -1,0 +1,114 @@
+"""What made a volume, from which bytes."""
+
+import hashlib
+import os
+import platform
+import socket
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bluesky_multislice.files import frame_files
+from bluesky_multislice.optics import kernels_in_use
+from bluesky_multislice.optics.accelerator import name_of
+from bluesky_multislice.reconstruction import Reconstruction
+
+_RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+_LARGEST_HASHED = 4 * 2**30
+
+
+def software() -> dict[str, str]:
+    """Return the versions that a volume depends on, by name."""
+    versions = {name: version(name) for name in ("bluesky-multislice", "torch", "numpy", "h5py")}
+    return versions | {"python": platform.python_version()}
+
+
+def describe(
+    job: Mapping[str, Any],
+    result: Reconstruction,
+    *,
+    frames: Path,
+    ranks: int,
+    device: torch.device,
+    seconds: float,
+    peak_memory_bytes: int,
+    events: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Return the provenance of a reconstruction, ready for JSON.
+
+    Args:
+        job: ``job.json``: recipe, plan and the scan's origin.
+        result: the reconstruction.
+        frames: the interchange file that it read.
+        ranks: processes that took part.
+        device: where rank 0 computed.
+        seconds: duration of the job's work.
+        peak_memory_bytes: most that a rank has held; the plan says what was expected.
+        events: what happened to the job's checkpoints: where it was resumed, and warnings.
+    """
+    resumed = [event["resumed"] for event in events if "resumed" in event]
+    odd = [event["warning"] for event in events if "warning" in event]
+    solution, agreement = result.solution, result.shell_correlation
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "origin": job["origin"],
+        "recipe": job["recipe"],
+        "plan": job["plan"],
+        "inputs": [_file_record(path) for path in frame_files(frames)],
+        "software": software(),
+        "machine": {
+            "host": socket.gethostname(),
+            "device": name_of(device) or platform.machine(),
+            "device_type": device.type,
+            "ranks": ranks,
+            "threads_per_rank": torch.get_num_threads(),
+            "kernels": kernels_in_use().as_dict(),
+            "peak_memory_bytes": peak_memory_bytes,
+            # Some starts found no checkpoint to go on from, and of some only the checkpoint knows.
+            "restarts": max(len(resumed), sum(int(os.environ.get(name, "0")) for name in _RESTARTS)),
+            "resumed": resumed,
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        },
+        "warnings": [*result.warnings, *odd],
+        "notes": list(result.plan.notes),
+        "figures": {
+            "model": result.plan.propagation,
+            "status": solution.status,
+            "advice": solution.advice,
+            "epochs": len(solution.history),
+            "best_epoch": solution.best_epoch,
+            "r_factor": solution.r_factor,
+            "held_back_r_factor": solution.held_back_r_factor,
+            "saturated_pixels": result.saturated_pixels,
+            "depth_of_field_m": result.plan.grid.thickness_m / result.plan.depths_of_field,
+            "depths_of_field": result.plan.depths_of_field,
+            "half_bit_resolution_m": agreement.resolution_m if agreement else None,
+            "start": result.start,
+            "probe_modes": len(solution.probe),
+            "total_variation": result.plan.fit.priors.total_variation,
+            "axis_pixels": result.axis_pixels,
+            "refined": {name: _size(value) for name, value in solution.differences.items()},
+            "seconds": seconds,
+        },
+    }
+
+
+def _size(difference: Tensor) -> dict[str, float]:
+    """Return how far a refined quantity is from the scan's."""
+    return {"rms": float(difference.square().mean().sqrt()), "largest": float(difference.abs().max())}
+
+
+def _file_record(path: Path) -> dict[str, Any]:
+    """Return name, size, time and, up to 4 GiB, the SHA-256 of a file."""
+    about = path.stat()
+    digest = None
+    if about.st_size <= _LARGEST_HASHED:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    modified = datetime.fromtimestamp(about.st_mtime, UTC).isoformat(timespec="seconds")
+    return {"path": str(path), "bytes": about.st_size, "modified": modified, "sha256": digest}

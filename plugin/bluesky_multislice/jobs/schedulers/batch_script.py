@@ -1,0 +1,57 @@
+"""The batch script of a job: a readable template, filled with words of Slurm and values quoted for the shell."""
+
+import re
+import shlex
+import sys
+from importlib.resources import files
+
+from bluesky_multislice.jobs.schedulers.environment import KEYS, SPINS
+from bluesky_multislice.jobs.schedulers.site import Allocation, SiteProfile
+
+_FIELD = re.compile(r"\{\{(\w+)\}\}")
+
+
+def batch_script(profile: SiteProfile, allocation: Allocation, *, name: str, module: str) -> str:
+    """Return the text of a batch script.
+
+    Args:
+        profile: the site.
+        allocation: what the job gets.
+        name: the job's name, of letters, digits, dots, dashes and underscores only.
+        module: module that every rank runs.
+    """
+    cores = allocation.cpus_per_task or allocation.ranks_per_node
+    values = {
+        "directives": "\n".join(f"#SBATCH {directive}" for directive in _directives(profile, allocation, name, cores)),
+        "warning_seconds": str(profile.warning_seconds),
+        "umask": "027" if profile.readers == "group" else "077",
+        "keys": KEYS,
+        "threads": str(max(1, cores // allocation.ranks_per_node)),
+        "spins": SPINS,
+        "environment": "\n".join(f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()),
+        "setup": "\n".join(profile.setup),
+        "most_restarts": str(profile.most_restarts),
+        "python": shlex.join([*profile.container, profile.python or sys.executable]),
+        "ranks_per_node": str(allocation.ranks_per_node),
+        "module": module,
+    }
+    template = files("bluesky_multislice.jobs.schedulers").joinpath("batch_script.sh").read_text()
+    # In one pass: what comes from a profile is not searched for fields again.
+    return _FIELD.sub(lambda field: values[field[1]], template)
+
+
+def _directives(profile: SiteProfile, allocation: Allocation, name: str, cores: int) -> list[str]:
+    options = {
+        "job-name": name,
+        "partition": allocation.partition,
+        "account": allocation.account,
+        "qos": allocation.qos,
+        "constraint": allocation.constraint and f'"{allocation.constraint}"',
+        "nodes": allocation.nodes,
+        "gpus-per-node": allocation.gpus_per_node or None,
+        "cpus-per-task": cores,
+        "mem": allocation.memory_gb and f"{allocation.memory_gb}G",
+        "time": allocation.walltime_minutes,
+        "nice": allocation.nice or None,
+    }
+    return [f"--{option}={value}" for option, value in options.items() if value is not None] + list(profile.directives)

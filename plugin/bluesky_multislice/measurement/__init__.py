@@ -1,0 +1,36 @@
+"""What was measured, in numpy: geometry, frames, flat field, scan, and whether the values are plausible."""
+
+from bluesky_multislice.measurement.flat_field import FlatField, check_exposures, places_differ
+from bluesky_multislice.measurement.frames import Frames, FrameSource, Orientation, Saturated, unorient
+from bluesky_multislice.measurement.geometry import Beam, Detector, Regime, ScanGeometry, VolumeGrid, depth_of_field_m
+from bluesky_multislice.measurement.plausibility import (
+    angle_warnings,
+    check_energy,
+    energy_doubt,
+    pattern_warnings,
+    position_warnings,
+)
+from bluesky_multislice.measurement.scan import Scan
+
+__all__ = [
+    "Beam",
+    "Detector",
+    "FlatField",
+    "FrameSource",
+    "Frames",
+    "Orientation",
+    "Regime",
+    "Saturated",
+    "Scan",
+    "ScanGeometry",
+    "VolumeGrid",
+    "angle_warnings",
+    "check_energy",
+    "check_exposures",
+    "depth_of_field_m",
+    "energy_doubt",
+    "pattern_warnings",
+    "places_differ",
+    "position_warnings",
+    "unorient",
+]

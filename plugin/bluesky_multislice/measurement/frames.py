@@ -1,0 +1,270 @@
+"""Measured frames by view: read when asked for, corrected, oriented and checked on the way.
+
+Shapes: stored frames (row, y, x) as the detector wrote them; frames out (view, y, x) float32 with the index growing
+with the coordinate.
+"""
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_multislice.errors import FramesError
+from bluesky_multislice.measurement.flat_field import FlatField
+
+Orientation = Literal[
+    "as_is",
+    "flip_y",
+    "flip_x",
+    "flip_yx",
+    "transpose",
+    "transpose_flip_y",
+    "transpose_flip_x",
+    "transpose_flip_yx",
+]
+"""What turns a stored frame into one whose index grows with y and x: first transpose, then flip."""
+
+Saturated = Literal["refuse", "mask"]
+"""What a saturated pixel means: a scan that cannot be used, or a pixel that is left out in its frame."""
+
+
+class FrameSource(Protocol):
+    """Anything that gives stored frames by row: an h5py dataset, a NumPy array, a Tiled array client."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(row, y, x)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of a stored pixel."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> NDArray:
+        """Stored frames of consecutive rows."""
+        ...
+
+
+def orient(stored: NDArray, orientation: Orientation) -> NDArray:
+    """Return arrays (..., y, x) whose index grows with the coordinate.
+
+    Args:
+        stored: (..., row, column) as the detector wrote it.
+        orientation: one of the eight symmetries of the square.
+    """
+    if orientation not in get_args(Orientation):
+        raise FramesError(
+            "The detector orientation must be one of the eight symmetries of the square.",
+            got=f"{orientation!r}.",
+            remedy=f"use one of {', '.join(get_args(Orientation))}.",
+        )
+    if orientation.startswith("transpose"):
+        stored = np.swapaxes(stored, -1, -2)
+    return _flip(stored, orientation)
+
+
+def unorient(frames: NDArray, orientation: Orientation) -> NDArray:
+    """Return oriented arrays (..., y, x) as a detector of this orientation stores them; undoes ``orient``."""
+    flipped = _flip(frames, orientation)
+    return np.swapaxes(flipped, -1, -2) if orientation.startswith("transpose") else flipped
+
+
+def _flip(frames: NDArray, orientation: Orientation) -> NDArray:
+    flips = orientation.rpartition("flip_")[2] if "flip_" in orientation else ""
+    axes = tuple(axis for axis, name in ((-2, "y"), (-1, "x")) if name in flips)
+    return np.flip(frames, axes) if axes else frames
+
+
+class Frames:
+    """Frames of a scan, by view.
+
+    Args:
+        source: stored frames (row, y, x).
+        rows: (view,) row of ``source`` that holds each view; None takes them in order.
+        dark_rows: rows of ``source`` with darks, which are subtracted.
+        flat_rows: rows of ``source`` with flats, which are divided out, less their darks. Of several series that were
+            taken during a scan, a frame has the mean of the last before it and of the first behind, by their time.
+        mask: (y, x) stored orientation, True where the pixel is good; None is all good.
+        orientation: how stored frames turn into oriented ones.
+        saturation: stored value from which a pixel counts as saturated; None takes an integer type's largest value.
+        when: (row,) time of every row of ``source``; None takes their order.
+        place_m: (row,) where along the beam the detector stood; flats serve the frames of their own place. None is one
+            place for all; darks serve all.
+
+    Attributes:
+        divided: whether flats are divided out pixel by pixel.
+    """
+
+    def __init__(
+        self,
+        source: FrameSource,
+        *,
+        rows: NDArray[np.intp] | None = None,
+        dark_rows: Sequence[int] = (),
+        flat_rows: Sequence[int] = (),
+        mask: NDArray[np.bool_] | None = None,
+        orientation: Orientation = "as_is",
+        saturation: float | None = None,
+        when: NDArray[np.float64] | None = None,
+        place_m: NDArray[np.float64] | None = None,
+    ) -> None:
+        if len(source.shape) != 3:
+            raise FramesError(
+                "Frames must be an array (view, y, x).", got=f"shape {source.shape}.", remedy="name the right dataset."
+            )
+        if mask is not None and mask.shape != tuple(source.shape[1:]):
+            raise FramesError(
+                "The mask must have the shape of a frame.",
+                got=f"{mask.shape} for frames of {tuple(source.shape[1:])}.",
+                remedy="record the mask with the same region of interest and binning as the frames.",
+            )
+        self.source = source
+        self.rows = np.arange(source.shape[0]) if rows is None else np.asarray(rows)
+        self.dark_rows, self.flat_rows = tuple(dark_rows), tuple(flat_rows)
+        self.stored_mask = np.ones(source.shape[1:], bool) if mask is None else np.asarray(mask, bool)
+        described = max(source.shape[0], int(self.rows.max(initial=0)) + 1)
+        self.when = np.arange(described, dtype=float) if when is None else np.asarray(when, float)
+        self.place_m = place_m
+        self._field = FlatField(
+            self._stored,
+            (source.shape[1], source.shape[2]),
+            views=self.rows,
+            dark_rows=self.dark_rows,
+            flat_rows=self.flat_rows,
+            when=self.when,
+            place_m=place_m,
+        )
+        self.divided = self._field.divides
+        self.orientation: Orientation = orientation
+        if saturation is None and np.issubdtype(source.dtype, np.integer):
+            saturation = float(np.iinfo(source.dtype).max)
+        self.saturation = saturation
+
+    def dead_pixels(self) -> int:
+        """Read darks and flats, and return how many pixels they exclude beside the mask.
+
+        Raises:
+            FramesError: a flat is not brighter than the dark, or leaves no good pixel.
+        """
+        return int(self.stored_mask.sum() - self._good.sum())
+
+    def undivided(self) -> "Frames":
+        """Return the same frames over the mean of their flats alone: the beam's structure stays in them.
+
+        Pixels that are dead in a flat stay excluded.
+        """
+        other = copy.copy(self)
+        other.divided = False
+        return other
+
+    def flat(self, view: int) -> NDArray[np.float32]:
+        """Return the mean flat less the dark (y, x) at the place of a view, of mean 1, zero where no pixel is good.
+
+        Raises:
+            FramesError: there are no flats.
+        """
+        if not self.flat_rows:
+            raise FramesError("A flat must have been taken.", got="none.", remedy="leave illumination out.")
+        flat = np.where(self._good, self._field.flat(int(self.rows[view])), 0)
+        return np.ascontiguousarray(orient(flat / flat[self._good].mean(), self.orientation), dtype=np.float32)
+
+    @cached_property
+    def _good(self) -> NDArray[np.bool_]:
+        good = self._field.good(self.stored_mask)
+        if not good.any():
+            raise FramesError(
+                "At least one detector pixel must be good.",
+                got="a mask, or a flat without light, that excludes every pixel.",
+                remedy="check the mask's sense: in CXI 0 means good.",
+            )
+        return good
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """(y, x) oriented, True where the pixel is good."""
+        return np.ascontiguousarray(orient(self._good, self.orientation))
+
+    def _stored(self, row: int) -> NDArray:
+        return self.source[row : row + 1][0]
+
+    @property
+    def views(self) -> int:
+        """Number of views."""
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Oriented frame shape (y, x)."""
+        ny, nx = self.source.shape[1:]
+        return (nx, ny) if self.orientation.startswith("transpose") else (ny, nx)
+
+    @property
+    def bytes_stored(self) -> int:
+        """Size of all views as stored, uncompressed."""
+        return self.views * int(np.prod(self.shape)) * self.source.dtype.itemsize
+
+    def read(
+        self, views: NDArray[np.intp], *, saturated: Saturated = "refuse", kept: slice = slice(None)
+    ) -> NDArray[np.float32]:
+        """Return frames (view, y, x), float32, corrected and oriented, zero where the mask excludes a pixel.
+
+        Args:
+            views: (view,) which views, in any order.
+            saturated: ``mask`` gives NaN where a good pixel is saturated.
+            kept: which rows of the oriented frames are returned; frames are read, and checked, as a whole one by one.
+
+        Raises:
+            FramesError: a good pixel is NaN, infinite, negative or saturated, unless these are masked, or the file is
+                shorter than the scan.
+        """
+        views = np.asarray(views, np.intp)
+        rows, columns = self.shape
+        frames = np.empty((len(views), len(range(rows)[kept]), columns), np.float32)
+        for at, (view, row) in enumerate(zip(views.tolist(), self.rows[views].tolist(), strict=True)):
+            frames[at] = orient(self._corrected(self._read_row(row, view, saturated), row), self.orientation)[kept]
+        return frames
+
+    def _corrected(self, stored: NDArray, row: int) -> NDArray[np.float32]:
+        frame = stored.astype(np.float32)
+        if self.dark_rows:
+            frame = np.maximum(frame - self._field.dark(row), 0.0)
+        if self._field.divides:
+            gain = self._field.gain(row)
+            frame /= np.where(self._good, gain, 1.0) if self.divided else gain[self._good].mean()
+        frame[~self._good] = 0.0
+        return frame
+
+    def _read_row(self, row: int, view: int, saturated: Saturated) -> NDArray:
+        try:
+            frame = np.asarray(self.source[row : row + 1])
+        except OSError as error:
+            raise FramesError(
+                "Every frame of the scan must be readable.",
+                got=f"view {view} (row {row} of the file): {error}.",
+                remedy="the detector file is truncated or damaged: restore it, or leave those views out.",
+            ) from error
+        if frame.shape[0] != 1:
+            raise FramesError(
+                "Every view needs a frame.",
+                got=f"view {view} points at row {row} of {self.source.shape[0]}.",
+                remedy="the detector wrote fewer frames than the scan has events: check the detector's file.",
+            )
+        good = frame[0][self._good]
+        checks = [("NaN or infinite", ~np.isfinite(good)), ("negative", good < 0)]
+        if self.saturation is not None and saturated == "refuse":
+            checks.append((f"saturated (≥ {self.saturation:g})", good >= self.saturation))
+        for what, bad in checks:
+            if bad.any():
+                raise FramesError(
+                    "Good pixels must hold finite, non-negative, unsaturated values.",
+                    got=f"{int(bad.sum())} {what} pixels in view {view}.",
+                    remedy="exclude those pixels with the detector's mask, or those views from the scan; leave "
+                    "saturated ones out with the recipe's saturated = mask.",
+                )
+        if self.saturation is None or saturated == "refuse":
+            return frame[0]
+        return np.where(frame[0] >= self.saturation, np.nan, frame[0])

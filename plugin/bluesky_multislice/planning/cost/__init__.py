@@ -1,0 +1,51 @@
+"""What a plan costs: memory, exchange, work and time, counted before anything is allocated."""
+
+from bluesky_multislice.planning.cost.data_sheet import DataSheet, data_sheets, machine_name
+from bluesky_multislice.planning.cost.exchange import Exchange, exchange_of, rows_outside
+from bluesky_multislice.planning.cost.machine_profile import (
+    MachineProfile,
+    measure_machine,
+    read_profile,
+    write_profile,
+)
+from bluesky_multislice.planning.cost.memory import (
+    MemoryParts,
+    computed_field,
+    host_memory_parts,
+    memory_parts,
+    with_memory,
+)
+from bluesky_multislice.planning.cost.prediction import (
+    Prediction,
+    predict_cost,
+    reduction_seconds,
+    step_seconds_per_voxel,
+    turn_seconds_per_voxel,
+)
+from bluesky_multislice.planning.cost.work import Work, transforms_of, work_of
+
+__all__ = [
+    "DataSheet",
+    "Exchange",
+    "MachineProfile",
+    "MemoryParts",
+    "Prediction",
+    "Work",
+    "computed_field",
+    "data_sheets",
+    "exchange_of",
+    "host_memory_parts",
+    "machine_name",
+    "measure_machine",
+    "memory_parts",
+    "predict_cost",
+    "read_profile",
+    "reduction_seconds",
+    "rows_outside",
+    "step_seconds_per_voxel",
+    "transforms_of",
+    "turn_seconds_per_voxel",
+    "with_memory",
+    "work_of",
+    "write_profile",
+]

@@ -1,0 +1,43 @@
+"""All that a person writes: recipe, scan values, refinement, resources, instrument file, addresses of services."""
+
+from bluesky_multislice.recipe.instrument import FieldPlace, Instrument, convert, read_instrument, scan_fields
+from bluesky_multislice.recipe.recipe import Propagation, Recipe, ScanValues, Start, Support, make_recipe, read_recipe
+from bluesky_multislice.recipe.refine import Refine, Scheduled, Schedules
+from bluesky_multislice.recipe.resources import Constraint, Name, Resources
+from bluesky_multislice.recipe.service_settings import (
+    DEPLOYMENT,
+    FLOW,
+    LIVE_QUEUE,
+    POOL,
+    RERUN_QUEUE,
+    ServiceSettings,
+    SettingsError,
+)
+
+__all__ = [
+    "DEPLOYMENT",
+    "FLOW",
+    "LIVE_QUEUE",
+    "POOL",
+    "RERUN_QUEUE",
+    "Constraint",
+    "FieldPlace",
+    "Instrument",
+    "Name",
+    "Propagation",
+    "Recipe",
+    "Refine",
+    "Resources",
+    "ScanValues",
+    "Scheduled",
+    "Schedules",
+    "ServiceSettings",
+    "SettingsError",
+    "Start",
+    "Support",
+    "convert",
+    "make_recipe",
+    "read_instrument",
+    "read_recipe",
+    "scan_fields",
+]

@@ -1,0 +1,60 @@
+"""An illumination that is fitted with the volume: flats tell the first one, and stay data while it is refined."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from bluesky_multislice.measurement import Scan, VolumeGrid
+from bluesky_multislice.optics import propagate
+from bluesky_multislice.planning import Plan
+from bluesky_multislice.solvers import EmptyBeam
+
+
+def probe_of_flats(scan: Scan, plan: Plan, scale: float) -> Tensor:
+    """Return the probe (1, y, x) that the flats of the shortest distance show, its phase even there.
+
+    Args:
+        scan: with frames that are not divided.
+        plan: of the reconstruction.
+        scale: intensity that becomes one.
+    """
+    finer, geometry = plan.oversampling, scan.geometry
+    view = int(np.argmin(np.abs(geometry.effective_distance_m)))
+    flat = np.kron(_whole_flat(scan, view) / (scale * finer**2), np.ones((finer, finer)))
+    room = [n - m for n, m in zip(plan.forward_model(geometry).window, flat.shape, strict=True)]
+    flat = np.pad(flat, [(part // 2, part - part // 2) for part in room], mode="edge")
+    return propagate(
+        torch.from_numpy(np.sqrt(flat).astype(np.complex64))[None],
+        distance_m=-float(geometry.effective_distance_m[view]),
+        wavelength_m=geometry.beam.wavelength_m,
+        pixel_size_m=geometry.oversampled(finer).object_pixel_m,
+        kernel=plan.way_to_detector,
+    )
+
+
+def empty_beam(scan: Scan, plan: Plan, scale: float, device: torch.device) -> EmptyBeam:
+    """Return the flats of every distance as data of the probe.
+
+    Args:
+        scan: with frames that are not divided.
+        plan: of the reconstruction.
+        scale: intensity that becomes one.
+        device: where they are kept.
+    """
+    grid = VolumeGrid((1, *plan.grid.shape[1:]), plan.grid.voxel_size_m, plan.grid.center_m)
+    model = replace(plan, propagation="projection", slices=1, grid=grid).forward_model(scan.geometry).to(device)
+    views = np.unique(scan.geometry.effective_distance_m, return_index=True)[1]
+    flats = np.stack([scan.frames.flat(view) for view in views.tolist()])
+    amplitude = torch.from_numpy(np.sqrt(flats / scale).astype(np.float32)).to(device)
+    mask = torch.as_tensor(scan.frames.mask, dtype=torch.float32, device=device)
+    return EmptyBeam(model, tuple(views.tolist()), amplitude, mask)
+
+
+def _whole_flat(scan: Scan, view: int) -> NDArray[np.float32]:
+    """Return the flat (y, x) with its nearest good neighbour in place of a bad pixel."""
+    nearest = ndimage.distance_transform_edt(~scan.frames.mask, return_distances=False, return_indices=True)
+    return scan.frames.flat(view)[tuple(np.asarray(nearest))]
