@@ -5,8 +5,8 @@ pixels of the plane and goes through the views that see them: it makes T once, s
 alone. Without atomic additions, runs repeat bit by bit, also where windows overlap.
 
 Sine, cosine and exponential are written out, as in ``fused_slices.py``: they differ from the exact T by less than
-1.2·10⁻⁷ of one for phases below 10⁴ rad on every vendor's devices and under Triton's interpreter, where the vendors' own functions
-differ, approximate or do not exist.
+1.2·10⁻⁷ of one for phases below 10⁴ rad on every vendor's devices and under Triton's interpreter, where the vendors'
+own functions differ, approximate or do not exist.
 
 Source of the polynomials and of the parts of π/2 and ln 2: Moshier, Cephes library, sinf.c and expf.c.
 """
