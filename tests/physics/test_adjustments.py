@@ -83,7 +83,7 @@ def test_windows_that_are_held_make_the_frames_of_those_that_follow(regime):
     scan, model = geometry(40, regime), model_of(geometry(40, regime))
     known, now = (Adjustments(position_m=tensor([(m, -m)] * 3) * PIXEL_M) for m in (0.7, 1.9))
     follows = model(*blobs(40), probe(40), [0, 1, 2], now)
-    model.hold(known)
+    model.fix_windows(known)
     held = model(*blobs(40), probe(40), [0, 1, 2], now)
     assert relative(held, follows) < 1e-5
     assert not torch.equal(held, follows), "windows did not stay"

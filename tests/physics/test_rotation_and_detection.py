@@ -45,14 +45,14 @@ def test_turns_slopes_and_transposes_without_matrices_are_those_of_matrices(monk
     volume = torch.randn(nz, ny, nx, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     theta = torch.tensor(angle, dtype=torch.float64, requires_grad=True)
     slice_of_plane = tuple(plane * slices // nz for plane in range(nz))
-    turned = interpolation_module.turn_in_planes(volume, theta, slice_of_plane, kernel)
+    turned = interpolation_module.rotate_in_planes(volume, theta, slice_of_plane, kernel)
     image = torch.randn(turned.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     back, along = torch.autograd.grad(turned, (volume, theta), image)
     for known in (angle, theta.detach()):
-        by = taps.Turn(nz, slices, nx, known, taps.KERNELS[kernel])
-        gathered = taps.turn(volume, by)
+        by = taps.Rotation(nz, slices, nx, known, taps.KERNELS[kernel])
+        gathered = taps.rotate_planes(volume, by)
         (gathered_back,) = torch.autograd.grad(gathered, volume, image)
-        slope = taps.turn(volume, by._replace(slope=True))
+        slope = taps.rotate_planes(volume, by._replace(slope=True))
         torch.testing.assert_close(gathered, turned, rtol=0, atol=1e-12)
         torch.testing.assert_close(gathered_back, back, rtol=0, atol=1e-12)
         torch.testing.assert_close((slope * image).sum(), along, rtol=1e-10, atol=1e-10)
@@ -236,12 +236,12 @@ def test_matrices_are_kept_for_as_many_turns_as_there_is_memory_for(monkeypatch)
                 optics.rotate(volume, 0.1 + 0.01 * number)
         return len(made)
 
-    monkeypatch.setattr(interpolation_module, "_KEPT_BYTES", 20 * optics.bytes_of_turn(64, "linear"))
+    monkeypatch.setattr(interpolation_module, "_KEPT_BYTES", 20 * optics.bytes_per_rotation(64, "linear"))
     assert turns_made(20) == 20
     assert turns_made(21) == 2 * 21 - 20
     # Sixteen at least, also of planes too large for that.
     monkeypatch.setattr(interpolation_module, "_KEPT_BYTES", 1)
-    assert optics.kept_turns(64, "linear") == 16
+    assert optics.cached_rotations(64, "linear") == 16
     kept.clear()
     assert turns_made(16) == 16
     assert len(kept) == 16

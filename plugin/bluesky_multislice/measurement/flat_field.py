@@ -70,7 +70,7 @@ class FlatField:
         dark_rows: rows that hold darks, of all places of the detector.
         flat_rows: rows that hold flats; each serves the frames of its place.
         when: (row,) time or order of every row.
-        place_m: (row,) where along the beam the detector stood; None is one place.
+        detector_position_m: (row,) where along the beam the detector stood; None is one place.
 
     Raises:
         FramesError: frames have no flat of their place while others have.
@@ -85,19 +85,19 @@ class FlatField:
         dark_rows: Sequence[int],
         flat_rows: Sequence[int],
         when: NDArray[np.float64],
-        place_m: NDArray[np.float64] | None,
+        detector_position_m: NDArray[np.float64] | None,
     ) -> None:
         self._when = when
         self._nothing = np.zeros(shape, np.float32)
         self._dark = Reference(read, dark_rows, when, views) if len(dark_rows) else None
         self._place_of = np.zeros(len(when), np.intp)
-        if place_m is not None and len(flat_rows):
-            self._place_of = _numbered(place_m)
+        if detector_position_m is not None and len(flat_rows):
+            self._place_of = _numbered(detector_position_m)
         self._flats: dict[int, Reference] = {}
         for place in np.unique(self._place_of[views]).tolist() if len(flat_rows) else []:
             rows = [row for row in flat_rows if self._place_of[row] == place]
             if not rows:
-                raise _without_flat(views[self._place_of[views] == place], place_m)
+                raise _without_flat(views[self._place_of[views] == place], detector_position_m)
             self._flats[place] = Reference(read, rows, when, views)
 
     @property
@@ -165,25 +165,25 @@ def check_exposures(seconds: NDArray[np.float64], key: NDArray[np.integer]) -> N
             )
 
 
-def places_differ(place_m: NDArray[np.float64]) -> bool:
+def detector_positions_differ(detector_position_m: NDArray[np.float64]) -> bool:
     """Return whether frames (frame,) were taken at several places of the detector; unknown ones are NaN."""
-    known = place_m[np.isfinite(place_m)]
+    known = detector_position_m[np.isfinite(detector_position_m)]
     return bool(len(known)) and bool(np.ptp(known) > _SAME_PLACE * np.abs(known).max())
 
 
-def _numbered(place_m: NDArray[np.float64]) -> NDArray[np.intp]:
+def _numbered(detector_position_m: NDArray[np.float64]) -> NDArray[np.intp]:
     """Return (row,) the number of each row's place; places that are unknown are −1."""
-    known = np.isfinite(place_m)
-    values = np.unique(place_m[known])
+    known = np.isfinite(detector_position_m)
+    values = np.unique(detector_position_m[known])
     apart = np.abs(np.diff(values)) > _SAME_PLACE * np.abs(values[1:])
     numbers = np.concatenate([[0], np.cumsum(apart)])
-    found = np.full(len(place_m), -1)
-    found[known] = numbers[np.searchsorted(values, place_m[known])]
+    found = np.full(len(detector_position_m), -1)
+    found[known] = numbers[np.searchsorted(values, detector_position_m[known])]
     return found
 
 
-def _without_flat(rows: NDArray[np.intp], place_m: NDArray[np.float64] | None) -> FramesError:
-    where = "" if place_m is None else f" with the detector at {place_m[rows[0]]:g} m"
+def _without_flat(rows: NDArray[np.intp], detector_position_m: NDArray[np.float64] | None) -> FramesError:
+    where = "" if detector_position_m is None else f" with the detector at {detector_position_m[rows[0]]:g} m"
     return FramesError(
         "Flats must be taken at every distance of the frames, or at none.",
         got=f"{len(rows)} frames{where}, where there is no flat.",

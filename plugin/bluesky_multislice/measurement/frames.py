@@ -92,7 +92,7 @@ class Frames:
         orientation: how stored frames turn into oriented ones.
         saturation: stored value from which a pixel counts as saturated; None takes an integer type's largest value.
         when: (row,) time of every row of ``source``; None takes their order.
-        place_m: (row,) where along the beam the detector stood; flats serve the frames of their own place. None is one
+        detector_position_m: (row,) where along the beam the detector stood; flats serve the frames of their own place. None is one
             place for all; darks serve all.
 
     Attributes:
@@ -110,7 +110,7 @@ class Frames:
         orientation: Orientation = "as_is",
         saturation: float | None = None,
         when: NDArray[np.float64] | None = None,
-        place_m: NDArray[np.float64] | None = None,
+        detector_position_m: NDArray[np.float64] | None = None,
     ) -> None:
         if len(source.shape) != 3:
             raise FramesError(
@@ -128,7 +128,7 @@ class Frames:
         self.stored_mask = np.ones(source.shape[1:], bool) if mask is None else np.asarray(mask, bool)
         described = max(source.shape[0], int(self.rows.max(initial=0)) + 1)
         self.when = np.arange(described, dtype=float) if when is None else np.asarray(when, float)
-        self.place_m = place_m
+        self.detector_position_m = detector_position_m
         self._field = FlatField(
             self._stored,
             (source.shape[1], source.shape[2]),
@@ -136,7 +136,7 @@ class Frames:
             dark_rows=self.dark_rows,
             flat_rows=self.flat_rows,
             when=self.when,
-            place_m=place_m,
+            detector_position_m=detector_position_m,
         )
         self.divided = self._field.divides
         self.orientation: Orientation = orientation

@@ -27,7 +27,7 @@ _OFF_PROBE_PIXELS = 1
 _SMALL_SPAN_RAD = np.pi / 2 - 1e-3
 
 
-def energy_doubt(energy_ev: float) -> str | None:
+def energy_problem(energy_ev: float) -> str | None:
     """Return why a photon energy in eV cannot be meant, and what it looks like; None where it can."""
     least, most = _ENERGIES_EV
     if least <= energy_ev <= most:
@@ -49,7 +49,7 @@ def check_energy(energy_ev: float, *, source: str) -> None:
     Raises:
         ScanError: it is out of range; the error says so where a unit looks mistaken.
     """
-    doubt = energy_doubt(energy_ev)
+    doubt = energy_problem(energy_ev)
     if doubt is not None:
         raise ScanError(
             "The photon energy must be one of X-rays, in the unit of its place.",

@@ -11,7 +11,7 @@ from bluesky_multislice.optics import on_device
 
 
 @dataclass(frozen=True, eq=False)
-class Alike:
+class SharedWaves:
     """Which views of a batch share a wave.
 
     Attributes:
@@ -22,11 +22,11 @@ class Alike:
     first: NDArray[np.intp]
     wave_of: NDArray[np.intp]
 
-    def first_of(self, values: Tensor) -> Tensor:
+    def distinct(self, values: Tensor) -> Tensor:
         """Return one row of values (view, …) per wave, that of its first view; a single row is returned as it is."""
         return values if len(values) == 1 else values[on_device(self.first, values.device)]
 
-    def of_all(self, wave: Tensor) -> Tensor:
+    def expand_to_views(self, wave: Tensor) -> Tensor:
         """Return the waves of all views (mode, view, y, x) of distinct ones (mode, wave, y, x).
 
         If all waves have the same number of views, gradients are summed in one order and repeat bit by bit. Otherwise
@@ -42,7 +42,7 @@ class Alike:
         return torch.index_select(repeated, 1, on_device(place, wave.device))
 
 
-def alike_rows(places: NDArray[np.float64]) -> Alike | None:
+def shared_waves(places: NDArray[np.float64]) -> SharedWaves | None:
     """Return which views have equal places (view, 2), None where all differ."""
     _, first, wave_of = np.unique(places, axis=0, return_index=True, return_inverse=True)
-    return Alike(first, wave_of) if len(first) < len(places) else None
+    return SharedWaves(first, wave_of) if len(first) < len(places) else None

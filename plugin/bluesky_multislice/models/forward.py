@@ -14,17 +14,17 @@ from torch.nn import functional
 
 from bluesky_multislice.measurement import ScanGeometry, VolumeGrid
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
-from bluesky_multislice.models.alike import Alike, alike_rows
+from bluesky_multislice.models.alike import SharedWaves, shared_waves
 from bluesky_multislice.models.camera import Camera
 from bluesky_multislice.models.frame_tiles import FrameTiles, check_tiles
-from bluesky_multislice.models.turned import Turned
+from bluesky_multislice.models.turned import RotatedObject
 from bluesky_multislice.optics import (
     BETWEEN_MID_PLANES,
     PROPAGATIONS,
     Interpolation,
     Kernel,
     absorbing_margin,
-    most_decay,
+    largest_decay_rate,
     on_device,
     planes_of_slices,
     propagator,
@@ -177,7 +177,7 @@ class ForwardModel(nn.Module):
         self._outer_kernel: Kernel | None = None
         kernel: Kernel = self._options.get("kernel", "angular_spectrum")
         optics = {"pixel_size_m": self.pixel_m, "wavelength_m": self.wavelength_m, "kernel": kernel}
-        unitary = most_decay(self.tile, **optics) == 0
+        unitary = largest_decay_rate(self.tile, **optics) == 0
         if propagation in BETWEEN_MID_PLANES and (unitary or not self.far_field):
             self._outer_kernel = kernel
             self._options["between_mid_planes"] = True
@@ -236,7 +236,7 @@ class ForwardModel(nn.Module):
         adjustments: Adjustments = NO_ADJUSTMENTS,
         *,
         unit: float = 1.0,
-        turned: Turned | None = None,
+        turned: RotatedObject | None = None,
     ) -> Tensor:
         """Return the expected intensity (view, y, x), in the units of |probe|², of the views that this rank computes.
 
@@ -270,15 +270,15 @@ class ForwardModel(nn.Module):
         beta: Tensor | None,
         views: NDArray[np.intp],
         adjustments: Adjustments = NO_ADJUSTMENTS,
-    ) -> Turned:
+    ) -> RotatedObject:
         """Turn the sample for views at one angle, and send other ranks the rows that they need without waiting.
 
         See ``forward`` for the arguments.
         """
         angle = int(self.angle_of[views[0]])
         starts, _ = self._starts(views, self._shift(slice(angle, angle + 1), views, adjustments))
-        wanted = self.slab.wanted(views, starts[:, 0], self._windows)
-        return Turned(torch.stack(self._planes(delta, beta, angle, adjustments)), self.slab, wanted)
+        wanted = self.slab.rows_needed(views, starts[:, 0], self._windows)
+        return RotatedObject(torch.stack(self._planes(delta, beta, angle, adjustments)), self.slab, wanted)
 
     def light(self, probe: Tensor, views: Sequence[int] | NDArray[np.intp]) -> Tensor:
         """Return |probe|² (y, x) summed over the windows of views, in the rows held of planes that are not turned.
@@ -326,11 +326,11 @@ class ForwardModel(nn.Module):
         views: NDArray[np.intp],
         adjustments: Adjustments,
         unit: float,
-        turned: Turned | None,
+        turned: RotatedObject | None,
     ) -> Tensor:
         """Return the expected intensity (view, y, x) of the views at one of the angles that this rank computes."""
         starts, fraction = self._starts(views, self._shift(slice(angle, angle + 1), views, adjustments))
-        wanted = self.slab.wanted(views, starts[:, 0], self._windows)
+        wanted = self.slab.rows_needed(views, starts[:, 0], self._windows)
         if turned is not None:
             planes = turned.arrive().unbind()
         else:
@@ -462,7 +462,7 @@ class ForwardModel(nn.Module):
         moved = fraction
         if alike is not None:
             starts = [starts[view] for view in alike.first]
-            moved = None if fraction is None else alike.first_of(fraction)
+            moved = None if fraction is None else alike.distinct(fraction)
         modes = (torch.fft.fft2(self._cut(probe)) * to_entrance)[:, None]
         if adjustments.variations is not None and adjustments.variation_of_view is not None:
             shapes = torch.fft.fft2(self._cut(adjustments.variations)) * to_entrance
@@ -483,10 +483,10 @@ class ForwardModel(nn.Module):
             absorber=self._absorber,
             **self._options,
         ).unflatten(0, (len(modes), -1))
-        wave = wave if alike is None else alike.of_all(wave)
+        wave = wave if alike is None else alike.expand_to_views(wave)
         return self.camera(wave, to_detector, fraction, views, adjustments)
 
-    def _alike(self, views: NDArray[np.intp], adjustments: Adjustments) -> Alike | None:
+    def _alike(self, views: NDArray[np.intp], adjustments: Adjustments) -> SharedWaves | None:
         """Return which views at an angle differ in their distance alone, None where none do.
 
         Their exit waves are the same, and go through the sample once.
@@ -494,4 +494,4 @@ class ForwardModel(nn.Module):
         own = adjustments.position_m, adjustments.variations, adjustments.distance_m if self.far_field else None
         if len(self.effective_distances_m) == 1 or any(part is not None for part in own):
             return None
-        return alike_rows(self._first[views])
+        return shared_waves(self._first[views])

@@ -72,7 +72,7 @@ def even_tiles(rows: int, slabs: int, halo: int, multiple_of: int = 1) -> FrameT
     return FrameTiles(ends, halo) if ends[-2] < ends[-1] else None
 
 
-def tiles_fit(geometry: ScanGeometry) -> bool:
+def tiles_are_valid(geometry: ScanGeometry) -> bool:
     """Return whether tiles serve the frames of a scan: holograms of one magnification, whose rows are the window's."""
     return geometry.detector.regime == "near_field" and bool(np.ptp(geometry.magnification) == 0)
 
@@ -83,7 +83,7 @@ def check_tiles(geometry: ScanGeometry) -> None:
     Raises:
         ScanError: diffraction patterns, or holograms of several magnifications.
     """
-    if not tiles_fit(geometry):
+    if not tiles_are_valid(geometry):
         raise ScanError(
             "Tiles of a frame are computed alone where they depend on the object behind and around them only: in "
             "holograms of one magnification.",

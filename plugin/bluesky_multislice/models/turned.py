@@ -9,8 +9,8 @@ from torch.autograd.function import once_differentiable
 from bluesky_multislice.parallel import Rows, Slab
 
 
-class Turned:
-    """Turned planes whose rows travel while something else is computed.
+class RotatedObject:
+    """RotatedObject planes whose rows travel while something else is computed.
 
     Gradients stop at what has arrived, and go on from the planes once they have come back. Every rank of the angle goes
     through the same steps in the same order: ``arrive``, a backward pass, ``send_back``, ``finish``.
@@ -18,7 +18,7 @@ class Turned:
     Args:
         planes: (part, slice, y, x), parts δ and β, the rows held; they are sent at once.
         slab: which rows are held.
-        wanted: for each rank of the angle its rows, from ``Slab.wanted``.
+        wanted: for each rank of the angle its rows, from ``Slab.rows_needed``.
     """
 
     def __init__(self, planes: Tensor, slab: Slab, wanted: Sequence[Rows]) -> None:

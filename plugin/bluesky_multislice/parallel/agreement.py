@@ -25,14 +25,14 @@ class Agreement:
         group = dist.new_group(backend="gloo") if mesh.size > 1 else None
         self.group = group if isinstance(group, dist.ProcessGroup) else None
 
-    def of_first(self, look: Callable[[], T]) -> T:
+    def from_first_rank(self, look: Callable[[], T]) -> T:
         """Return on all ranks what rank 0 finds."""
         found: list[Any] = [look() if self._mesh.rank == 0 else None]
         if self.group is not None:
             dist.broadcast_object_list(found, src=0, group=self.group)
         return found[0]
 
-    def of_all(self, look: Callable[[], T]) -> list[T]:
+    def from_all_ranks(self, look: Callable[[], T]) -> list[T]:
         """Return on all ranks what each of them finds; a failure of any is one of all.
 
         Raises:

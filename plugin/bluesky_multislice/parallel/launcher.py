@@ -14,24 +14,24 @@ from bluesky_multislice.parallel.mesh import end_process
 _PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
 
-_BETWEEN_LOOKS_S = 0.2
+_POLL_INTERVAL_S = 0.2
 """Seconds between two looks for an error that shared storage may show late."""
 
 
-def end_with_launcher(last_word: str) -> None:
+def end_with_launcher(last_argument: str) -> None:
     """Have the kernel kill this rank as soon as its torchrun ends; without torchrun, or not on Linux, do nothing.
 
     torchrun puts every rank into a session of its own, so that whoever kills it, such as the kernel for want of memory,
     would leave ranks that nobody waits for. What they have not yet kept, a later start does again.
 
     Args:
-        last_word: last word of the rank's command line, and therefore of its torchrun's.
+        last_argument: last word of the rank's command line, and therefore of its torchrun's.
     """
     if sys.platform != "linux" or "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # It may have ended before the kernel was asked, while this rank was importing.
-    if not _parent_has(last_word):
+    if not _parent_has(last_argument):
         print("torchrun has gone, and its rank goes, too", file=sys.stderr)
         end_process(1)
 
@@ -64,6 +64,6 @@ def _end_after_signal(heard: int, failed: Callable[[], bool]) -> None:
     while os.read(heard, 1) != bytes([signal.SIGTERM]):
         pass
     while not failed():
-        time.sleep(_BETWEEN_LOOKS_S)
+        time.sleep(_POLL_INTERVAL_S)
     print("another rank of the job has failed, and this one ends, too", file=sys.stderr)
     end_process(1)

@@ -15,10 +15,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.optics import as_it_lies
-from bluesky_multislice.optics.accelerator import backend_of, chosen_type, peak_memory, select
+from bluesky_multislice.optics import in_memory_order
+from bluesky_multislice.optics.accelerator import backend_of, peak_memory, resolve_device_type, select
 from bluesky_multislice.parallel.own_device import own_device
-from bluesky_multislice.parallel.threads import threads_asked
+from bluesky_multislice.parallel.threads import requested_threads
 
 _SMALL_BYTES = 2**20
 """Largest tensor that travels with others: to copy it takes less time than a message of its own would wait."""
@@ -139,7 +139,7 @@ class Mesh:
 def _sum(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> None:
     """Replace each tensor by its sum over a group; small ones of one type travel in one message."""
     small: dict[torch.dtype, list[Tensor]] = {}
-    for tensor in map(as_it_lies, tensors):
+    for tensor in map(in_memory_order, tensors):
         if tensor.nbytes > _SMALL_BYTES:
             dist.all_reduce(tensor, group=group)
         else:
@@ -175,8 +175,8 @@ def join_mesh(device: str = "auto", slabs: int = 1) -> Iterator[Mesh]:
             got=f"{size} ranks and {slabs} slabs.",
             remedy="start as many ranks as the mesh has, or ask for a mesh that multiplies to the number of ranks.",
         )
-    threads_asked(os.environ)
-    kind = chosen_type(device)
+    requested_threads(os.environ)
+    kind = resolve_device_type(device)
     store = next(rendezvous("env://"))[0] if size > 1 else None
     place = torch.device("cpu") if kind == "cpu" else own_device(kind, rank=rank, store=store)
     select(place)

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.optics.accelerator import accelerator_count, identifier_of, masks_of
+from bluesky_multislice.optics.accelerator import accelerator_count, device_identifier, visibility_settings
 
 
 class Store(Protocol):
@@ -42,13 +42,13 @@ def own_device(kind: str, *, rank: int, store: Store | None) -> torch.device:
     device = torch.device(kind, local_rank % visible)
     if store is None:
         return device
-    own = f"{socket.gethostname()} {identifier_of(device)}"
+    own = f"{socket.gethostname()} {device_identifier(device)}"
     store.set(_key(rank), own)
     if local_rank < visible:
         return device
     for other in range(rank - local_rank, rank):
         if store.get(_key(other)).decode() == own:
-            masks = masks_of(kind)
+            masks = visibility_settings(kind)
             raise PlanError(
                 "Every rank computes on a GPU of its own.",
                 got=f"ranks {other} and {rank} have the same one of {own}, of {visible} that they see"

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch.distributed as dist
 from torch import Tensor
 
-from bluesky_multislice.optics import as_it_lies
+from bluesky_multislice.optics import in_memory_order
 from bluesky_multislice.parallel.mesh import Mesh
 from bluesky_multislice.parallel.slab import ends_of
 
@@ -79,7 +79,7 @@ class PlaneShares:
         return number * self._mesh.slabs + self._mesh.slab
 
     def _parts(self, volume: Tensor, own: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return [(as_it_lies(whole), as_it_lies(mine)) for whole, mine in zip(volume, own, strict=True)]
+        return [(in_memory_order(whole), in_memory_order(mine)) for whole, mine in zip(volume, own, strict=True)]
 
 
 def planes_are_shared(mesh: Mesh, planes: int) -> bool:

@@ -168,13 +168,13 @@ class Slab:
         """Return the sum over all ranks of the gradients in the rows held; the transpose of ``collect``."""
         return self.send_back(gradient, wanted).arrive()
 
-    def send(self, held: Tensor, wanted: Sequence[Rows]) -> "Coming":
+    def send(self, held: Tensor, wanted: Sequence[Rows]) -> "PendingRows":
         """Do what ``collect`` does, without waiting for the rows to arrive."""
         sent = [_common(other, self._own) for other in wanted]
         came = [_common(wanted[self.mesh.slab], other) for other in pairwise(self._ends)]
         return self._swap(held, self.rows.start, sent, came, wanted[self.mesh.slab])
 
-    def send_back(self, gradient: Tensor, wanted: Sequence[Rows]) -> "Coming":
+    def send_back(self, gradient: Tensor, wanted: Sequence[Rows]) -> "PendingRows":
         """Do what ``give_back`` does, without waiting for the rows to arrive."""
         sent = [_common(wanted[self.mesh.slab], other) for other in pairwise(self._ends)]
         came = [_common(other, self._own) for other in wanted]
@@ -184,7 +184,9 @@ class Slab:
     def _own(self) -> Rows:
         return self.rows.start, self.rows.stop
 
-    def _swap(self, planes: Tensor, first: int, sent: Sequence[Rows], came: Sequence[Rows], result: Rows) -> "Coming":
+    def _swap(
+        self, planes: Tensor, first: int, sent: Sequence[Rows], came: Sequence[Rows], result: Rows
+    ) -> "PendingRows":
         """Send each rank its rows of planes that begin with row ``first``, and expect what comes from each."""
         parts = [planes[..., a - first : b - first, :] for a, b in sent]
         here, parts[self.mesh.slab] = parts[self.mesh.slab], parts[self.mesh.slab][..., :0, :]
@@ -202,10 +204,10 @@ class Slab:
         ]
         # What stays on this rank does not go through the exchange.
         found[self.mesh.slab] = here
-        return Coming(cast(dist.Work, work), leaving, list(zip(came, found, strict=True)), result)
+        return PendingRows(cast(dist.Work, work), leaving, list(zip(came, found, strict=True)), result)
 
 
-class Coming:
+class PendingRows:
     """Rows on their way from other ranks.
 
     Args:

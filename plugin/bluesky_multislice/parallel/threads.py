@@ -8,7 +8,7 @@ THREADS = "OMP_NUM_THREADS"
 """What PyTorch, numba and the libraries below them go by."""
 
 
-def threads_asked(environment: Mapping[str, str]) -> int | None:
+def requested_threads(environment: Mapping[str, str]) -> int | None:
     """Return how many threads an environment asks for; None where it says nothing.
 
     Args:

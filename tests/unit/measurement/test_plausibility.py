@@ -10,7 +10,7 @@ from bluesky_multislice.errors import ScanError
 from bluesky_multislice.measurement import (
     angle_warnings,
     check_energy,
-    energy_doubt,
+    energy_problem,
     pattern_warnings,
     position_warnings,
 )
@@ -25,7 +25,7 @@ def patterns():
 
 @pytest.mark.parametrize("energy_ev", [92.0, 700.0, 8000.0, 1.2e5])
 def test_energies_of_x_rays_pass(energy_ev):
-    assert energy_doubt(energy_ev) is None
+    assert energy_problem(energy_ev) is None
     check_energy(energy_ev, source="anywhere")
 
 

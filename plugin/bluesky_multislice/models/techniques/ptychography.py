@@ -45,9 +45,9 @@ PTYCHOGRAPHY = Technique(
         refine_probe=True,
         # Measured on a thick phantom: error 0.068 against 0.143 without (patterns of 1e8 photons, probe unknown).
         total_variation=0.003,
-        holds_vacuum=True,
+        constrain_vacuum=True,
         gradient_floor=0.02,
-        one_angle="weighted",
+        single_angle_optimiser="weighted",
         epochs=8,
         adam_epochs=15,
     ),

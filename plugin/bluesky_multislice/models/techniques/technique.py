@@ -55,18 +55,18 @@ class FitDefaults:
     Attributes:
         refine_probe: whether the probe moves.
         total_variation: weight of total variation at several angles, which leave gaps.
-        holds_vacuum: whether vacuum is held against noise at several angles.
+        constrain_vacuum: whether vacuum is held against noise at several angles.
         gradient_floor: part of the first step's largest gradient below which Adam moves voxels less.
-        one_angle: what moves the object at one angle.
+        single_angle_optimiser: what moves the object at one angle.
         epochs: of accelerated descent at several angles.
         adam_epochs: of Adam at several angles.
     """
 
     refine_probe: bool = False
     total_variation: float = 0.001
-    holds_vacuum: bool = False
+    constrain_vacuum: bool = False
     gradient_floor: float = 0.0
-    one_angle: Literal["adam", "weighted"] = "adam"
+    single_angle_optimiser: Literal["adam", "weighted"] = "adam"
     epochs: int = 25
     adam_epochs: int = 30
 

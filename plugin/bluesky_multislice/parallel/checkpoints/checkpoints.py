@@ -55,7 +55,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self.blocked_s = 0.0
-        found = self._agreement.of_first(self._look)
+        found = self._agreement.from_first_rank(self._look)
         self.events: list[dict[str, Any]] = found["events"]
         self._records: dict[int, dict[str, Any]] = found["records"]
         self._next = 1 + max(found["numbers"], default=0)
@@ -88,7 +88,7 @@ class Checkpoints:
         began = time.monotonic()
         number, self._next = self._next, self._next + 1
         part = self._folder / f"{number:06}.part"
-        saved = tensor_files.begin_to_write(part, tensors, self._mesh, self._agreement.group)
+        saved = tensor_files.start_writing(part, tensors, self._mesh, self._agreement.group)
         self._pending = self._thread.submit(self._complete, saved, number, part, dict(record))
         self.blocked_s = time.monotonic() - began
 
@@ -104,7 +104,7 @@ class Checkpoints:
         Tensors of other ranks are left out; ``rank/…`` without a number is this one's own.
         """
         self.wait()
-        known = self._agreement.of_first(
+        known = self._agreement.from_first_rank(
             lambda: {n: record for n, record in self._records.items() if record["fit"] == fit}
         )
         for number in sorted(known, reverse=True):
@@ -154,7 +154,9 @@ class Checkpoints:
 
         try:
             saved.result()
-            sums = self._agreement.of_all(lambda: {path.name: check_sum(path) for path in self._own_files(part)})
+            sums = self._agreement.from_all_ranks(
+                lambda: {path.name: check_sum(path) for path in self._own_files(part)}
+            )
             if self._mesh.rank == 0:
                 files = {name: number for own in sums for name, number in own.items()}
                 write_durably(part / "checkpoint.json", record | {"identity": self._identity, "files": files})
@@ -216,7 +218,7 @@ class Checkpoints:
         place = self._folder / f"{number:06}"
         own = sorted(record["files"])[self._mesh.rank :: self._mesh.size]
         try:
-            sums = self._agreement.of_all(lambda: {name: check_sum(place / name) for name in own})
+            sums = self._agreement.from_all_ranks(lambda: {name: check_sum(place / name) for name in own})
         except OSError as error:
             return str(error)
         torn = [name for found in sums for name, number in found.items() if number != record["files"][name]]

@@ -35,7 +35,7 @@ FAILURES = (Exception, CheckpointException)
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
-def begin_to_write(place: Path, tensors: Mapping[str, Tensor], mesh: Mesh, group: dist.ProcessGroup | None) -> Any:
+def start_writing(place: Path, tensors: Mapping[str, Tensor], mesh: Mesh, group: dist.ProcessGroup | None) -> Any:
     """Begin to write all ranks' tensors; returns a future of it, when the tensors may change again.
 
     Args:
