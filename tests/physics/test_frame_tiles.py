@@ -102,5 +102,5 @@ def test_tiles_share_rows_evenly_or_not_at_all(rows, slabs, multiple, ends):
 def test_frames_that_are_magnified_or_turned_are_refused(refined):
     geometry, delta = holograms(angles_rad=np.zeros(1), off_m=0.0), thick_object()
     tiles, probe = even_tiles(HEIGHT, 3, HALO), uneven_probe(model_of(geometry))
-    with pytest.raises(ScanError, match="other rows than its tile"):
+    with pytest.raises(ScanError, match="mix rows of all tiles"):
         in_tiles(geometry, tiles, delta, probe, Adjustments(**{refined: torch.zeros(1)}))

@@ -1,4 +1,4 @@
-"""Forward models: geometry in buffers, the unknowns always arguments, noiseless expected intensity out."""
+"""Forward models: noiseless expected intensity from the unknowns (arguments) and the geometry (buffers)."""
 
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
 from bluesky_multislice.models.forward import Edges, ForwardModel

@@ -1,4 +1,4 @@
-"""The only room that says torch.distributed."""
+"""Ranks, slabs, exchange between ranks, and checkpoints: the only package that uses torch.distributed."""
 
 from bluesky_multislice.parallel.agreement import Agreement
 from bluesky_multislice.parallel.checkpoints import Checkpoints

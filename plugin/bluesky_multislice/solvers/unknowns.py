@@ -238,7 +238,7 @@ class Unknowns:
         if self._variation is not None:
             shapes, weights = self._variation.shapes * self._probe_unit, self._variation.weights
             adjustments = replace(adjustments, variations=shapes, variation_of_view=weights)
-        return self._model(*self._delta_and_beta, self.probe, views, adjustments, unit=self._unit, turned=turned)
+        return self._model(*self._delta_and_beta, self.probe, views, adjustments, unit=self._unit, rotated=turned)
 
     @property
     def _delta_and_beta(self) -> tuple[Tensor, Tensor | None]:
