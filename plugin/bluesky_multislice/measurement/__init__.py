@@ -1,4 +1,4 @@
-"""What was measured, in numpy: geometry, frames, flat field, scan, and whether the values are plausible."""
+"""Measured data, in numpy: geometry, frames, flat field, scan, and plausibility checks."""
 
 from bluesky_multislice.measurement.flat_field import FlatField, check_exposures, detector_positions_differ
 from bluesky_multislice.measurement.frames import Frames, FrameSource, Orientation, Saturated, unorient

@@ -72,7 +72,7 @@ def test_a_position_far_from_all_others_of_its_angle_is_said(patterns):
     position_m = patterns.geometry.position_m.copy()
     position_m[7] += 100 * VOXEL_M
     warnings = position_warnings(moved(patterns, position_m))
-    assert warnings == ["1 views overlap with no other one of their angle, the first is view 7"]
+    assert warnings == ["1 views overlap with no other view of their angle, the first is view 7"]
     position_m[7] = position_m[32]  # overlaps, but with a view of another angle as well as with its own
     assert position_warnings(moved(patterns, position_m)) == []
 
@@ -82,9 +82,9 @@ def test_positions_that_hardly_differ_are_said(patterns):
     assert "check their unit" in warning
 
 
-def test_one_position_an_angle_is_said(patterns):
+def test_one_position_per_angle_gives_a_warning(patterns):
     (warning,) = position_warnings(patterns.geometry.select(np.array([0, 25])))
-    assert "one position an angle" in warning
+    assert "one position per angle" in warning
 
 
 @pytest.mark.parametrize(
