@@ -7,7 +7,7 @@ origin         pixel i of n sits at (i − (n−1)/2)·pitch; the rotation axis 
 wave           exp(+ikz), k = 2π/λ, refractive index n = 1 − δ + iβ
 transmission   exp(−ikΔz·δ)·exp(−kΔz·β)
 propagation    F⁻¹[H·F[ψ]], H = exp(ikΔz(√(1−λ²f²) − 1)) (angular spectrum) or exp(−iπλΔz·f²) (Fresnel)
-z = 0          the plane of the rotation axis; a probe is what the wave would be there without a sample; a volume of
+z = 0          the plane of the rotation axis; a probe is the wave in that plane without a sample; a volume of
                thickness L spans z = −L/2 (entrance) to z = +L/2 (exit)
 rotation       sample rotated by +θ about +y, from z towards x: the lab point (x, z) sees the sample point
                (x·cosθ − z·sinθ, x·sinθ + z·cosθ)

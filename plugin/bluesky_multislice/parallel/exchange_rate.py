@@ -12,7 +12,7 @@ from bluesky_multislice.parallel.slab import Slab
 
 _ROWS, _TIMES = 64, 5
 _SHAPE = (16, _ROWS, 1024)
-"""Planes (plane, y, x); what one rank sends is 4 MiB."""
+"""Planes (plane, y, x) that a rank sends: 4 MiB."""
 
 
 def measured_rate(device: str) -> float | None:
