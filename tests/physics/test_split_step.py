@@ -1,4 +1,4 @@
-"""The hand-written adjoint equals plain automatic differentiation, whatever it keeps of the waves."""
+"""The hand-written adjoint equals automatic differentiation for every choice of stored waves."""
 
 import math
 import os
@@ -263,7 +263,7 @@ def test_fused_slices_equal_eager_ones(monkeypatch, way, kind, number):
     parts = inputs(shape, torch.complex64)
     mask = None if way == "recomputed" else optics.absorbing_margin(SHAPE, 3, steps=PLANES).float()
     optics_of = {"slice_thickness_m": THICKNESS_M, "windows": windows, "gradient": way, "absorber": mask, **LIGHT}
-    # Two groups, of two views and of one: each must find its own. Threads share the few pixels of these waves.
+    # Two groups, of two views and of one view; several threads share the few pixels of these waves.
     monkeypatch.setattr(split_step, "_views_at_once", lambda wave, largest: 2)
     monkeypatch.setattr(threaded_loops, "_LEAST_PIXELS", 16)
     with threads(number):
