@@ -11,10 +11,10 @@ import sys
 import torch
 from small_scan import hologram_scan, rebuild
 
-from bluesky_multislice.optics import Choice, multislice, use_kernels, with_y_last
+from bluesky_multislice.optics import KernelChoice, multislice, use_kernels, with_y_last
 from bluesky_multislice.optics.transmission import EagerSlice
 from bluesky_multislice.optics.triton_slices import TritonSlice
-from bluesky_multislice.optics.triton_turns import turn, turned, turned_back
+from bluesky_multislice.optics.triton_turns import rotate_volume, rotated, rotated_transpose
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers import Priors, choose_kernels, kernel_cases
 from bluesky_multislice.solvers.optimisers import Nesterov
@@ -22,7 +22,7 @@ from bluesky_multislice.solvers.optimisers.triton_descent import Pull, move
 from bluesky_multislice.solvers.priors import Bounds, weights_of_a_voxel
 
 CPU = torch.device("cpu")
-FUSED = Choice("fused", ("slices", "turns", "descent"))
+FUSED = KernelChoice("fused", ("slices", "turns", "descent"))
 
 
 def random(*shape, dtype=torch.float32):
@@ -71,11 +71,11 @@ def chains():
         optics = {"wavelength_m": 1e-9, "pixel_size_m": 2e-8, "slice_thickness_m": 1e-6, "windows": seen}
         run = functools.partial(multislice, gradient=gradient, **optics)
         inputs, results = (wave, 1e-4 * random(*shape), 1e-5 * random(*shape).abs()), []
-        for choice in (FUSED, Choice()):
+        for choice in (FUSED, KernelChoice()):
             use_kernels(choice)
             results.append(kernel_cases.propagated(run, inputs, wave.conj().resolve_conj()))
         yield f"{gradient} {shape}", kernel_cases.largest_difference(zip(*results, strict=True))
-    use_kernels(Choice())
+    use_kernels(KernelChoice())
 
 
 def turns():
@@ -88,12 +88,12 @@ def turns():
         for nz, ny, nx, slices, angle in cases:
             volume, image = with_y_last(random(nz, ny, nx)), random(slices, ny, nx)
             units = torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64).mul(2**40).round().long()
-            there, back = turned(volume, units, slices, kernel), turned_back(image, units, nz, kernel)
+            there, back = rotated(volume, units, slices, kernel), rotated_transpose(image, units, nz, kernel)
             products = [float((a.double() * b.double()).sum()) for a, b in ((there, image), (volume, back))]
             scale = float(there.norm() * image.norm())
             yield f"transpose {kernel} {nz, ny, nx}", abs(products[0] - products[1]) / scale
         volume = random(4, 2, 4)
-        quarter = turn(volume, math.pi / 2, 4, kernel)
+        quarter = rotate_volume(volume, math.pi / 2, 4, kernel)
         yield f"quarter {kernel}", differ(quarter, volume.flip(2).transpose(0, 2))
 
 

@@ -1,13 +1,13 @@
-"""Errors: each gives the rule, what came and the remedy."""
+"""Error classes; every error states the violated rule, the value found and the remedy."""
 
 
 class MultisliceError(Exception):
-    """Base of every error that this package raises on purpose.
+    """Base class of all errors that this package raises deliberately.
 
     Args:
-        rule: what must hold.
-        got: what came instead.
-        remedy: what the person can do about it.
+        rule: the condition that must hold.
+        got: the value or state that violates it.
+        remedy: what the user can do.
     """
 
     def __init__(self, rule: str, *, got: str, remedy: str) -> None:
@@ -15,7 +15,7 @@ class MultisliceError(Exception):
         self.rule, self.got, self.remedy = rule, got, remedy
 
     def __reduce__(self):
-        """Pickle with the keyword arguments (Prefect and process pools pickle errors)."""
+        """Support pickling, which loses keyword arguments otherwise (Prefect and process pools pickle errors)."""
         return _rebuild, (type(self), self.rule, self.got, self.remedy)
 
     def __str__(self) -> str:
@@ -27,11 +27,11 @@ def _rebuild(kind: type[MultisliceError], rule: str, got: str, remedy: str) -> M
 
 
 class ScanError(MultisliceError):
-    """The scan's metadata or geometry cannot be used: a value is missing, contradictory or unphysical."""
+    """The scan's metadata or geometry is unusable: a value is missing, inconsistent or unphysical."""
 
 
 class FramesError(MultisliceError):
-    """The measured frames cannot be used: missing, truncated, or with values no detector may deliver."""
+    """The measured frames are unusable: missing, truncated, or with invalid pixel values."""
 
 
 class RecipeError(MultisliceError):
@@ -39,7 +39,7 @@ class RecipeError(MultisliceError):
 
 
 class PlanError(MultisliceError):
-    """No plan satisfies the recipe on this scan with these resources."""
+    """No plan satisfies the recipe for this scan with the available resources."""
 
 
 class JobError(MultisliceError):
@@ -47,12 +47,12 @@ class JobError(MultisliceError):
 
 
 class LostRankError(JobError):
-    """A rank of the job has gone, killed or with its machine: started again, the job may come to its end."""
+    """A rank of the job ended unexpectedly, for example with its node; restarting the job may succeed."""
 
 
 class SchedulerError(MultisliceError):
-    """The scheduler refused a job or did not answer, or its site profile cannot be used."""
+    """The scheduler rejected a job or did not respond, or the site profile is unusable."""
 
 
 class CatalogError(MultisliceError):
-    """The Tiled server refused or lacks what was asked of it."""
+    """The Tiled server refused a request or lacks the requested data."""

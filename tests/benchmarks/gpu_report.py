@@ -42,16 +42,16 @@ def goals(results: dict[str, Figures]) -> Iterator[Goal]:
         for name, found in _figures(results, section):
             yield Goal(f"{section}: {name}", f"≤ {bound:.0e}", f"{found:.1e}", found <= bound)
     for name, found in _figures(results, "slices"):
-        why_none = "small" if found["pixels"] < LARGE else "" if name.endswith(", auto") else "for comparison"
+        why_no_accelerator = "small" if found["pixels"] < LARGE else "" if name.endswith(", auto") else "for comparison"
         for what, goal, met in (
             ("over_fft", f"≤ {SLICE_OVER_FFT} × FFT", found["over_fft"] <= SLICE_OVER_FFT),
             ("share_of_copy", f"≥ {SHARE_OF_COPY:.0%} of copy", found["share_of_copy"] >= SHARE_OF_COPY),
         ):
             yield Goal(
                 f"slices: {name}",
-                f"none: {why_none}" if why_none else goal,
+                f"none: {why_no_accelerator}" if why_no_accelerator else goal,
                 f"{found[what]:.2f}",
-                None if why_none else met,
+                None if why_no_accelerator else met,
             )
     for name, found in _figures(results, "epochs"):
         share = found["share_on_device"]

@@ -152,7 +152,7 @@ def parts_of_a_slice(views: int) -> None:
         sums = [torch.zeros_like(part[0]) for part in planes]
         group = slice(0, views)
         for kind in (FusedSlice, EagerSlice):
-            made = partial(kind, *(part[0] for part in planes), 1.0, kind.seen(None, wave, planes[0]))
+            made = partial(kind, *(part[0] for part in planes), 1.0, kind.window_origins(None, wave, planes[0]))
             name = f"{kind.__name__}, {'own' if own else 'shared'}"
             works[f"{name}, made"] = (made, 20)
             works[f"{name}, transmit"] = (partial(made().transmit, wave, group, torch.empty_like(wave)), 20)

@@ -43,7 +43,7 @@ def test_the_error_is_that_of_the_rank_that_failed(tmp_path, mesh):
 def test_a_rank_that_hears_nothing_ends_with_the_job(tmp_path):
     folder = stage(tmp_path / "folder")
     said = run(folder, "unheard")
-    assert "another rank of the job has failed, and this one ends, too" in said
+    assert "another rank of the job has failed; this rank ends as well" in said
     assert KILLED not in said
     assert "ValueError: rank 1 cannot go on" in folder.read_error().got
 

@@ -210,7 +210,7 @@ def test_a_rank_that_dies_ends_the_job_within_seconds(victim, tmp_path):
     log = folder.log.read_text()
     assert "Traceback" in log
     assert "Signal 9 (SIGKILL)" in log
-    assert "a rank of the job has gone" in folder.read_error().got
+    assert "a rank of the job has ended" in folder.read_error().got
     assert folder.read_interrupted() is None
 
 
@@ -226,7 +226,7 @@ def test_of_a_torn_checkpoint_the_one_before_is_taken_and_the_provenance_says_so
     found = finish(folder)
     assert_same_course(found, whole)
     (warning,) = found["provenance"]["warnings"]
-    assert f"checkpoint of epoch {epoch} is torn" in warning
+    assert f"checkpoint of epoch {epoch} is damaged" in warning
 
 
 def test_checkpoints_of_another_plan_are_refused(tmp_path):
@@ -328,7 +328,7 @@ def test_with_a_full_disk_the_run_goes_on_and_the_last_good_checkpoint_stays(sma
     assert warnings
     for warning in warnings:
         assert "could not be written" in warning
-        assert float(re.search(r"; (\S+) MiB of the disk were left", warning)[1]) < 0.1
+        assert float(re.search(r"; (\S+) MiB of the disk were free", warning)[1]) < 0.1
 
 
 def test_a_disk_that_turns_read_only_fails_the_job_which_goes_on_when_it_is_back(failing_disk, whole):

@@ -1,4 +1,4 @@
-"""The emulated device forbids what a GPU forbids, and notes what makes the host wait.
+"""The emulated device enforces the rules of a GPU and logs host synchronisations.
 
 Tests of a process that has two such devices from its beginning: ``test_emulated_device`` starts it.
 """

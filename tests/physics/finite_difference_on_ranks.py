@@ -1,4 +1,4 @@
-"""What torchrun starts for test_lateral_ranks: each rank propagates its rows; rank 0 saves the rows of all, joined."""
+"""Run by torchrun for test_lateral_ranks: each rank propagates its rows; rank 0 saves the joined rows."""
 
 import sys
 
@@ -19,7 +19,7 @@ OPTIONS = {
 
 
 def whole_inputs():
-    """Wave, δ, β, thickness and what the exit wave is weighted with, the same on every rank."""
+    """Wave, δ, β, thickness and the weight of the exit wave, the same on every rank."""
     generator = torch.Generator().manual_seed(7)
     wave, weight = (torch.randn(VIEWS, NY, NX, dtype=torch.complex128, generator=generator) for _ in range(2))
     delta, beta = (0.02 * torch.rand(NZ, NY, NX, dtype=torch.float64, generator=generator) for _ in range(2))
@@ -27,26 +27,26 @@ def whole_inputs():
 
 
 def many_views():
-    """Waves of which ranks with different numbers of rows would by themselves send different groups through a slice."""
+    """Waves for which ranks with different numbers of rows would choose different group sizes on their own."""
     return torch.randn(200, NY, NX, dtype=torch.complex128, generator=torch.Generator().manual_seed(8))
 
 
 def propagated(wave, delta, beta, thickness, weight, **options):
-    """Exit wave and the gradients of ⟨weight, exit wave⟩ in wave, δ, β and thickness."""
+    """Exit wave and the gradients of ⟨weight, exit wave⟩ with respect to wave, δ, β and thickness."""
     inputs = [tensor.detach().clone().requires_grad_() for tensor in (wave, delta, beta, thickness)]
     exit_wave = optics.finite_difference(*inputs[:3], slice_thickness_m=inputs[3], **LIGHT, **options)
     return exit_wave.detach(), *torch.autograd.grad(exit_wave, inputs, weight)
 
 
 def opaque_in_some_rows():
-    """Inputs whose waves can be undone in most rows and not in the first, so that ranks would choose differently."""
+    """Inputs with waves that can be inverted in most rows but not in the first, so that ranks alone would differ."""
     wave, delta, beta, thickness, weight = whole_inputs()
     beta[:, 0] = 1.0
     return wave, delta, beta, thickness, weight
 
 
 def joined(rows, lateral, mesh):
-    """Rows (…, y held, x) of all ranks as one array, by adding up fields that are zero elsewhere."""
+    """Rows (…, y held, x) of all ranks as one array, as the sum of fields that are zero elsewhere."""
     field = rows.new_zeros(*rows.shape[:-2], *lateral.shape)
     field[..., lateral.own_rows, :] = rows
     mesh.sum(torch.view_as_real(field) if field.is_complex() else field)

@@ -1,4 +1,4 @@
-"""What torchrun starts for test_ranks: fit small volumes on a mesh of ranks; rank 0 saves the results.
+"""Run by torchrun for test_ranks: fits of small volumes on a mesh of ranks; rank 0 saves the results.
 
 torchrun … fit_on_ranks.py RESULT.npz SLABS
 """
@@ -29,7 +29,7 @@ N, LANES = 16, 4
 SETTINGS = FitSettings(
     epochs=5,
     batch_views=4,
-    # Rounding makes differences along a longer way relatively smaller.
+    # Relative rounding errors are smaller for larger distances.
     object_step_rad=0.2,
     probe_step=0.0,
     gradient_floor=0.02,
@@ -40,7 +40,7 @@ SETTINGS = FitSettings(
 SMOOTH = replace(SETTINGS, positivity=True, priors=Priors(total_variation=0.01, vacuum=1.0, smoothness_z=0.01))
 AT = torch.arange(N) - (N - 1) / 2
 PROBE = 2 * torch.exp(-(AT[:, None] ** 2 + AT**2) / 100)[None].to(torch.complex64)
-# Patterns of light through a diffuser have no dark pixels, whose gradients follow the rounding of the transform.
+# Diffuse illumination avoids dark pixels, whose gradients depend on the rounding errors of the FFT.
 DIFFUSER = torch.exp(1j * torch.rand((N, N), generator=torch.Generator().manual_seed(2)))
 LIGHT = {"ptychography": PROBE * DIFFUSER, "holography": PROBE}
 STRAY = 0.1
@@ -81,7 +81,7 @@ def ptychography(angles):
 
 
 def measure(geometry, grid, **model):
-    """Return the scan of a random volume, weaker for patterns; holograms have stray light, which these hardly bear."""
+    """Return the scan of a random volume, weaker for patterns; only holograms have a background."""
     generator = torch.Generator().manual_seed(1)
     strength = 0.01 if geometry.technique == "holography" else 0.002
     delta = strength * torch.rand(grid.shape, generator=generator)
@@ -136,7 +136,7 @@ def cases(mesh):
 
 
 def moved_from_a_whole_state(mesh):
-    """Return the object after a step from a state that one rank may have kept, and the planes that this one keeps."""
+    """Return the object after a step from a state that one rank may have saved, and the planes of this rank's state."""
     slab = Slab(mesh, N)
     model = ForwardModel(holography(TURNED), VolumeGrid((N, N, N), (2.0, 2.0, 2.0)), slices=8, slab=slab)
     unknowns = Unknowns(model, PROBE, SETTINGS, mesh.device)
@@ -154,7 +154,7 @@ def moved_from_a_whole_state(mesh):
 
 
 def figures(solution):
-    """Return what the solution holds, by name."""
+    """Return the arrays of the solution by name."""
     history = [(epoch.loss, epoch.held_back_loss) for epoch in solution.history]
     found = {"delta": solution.delta, "beta": solution.beta, "probe": solution.probe, "history": history}
     return found | {"r": solution.r_factor} | {name: value.numpy() for name, value in solution.differences.items()}

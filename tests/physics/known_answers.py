@@ -1,4 +1,4 @@
-"""Closed forms that the propagations are compared with; none of them uses the package."""
+"""Analytic solutions for comparison with the propagations, independent of the package."""
 
 import numpy as np
 from scipy import special

@@ -1,4 +1,4 @@
-"""What test_split_step starts: print how much more memory 256 slices take than 8, in waves, δ and β left out."""
+"""Run by test_split_step: print the extra memory of 256 slices over 8 slices, in waves, without δ and β."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ def peak(way, slices):
     wave = torch.ones(VIEWS, N, N, dtype=torch.complex64, requires_grad=True)
     delta, beta = (torch.full((slices, N, N), value, requires_grad=True) for value in (1e-6, 1e-8))
     optics.multislice(wave, delta, beta, gradient=way, **LIGHT).abs().square().sum().backward()
-    # Not ru_maxrss, which a process takes over from the one that started it.
+    # Not ru_maxrss, which includes that of the parent process.
     return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmHWM")) * 1024
 
 

@@ -1,4 +1,4 @@
-"""Random objects whose planes know nothing of each other: the hardest that a resolution allows."""
+"""Random objects with uncorrelated planes: the most demanding objects at a given resolution."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Carries out small fits on every mesh of its ranks and saves what they find: alone, or under torchrun.
+"""Runs small fits on every mesh of its ranks and saves the results, alone or under torchrun.
 
 run_small_fits.py RESULT.npz DEVICE THREADS EPOCHS CASE …
 
@@ -32,7 +32,7 @@ def meshes(whole: Mesh) -> Iterator[tuple[str, Mesh]]:
 
 
 def arrays(solution: Solution, slab: Slab) -> dict[str, NDArray]:
-    """Return what a solution holds, with the whole volume."""
+    """Return the arrays of a solution, with the whole volume."""
     volume = torch.stack([slab.join(part) for part in (solution.delta, solution.beta)])
     found = {"volume": volume, "probe": solution.probe, **solution.differences}
     losses = np.array([epoch.loss for epoch in solution.history])
@@ -40,13 +40,13 @@ def arrays(solution: Solution, slab: Slab) -> dict[str, NDArray]:
 
 
 def results(fit: SmallFit, mesh: Mesh, name: str, epochs: int) -> dict[str, NDArray]:
-    """Return what a fit finds on the ranks of a mesh."""
+    """Return the results of a fit on the ranks of a mesh."""
     plan = fit.plan(mesh=name, **({"epochs": epochs} if epochs else {}))
     return arrays(fit.solve(plan, mesh), Slab(mesh, plan.grid.shape[1]))
 
 
 def main(path: str, device: str, threads: list[int], epochs: int, names: list[str]) -> None:
-    """Save the results of all cases, and of the emulated device what failed and what its log says."""
+    """Save the results of all cases, and the failures and the log of the emulated device."""
     found, said = {}, {}
     with join_mesh(device) as whole:
         for mesh_name, mesh in meshes(whole):
@@ -71,7 +71,7 @@ def main(path: str, device: str, threads: list[int], epochs: int, names: list[st
 
 
 def notes() -> dict[str, list]:
-    """Return what the emulated device noted since the last time."""
+    """Return the emulated device's log entries since the last call."""
     from emulated_device import LOG
 
     kinds = ("synchronisation", "upload", "collective", "error")

@@ -1,4 +1,4 @@
-"""Small fits carried out in processes of their own, for tests that compare what they find."""
+"""Small fits in separate processes, for tests that compare their results."""
 
 import json
 import os
@@ -17,12 +17,12 @@ FOLDER = Path(__file__).parent
 
 
 def marked(names: Iterable[str], long: Collection[str]) -> list:
-    """Return names of cases as parameters; those that take long only `make test-all` runs."""
+    """Return names of cases as parameters; slow cases only run in `make test-all`."""
     return [pytest.param(name, marks=pytest.mark.matrix) if name in long else name for name in names]
 
 
 def asked_for(request: pytest.FixtureRequest) -> list[str]:
-    """Return the cases that the session's tests of a file are about, which one process carries out together."""
+    """Return the cases needed by the selected tests of a file, which one process runs together."""
     own = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
     asked = {item.callspec.params.get("case") for item in own}
     return [name for name in CASES if name in asked]

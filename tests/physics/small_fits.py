@@ -1,4 +1,4 @@
-"""Reconstructions that take a second or less, one for each thing that a recipe can ask for, and how far two differ.
+"""Reconstructions of at most a second, one per recipe feature, and a comparison of two solutions.
 
 Patterns have no vacuum prior but where it is what is asked for: its slope jumps where δ is zero, so that a voxel which
 rounds to zero, or just not, goes another way.
@@ -37,7 +37,7 @@ def _seen(geometry, probe=None) -> Scan:
 
 
 def _with_noise(frames: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return frames with noise: without it, gradients in vacuum would be what rounding leaves."""
+    """Return frames with noise; without it, gradients in vacuum would be pure rounding errors."""
     noise = np.random.default_rng(0).normal(size=frames.shape).astype(np.float32)
     return frames * (1 + 0.05 * noise).clip(min=0)
 
@@ -57,7 +57,7 @@ def _holograms(distances_m=(30e-9,), angles=6, **geometry) -> Scan:
 
 
 def _patterns(angles: int, probe: bool = True) -> Scan:
-    """Return 9 patterns an angle, whose windows are smaller than the volume, of light that has gone through a diffuser.
+    """Return 9 patterns per angle of diffuse illumination, with windows smaller than the volume.
 
     It reaches every pixel: where none did before there is an object, rounding would tell the way of the first step.
     """
@@ -112,7 +112,7 @@ def scan_of(name: str) -> Scan:
 
 @dataclass(frozen=True)
 class SmallFit:
-    """What is reconstructed.
+    """The settings of a small reconstruction.
 
     Attributes:
         scan: name of the scan.
@@ -127,7 +127,7 @@ class SmallFit:
     stops: int = 0
 
     def plan(self, **shared: Any) -> Plan:
-        """Return the plan, made for processors, whatever it is then carried out on."""
+        """Return the plan, made for CPUs, independent of the device that runs it."""
         recipe = {"device": "cpu", "epochs": 2, "batch_views": 1, "find_axis": False, "held_back_every": 3}
         if self.scan.startswith("patterns"):
             recipe |= {"batch_views": 3, "l1": 0.0, "slices": 4}
@@ -163,7 +163,7 @@ def _on(plan: Plan, device: str) -> Plan:
 
 
 def refining(*quantities: str, from_epoch: int = 1) -> dict[str, Any]:
-    """Return the part of a recipe that refines some quantities.
+    """Return the part of a recipe for refined quantities.
 
     Positions of patterns wait for an object: none tells from another while it is empty.
     """

@@ -1,4 +1,4 @@
-"""What torchrun starts for test_start_on_ranks: axis and first volume of small holograms; rank 0 saves what it got."""
+"""Run by torchrun for test_start_on_ranks: axis and initial volume of small holograms; rank 0 saves the results."""
 
 import sys
 from dataclasses import replace

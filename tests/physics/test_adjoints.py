@@ -1,4 +1,4 @@
-"""Every linear operator passes the dot test, every gradient equals differences of the function itself."""
+"""Dot tests of all linear operators; finite-difference tests of all gradients."""
 
 import numpy as np
 import pytest
@@ -123,7 +123,7 @@ def test_gradients_reach_detector_blur_and_bins():
 @pytest.mark.parametrize("distance_m", [2.0, -2.0])
 @pytest.mark.parametrize("band_limit", [False, True])
 def test_gradients_reach_the_distance(kernel, distance_m, band_limit):
-    """Evanescent waves and the band limit included."""
+    """Includes evanescent waves and the band limit."""
     wave = random(2, 6, 7, seed=1).requires_grad_()
     distance = torch.tensor(distance_m, dtype=torch.float64, requires_grad=True)
     way = {"wavelength_m": 1.0, "pixel_size_m": (0.4, 1.2), "kernel": kernel, "band_limit": band_limit}
@@ -162,7 +162,7 @@ def smooth_volume(*shape):
 @pytest.mark.parametrize("angle", [0.3, 1.9])
 @pytest.mark.parametrize("slices", [None, 3])
 def test_gradients_reach_volume_angle_and_tilt(interpolation, angle, slices):
-    """An exact derivative of the interpolation as it is, so for linear too, away from its kinks."""
+    """The derivative of the interpolated rotation is exact, also for linear interpolation away from its kinks."""
     angle = torch.tensor(angle, dtype=torch.float64, requires_grad=True)
     tilt = torch.tensor([0.11, -0.07], dtype=torch.float64, requires_grad=True)
     options = {"interpolation": interpolation, "slices": slices}

@@ -1,4 +1,4 @@
-"""What may differ from the scan's geometry: each adjustment is the geometry changed, and can be differentiated."""
+"""Adjustments: each equals the same change of the geometry, and is differentiable."""
 
 from dataclasses import replace
 
@@ -79,11 +79,11 @@ def test_an_axis_shift_moves_all_views_of_its_angle(regime):
 
 @regimes
 def test_windows_that_are_held_make_the_frames_of_those_that_follow(regime):
-    """A view that moves on moves its probe; the object vanishes before the window's edge."""
+    """A shift of a view shifts its probe; the object vanishes before the window's edge."""
     scan, model = geometry(40, regime), model_of(geometry(40, regime))
     known, now = (Adjustments(position_m=tensor([(m, -m)] * 3) * PIXEL_M) for m in (0.7, 1.9))
     follows = model(*blobs(40), probe(40), [0, 1, 2], now)
-    model.hold(known)
+    model.fix_windows(known)
     held = model(*blobs(40), probe(40), [0, 1, 2], now)
     assert relative(held, follows) < 1e-5
     assert not torch.equal(held, follows), "windows did not stay"

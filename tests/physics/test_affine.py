@@ -1,4 +1,4 @@
-"""Images magnified and turned in Fourier space: exact for spots that the pixels hold."""
+"""Affine transformation of images in Fourier space: exact for well-sampled Gaussian spots."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Frames at several distances: what is refined of each, blur by source and beam, and fields of several sizes."""
+"""Frames at several distances: refined quantities of each distance, blur by source and beam, several field sizes."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ UNIT = {
     "distance_magnification": 2 / N,
     "distance_rotation": 2 / N,
 }
-"""What moves a frame, or its edge, by a pixel."""
+"""Adjustment that moves a frame, or its edge, by a pixel."""
 ADJUSTMENT = {
     "distance_shift": "distance_shift_m",
     "distance_magnification": "distance_magnification",
@@ -109,7 +109,7 @@ def test_a_shift_moves_the_frames_of_its_distance():
 
 @pytest.mark.parametrize("turn", [0.2, -0.1])
 def test_frames_turn_from_x_towards_y(turn):
-    """A thin sample of spots that lie where the turn takes them gives the frames that the turn makes of the others."""
+    """Frames of a thin sample with rotated spots equal the rotated frames of the original spots."""
     at = np.arange(32) - 15.5
 
     def thin(angle):
@@ -134,7 +134,7 @@ def test_a_magnified_frame_is_one_of_smaller_pixels():
     adjustments = (Adjustments(distance_magnification=torch.tensor([0.25], dtype=torch.float64)),)
     delta = sample(32)
     found = frames_of(geometry, adjustments, margin=8, delta=delta)[0]
-    # The two finer pixels on either side of the middle, and so on, against the spectrum of the frame they lie in.
+    # Compares the finer pixels, symmetric about the centre, with the spectrum of the enclosing frame.
     wide = frames_of(replace(geometry, detector=replace(geometry.detector, shape=(48, 48))), margin=0, delta=delta)[0]
     at = 0.8 * (np.arange(32) - 15.5) + 23.5
     series = np.exp(2j * np.pi * np.outer(at, np.fft.fftfreq(48))) / 48
@@ -212,7 +212,7 @@ def test_a_blur_belongs_to_its_beam(beam):
 
 
 def test_frames_of_several_magnifications_share_the_finest_pixel():
-    """The sample stands nearer to the focus for every other view: its frames show less of it, and finer."""
+    """The sample is nearer to the focus for every other view: these frames show a smaller field with a finer pitch."""
     one = geometry_of(angles=1, distances_m=DISTANCES_M[:2])
     focus_m, detector_m = np.array([100e-9, 140e-9]), 1000e-9
     cone = replace(

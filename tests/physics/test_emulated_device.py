@@ -1,4 +1,4 @@
-"""Whole reconstructions on the emulated device give what processors give."""
+"""Whole reconstructions on the emulated device give the results of the CPU."""
 
 import os
 import subprocess
@@ -80,7 +80,7 @@ def on_two_devices(folder):
 
 
 def check(found, mesh, expected, case):
-    """What was found of a case on a mesh is what one processor finds."""
+    """The result of a case on a mesh equals the result on one CPU."""
     names = [key.rpartition("/")[2] for key in expected if key.startswith(f"{case}/1x1/1/")]
     assert {"volume", "losses"} <= set(names)
     assert expected[f"{case}/1x1/1/volume"].any()
@@ -89,7 +89,7 @@ def check(found, mesh, expected, case):
         if not want.any():
             assert not got.any()
             continue
-        # Of refined quantities 1e-3 was measured, as between two ways of rounding on a processor.
+        # Refined quantities: 1e-3 was measured, the same as between two ways of rounding on a CPU.
         bound = {"volume": 2e-5, "probe": 2e-5, "losses": 1e-4}.get(name, 5e-3)
         assert difference(got, want) < bound or np.abs(got - want).max() < NOTHING.get(name, 0), name
 

@@ -37,7 +37,7 @@ def small_object(*shape, seed=2):
 
 
 def in_vacuum(wave, *, slices=1, **options):
-    """Wave behind so many slices of nothing."""
+    """Return the wave behind slices of vacuum."""
     vacuum = torch.zeros(slices, *wave.shape[-2:], dtype=wave.real.dtype)
     return optics.finite_difference(wave, vacuum, vacuum, **options)
 
@@ -46,7 +46,7 @@ def in_vacuum(wave, *, slices=1, **options):
 
 
 def dominated(n, seed=3):
-    """A ring with its diagonal a little larger than what couples."""
+    """A periodic matrix whose diagonal slightly exceeds its coupling."""
     lower, turn, upper = (random(n, seed=seed + i) for i in range(3))
     return Tridiagonal(lower, turn.sgn() * (1.1 * (lower.abs() + upper.abs())), upper)
 
@@ -93,7 +93,7 @@ def test_systems_whose_pixels_do_not_decouple_are_refused():
 
 
 def factor(stencil, strength, angle, radians_per_pixel):
-    """What a step multiplies a wave of ``angle`` rad a pixel by."""
+    """Factor of a step on a wave with ``angle`` rad per pixel."""
     s = -4 * np.sin(angle / 2) ** 2
     q = fractions(stencil, strength, radians_per_pixel)[0].numpy()[:, None]
     return np.prod((1 + q.conj() * s) / (1 + q * s), axis=0)
@@ -103,7 +103,7 @@ def factor(stencil, strength, angle, radians_per_pixel):
 @pytest.mark.parametrize("radians_per_pixel", [0.5, 1.5, 6.0, 1e4])
 @pytest.mark.parametrize("strength", [1e-4, 0.1, 3.0])
 def test_steps_keep_energy_and_fractions_decay_outwards(stencil, radians_per_pixel, strength):
-    """The poles 1/q lie where a stretched coordinate damps; with Im q > 0 an outgoing boundary would amplify."""
+    """The poles 1/q are where a stretched coordinate damps; Im q > 0 would amplify at an outgoing boundary."""
     angle = np.linspace(0, np.pi, 200)
     assert np.abs(factor(stencil, strength, angle, radians_per_pixel)) == pytest.approx(1, rel=1e-12)
     assert (fractions(stencil, strength, radians_per_pixel)[0].imag < 0).all()
@@ -114,7 +114,7 @@ def test_steps_keep_energy_and_fractions_decay_outwards(stencil, radians_per_pix
     [("plain", 2 / (np.pi / 2) ** 2), ("compact", 2.4 / (np.pi / 2) ** 2), ("wide", 1.0)],
 )
 def test_phase_of_a_thin_step_at_half_the_nyquist_frequency(stencil, share):
-    """Paraxially it is dθ²/2k, or 2aθ² for a = d/(4kh²); the plain stencil is 18.9 % short, the compact one 2.7 %."""
+    """The paraxial phase is dθ²/2k = 2aθ² with a = d/(4kh²); ``plain`` is too small by 18.9 %, ``compact`` by 2.7 %."""
     strength, angle = 1e-4, np.pi / 2
     turned = np.angle(factor(stencil, strength, angle, 1e4))
     assert turned / (-2 * strength * angle**2) == pytest.approx(share, abs=1e-3)
@@ -175,7 +175,7 @@ def test_compact_stencil_approaches_fresnel_and_plain_does_not(distance_m):
 
 @pytest.mark.parametrize(("across", "missing"), [(0, 0.0), (6, 0.25)])
 def test_wide_lacks_only_the_cross_term_of_an_inclined_wave(across, missing):
-    """Along x alone it follows the angular spectrum; inclined in both it lacks kd·sin²α·sin²β/4, and the next order."""
+    """Exact along x alone; for waves inclined in both axes it lacks kd·sin²α·sin²β/4 and higher orders."""
     n, distance = 64, 40.0
     pixels = torch.arange(n, dtype=torch.float64)
     wave = torch.exp(2j * np.pi / n * (6 * pixels[None, :] + across * pixels[:, None]))[None]
@@ -191,7 +191,7 @@ def test_wide_lacks_only_the_cross_term_of_an_inclined_wave(across, missing):
 
 @pytest.mark.parametrize("stencil", ["plain", "compact", "wide"])
 def test_pixels_below_half_a_wavelength_stay_stable_in_single_precision(stencil):
-    """There the systems of ``wide`` are no longer dominated by their diagonal."""
+    """Beyond this, the systems of ``wide`` are no longer diagonally dominant."""
     wave = random(1, 32, 40)
     light = {"wavelength_m": 1.0, "pixel_size_m": 0.1, "slice_thickness_m": 0.01, "stencil": stencil}
     double = in_vacuum(wave, slices=50, **light)
@@ -201,7 +201,7 @@ def test_pixels_below_half_a_wavelength_stay_stable_in_single_precision(stencil)
 
 @pytest.mark.parametrize("stencil", ["plain", "compact", "wide"])
 def test_a_large_field_turns_by_the_product_of_its_axes(stencil):
-    """A field of 1.8 MB, which is solved in parts, against the stencil's own factors between two Fourier transforms."""
+    """A field of 1.8 MB, solved in parts, against the stencil's factors applied in Fourier space."""
     wave, distance = random(1, 320, 350), 3.0
     after = in_vacuum(wave, slice_thickness_m=distance, stencil=stencil, **WIDE_LIGHT)
     angles, k = (2 * np.pi * np.fft.fftfreq(n) for n in wave.shape[-2:]), 2 * np.pi
@@ -216,7 +216,7 @@ def test_a_large_field_turns_by_the_product_of_its_axes(stencil):
 
 
 def beam(n, sine, waist=20.0):
-    """A sheet of light (1, 1, x) that runs towards larger x; wavelength and pixel are 1."""
+    """A beam (1, 1, x) that propagates towards larger x; wavelength and pixel are 1."""
     x = centred(n, 1.0)
     return torch.as_tensor(np.exp(-((x / waist) ** 2) + 2j * np.pi * sine * x))[None, None]
 
@@ -270,7 +270,7 @@ def test_an_open_field_never_gains_energy(stencil):
 
 @functools.cache
 def disc(n, width, radius, fine=8):
-    """Share (z, x) of each pixel that lies inside a disc."""
+    """Fraction (z, x) of each pixel inside a disc."""
     z, x = centred(n * fine, 1 / fine), centred(width * fine, 1 / fine)
     inside = (z[:, None] ** 2 + x**2) < radius**2
     return inside.reshape(n, fine, width, fine).mean((1, 3))
@@ -304,7 +304,7 @@ def test_each_stencil_is_better_than_the_one_before(radius, delta):
 
 
 def test_wide_beats_fresnel_on_a_strong_sphere():
-    """Against the angular spectrum; what is left is the cross term XY/4, then the stencil."""
+    """Against the angular spectrum; the remaining errors are the cross term XY/4, then the stencil."""
     n, radius = 128, 32
     at, z = torch.as_tensor(centred(n, 1.0)), torch.as_tensor(centred(2 * radius, 1.0))
     depth = radius + 0.5 - (z[:, None, None] ** 2 + at[:, None] ** 2 + at**2).sqrt()

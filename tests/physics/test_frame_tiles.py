@@ -1,4 +1,4 @@
-"""Tiles of frames, with a halo, give the frames and the gradient of whole ones; on ranks in test_ranks.py."""
+"""Tiles of frames with a halo give the same frames and gradients as whole frames; on ranks, see test_ranks.py."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def distance(found, expected):
 @pytest.mark.parametrize("kind", OBJECTS)
 @pytest.mark.parametrize(("fresnel", "accuracy"), [(4, 0.02), (7, 0.06), (10, 0.06), (10, 0.02)])
 def test_the_halo_keeps_the_accuracy_that_was_asked_for(kind, fresnel, accuracy):
-    """From the entrance to the detector √(λL) of so many pixels, a third of it in the object."""
+    """√(λL) in pixels from the entrance plane to the detector; a third of it in the object."""
     way_m = (fresnel * PIXEL_M) ** 2 / WAVELENGTH_M
     length_m, height = way_m / 3, 384
     geometry = holograms(height, way_m - length_m / 2, np.zeros(1), 0.0)
@@ -73,7 +73,7 @@ def test_a_tile_knows_nothing_beyond_its_halo():
     tiles, probe = even_tiles(HEIGHT, 3, HALO), uneven_probe(model_of(geometry))
     assert tiles == FrameTiles((0, 64, 128, 192), HALO)
     before, changed = in_tiles(geometry, tiles, delta, probe), []
-    # 104 rows are needed, 105 a length that the FFT is fast for.
+    # 104 rows are needed; 105 is the next fast FFT length.
     for row in (42, 43, 44, 45, 147, 148, 149, 150):
         other = delta.clone()
         other[:, row] += 0.01
@@ -102,5 +102,5 @@ def test_tiles_share_rows_evenly_or_not_at_all(rows, slabs, multiple, ends):
 def test_frames_that_are_magnified_or_turned_are_refused(refined):
     geometry, delta = holograms(angles_rad=np.zeros(1), off_m=0.0), thick_object()
     tiles, probe = even_tiles(HEIGHT, 3, HALO), uneven_probe(model_of(geometry))
-    with pytest.raises(ScanError, match="other rows than its tile"):
+    with pytest.raises(ScanError, match="mix rows of all tiles"):
         in_tiles(geometry, tiles, delta, probe, Adjustments(**{refined: torch.zeros(1)}))

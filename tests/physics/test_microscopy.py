@@ -1,4 +1,4 @@
-"""Full-field microscopy through a lens: the third technique, with everything but its own file shared."""
+"""Full-field microscopy with a lens, a technique defined by one file."""
 
 from dataclasses import replace
 
@@ -52,7 +52,7 @@ def test_a_lens_takes_no_finer_detail_than_its_aperture():
     beta, aperture = ball(N), 0.12
     found = image(microscope_geometry(aperture=aperture), beta, beta)
     f = np.fft.fftfreq(N, VOXEL_M)
-    # An image holds differences of two frequencies that the lens takes.
+    # The spectrum of an image contains differences of two frequencies inside the pupil.
     beyond = np.hypot(f[:, None], f) > 2 * aperture / hologram_geometry().beam.wavelength_m
     spectrum = np.abs(np.fft.fft2(found))
     assert beyond.any()

@@ -20,7 +20,7 @@ EVERY_CASE = CASES + [f"{frames}, {name}" for frames in ("patterns", "holograms"
 
 
 def fit_on(angles, slabs, path):
-    """Run the fits under torchrun and return what rank 0 saved."""
+    """Run the fits under torchrun and return the results of rank 0."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={angles * slabs}"]
     done = subprocess.run(
         [*command, str(SCRIPT), str(path), str(slabs)],
@@ -52,7 +52,7 @@ def test_a_mesh_gives_the_volume_of_one_rank(results, mesh, case):
     volumes = [np.stack([results[ranks][f"{case}/{part}"] for part in ("delta", "beta")]) for ranks in (mesh, (1, 1))]
     # 4e-6 was measured, for patterns in tiles.
     assert relative_difference(*volumes) < 1e-5
-    # What is left of the misfit, and rounds alike, is a small difference of large numbers.
+    # The remaining misfit is a small difference of large numbers, with their rounding errors.
     for name in ("history", "r", "probe"):
         assert relative_difference(*(results[ranks][f"{case}/{name}"] for ranks in (mesh, (1, 1)))) < 5e-5
 
@@ -110,6 +110,6 @@ def test_tiles_with_a_halo_are_those_of_one_process_and_near_the_whole(results, 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_ranks_of_the_same_rows_keep_their_share_of_the_optimisers_state(results, mesh):
     assert results[mesh]["planes"] == -(-16 // mesh[0])
-    # Going on from what a job kept whose ranks shared nothing.
+    # Resumes from a checkpoint of a job whose ranks did not share planes.
     assert np.allclose(results[mesh]["moved"], results[1, 1]["moved"], atol=1e-6)
     assert results[1, 1]["moved"].std() > 0.1

@@ -1,4 +1,4 @@
-"""Every quantity but positions, from a stated error: how much of it is left after the fit of the volume.
+"""Refined quantities other than positions: fraction of a known initial error that remains after the fit.
 
 A quantity that stands still leaves 1, one of the wrong sign leaves more.
 """
@@ -30,7 +30,7 @@ def patterns():
 
 
 def left_of(error, scan, quantity, **recipe):
-    """Refine a quantity, and return the rms of what is left of its error over the rms that it had."""
+    """Refine a quantity, and return the rms of its remaining error over the rms of its initial error."""
     chosen = {"refine_probe": False, "refine": {"quantities": (quantity,)}, **recipe}
     found = rebuild(scan, **chosen).differences[quantity].numpy()
     return np.sqrt(np.mean((found + error) ** 2) / np.mean(np.square(error)))
@@ -111,7 +111,7 @@ def test_slices_too_far_apart_by_a_sixth():
 
 
 def test_slices_too_far_apart_by_a_sixth_by_weighted_descent():
-    """Three spacings are refined as one here; few frames hardly tell it."""
+    """Three spacings are refined as one here; few frames hardly determine it."""
     sample = ThreeSlices(window=64, side=9)
     thickness_m, depth_um = 0.15 * sample.spacing_m, 1.15 * sample.depth_um
     recipe = {"depth_um": depth_um, "slices": 3, "probe_modes": 1, "refine_probe": True}
@@ -119,7 +119,7 @@ def test_slices_too_far_apart_by_a_sixth_by_weighted_descent():
 
 
 def test_patterns_whose_distance_is_wrong_by_two_percent(patterns):
-    """The object's pixel is wrong as well, so that positions in pixels are, and with it δ of a voxel."""
+    """A wrong distance makes the object's pixel wrong, and with it the positions in pixels and δ of a voxel."""
     geometry, wrong = patterns.geometry, 1.02
     moved = replace(patterns, geometry=replace(geometry, distance_m=wrong * geometry.distance_m))
     recipe = Recipe(ranks=1, device="cpu", refine_probe=False, epochs=8, refine={"quantities": ("distance",)})
@@ -139,7 +139,7 @@ def test_patterns_of_one_angle_and_an_unknown_probe_whose_distance_is_too_short(
 
 
 def test_a_distance_wrong_by_two_percent():
-    """What is left is the volume's own error: a fit that starts from the right distance ends there as well."""
+    """The remaining error is that of the volume: a fit that starts from the correct distance ends at the same value."""
     (scan, _), wrong = thick_scan(angles=ANGLES), 1.02
     distance_m = scan.geometry.distance_m
     moved = replace(scan, geometry=replace(scan.geometry, distance_m=wrong * distance_m))

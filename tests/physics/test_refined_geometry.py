@@ -1,4 +1,4 @@
-"""Scans whose positions are wrong: they come back with the volume."""
+"""Scans with wrong positions: positions are recovered together with the volume."""
 
 import os
 from dataclasses import replace
@@ -28,7 +28,7 @@ def solved(scan, *quantities):
 
 
 def error_of(solution, truth):
-    """Relative error of δ in the middle of a volume that wrong positions made larger."""
+    """Relative error of δ in the middle of a volume that was enlarged for wrong positions."""
     rims = [(found - n) // 2 for found, n in zip(solution.delta.shape, truth.shape, strict=True)]
     middle = tuple(slice(rim, rim + n) for rim, n in zip(rims, truth.shape, strict=True))
     return relative_error(solution.delta[middle], truth)
@@ -75,7 +75,7 @@ def test_memory_does_not_grow_from_epoch_to_epoch(kind):
         recipe = Recipe(**chosen, depth_um=20.0, slices=2, probe_variations=2, refine=refine)
     with join_mesh("cpu") as mesh:
         reconstruct(scan, make_plan(recipe, scan), mesh, lambda epoch: memory.append(resident_bytes()))
-    # Slices that move have new transfer functions in every step; the newest 64 are kept, and those come first.
+    # Refined spacings need new transfer functions in every step; the newest 64 are cached, and these are made first.
     assert memory[-1] - memory[5] < 3e6  # 0.5 MB was measured, 23 MB where each epoch's waves stayed
 
 

@@ -16,7 +16,7 @@ from bluesky_multislice.optics import taps
 
 @pytest.mark.parametrize("n", [8, 9])
 def test_quarter_turn_takes_z_to_x(n):
-    """A point at +z stands at +x after a turn of +90°."""
+    """A point at +z is at +x after a rotation of +90°."""
     volume = torch.zeros(n, 3, n, dtype=torch.float64)
     volume[n - 2, 1, n // 2] = 1.0
     turned = optics.rotate(volume, np.pi / 2)
@@ -40,19 +40,19 @@ def test_quarter_and_half_turns_are_exact_for_even_and_odd_sizes(n):
 @pytest.mark.parametrize("sizes", [(9, 5, 11, 9), (12, 4, 7, 5), (7, 3, 16, 1), (13, 2, 13, 4)])
 def test_turns_slopes_and_transposes_without_matrices_are_those_of_matrices(monkeypatch, sizes, kernel, angle):
     nz, ny, nx, slices = sizes
-    # Some slices are made after the others.
+    # Small enough for several batches of slices.
     monkeypatch.setattr(taps, "_AT_ONCE", 3 * nx * 16)
     volume = torch.randn(nz, ny, nx, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     theta = torch.tensor(angle, dtype=torch.float64, requires_grad=True)
     slice_of_plane = tuple(plane * slices // nz for plane in range(nz))
-    turned = interpolation_module.turn_in_planes(volume, theta, slice_of_plane, kernel)
+    turned = interpolation_module.rotate_in_planes(volume, theta, slice_of_plane, kernel)
     image = torch.randn(turned.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     back, along = torch.autograd.grad(turned, (volume, theta), image)
     for known in (angle, theta.detach()):
-        by = taps.Turn(nz, slices, nx, known, taps.KERNELS[kernel])
-        gathered = taps.turn(volume, by)
+        by = taps.Rotation(nz, slices, nx, known, taps.KERNELS[kernel])
+        gathered = taps.rotate_planes(volume, by)
         (gathered_back,) = torch.autograd.grad(gathered, volume, image)
-        slope = taps.turn(volume, by._replace(slope=True))
+        slope = taps.rotate_planes(volume, by._replace(slope=True))
         torch.testing.assert_close(gathered, turned, rtol=0, atol=1e-12)
         torch.testing.assert_close(gathered_back, back, rtol=0, atol=1e-12)
         torch.testing.assert_close((slope * image).sum(), along, rtol=1e-10, atol=1e-10)
@@ -95,7 +95,7 @@ def test_no_turn_changes_nothing():
 
 
 def seen_point(x, y, z, theta, about_x=0.0, about_z=0.0):
-    """Sample point that a lab point sees: the turns undone one by one, by their right-handed matrices."""
+    """Sample point that a lab point sees: inverts the rotations one by one, by their right-handed matrices."""
     cos, sin = np.cos, np.sin
     y, z = y * cos(about_x) + z * sin(about_x), z * cos(about_x) - y * sin(about_x)
     x, y = x * cos(about_z) + y * sin(about_z), y * cos(about_z) - x * sin(about_z)
@@ -103,14 +103,14 @@ def seen_point(x, y, z, theta, about_x=0.0, about_z=0.0):
 
 
 def detail(theta, period, n=96):
-    """A wave of some period in a round envelope, (z, 1, x), turned by theta; no frequency above Nyquist."""
+    """A wave in a round envelope, (z, 1, x), rotated by theta; no frequency above Nyquist."""
     x, _, z = seen_point(centred(n, 1.0), 0.0, centred(n, 1.0)[:, None], theta)
     wave = np.cos(2 * np.pi / period * (0.6 * x + 0.8 * z))
     return torch.as_tensor(np.exp(-(x**2 + z**2) / (2 * 11.0**2)) * wave)[:, None]
 
 
 def soft_disc(theta, n=96):
-    """A disc off the axis whose edge is one pixel wide, (z, 1, x), turned by theta."""
+    """A disc off the axis with an edge one pixel wide, (z, 1, x), rotated by theta."""
     x, _, z = seen_point(centred(n, 1.0), 0.0, centred(n, 1.0)[:, None], theta)
     return torch.as_tensor(np.clip(20.5 - np.hypot(x - 5, z + 3), 0, 1))[:, None]
 
@@ -136,7 +136,7 @@ def error_of_a_full_turn(thing, interpolation, *args):
     ("period", "linear", "cubic"), [(16, 0.016, 6.5e-4), (8, 0.056, 0.005), (4, 0.21, 0.052), (2.5, 0.46, 0.25)]
 )
 def test_error_of_the_interpolations_for_details(period, linear, cubic):
-    """What the docstring of rotate says; the little that is left to shears is the envelope cut by the volume."""
+    """The errors in the docstring of rotate; the small error of shears comes from the envelope cut by the volume."""
     assert 0.9 * linear < error_of_a_turn(detail, "linear", period) < linear
     assert 0.9 * cubic < error_of_a_turn(detail, "cubic", period) < cubic
     assert error_of_a_turn(detail, "fourier", period) < min(5e-5, linear / 300)
@@ -175,7 +175,7 @@ def test_shears_turn_about_the_middle_of_even_odd_and_oblong_volumes(shape, angl
 @pytest.mark.parametrize("angle", [0.5, -0.75, 1.0, 2.4])
 @pytest.mark.parametrize("corner", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
 def test_shears_bring_nothing_around_from_a_full_volume(shape, angle, corner):
-    """A blob in a corner either is seen where it belongs or not at all."""
+    """A blob in a corner is either at its correct position or outside of the volume."""
     z, x = centred(shape[0], 1.0)[:, None], centred(shape[1], 1.0)
     corner_z, corner_x = (sign * (n / 2 - 8) for sign, n in zip(corner, shape, strict=True))
 
@@ -219,7 +219,7 @@ def test_layout_in_memory_and_planes_made_together_change_nothing(monkeypatch, i
     torch.autograd.backward(turned, [weights, weights])
     assert torch.equal(whole.grad, y_last.grad)
     assert whole.grad.is_contiguous()
-    # What is fitted has its gradient as it lies itself, so that adding to it takes no detour.
+    # The gradient of a leaf has the same strides as the leaf, so that additions need no copy.
     assert y_last.grad.mT.is_contiguous()
 
 
@@ -236,17 +236,17 @@ def test_matrices_are_kept_for_as_many_turns_as_there_is_memory_for(monkeypatch)
                 optics.rotate(volume, 0.1 + 0.01 * number)
         return len(made)
 
-    monkeypatch.setattr(interpolation_module, "_KEPT_BYTES", 20 * optics.bytes_of_turn(64, "linear"))
+    monkeypatch.setattr(interpolation_module, "_KEPT_BYTES", 20 * optics.bytes_per_rotation(64, "linear"))
     assert turns_made(20) == 20
     assert turns_made(21) == 2 * 21 - 20
-    # Sixteen at least, also of planes too large for that.
+    # At least sixteen are cached, also for planes beyond the memory limit.
     monkeypatch.setattr(interpolation_module, "_KEPT_BYTES", 1)
-    assert optics.kept_turns(64, "linear") == 16
+    assert optics.cached_rotations(64, "linear") == 16
     kept.clear()
     assert turns_made(16) == 16
     assert len(kept) == 16
     kept.clear()
-    # Each comes again when it has just been let go.
+    # Each is requested again just after it has been removed from the cache.
     assert turns_made(17) == 2 * 17
 
 
@@ -261,7 +261,7 @@ def test_single_precision_is_enough_for_a_turn(options):
 @pytest.mark.parametrize(("interpolation", "bound"), [("linear", 3 / (8 * 2.5**2)), ("cubic", 0.01), ("fourier", 3e-4)])
 @pytest.mark.parametrize("tilt", [(0.3, 0.0), (0.0, 0.3), (-0.2, 0.25)])
 def test_blob_off_the_tilted_axis_lands_where_the_convention_says(interpolation, bound, tilt):
-    """Linear interpolation errs by up to an eighth of the curvature in each of three directions."""
+    """The error of linear interpolation is up to an eighth of the curvature in each of three directions."""
     z, y, x = (centred(n, 1.0) for n in (36, 44, 40))
     z, y = z[:, None, None], y[:, None]
 

@@ -1,4 +1,4 @@
-"""The rotation axis is found from holograms of a thick phantom that a finer, independent simulation made."""
+"""Search of the rotation axis in holograms of a thick phantom from a finer, independent simulation."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ SMALL = Hologram(size=32, angles=40, distance=60, bodies=60, radii=(0.05, 0.12))
 
 @pytest.fixture(scope="module", params=[-2.5, 0.0])
 def shifted(request):
-    """A scan whose frames are centred beside the axis, and how far right of their middle the axis is, pixels."""
+    """A scan with frames centred off the axis, and the position of the axis right of their centre in pixels."""
     moved = replace(SMALL, axis=request.param)
     return moved.scan(moved.frames()), request.param
 

@@ -1,4 +1,4 @@
-"""Slices as thick as an accuracy allows, on random objects against many thin slices."""
+"""The largest slice thickness for an accuracy, tested on random objects against many thin slices."""
 
 import itertools
 
@@ -24,7 +24,7 @@ def depth_of_field(light):
 
 
 def errors_of_slices(light, depths_of_field, radians, slices, *, kind="waves", feature=3, smooth_planes=0):
-    """Errors of the scattered wave, less its mean, for each number of slices."""
+    """Errors of the scattered wave, without its mean, for each number of slices."""
     planes, length_m = depths_of_field * PLANES_A_DEPTH_OF_FIELD, depths_of_field * depth_of_field(light)
     pattern = OBJECTS[kind](planes, N, feature=feature)
     if smooth_planes:

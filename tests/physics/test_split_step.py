@@ -1,4 +1,4 @@
-"""The hand-written adjoint equals plain automatic differentiation, whatever it keeps of the waves."""
+"""The hand-written adjoint equals automatic differentiation for every choice of stored waves."""
 
 import math
 import os
@@ -252,7 +252,7 @@ def test_single_precision_is_fused_in_any_number_of_threads(number):
 
 
 def eager_slices(windows, wave, delta, beta):
-    return partial(EagerSlice, origins=EagerSlice.seen(windows, wave, delta))
+    return partial(EagerSlice, origins=EagerSlice.window_origins(windows, wave, delta))
 
 
 @every_way
@@ -263,12 +263,12 @@ def test_fused_slices_equal_eager_ones(monkeypatch, way, kind, number):
     parts = inputs(shape, torch.complex64)
     mask = None if way == "recomputed" else optics.absorbing_margin(SHAPE, 3, steps=PLANES).float()
     optics_of = {"slice_thickness_m": THICKNESS_M, "windows": windows, "gradient": way, "absorber": mask, **LIGHT}
-    # Two groups, of two views and of one: each must find its own. Threads share the few pixels of these waves.
+    # Two groups, of two views and of one view; several threads share the few pixels of these waves.
     monkeypatch.setattr(split_step, "_views_at_once", lambda wave, largest: 2)
     monkeypatch.setattr(threaded_loops, "_LEAST_PIXELS", 16)
     with threads(number):
         compiled_ones = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
-    monkeypatch.setattr(split_step, "_maker_of_slices", eager_slices)
+    monkeypatch.setattr(split_step, "_slice_factory", eager_slices)
     eager = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
     assert worst(compiled_ones, eager) < 1e-6
 
@@ -283,7 +283,7 @@ def test_fused_slices_of_own_objects_equal_eager_ones_beyond_what_is_made_at_onc
     monkeypatch.setattr(threaded_loops, "_LEAST_PIXELS", 16)
     with threads(number):
         in_parts = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
-    monkeypatch.setattr(split_step, "_maker_of_slices", eager_slices)
+    monkeypatch.setattr(split_step, "_slice_factory", eager_slices)
     eager = wave_and_gradients(lambda *parts: optics.multislice(*parts, **optics_of), parts)
     assert worst(in_parts, eager) < 1e-6
 
@@ -292,7 +292,7 @@ def fused_transmission(delta, beta):
     """T of a slice with kΔz = 1."""
     delta, beta = (torch.as_tensor(part, dtype=torch.float32)[None, None] for part in (delta, beta))
     wave = torch.ones(delta.shape, dtype=torch.complex64)
-    made = FusedSlice(delta, beta, 1.0, FusedSlice.seen(None, wave, delta[None]))
+    made = FusedSlice(delta, beta, 1.0, FusedSlice.window_origins(None, wave, delta[None]))
     return made.transmit(wave, slice(0, 1), torch.empty_like(wave))[0, 0]
 
 

@@ -1,4 +1,4 @@
-"""Ranks that share the angles find the rotation axis and the first volume that one of them finds alone."""
+"""Several ranks find the same rotation axis and initial volume as one rank."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Every propagation through objects with a known answer."""
+"""Every propagation through objects with analytic solutions."""
 
 import functools
 import itertools
@@ -40,7 +40,7 @@ def test_vacuum_stays_vacuum(model):
 
 @pytest.mark.parametrize("model", [model for name, model in MODELS.items() if name != "tiled-multislice"])
 def test_pure_phase_keeps_energy(model):
-    """Tiles keep it as far as their halo goes: test_tiles."""
+    """Tiles are excluded: their accuracy depends on the halo, see test_tiles."""
     wave, delta = random_wave(2, 20, 24), random_object(6, 20, 24)
     after = model(wave, delta, torch.zeros_like(delta), slice_thickness_m=5e-6, **LIGHT)
     assert relative(after, wave) > 0.1
@@ -65,7 +65,7 @@ def test_uniform_phase_plate_retards_by_minus_k_delta_thickness(model):
 
 @every_model
 def test_one_slice_equals_the_thin_formula(model):
-    """A plane wave: through white noise even the thinnest slice of vacuum differs between the stencils."""
+    """A plane wave, because the stencils treat white noise differently even in the thinnest slice of vacuum."""
     wave, delta, thickness = torch.ones(1, 16, 16, dtype=torch.complex128), random_object(1, 16, 16, scale=0.1), 1e-9
     after = model(wave, delta, 0.1 * delta, slice_thickness_m=thickness, **LIGHT)
     k = 2 * np.pi / LIGHT["wavelength_m"]
@@ -128,7 +128,7 @@ def test_shapes_that_contradict_each_other_are_refused(model, wave, delta, beta)
 
 
 def grin_error(model, slices, *, unequal=0.0, **options):
-    """Error of a sheet of light after 0.4 periods of a quadratic medium, against the ABCD law.
+    """Error of a Gaussian beam in x after 0.4 periods of a quadratic medium, against the ABCD law.
 
     Slices are alternately thicker and thinner than their mean by the part ``unequal`` of it.
     """
@@ -165,7 +165,7 @@ def test_gaussian_beam_in_a_quadratic_medium_follows_abcd_at_second_order(name, 
 
 @pytest.mark.parametrize("unequal", [0.0, 0.5])
 def test_the_wide_stencil_is_as_good_in_a_quadratic_medium(unequal):
-    """It is fitted to the whole step, so that no order shows: 2e-4 with 32 slices, where the compact one has 2e-3."""
+    """``wide`` is fitted to the whole step, so it shows no order: 2e-4 with 32 slices, where ``compact`` has 2e-3."""
     assert grin_error(THICK_MODELS["wide"], 32, unequal=unequal) < 3e-4
 
 
@@ -187,7 +187,7 @@ def smooth_object(planes):
 @pytest.mark.parametrize("unequal", [0.0, 0.5])
 @pytest.mark.parametrize("name", ["angular spectrum", "fresnel", "wide", "compact"])
 def test_error_against_slice_count_falls_at_second_order(name, unequal):
-    """Of an object that changes along the beam, against the same model with many thin slices."""
+    """For an object that varies along the beam, against the same model with many thin slices."""
     wave, length = torch.ones(1, 48, 48, dtype=torch.complex128), 400.0
 
     def through(slices, unequal):
@@ -204,7 +204,7 @@ def test_error_against_slice_count_falls_at_second_order(name, unequal):
 
 @functools.cache
 def disc(n, width, radius, fine=8):
-    """Share (z, x) of each pixel that lies inside a disc."""
+    """Fraction (z, x) of each pixel inside a disc."""
     z, x = centred(n * fine, 1 / fine), centred(width * fine, 1 / fine)
     inside = (z[:, None] ** 2 + x**2) < radius**2
     return torch.as_tensor(inside.reshape(n, fine, width, fine).mean((1, 3)))
@@ -280,7 +280,7 @@ def test_slices_of_several_pixels_on_the_strong_cylinder(name, slice_pixels, low
     ],
 )
 def test_models_keep_their_order_for_other_cylinders(case, bounds):
-    """Other distances, radii, δ and wavelengths; the bounds are those seen, rounded up."""
+    """Other distances, radii, δ and wavelengths; the bounds are measured values, rounded up."""
     names = ("angular spectrum", "wide", "fresnel", "compact", "projection")
     errors = [cylinder_error(name, *case) for name in names]
     assert all(error < bound for error, bound in zip(errors, bounds, strict=True))
@@ -289,7 +289,7 @@ def test_models_keep_their_order_for_other_cylinders(case, bounds):
 
 @pytest.mark.parametrize("case", [(160, 1e-4, 1.0, 2), (80, 1e-4, 1.0, 2), (160, 1e-4, 2.0, 2), (160, 1e-4, 0.5, 2)])
 def test_all_models_agree_on_a_weak_cylinder(case):
-    """Tenths of a radian in all: even projection and the plain stencil are right, whatever the thickness."""
+    """A total phase of tenths of a radian: even projection and the plain stencil are accurate at any thickness."""
     errors = [cylinder_error(name, *case) for name in (*THICK_MODELS, "projection")]
     assert max(errors) < 0.013
 
@@ -301,7 +301,7 @@ def test_a_cylinder_in_single_precision():
 
 
 def test_projection_in_the_exit_plane_would_look_worse_than_it_is():
-    """Its single plane is the middle of the object; moved to the end, its error is three times as large."""
+    """Its single plane is the object's mid-plane; at the exit plane its error would be three times as large."""
     radius, delta, wavelength, planes_at = STRONG
     depth = disc(2 * radius, WIDTH, radius).sum(0)
     light = {"wavelength_m": wavelength, "pixel_size_m": (1.0, 1.0)}

@@ -1,4 +1,4 @@
-"""A fit gives the same volume whatever the number of threads and ranks that it is given."""
+"""A fit gives the same volume for any number of threads and ranks."""
 
 import pytest
 from small_fit_runs import asked_for, difference, marked, run
@@ -25,7 +25,7 @@ CASES = [
     "one angle, finite-difference",
     "one angle, wide",
 ]
-"""Whole planes and windows, several angles and one, every propagation, slices as many as planes and fewer."""
+"""Whole planes and windows, one and several angles, every propagation, as many slices as planes and fewer."""
 
 LONG = set(CASES) - {"slices as many as planes", "finite-difference", "patterns", "patterns of one angle"}
 

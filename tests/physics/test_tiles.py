@@ -121,7 +121,7 @@ def test_tiles_that_do_not_divide_the_field_put_every_pixel_where_it_was(tiles):
 
 
 def test_a_tile_knows_nothing_beyond_its_halo():
-    """Tiles of 32 columns of 128, halo 4: 40 columns, a length that the FFT is fast for, so no wider."""
+    """Tiles of 32 columns of 128 with a halo of 4: 40 columns, already a fast FFT length."""
     wave, delta, beta = wave_and_object(4, 16, 128)
     halved = {"tiles": (1, 4), "halo": 4, **SLICE}
     before = optics.tiled_multislice(wave, delta, beta, **halved)
@@ -136,7 +136,7 @@ def test_a_tile_knows_nothing_beyond_its_halo():
 
 @pytest.mark.parametrize("argument", [0, 1, 2])
 def test_the_field_stays_periodic(argument):
-    """What leaves one side comes in at the other, in tiles as in the whole; of wave, δ and β alike."""
+    """Tiles are periodic like the whole field, in wave, δ and β."""
     parts = list(wave_and_object(4, 12, 90))
     optics_of = {"tiles": (1, 3), "halo": 22, **SLICE}
     before = optics.tiled_multislice(*parts, **optics_of)
@@ -189,7 +189,7 @@ def test_what_multislice_takes_reaches_every_tile(option):
 
 
 def test_the_halo_follows_the_pixel_of_each_axis():
-    """Pixels twice as wide in x need a quarter of the halo there: given so by hand it is the same."""
+    """Pixels twice as wide in x need a quarter of the halo; an explicit halo gives the same result."""
     parts = wave_and_object(5, 96, 96)
     optics_of = {"slice_thickness_m": 30.0, "wavelength_m": 1.0, "pixel_size_m": (4.0, 8.0)}
     halos = [optics.halo_pixels(0.05, wavelength_m=1.0, distance_m=150.0, pixel_size_m=pixel) for pixel in (4.0, 8.0)]
@@ -227,7 +227,7 @@ def test_gradients_equal_differences_of_the_tiled_function(own):
 
 
 def test_gradients_are_near_those_of_the_whole():
-    """As near as the wave is, and exact where every tile sees everything."""
+    """As accurate as the wave, and exact if every tile contains the whole field."""
     parts = [part.requires_grad_() for part in wave_and_object(5, 64, 60)]
 
     def gradients(through, **options):

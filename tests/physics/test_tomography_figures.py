@@ -1,4 +1,4 @@
-"""Ptychographic tomography of a thick phantom that a finer, independent simulation made: a small, quick version.
+"""Ptychographic tomography of a thick phantom from a finer, independent simulation: a small, quick version.
 
 ``tests/benchmarks/ptychographic_tomography_benchmark.py`` has the whole one.
 """
@@ -34,7 +34,7 @@ def truth():
 
 
 def fitted(frames, photons, **recipe):
-    """The solution with the probe known, and δ after every epoch."""
+    """The solution with a known probe, and δ after every epoch."""
     scan = SMALL.scan(frames, photons)
     plan = make_plan(Recipe(ranks=1, **{"refine_probe": False, "epochs": EPOCHS, **recipe}), scan)
     with join_mesh("cpu") as mesh:
@@ -66,7 +66,7 @@ def bright(frames):
 
 
 def held_back(solution):
-    """The misfit of the held-back frames that the solution has."""
+    """The solution's misfit of the validation frames."""
     return solution.history[solution.best_epoch - 1].held_back_loss
 
 
@@ -92,7 +92,7 @@ def test_total_variation_pays_with_few_angles(bright, truth):
 
 
 def test_noise_fills_no_vacuum(bright, truth):
-    """Where no weight of l1 is given: frames hardly depend on a haze, which positivity keeps from being taken back."""
+    """Default l1 weight: frames hardly depend on a weak haze, which positivity alone prevents from being removed."""
     planned, free = bright["planned"], bright["smooth"]
     assert relative_error(planned.delta, truth) < 0.8 * relative_error(free.delta, truth)  # 0.092 and 0.135
     assert held_back(planned) < held_back(free)
@@ -102,7 +102,7 @@ def test_noise_fills_no_vacuum(bright, truth):
 
 @pytest.mark.parametrize(("photons", "best"), [(1e4, 0.28), (2.5e4, 0.2)])
 def test_few_photons_hardly_make_a_longer_fit_worse(frames, truth, photons, best):
-    """Forty and a hundred photons a pixel: 1.1 % and 0.4 % above the best epoch's error were measured.
+    """Forty and a hundred photons per pixel: measured 1.1 % and 0.4 % above the best epoch's error.
 
     It is 29 % and 18 % where nothing holds the vacuum.
     """
@@ -112,7 +112,7 @@ def test_few_photons_hardly_make_a_longer_fit_worse(frames, truth, photons, best
 
 
 def test_the_fit_of_few_photons_stops_before_it_fits_noise(frames, truth):
-    """A hundred photons a pixel, no regulariser: the second epoch of twelve is the best and is kept."""
+    """A hundred photons per pixel, no regulariser: the second epoch of twelve is the best and is kept."""
     solution, deltas = fitted(frames, 2.5e4, epochs=12, total_variation=0.0, l1=0.0, batches_per_step=1)
     errors = [relative_error(delta, truth) for delta in deltas]
     assert relative_error(solution.delta, truth) < 1.1 * min(errors) < 0.44
@@ -120,7 +120,7 @@ def test_the_fit_of_few_photons_stops_before_it_fits_noise(frames, truth):
 
 
 def middle(solution, truth):
-    """δ where the truth is, of a volume that wrong positions may have made larger."""
+    """δ on the true grid, from a volume that may have been enlarged for wrong positions."""
     rims = [(found - n) // 2 for found, n in zip(solution.delta.shape, truth.shape, strict=True)]
     return solution.delta[tuple(slice(rim, rim + n) for rim, n in zip(rims, truth.shape, strict=True))]
 

@@ -1,4 +1,4 @@
-"""Inside a step of a fit the host does not wait for the device, nor upload to it, but for frames."""
+"""Within a step of a fit the host does not wait for the device, and uploads only frames."""
 
 import json
 import os
@@ -26,7 +26,7 @@ CASES = [
     "patterns of one angle",
 ]
 FRAMES = "solvers/views/views.py:"
-"""Where a batch of frames is brought in."""
+"""Functions that load a batch of frames."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Holograms of a thick phantom at many angles, by a finer simulation that uses no model of ours.
+"""Holograms of a thick phantom at many angles, from a finer simulation that uses no model of the package.
 
 Lengths are in voxels of the volume that will be reconstructed. The simulation has FINER samples a voxel along every
 axis and double precision; every plane is a slice; the sample is turned by cubic splines. The wave lives in a field
@@ -20,7 +20,7 @@ BETA_OVER_DELTA = 0.05
 
 @dataclass(frozen=True)
 class Hologram:
-    """What is simulated.
+    """Parameters of the simulation.
 
     Attributes:
         size: voxels and pixels a side.
@@ -45,7 +45,7 @@ class Hologram:
     axis: float = 0.0
 
     def fine_delta(self) -> NDArray[np.float64]:
-        """Return δ (z, y, x) on the fine grid: overlapping ellipsoids and fibres in the cylinder that all see."""
+        """Return δ (z, y, x) on the fine grid: ellipsoids and fibres in the cylinder visible at all angles."""
         n = FINER * self.size
         random = np.random.default_rng(self.seed)
         along = (np.arange(n) - (n - 1) / 2) / n
@@ -88,13 +88,13 @@ class Hologram:
         return np.stack([self._hologram(turned(coefficients, angle)) for angle in self.geometry().angle_rad])
 
     def scan(self, frames: NDArray[np.float64], photons: float | None = None, seed: int = 0) -> Scan:
-        """Return the scan, with the noise of so many photons a pixel of the beam; None is without noise."""
+        """Return the scan with the noise of this number of photons per pixel of the beam; None: no noise."""
         if photons is not None:
             frames = np.random.default_rng(seed).poisson(frames * photons)
         return Scan(self.geometry(), Frames(frames.astype(np.float32)))
 
     def _hologram(self, delta: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the hologram (y, x) of a turned sample (z, y, x)."""
+        """Return the hologram (y, x) of a rotated sample (z, y, x)."""
         fine, pitch = len(delta), 1 / FINER
         n, edge = 2 * fine, fine // 2
         f = np.fft.fftfreq(n, pitch)

@@ -1,4 +1,4 @@
-"""A phantom nine depths of field thick and its diffraction patterns, by a finer simulation that uses no model of ours.
+"""A phantom nine depths of field thick and its patterns, from a finer simulation without models of the package.
 
 Lengths are in voxels of the volume that will be reconstructed. The simulation has FINER samples a voxel along every
 axis and double precision; every plane is a slice; the sample is turned by cubic splines. The wave lives in the window
@@ -20,7 +20,7 @@ FINER, VOXEL_M, PIXEL_M = 2, 1e-9, 55e-6
 
 @dataclass(frozen=True)
 class Phantom:
-    """What is simulated.
+    """Parameters of the simulation.
 
     Attributes:
         size: voxels a side.
@@ -59,7 +59,7 @@ class Phantom:
         return self.fine_delta().reshape(n, FINER, n, FINER, n, FINER).mean((1, 3, 5)).astype(np.float32)
 
     def geometry(self) -> ScanGeometry:
-        """Return the scan, view after view the positions of an angle."""
+        """Return the scan; its views are ordered by angle."""
         steps = np.linspace(-self.reach, self.reach, self.positions)
         positions = np.stack([axis.ravel() for axis in np.meshgrid(steps, steps, indexing="ij")], -1)
         views = self.angles * len(positions)
@@ -96,7 +96,7 @@ class Phantom:
         )
 
     def scan(self, frames: NDArray[np.float64], photons: float, seed: int = 0) -> Scan:
-        """Return the scan with its probe and ``photons`` a pattern on average, with their noise."""
+        """Return the scan with its probe and noise, with ``photons`` per pattern on average."""
         probe = self.probe(0.0, pitch=1.0, width=self.window)[None] * np.sqrt(photons)
         counts = np.random.default_rng(seed).poisson(frames * photons).astype(np.float32)
         return Scan(self.geometry(), Frames(counts), probe.astype(np.complex64))
@@ -106,7 +106,7 @@ class Phantom:
         return np.exp(2j * np.pi / self.wavelength * way * root)
 
     def _patterns(self, delta: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the patterns (position, y, x) of a turned sample (z, y, x)."""
+        """Return the patterns (position, y, x) of a rotated sample (z, y, x)."""
         n, planes, pitch = FINER * self.window, len(delta), 1 / FINER
         edge = (n - FINER * self.window) // 2
         transmission = np.exp(-2j * np.pi / self.wavelength * pitch * (1 - 0.05j) * delta)
@@ -128,7 +128,7 @@ class Phantom:
 
 
 def turned(coefficients: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
-    """Return the sample (z, y, x) turned about y, from the spline coefficients of its planes (z, x)."""
+    """Return the sample (z, y, x) rotated about y, from the spline coefficients of its planes (z, x)."""
     n = len(coefficients)
     along = np.arange(n) - (n - 1) / 2
     z, x = np.meshgrid(along, along, indexing="ij")
@@ -139,7 +139,7 @@ def turned(coefficients: NDArray[np.float64], angle: float) -> NDArray[np.float6
 
 
 def fourier_shell_correlation(one: NDArray, other: NDArray, *, low: float = 0.2, high: float = 0.45) -> float:
-    """Return the mean correlation over shells one frequency step wide between two frequencies, cycles a voxel."""
+    """Return the mean correlation over shells one frequency step wide between two frequencies, cycles per voxel."""
     n = one.shape[0]
     a, b = np.fft.fftn(one), np.fft.fftn(other)
     f = np.fft.fftfreq(n)

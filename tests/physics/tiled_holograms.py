@@ -1,4 +1,4 @@
-"""Holograms of a thick object that ranks compute in tiles, or one process in their place."""
+"""Holograms of a thick object, computed in tiles by ranks or by one process."""
 
 import numpy as np
 import torch
@@ -12,17 +12,17 @@ HEIGHT, WIDTH, SLICES, PIXEL_M, WAVELENGTH_M = 192, 48, 8, 4.0, 1.0
 HALO = 20
 ANGLES_RAD = np.array([0.0, 0.4, 0.4, 0.9])
 OFF_M = 1.3 * PIXEL_M
-"""Height of the last frame's middle: it lies between pixels, and reaches beyond the volume."""
+"""Height of the last frame's centre: between pixels, so that the frame extends beyond the volume."""
 
 
 def thick_object(kind="squares", radians=0.5, height=HEIGHT, length_m=100.0):
-    """δ (z, y, x) whose phase varies by so many radians (rms)."""
+    """δ (z, y, x) with a given rms phase in radians."""
     delta = delta_of_phase(OBJECTS[kind](SLICES, height), radians, wavelength_m=WAVELENGTH_M, length_m=length_m)
     return delta[:, :, :WIDTH].float()
 
 
 def holograms(height=HEIGHT, distance_m=200.0, angles_rad=ANGLES_RAD, off_m=OFF_M):
-    """The geometry of frames as high as the volume."""
+    """The geometry of frames with the height of the volume."""
     views = len(angles_rad)
     position_m = np.zeros((views, 2))
     position_m[-1] = off_m, 0
@@ -31,7 +31,7 @@ def holograms(height=HEIGHT, distance_m=200.0, angles_rad=ANGLES_RAD, off_m=OFF_
 
 
 def model_of(geometry, *, length_m=100.0, **options):
-    """A model with a margin, of a volume so thick; where it is turned, voxels are square in its planes."""
+    """A model with a margin for a volume of this thickness; for rotations, voxels are square in (z, x)."""
     height = geometry.detector.shape[0]
     grid = VolumeGrid((SLICES, height, WIDTH), (length_m / SLICES, PIXEL_M, PIXEL_M))
     if geometry.angle_rad.any():
@@ -52,19 +52,19 @@ def misfit(intensity, rows):
 
 
 def turned_object():
-    """δ (z, y, x) on voxels that can be turned."""
+    """δ (z, y, x) on voxels that are square in (z, x)."""
     return thick_object(length_m=WIDTH * PIXEL_M).repeat_interleave(WIDTH // SLICES, 0)
 
 
 class RowsAtHand(Slab):
-    """A slab whose rank has all rows at hand, so that one process can compute every tile."""
+    """A slab whose rank holds all rows, so that one process can compute every tile."""
 
     def gather(self, planes, wanted):
         return planes[..., slice(*wanted[self.mesh.slab]), :]
 
 
 def in_tiles(geometry, tiles, delta, probe, adjustments=NO_ADJUSTMENTS, **options):
-    """Return the frames (view, y, x) of tiles that one process computes in turn."""
+    """Return the frames (view, y, x) from tiles that one process computes one after the other."""
     found, slabs = [], len(tiles.rows)
     for slab in range(slabs):
         at_hand = RowsAtHand(Mesh(slab, slabs, torch.device("cpu"), slabs), geometry.detector.shape[0])
@@ -74,11 +74,11 @@ def in_tiles(geometry, tiles, delta, probe, adjustments=NO_ADJUSTMENTS, **option
 
 
 def tiled_on(mesh):
-    """Return the frames and the gradient of a volume of which every rank computes its tile, as a whole."""
+    """Return the whole frames and gradient of a volume of which every rank computes its tile."""
     slab = Slab(mesh, HEIGHT)
     model = model_of(holograms(), slab=slab, frame_tiles=even_tiles(HEIGHT, mesh.slabs, HALO))
     delta = slab.part_of(turned_object()).clone().requires_grad_()
     intensity = model(delta, 0.1 * delta, uneven_probe(model), range(len(ANGLES_RAD)))
     misfit(intensity, model.frame_rows).backward()
-    # Rows of frames lie on the ranks as those of the volume do.
+    # Rows of frames are distributed like the rows of the volume.
     return {"frames": slab.join(intensity.detach()), "gradient": slab.join(torch.as_tensor(delta.grad))}

@@ -1,4 +1,4 @@
-"""Counts, on the emulated device, what makes the host wait inside the steps of a fit's last epoch, by line.
+"""Counts host synchronisations in the steps of a fit's last epoch on the emulated device, by line of code.
 
 waits_per_step.py RESULT.json CASE …
 """
@@ -16,14 +16,14 @@ from small_fits import CASES, SmallFit
 from bluesky_multislice.parallel import join_mesh
 
 fit = importlib.import_module("bluesky_multislice.solvers.fit")
-"""The module, whose name the room gives to its function."""
+"""The module; the package exports a function with the same name."""
 
 EPOCHS = 3
 BLOCKING = ("synchronisation", "upload")
 
 
 def waits(case: SmallFit) -> tuple[int, Counter[Note]]:
-    """Return the number of steps of the last epoch, and how often the host waited in all of them together."""
+    """Return the number of steps of the last epoch, and the number of host synchronisations in all of them."""
     steps: list[Counter[Note]] = []
     step = fit._step  # noqa: SLF001
 
@@ -44,7 +44,7 @@ def waits(case: SmallFit) -> tuple[int, Counter[Note]]:
 
 
 def main(path: str, names: list[str]) -> None:
-    """Save for each case the number of steps, and what made the host wait in them."""
+    """Save for each case the number of steps and the host synchronisations in them."""
     found = {}
     for name in names:
         steps, notes = waits(CASES[name])

@@ -19,7 +19,7 @@ from bluesky_multislice.catalog.run_documents import EventStream, RunDocuments, 
 from bluesky_multislice.catalog.run_fields import RunLookup
 from bluesky_multislice.errors import CatalogError, ScanError
 from bluesky_multislice.files import FrameFile
-from bluesky_multislice.measurement import FrameSource, places_differ
+from bluesky_multislice.measurement import FrameSource, detector_positions_differ
 
 KINDS = {"dark": 2, "flat": 1}
 """Kind → its NXtomo ``image_key``."""
@@ -36,7 +36,7 @@ class CalibrationFrames:
         files: the detector's HDF5 files where this machine sees them.
         counts: (row,) True where a row is of this kind.
         when: (row,) time of each, seconds; None where the stream has no events of its own.
-        place_m: (row,) where along the beam the detector stood; NaN where that is not recorded.
+        detector_position_m: (row,) where along the beam the detector stood; NaN where that is not recorded.
         exposure_s: (row,) exposure time; NaN where that is not recorded.
     """
 
@@ -46,7 +46,7 @@ class CalibrationFrames:
     files: tuple[FrameFile, ...] | None
     counts: NDArray[np.bool_]
     when: NDArray[np.float64] | None
-    place_m: NDArray[np.float64]
+    detector_position_m: NDArray[np.float64]
     exposure_s: NDArray[np.float64]
 
 
@@ -134,13 +134,13 @@ class StoredRows:
     Attributes:
         image_key: (row,) NXtomo: 0 frame, 1 flat, 2 dark, 3 neither.
         when: (row,) time, seconds, or order where times are not recorded.
-        place_m: (row,) where along the beam the detector stood; None where it is one place for all frames.
+        detector_position_m: (row,) where along the beam the detector stood; None where it is one place for all frames.
         exposure_s: (row,) exposure time; NaN where that is not recorded.
     """
 
     image_key: NDArray[np.int_]
     when: NDArray[np.float64]
-    place_m: NDArray[np.float64] | None
+    detector_position_m: NDArray[np.float64] | None
     exposure_s: NDArray[np.float64]
 
 
@@ -167,11 +167,11 @@ def stored_rows(lookup: RunLookup, key: NDArray[np.int_], others: list[Calibrati
     known = [part for part in times if part is not None]
     if len(known) < len(times):
         known = [np.arange(events, dtype=float), *(np.full(len(other.counts), -1.0) for other in others)]
-    place = np.concatenate([place_of_rows(lookup, "primary", events), *(other.place_m for other in others)])
+    place = np.concatenate([place_of_rows(lookup, "primary", events), *(other.detector_position_m for other in others)])
     return StoredRows(
         np.concatenate([key, *(np.where(other.counts, KINDS[other.kind], 3) for other in others)]),
         np.concatenate(known),
-        place if places_differ(place[:events][key == 0]) else None,
+        place if detector_positions_differ(place[:events][key == 0]) else None,
         np.concatenate([exposure_of_rows(lookup, "primary", events), *(other.exposure_s for other in others)]),
     )
 

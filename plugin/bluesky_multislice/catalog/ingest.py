@@ -163,10 +163,10 @@ def _write_events(writer: Callable[[str, Any], None], run: Any, scan: Scan, data
 
 def _distance_m(scan: Scan, distance_m: NDArray) -> NDArray:
     """Return the distance of every stored frame; those of flats say where the detector stood."""
-    if scan.frames.place_m is None:
+    if scan.frames.detector_position_m is None:
         return distance_m
     focus_distance_m = scan.geometry.focus_distance_m
-    of_place = scan.frames.place_m - (0.0 if focus_distance_m is None else focus_distance_m[-1])
+    of_place = scan.frames.detector_position_m - (0.0 if focus_distance_m is None else focus_distance_m[-1])
     return np.where(np.isnan(distance_m), of_place, distance_m)
 
 

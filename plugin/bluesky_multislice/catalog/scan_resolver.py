@@ -154,7 +154,7 @@ def _frames(
         orientation=_orientation(lookup),
         saturation=None if saturation is None else float(saturation),
         when=rows.when,
-        place_m=rows.place_m,
+        detector_position_m=rows.detector_position_m,
     )
     if (frames.dark_rows or frames.flat_rows) and (dead := frames.dead_pixels()):
         warnings.append(f"{dead} pixels without light in a flat, or of no number in a dark, are left out")

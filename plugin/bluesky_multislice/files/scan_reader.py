@@ -23,7 +23,7 @@ from bluesky_multislice.measurement import (
     ScanGeometry,
     check_energy,
     check_exposures,
-    places_differ,
+    detector_positions_differ,
 )
 from bluesky_multislice.models import Technique, find_technique, techniques
 from bluesky_multislice.recipe import Instrument, ScanValues
@@ -106,7 +106,7 @@ def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
         orientation=_orientation(lookup),
         saturation=_saturation(lookup),
         when=_when(lookup, key),
-        place_m=_place_m(lookup, distance, focus_distance_m, key),
+        detector_position_m=_place_m(lookup, distance, focus_distance_m, key),
     )
     regime = _regime(lookup, technique, focus_distance_m is not None, warnings)
     geometry = ScanGeometry(
@@ -233,7 +233,7 @@ def _place_m(
         place = place + _by_row(lookup.number("focus_distance", f"{SOURCE}/focus_distance"), key)
     else:
         place = place + (focus_distance_m or 0.0)
-    return place if places_differ(place[key == 0]) else None
+    return place if detector_positions_differ(place[key == 0]) else None
 
 
 def _technique(lookup: FieldLookup, translation: NDArray | None, warnings: list[str]) -> Technique:

@@ -97,8 +97,8 @@ def _distance_m(scan: Scan, order: NDArray[np.intp]) -> float | NDArray[np.float
     if np.ptp(geometry.distance_m) == 0:
         return float(geometry.distance_m[0])
     distance_m = np.pad(geometry.distance_m, (0, len(order) - geometry.views), mode="edge")
-    if frames.place_m is not None:
-        distance_m[geometry.views :] = frames.place_m[order[geometry.views :]]
+    if frames.detector_position_m is not None:
+        distance_m[geometry.views :] = frames.detector_position_m[order[geometry.views :]]
         if geometry.focus_distance_m is not None:
             distance_m[geometry.views :] -= geometry.focus_distance_m[-1]
     return distance_m

@@ -44,7 +44,7 @@ from bluesky_multislice.units import energy_ev_from_wavelength
 _BETWEEN_PREVIEWS_S = 60.0
 """Seconds between two pictures of the volume."""
 
-_BETWEEN_LOOKS_S = 1.0
+_POLL_INTERVAL_S = 1.0
 """Seconds between two looks for a request to stop in a folder that may lie on a slow network."""
 
 
@@ -119,14 +119,14 @@ class _Asked:
         self._looked_at, self._requested = -math.inf, False
 
     def __call__(self) -> str:
-        if self._mesh.rank == 0 and time.monotonic() - self._looked_at > _BETWEEN_LOOKS_S:
+        if self._mesh.rank == 0 and time.monotonic() - self._looked_at > _POLL_INTERVAL_S:
             self._looked_at, self._requested = time.monotonic(), self._folder.stop_request.exists()
         return self._by_signal() or ("stop-request" if self._requested else "")
 
 
 def _check_alike(mesh: Mesh, own: dict[str, str]) -> None:
     """Refuse ranks that see different files or plans, or run different versions."""
-    first, *others = Agreement(mesh).of_all(lambda: own)
+    first, *others = Agreement(mesh).from_all_ranks(lambda: own)
     for rank, other in enumerate(others, start=1):
         odd = {name: (first[name], other[name]) for name in first if first[name] != other[name]}
         if odd:

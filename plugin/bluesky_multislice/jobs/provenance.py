@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bluesky_multislice.files import frame_files
 from bluesky_multislice.optics import kernels_in_use
-from bluesky_multislice.optics.accelerator import name_of
+from bluesky_multislice.optics.accelerator import device_name
 from bluesky_multislice.reconstruction import Reconstruction
 
 _RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -63,7 +63,7 @@ def describe(
         "software": software(),
         "machine": {
             "host": socket.gethostname(),
-            "device": name_of(device) or platform.machine(),
+            "device": device_name(device) or platform.machine(),
             "device_type": device.type,
             "ranks": ranks,
             "threads_per_rank": torch.get_num_threads(),

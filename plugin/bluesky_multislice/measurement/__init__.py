@@ -1,12 +1,12 @@
-"""What was measured, in numpy: geometry, frames, flat field, scan, and whether the values are plausible."""
+"""Measured data, in numpy: geometry, frames, flat field, scan, and plausibility checks."""
 
-from bluesky_multislice.measurement.flat_field import FlatField, check_exposures, places_differ
+from bluesky_multislice.measurement.flat_field import FlatField, check_exposures, detector_positions_differ
 from bluesky_multislice.measurement.frames import Frames, FrameSource, Orientation, Saturated, unorient
 from bluesky_multislice.measurement.geometry import Beam, Detector, Regime, ScanGeometry, VolumeGrid, depth_of_field_m
 from bluesky_multislice.measurement.plausibility import (
     angle_warnings,
     check_energy,
-    energy_doubt,
+    energy_problem,
     pattern_warnings,
     position_warnings,
 )
@@ -28,9 +28,9 @@ __all__ = [
     "check_energy",
     "check_exposures",
     "depth_of_field_m",
-    "energy_doubt",
+    "detector_positions_differ",
+    "energy_problem",
     "pattern_warnings",
-    "places_differ",
     "position_warnings",
     "unorient",
 ]

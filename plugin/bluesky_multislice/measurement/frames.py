@@ -1,7 +1,7 @@
-"""Measured frames by view: read when asked for, corrected, oriented and checked on the way.
+"""Measured frames by view: read on demand, checked, corrected and oriented.
 
-Shapes: stored frames (row, y, x) as the detector wrote them; frames out (view, y, x) float32 with the index growing
-with the coordinate.
+Shapes: stored frames (row, y, x) in the detector's orientation; returned frames (view, y, x) float32, with indices that
+grow with the coordinates.
 """
 
 import copy
@@ -25,14 +25,14 @@ Orientation = Literal[
     "transpose_flip_x",
     "transpose_flip_yx",
 ]
-"""What turns a stored frame into one whose index grows with y and x: first transpose, then flip."""
+"""Operation that gives a stored frame indices that grow with y and x: first transpose, then flip."""
 
 Saturated = Literal["refuse", "mask"]
-"""What a saturated pixel means: a scan that cannot be used, or a pixel that is left out in its frame."""
+"""Treatment of saturated pixels: refuse the scan, or mask the pixel in its frame."""
 
 
 class FrameSource(Protocol):
-    """Anything that gives stored frames by row: an h5py dataset, a NumPy array, a Tiled array client."""
+    """A source of stored frames by row: an h5py dataset, a NumPy array, a Tiled array client."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,16 +45,19 @@ class FrameSource(Protocol):
         ...
 
     def __getitem__(self, rows: slice, /) -> NDArray:
-        """Stored frames of consecutive rows."""
+        """Return the stored frames of consecutive rows."""
         ...
 
 
 def orient(stored: NDArray, orientation: Orientation) -> NDArray:
-    """Return arrays (..., y, x) whose index grows with the coordinate.
+    """Return arrays (..., y, x) whose indices grow with the coordinates.
 
     Args:
-        stored: (..., row, column) as the detector wrote it.
+        stored: (..., row, column) in the detector's orientation.
         orientation: one of the eight symmetries of the square.
+
+    Raises:
+        FramesError: unknown orientation.
     """
     if orientation not in get_args(Orientation):
         raise FramesError(
@@ -68,7 +71,7 @@ def orient(stored: NDArray, orientation: Orientation) -> NDArray:
 
 
 def unorient(frames: NDArray, orientation: Orientation) -> NDArray:
-    """Return oriented arrays (..., y, x) as a detector of this orientation stores them; undoes ``orient``."""
+    """Return oriented arrays (..., y, x) in the detector's orientation; inverse of ``orient``."""
     flipped = _flip(frames, orientation)
     return np.swapaxes(flipped, -1, -2) if orientation.startswith("transpose") else flipped
 
@@ -84,19 +87,19 @@ class Frames:
 
     Args:
         source: stored frames (row, y, x).
-        rows: (view,) row of ``source`` that holds each view; None takes them in order.
+        rows: (view,) row of ``source`` with each view; None: in order.
         dark_rows: rows of ``source`` with darks, which are subtracted.
-        flat_rows: rows of ``source`` with flats, which are divided out, less their darks. Of several series that were
-            taken during a scan, a frame has the mean of the last before it and of the first behind, by their time.
-        mask: (y, x) stored orientation, True where the pixel is good; None is all good.
-        orientation: how stored frames turn into oriented ones.
-        saturation: stored value from which a pixel counts as saturated; None takes an integer type's largest value.
-        when: (row,) time of every row of ``source``; None takes their order.
-        place_m: (row,) where along the beam the detector stood; flats serve the frames of their own place. None is one
-            place for all; darks serve all.
+        flat_rows: rows of ``source`` with flats; frames are divided by flat minus dark. Between two series of flats the
+            flat is interpolated in time.
+        mask: (y, x) in the stored orientation, True for good pixels; None: all pixels are good.
+        orientation: operation that orients stored frames.
+        saturation: stored value at and above which a pixel is saturated; None: the largest value of an integer type.
+        when: (row,) time of every row of ``source``; None: the order of the rows.
+        detector_position_m: (row,) detector position along the beam, which selects the flats; None: one position for
+            all rows. Darks are used for all positions.
 
     Attributes:
-        divided: whether flats are divided out pixel by pixel.
+        divided: whether frames are divided by the flats pixel by pixel.
     """
 
     def __init__(
@@ -110,11 +113,11 @@ class Frames:
         orientation: Orientation = "as_is",
         saturation: float | None = None,
         when: NDArray[np.float64] | None = None,
-        place_m: NDArray[np.float64] | None = None,
+        detector_position_m: NDArray[np.float64] | None = None,
     ) -> None:
         if len(source.shape) != 3:
             raise FramesError(
-                "Frames must be an array (view, y, x).", got=f"shape {source.shape}.", remedy="name the right dataset."
+                "Frames must be an array (view, y, x).", got=f"shape {source.shape}.", remedy="select another dataset."
             )
         if mask is not None and mask.shape != tuple(source.shape[1:]):
             raise FramesError(
@@ -126,9 +129,9 @@ class Frames:
         self.rows = np.arange(source.shape[0]) if rows is None else np.asarray(rows)
         self.dark_rows, self.flat_rows = tuple(dark_rows), tuple(flat_rows)
         self.stored_mask = np.ones(source.shape[1:], bool) if mask is None else np.asarray(mask, bool)
-        described = max(source.shape[0], int(self.rows.max(initial=0)) + 1)
-        self.when = np.arange(described, dtype=float) if when is None else np.asarray(when, float)
-        self.place_m = place_m
+        row_count = max(source.shape[0], int(self.rows.max(initial=0)) + 1)
+        self.when = np.arange(row_count, dtype=float) if when is None else np.asarray(when, float)
+        self.detector_position_m = detector_position_m
         self._field = FlatField(
             self._stored,
             (source.shape[1], source.shape[2]),
@@ -136,7 +139,7 @@ class Frames:
             dark_rows=self.dark_rows,
             flat_rows=self.flat_rows,
             when=self.when,
-            place_m=place_m,
+            detector_position_m=detector_position_m,
         )
         self.divided = self._field.divides
         self.orientation: Orientation = orientation
@@ -145,30 +148,30 @@ class Frames:
         self.saturation = saturation
 
     def dead_pixels(self) -> int:
-        """Read darks and flats, and return how many pixels they exclude beside the mask.
+        """Read darks and flats, and return the number of pixels that they exclude in addition to the mask.
 
         Raises:
-            FramesError: a flat is not brighter than the dark, or leaves no good pixel.
+            FramesError: a flat is not brighter than the dark, or no good pixel is left.
         """
         return int(self.stored_mask.sum() - self._good.sum())
 
     def undivided(self) -> "Frames":
-        """Return the same frames over the mean of their flats alone: the beam's structure stays in them.
+        """Return the same frames divided by the mean value of the flat only, so that they keep the beam's structure.
 
-        Pixels that are dead in a flat stay excluded.
+        Pixels that are dead in a flat remain excluded.
         """
         other = copy.copy(self)
         other.divided = False
         return other
 
     def flat(self, view: int) -> NDArray[np.float32]:
-        """Return the mean flat less the dark (y, x) at the place of a view, of mean 1, zero where no pixel is good.
+        """Return the flat minus the dark (y, x) at a view's detector position, scaled to mean 1; zero in bad pixels.
 
         Raises:
             FramesError: there are no flats.
         """
         if not self.flat_rows:
-            raise FramesError("A flat must have been taken.", got="none.", remedy="leave illumination out.")
+            raise FramesError("A flat must have been taken.", got="none.", remedy="omit illumination in the recipe.")
         flat = np.where(self._good, self._field.flat(int(self.rows[view])), 0)
         return np.ascontiguousarray(orient(flat / flat[self._good].mean(), self.orientation), dtype=np.float32)
 
@@ -178,14 +181,14 @@ class Frames:
         if not good.any():
             raise FramesError(
                 "At least one detector pixel must be good.",
-                got="a mask, or a flat without light, that excludes every pixel.",
-                remedy="check the mask's sense: in CXI 0 means good.",
+                got="a mask, or a flat without intensity, that excludes every pixel.",
+                remedy="check the mask's convention: in CXI 0 means good.",
             )
         return good
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """(y, x) oriented, True where the pixel is good."""
+        """(y, x) oriented, True for good pixels."""
         return np.ascontiguousarray(orient(self._good, self.orientation))
 
     def _stored(self, row: int) -> NDArray:
@@ -210,16 +213,16 @@ class Frames:
     def read(
         self, views: NDArray[np.intp], *, saturated: Saturated = "refuse", kept: slice = slice(None)
     ) -> NDArray[np.float32]:
-        """Return frames (view, y, x), float32, corrected and oriented, zero where the mask excludes a pixel.
+        """Return frames (view, y, x), float32, corrected and oriented, zero in masked pixels.
 
         Args:
-            views: (view,) which views, in any order.
-            saturated: ``mask`` gives NaN where a good pixel is saturated.
-            kept: which rows of the oriented frames are returned; frames are read, and checked, as a whole one by one.
+            views: (view,) indices of the views, in any order.
+            saturated: ``refuse`` raises for saturated good pixels, ``mask`` returns NaN for them.
+            kept: rows of the oriented frames to return; every frame is read and checked as a whole.
 
         Raises:
-            FramesError: a good pixel is NaN, infinite, negative or saturated, unless these are masked, or the file is
-                shorter than the scan.
+            FramesError: a good pixel is NaN, infinite, negative or (with ``refuse``) saturated, or the file is shorter
+                than the scan.
         """
         views = np.asarray(views, np.intp)
         rows, columns = self.shape
@@ -245,25 +248,25 @@ class Frames:
             raise FramesError(
                 "Every frame of the scan must be readable.",
                 got=f"view {view} (row {row} of the file): {error}.",
-                remedy="the detector file is truncated or damaged: restore it, or leave those views out.",
+                remedy="the detector file is truncated or damaged: restore it, or omit those views.",
             ) from error
         if frame.shape[0] != 1:
             raise FramesError(
                 "Every view needs a frame.",
                 got=f"view {view} points at row {row} of {self.source.shape[0]}.",
-                remedy="the detector wrote fewer frames than the scan has events: check the detector's file.",
+                remedy="check the detector's file: it has fewer frames than the scan has events.",
             )
         good = frame[0][self._good]
         checks = [("NaN or infinite", ~np.isfinite(good)), ("negative", good < 0)]
         if self.saturation is not None and saturated == "refuse":
             checks.append((f"saturated (≥ {self.saturation:g})", good >= self.saturation))
-        for what, bad in checks:
+        for fault, bad in checks:
             if bad.any():
                 raise FramesError(
-                    "Good pixels must hold finite, non-negative, unsaturated values.",
-                    got=f"{int(bad.sum())} {what} pixels in view {view}.",
-                    remedy="exclude those pixels with the detector's mask, or those views from the scan; leave "
-                    "saturated ones out with the recipe's saturated = mask.",
+                    "Good pixels must have finite, non-negative, unsaturated values.",
+                    got=f"{int(bad.sum())} {fault} pixels in view {view}.",
+                    remedy="exclude those pixels with the detector's mask, or those views from the scan; exclude "
+                    "saturated pixels with the recipe's saturated = mask.",
                 )
         if self.saturation is None or saturated == "refuse":
             return frame[0]

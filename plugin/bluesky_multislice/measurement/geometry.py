@@ -1,7 +1,7 @@
 """The geometry of a scan: beam, detector, views and the grid of the volume. SI units throughout.
 
-Conventions (frame, signs, origin) stand in ``optics/conventions.py``. One row a view: a view is one frame, that is an
-angle with a position or a distance.
+Conventions (frame, signs, origin) are defined in ``optics/conventions.py``. Arrays have one row per view; a view is one
+frame with its angle, position and distance.
 """
 
 import math
@@ -23,10 +23,10 @@ class Beam:
 
     Attributes:
         wavelength_m: wavelength in vacuum.
-        focus_distance_m: from the focus to z = 0, positive when the focus lies upstream; one number, or one a view
-            where the sample is moved along a near-field beam; None is a parallel beam.
-        source_size_m: σ of the Gaussian spot in the focus that the light of holograms comes from.
-        divergence_rad: σ of the Gaussian range of directions of a parallel beam: source size over distance.
+        focus_distance_m: from the focus to z = 0, positive if the focus is upstream; one number, or one per view if
+            the sample is moved along a near-field beam; None: parallel beam.
+        source_size_m: σ of the Gaussian source in the focus of a cone beam, for holograms.
+        divergence_rad: σ of the Gaussian angular distribution of a parallel beam: source size over distance.
     """
 
     wavelength_m: float
@@ -37,14 +37,14 @@ class Beam:
 
 @dataclass(frozen=True)
 class Detector:
-    """The detector, after its orientation has been undone.
+    """The detector, in the oriented frame.
 
     Attributes:
         shape: pixels (y, x).
         pixel_size_m: pitch (y, x).
         regime: ``far_field`` (diffraction patterns) or ``near_field`` (holograms).
-        imaged: whether it records what a lens images onto it: pixels and distances are those of its image at the
-            sample, which may lie before the sample, too.
+        imaged: whether a lens images onto the detector. Pixels and distances are then those of the detector's image at
+            the sample, which may be upstream of the sample.
     """
 
     shape: tuple[int, int]
@@ -60,8 +60,8 @@ class VolumeGrid:
     Attributes:
         shape: voxels (z, y, x).
         voxel_size_m: pitch (z, y, x).
-        center_m: the grid's middle relative to the rotation axis, (z, y, x). Off the axis in z or x only where the
-            scan has one angle.
+        center_m: centre of the grid relative to the rotation axis, (z, y, x). z and x may differ from 0 only for a
+            scan with one angle.
     """
 
     shape: tuple[int, int, int]
@@ -85,16 +85,16 @@ class VolumeGrid:
 
 @dataclass(frozen=True, eq=False)
 class ScanGeometry:
-    """Where the beam, the sample and the detector were, for every view.
+    """The positions of beam, sample and detector for every view.
 
     Attributes:
         technique: name of a technique, see ``models.techniques``.
         beam: the beam.
         detector: the detector.
         distance_m: (view,) from z = 0 to the detector.
-        angle_rad: (view,) turn of the sample about +y, from z towards x.
-        position_m: (view, 2) probe's centre relative to the rotation axis, (y, x).
-        values: numbers that only this technique has, by the names of its ``fields``.
+        angle_rad: (view,) rotation of the sample about +y, from z towards x.
+        position_m: (view, 2) centre of the probe relative to the rotation axis, (y, x).
+        values: technique-specific numbers, by the names of the technique's ``fields``.
     """
 
     technique: str
@@ -106,7 +106,7 @@ class ScanGeometry:
     values: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse arrays whose lengths contradict each other and values that no instrument has."""
+        """Check that array lengths are consistent and values are physical."""
         self._check_lengths()
         self._check_values()
         self._check_focus()
@@ -118,14 +118,14 @@ class ScanGeometry:
             raise ScanError(
                 "A scan needs at least one view.",
                 got="none.",
-                remedy="check that the scan took frames and was not aborted before the first.",
+                remedy="check that the scan took frames and was not aborted before the first frame.",
             )
         shapes = self.angle_rad.shape, self.distance_m.shape, self.position_m.shape
         if shapes != ((views,), (views,), (views, 2)):
             raise ScanError(
                 "Every view needs one angle, one distance and one position (y, x).",
                 got="angles {}, distances {}, positions {}.".format(*shapes),
-                remedy="check that the scan recorded all of them for each frame.",
+                remedy="check that the scan recorded all three for each frame.",
             )
 
     def _check_values(self) -> None:
@@ -150,36 +150,45 @@ class ScanGeometry:
                 raise ScanError(
                     f"Every {name} must be a finite number.",
                     got=f"{bad.size} views without one, the first is view {bad[0]}.",
-                    remedy="repair the scan's motor readings or leave those frames out.",
+                    remedy="repair the scan's motor readings or omit those frames.",
                 )
 
     def _check_focus(self) -> None:
         focus = self.focus_distance_m
         if focus is None:
             return
-        each = isinstance(self.beam.focus_distance_m, tuple)
-        fits = len(focus) == self.views and not (each and self.detector.regime == "far_field")
-        if fits and np.isfinite(focus).all() and (focus != 0).all() and (self.magnification > 0).all():
-            return
-        raise ScanError(
-            "The focus must lie at a finite distance from the rotation axis, and in the near field not between it and "
-            "the detector; one for each view in the near field only.",
-            got=f"{focus.size} focus distances from {np.min(focus)} m for {self.views} views, with the detector at "
-            f"{np.max(self.distance_m)} m.",
-            remedy="correct focus_distance: positive when the focus lies upstream; leave it out for a parallel beam.",
-        )
+        per_view = isinstance(self.beam.focus_distance_m, tuple)
+        if len(focus) != self.views or (per_view and self.detector.regime == "far_field"):
+            raise ScanError(
+                "The focus distance must be one number, or one for each view in the near field.",
+                got=f"{focus.size} focus distances for {self.views} views in the "
+                f"{self.detector.regime.replace('_', ' ')}.",
+                remedy="correct focus_distance, or use one number for all views.",
+            )
+        if not (np.isfinite(focus).all() and (focus != 0).all()):
+            raise ScanError(
+                "The focus must lie at a finite distance from the rotation axis, not on it.",
+                got=f"focus distances from {np.min(focus)} m to {np.max(focus)} m.",
+                remedy="correct focus_distance: positive if the focus is upstream; omit it for a parallel beam.",
+            )
+        if not (self.magnification > 0).all():
+            raise ScanError(
+                "The focus must lie outside of the range from the rotation axis to a near-field detector.",
+                got=f"focus distances from {np.min(focus)} m, with the detector at {np.max(self.distance_m)} m.",
+                remedy="correct focus_distance: positive if the focus is upstream; omit it for a parallel beam.",
+            )
 
     def _check_coherence(self) -> None:
         focus, size, divergence = self.focus_distance_m, self.beam.source_size_m, self.beam.divergence_rad
         near = self.detector.regime == "near_field"
-        others = divergence if focus is not None else size
-        if size == divergence == 0 or (near and others == 0 and 0 <= size + divergence < np.inf):
+        inapplicable = divergence if focus is not None else size
+        if size == divergence == 0 or (near and inapplicable == 0 and 0 <= size + divergence < np.inf):
             return
         raise ScanError(
             "Holograms are blurred by the source size of a cone beam or by the divergence of a parallel one.",
             got=f"a source size of {size} m and a divergence of {divergence} rad in a "
             f"{'parallel' if focus is None else 'cone'} beam, {self.detector.regime.replace('_', ' ')}.",
-            remedy="give the one that belongs to the beam; in the far field, take several probe modes instead.",
+            remedy="set only the value for this beam, not negative; in the far field, use several probe modes instead.",
         )
 
     @property
@@ -189,7 +198,7 @@ class ScanGeometry:
 
     @property
     def focus_distance_m(self) -> NDArray[np.float64] | None:
-        """(view,) from the focus to z = 0; None is a parallel beam."""
+        """(view,) from the focus to z = 0; None: parallel beam."""
         focus = self.beam.focus_distance_m
         if focus is None:
             return None
@@ -197,7 +206,7 @@ class ScanGeometry:
 
     @property
     def source_blur_m(self) -> NDArray[np.float64]:
-        """(view,) σ on the detector of the light that comes from a point of the sample's plane."""
+        """(view,) σ of the blur on the detector by the source size or the divergence."""
         focus = self.focus_distance_m
         if focus is None:
             return self.beam.divergence_rad * np.abs(self.distance_m)
@@ -205,7 +214,7 @@ class ScanGeometry:
 
     @property
     def magnification(self) -> NDArray[np.float64]:
-        """(view,) magnification (z₁+z₂)/z₁ of holograms by the cone beam; 1 for a parallel beam and for patterns."""
+        """(view,) magnification (z₁+z₂)/z₁ of holograms by a cone beam; 1 for a parallel beam and in the far field."""
         focus = self.focus_distance_m
         if focus is None or self.detector.regime == "far_field":
             return np.ones(self.views)
@@ -233,20 +242,20 @@ class ScanGeometry:
             raise ScanError(
                 "All patterns of one reconstruction must sample the object with one pixel size.",
                 got=f"distances that differ by a factor {np.max(self.distance_m) / np.min(self.distance_m):.4g}.",
-                remedy="reconstruct views of one distance at a time.",
+                remedy="reconstruct the views of each distance separately.",
             )
         scale = self.beam.wavelength_m * float(self.distance_m[0])
         return scale / (ny * py), scale / (nx * px)
 
     @property
     def field_shape(self) -> tuple[int, int]:
-        """Object pixels (y, x) that each frame lies in: those of the least magnified one, even or odd as it is."""
-        more = self.magnification.max() / self.magnification.min() - 1
-        ny, nx = (n + 2 * math.ceil(n * more / 2 - 1e-6) for n in self.detector.shape)
+        """Object pixels (y, x) of the least magnified frame, which contains all others; parity as on the detector."""
+        excess = self.magnification.max() / self.magnification.min() - 1
+        ny, nx = (n + 2 * math.ceil(n * excess / 2 - 1e-6) for n in self.detector.shape)
         return ny, nx
 
     def oversampled(self, factor: int) -> "ScanGeometry":
-        """Return the geometry of a detector each of whose pixels is split into ``factor`` by ``factor``."""
+        """Return the geometry with each detector pixel split into ``factor`` × ``factor`` pixels."""
         (ny, nx), (py, px) = self.detector.shape, self.detector.pixel_size_m
         detector = replace(self.detector, shape=(ny * factor, nx * factor), pixel_size_m=(py / factor, px / factor))
         return replace(self, detector=detector)
@@ -254,8 +263,7 @@ class ScanGeometry:
     def coarser(self, factor: int) -> "ScanGeometry":
         """Return the geometry of frames that sample the object ``factor`` times coarser.
 
-        Far field: the middle of each pattern; near field: its pixels in blocks. Pixels that are left over lie at the
-        far edges.
+        Far field: the centre of each pattern. Near field: binned pixels; remaining pixels at the ends are dropped.
         """
         (ny, nx), (py, px) = self.detector.shape, self.detector.pixel_size_m
         wider = 1 if self.detector.regime == "far_field" else factor
@@ -263,7 +271,7 @@ class ScanGeometry:
         return replace(self, detector=replace(self.detector, shape=shape, pixel_size_m=pixel_size_m))
 
     def select(self, views: NDArray[np.intp]) -> "ScanGeometry":
-        """Return the geometry of some of the views."""
+        """Return the geometry of a subset of the views."""
         focus = self.beam.focus_distance_m
         beam = self.beam
         if isinstance(focus, tuple):

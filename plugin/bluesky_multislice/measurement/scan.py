@@ -1,4 +1,4 @@
-"""A scan as the reconstruction sees it: geometry, frames and where each value came from."""
+"""A scan: geometry, frames and the source of each value."""
 
 from dataclasses import dataclass, field
 
@@ -15,11 +15,11 @@ class Scan:
     """Everything that was measured.
 
     Attributes:
-        geometry: one row a view.
+        geometry: one row per view.
         frames: the frames of the same views.
-        probe: (mode, y, x) complex64 initial guess at z = 0, in the square root of the frames' units; None is unknown.
-        sources: field name → where its value came from, for the provenance.
-        warnings: what a person should know about these values; they stay in the provenance.
+        probe: (mode, y, x) complex64 initial guess at z = 0, in the square root of the frames' units; None: unknown.
+        sources: field name → source of its value, for the provenance.
+        warnings: warnings about these values, for the user and the provenance.
     """
 
     geometry: ScanGeometry
@@ -29,12 +29,12 @@ class Scan:
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse frames that do not belong to the geometry."""
+        """Check that the frames match the geometry."""
         if self.frames.views != self.geometry.views:
             raise ScanError(
                 "A scan needs as many frames as views.",
                 got=f"{self.frames.views} frames for {self.geometry.views} views.",
-                remedy="check whether the detector stopped early, or the motors' readings were lost.",
+                remedy="check whether the detector stopped early or motor readings were lost.",
             )
         if self.frames.shape != self.geometry.detector.shape:
             raise ScanError(

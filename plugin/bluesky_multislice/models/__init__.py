@@ -1,8 +1,8 @@
-"""Forward models: geometry in buffers, the unknowns always arguments, noiseless expected intensity out."""
+"""Forward models: noiseless expected intensity from the unknowns (arguments) and the geometry (buffers)."""
 
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
 from bluesky_multislice.models.forward import Edges, ForwardModel
-from bluesky_multislice.models.frame_tiles import FrameTiles, even_tiles, tiles_fit
+from bluesky_multislice.models.frame_tiles import FrameTiles, even_tiles, tiles_are_valid
 from bluesky_multislice.models.illumination import downsample, embed, upsample
 from bluesky_multislice.models.resampling import resample
 from bluesky_multislice.models.techniques import (
@@ -15,7 +15,7 @@ from bluesky_multislice.models.techniques import (
     technique_of,
     techniques,
 )
-from bluesky_multislice.models.turned import Turned
+from bluesky_multislice.models.turned import RotatedObject
 
 __all__ = [
     "NO_ADJUSTMENTS",
@@ -25,9 +25,9 @@ __all__ = [
     "ForwardModel",
     "FrameTiles",
     "Optics",
+    "RotatedObject",
     "ScanField",
     "Technique",
-    "Turned",
     "downsample",
     "embed",
     "even_tiles",
@@ -36,6 +36,6 @@ __all__ = [
     "technique_fields",
     "technique_of",
     "techniques",
-    "tiles_fit",
+    "tiles_are_valid",
     "upsample",
 ]

@@ -1,4 +1,4 @@
-"""What may differ from what the scan says, beside the volume and the probe."""
+"""Corrections of the scan's geometry and additional intensity on the detector."""
 
 from dataclasses import dataclass
 
@@ -7,25 +7,25 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Adjustments:
-    """Differences from the geometry of a scan, and what the detector sees besides; None is no difference.
+    """Corrections of a scan's geometry, and intensity that does not come from the probe; None is no correction.
 
-    ``angle`` and ``distance`` number the model's distinct ``angles_rad`` and ``effective_distances_m``.
+    The axes ``angle`` and ``distance`` index the model's ``angles_rad`` and ``effective_distances_m``.
 
     Attributes:
         position_m: (view, 2) added to each view's position (y, x), metres.
         axis_shift_m: (angle, 2) added to the position (y, x) of all views at an angle, metres.
         intensity: (angle,) factor on the expected intensity of all views at an angle.
         distance_m: (distance,) added to each effective distance, metres. In the far field the object's pixel grows with
-            the distance, and positions in pixels shrink; light on its way through the sample is left as it is.
-        distance_shift_m: (distance, 2) by which the frames of a distance are moved (y, x), metres at the object.
-        distance_magnification: (distance,) part by which the frames of a distance are larger about their middle.
-        distance_rotation_rad: (distance,) turn of the frames of a distance about their middle, from x towards y.
+            the distance, so positions in pixels shrink; the propagation through the sample does not change.
+        distance_shift_m: (distance, 2) shift (y, x) of the frames at a distance, metres at the object.
+        distance_magnification: (distance,) relative magnification of the frames at a distance about their centre.
+        distance_rotation_rad: (distance,) rotation of the frames at a distance about their centre, from x towards y.
         angle_rad: (angle,) added to each rotation angle, radians.
         tilt_rad: (2,) tilt (α, γ) of the rotation axis, radians, see ``optics.rotate``.
-        slice_thickness_m: () or (slice,) added to the thickness of the slices, metres; the volume's middle stays.
+        slice_thickness_m: () or (slice,) added to the slice thickness, metres; the centre of the volume stays.
         variations: complex (variation, y, x) shapes that are added to the first mode of the probe at z = 0.
-        variation_of_view: (view, variation) how much of each shape a view's probe has.
-        background: () or (y, x) intensity that is no light of the probe, in the units of |probe|².
+        variation_of_view: (view, variation) weight of each shape in a view's probe.
+        background: () or (y, x) intensity that does not come from the probe, in the units of |probe|².
     """
 
     position_m: Tensor | None = None
@@ -44,4 +44,4 @@ class Adjustments:
 
 
 NO_ADJUSTMENTS = Adjustments()
-"""The scan as its geometry says."""
+"""The geometry without corrections."""

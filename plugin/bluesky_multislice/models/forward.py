@@ -1,6 +1,6 @@
-"""The forward model that all techniques share: volume and probe in, noiseless expected intensity of views out.
+"""The forward model of all techniques: noiseless expected intensity of views from a volume and a probe.
 
-Shapes: volume (z, y, x), of the rows that this rank holds; probe (mode, y, x) on the window; intensity (view, y, x).
+Shapes: volume (z, y, x), the rows that this rank holds; probe (mode, y, x) on the window; intensity (view, y, x).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from torch.nn import functional
 
 from bluesky_multislice.measurement import ScanGeometry, VolumeGrid
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
-from bluesky_multislice.models.alike import Alike, alike_rows
+from bluesky_multislice.models.alike import SharedWaves, shared_waves
 from bluesky_multislice.models.camera import Camera
 from bluesky_multislice.models.frame_tiles import FrameTiles, check_tiles
-from bluesky_multislice.models.turned import Turned
+from bluesky_multislice.models.turned import RotatedObject
 from bluesky_multislice.optics import (
     BETWEEN_MID_PLANES,
     PROPAGATIONS,
     Interpolation,
     Kernel,
     absorbing_margin,
-    most_decay,
+    largest_decay_rate,
     on_device,
     planes_of_slices,
     propagator,
@@ -36,48 +36,50 @@ from bluesky_multislice.parallel import Mesh, Slab, ranks_of_views
 
 Edges = Literal["periodic", "outgoing"]
 
-_WHOLE = 1e-3
-"""Pixels below which a window counts as beginning on a whole pixel."""
+_SUBPIXEL_TOLERANCE = 1e-3
+"""Subpixel shifts below this many pixels count as zero."""
 
 
 class ForwardModel(nn.Module):
     """Expected intensity of the views of a thick sample.
 
-    The probe stands still while the sample moves: a view sees the window of the turned object around its position; the
-    part of the position below one pixel shifts the probe, and for near-field frames the detector with it.
+    The window of a view is the part of the rotated object around the view's position. The subpixel part of the position
+    shifts the probe and, for near-field frames, the detector with it.
 
     Args:
         geometry: the scan.
-        grid: the volume's grid; its lateral pitch is the window's.
-        slices: slices that the volume's planes are binned to along the beam; they need not divide them evenly.
-        propagation: name of a propagation in ``optics.PROPAGATIONS``; projection takes one slice.
+        grid: the volume's grid; the window has the same lateral pitch.
+        slices: number of slices into which the volume's planes are averaged along the beam; they need not divide the
+            planes evenly.
+        propagation: name of a propagation in ``optics.PROPAGATIONS``; projection uses one slice.
         options: further keywords of that propagation.
-        margin: pixels that the window has around the field on every side, against wrap-around.
-        edges: ``periodic``, or ``outgoing``: light leaves at the window's edges, in ``margin`` or an eighth of it.
-        interpolation: how the sample is turned, see ``optics.rotate``.
-        oversampling: pixels of ``geometry`` on a side of each pixel of the frames that come out.
-        point_spread_pixels: σ of the detector's Gaussian point spread, in pixels of the frames that come out.
-        way_to_detector: kernel of the way to a near-field detector; that to the plane of a lens is exact.
-        precision: of the real numbers that it computes with.
-        slab: which rows of the volume this rank holds, and which views it computes; None: all of both.
+        margin: pixels of the window around the field on every side, against wrap-around.
+        edges: ``periodic``, or ``outgoing``: waves are absorbed at the window's edges, within ``margin`` or, without a
+            margin, an eighth of the window.
+        interpolation: interpolation of the rotation, see ``optics.rotate``.
+        oversampling: pixels of ``geometry`` per pixel of the computed frames, along each axis.
+        point_spread_pixels: σ of the detector's Gaussian point spread, in pixels of the computed frames.
+        way_to_detector: propagation kernel to a near-field detector; with a lens, the exact kernel is used.
+        precision: real floating-point type of the computation.
+        slab: the volume's rows that this rank holds and the views that it computes; None: all of both.
         frame_tiles: the rows of every frame that each rank of an angle computes, with a halo; None: whole frames.
 
     Attributes:
         angles_rad: (angle,) distinct rotation angles.
-        angle_of: (view,) which of them a view has.
-        camera: makes frames of the exit waves.
-        effective_distances_m: (distance,) distinct effective distances to the detector, one for each way there.
+        angle_of: (view,) index of each view's angle.
+        camera: computes frames from exit waves.
+        effective_distances_m: (distance,) effective distance of each distinct pair of distance and magnification.
         far_field: whether frames are diffraction patterns.
         frame: pixels (y, x) of whole frames.
-        frame_rows: which rows of them come out here.
+        frame_rows: rows of the frames that this rank computes.
         pixel_m: pitch (y, x) of the window.
-        slab: which rows of the volume this rank holds, and which views it computes.
+        slab: the volume's rows that this rank holds and the views that it computes.
         slice_thickness_m: thickness of each slice.
         window: pixels (y, x) of the probe.
-        tile: pixels (y, x) of the waves that are computed here, a part of the window or all of it.
+        tile: pixels (y, x) of the waves that this rank computes, part or all of the window.
 
     Raises:
-        ScanError: tiles of frames that are not holograms of one magnification.
+        ScanError: frame tiles for frames that are not holograms of one magnification.
     """
 
     _off_middle_m: Tensor
@@ -124,7 +126,7 @@ class ForwardModel(nn.Module):
         self.tile = (end - start, self.window[1])
         self.pixel_m = (grid.voxel_size_m[1], grid.voxel_size_m[2])
         self.angles_rad, self.angle_of = np.unique(geometry.angle_rad, return_inverse=True)
-        self._let_out(propagation, edges)
+        self._set_edges(propagation, edges)
         self._interpolation: Interpolation = interpolation
         self.camera = Camera(
             geometry,
@@ -143,11 +145,11 @@ class ForwardModel(nn.Module):
         self._first = self._first_pixels(geometry.position_m)
         off_middle_m = torch.as_tensor(geometry.position_m - np.array(grid.center_m[1:]), dtype=precision)
         self.register_buffer("_off_middle_m", off_middle_m, persistent=False)
-        self._leave_outer_steps(propagation)
+        self._merge_outer_steps(propagation)
         thickness = torch.tensor(self.slice_thickness_m, dtype=torch.float64)
         distances = torch.as_tensor(self.effective_distances_m)
         self.register_buffer("_distances_m", distances, persistent=False)
-        self._held: NDArray[np.float64] | None = None
+        self._fixed_shift: NDArray[np.float64] | None = None
         self.register_buffer("_to_entrance", self._entrance(thickness), persistent=False)
         self.register_buffer("_to_detector", self._exit(thickness, distances), persistent=False)
 
@@ -157,33 +159,33 @@ class ForwardModel(nn.Module):
 
     @property
     def first_rows(self) -> NDArray[np.intp]:
-        """(view,) the volume's row in which each view's window begins; it may lie outside."""
+        """(view,) first row of each view's window in the volume; it may be outside of the volume."""
         return np.rint(self._first[:, 0]).astype(np.intp)
 
     @property
     def between_pixels(self) -> NDArray[np.bool_]:
-        """(view,) whether each view's window begins between pixels, so that the probe is moved there."""
-        return np.abs(self._first - np.rint(self._first)).max(1) >= _WHOLE
+        """(view,) whether each view's window starts between pixels, so that the probe needs a subpixel shift."""
+        return np.abs(self._first - np.rint(self._first)).max(1) >= _SUBPIXEL_TOLERANCE
 
     def ranks_of_views(self, slabs: int) -> NDArray[np.intp]:
-        """Return for each view of the scan the slab whose rank computes it, see ``parallel.ranks_of_views``."""
+        """Return (view,) the index of the slab whose rank computes each view, see ``parallel.ranks_of_views``."""
         return ranks_of_views(self._first[:, 0], self.window[0], self.grid.shape[1], slabs)
 
-    def _leave_outer_steps(self, propagation: str) -> None:
-        """Take the half steps outside the first and the last slice with the ways to entrance and detector, if possible.
+    def _merge_outer_steps(self, propagation: str) -> None:
+        """Merge the two outer half steps with the propagation to the entrance plane and to the detector, if possible.
 
-        A diffraction pattern does not see a unitary last half step, and takes no way that another could go with.
+        In the far field the last half step is omitted, because a unitary step does not change a diffraction pattern.
         """
         self._outer_kernel: Kernel | None = None
         kernel: Kernel = self._options.get("kernel", "angular_spectrum")
         optics = {"pixel_size_m": self.pixel_m, "wavelength_m": self.wavelength_m, "kernel": kernel}
-        unitary = most_decay(self.tile, **optics) == 0
+        unitary = largest_decay_rate(self.tile, **optics) == 0
         if propagation in BETWEEN_MID_PLANES and (unitary or not self.far_field):
             self._outer_kernel = kernel
             self._options["between_mid_planes"] = True
 
     def _entrance(self, thickness_m: Tensor) -> Tensor:
-        """Return the transfer function (y, x) from z = 0 to the plane where the propagation begins."""
+        """Return the transfer function (y, x) from z = 0 to the plane where the propagation starts."""
         transfer = self._transfer(-thickness_m.sum() / 2, band_limit=True)
         if self._outer_kernel is not None:
             transfer = transfer * self._transfer(thickness_m[0] / 2, kernel=self._outer_kernel)
@@ -191,10 +193,10 @@ class ForwardModel(nn.Module):
 
     def _exit(self, thickness_m: Tensor, distances_m: Tensor) -> Tensor:
         """Return the transfer functions (distance, y, x) from the plane where the propagation ends to the detector."""
-        ways = self.camera.ways(distances_m - thickness_m.sum() / 2)
+        transfers = self.camera.transfers_to_detector(distances_m - thickness_m.sum() / 2)
         if self._outer_kernel is None or self.far_field:
-            return ways
-        return ways * self._transfer(thickness_m[-1] / 2, kernel=self._outer_kernel).to(ways)
+            return transfers
+        return transfers * self._transfer(thickness_m[-1] / 2, kernel=self._outer_kernel).to(transfers)
 
     def _transfer(self, distance_m: Tensor, *, kernel: Kernel = "angular_spectrum", band_limit: bool = False) -> Tensor:
         return propagator(
@@ -206,8 +208,8 @@ class ForwardModel(nn.Module):
             band_limit=band_limit,
         )
 
-    def _let_out(self, propagation: str, edges: Edges) -> None:
-        """Have light leave at the edges: finite difference has a layer of its own, others multiply with a mask."""
+    def _set_edges(self, propagation: str, edges: Edges) -> None:
+        """Set absorption at the edges: finite difference has its own layer, other propagations use a mask."""
         mask = None
         if edges == "outgoing" and propagation.startswith("finite-difference"):
             self._options["boundary"] = edges
@@ -217,13 +219,13 @@ class ForwardModel(nn.Module):
         self.register_buffer("_absorber", mask, persistent=False)
 
     def _cut(self, field: Tensor) -> Tensor:
-        """Return the rows (..., y, x) computed here of a field on the window, which begins again at its end."""
+        """Return this rank's rows (..., y, x) of a field on the window; the window is periodic."""
         if self.tile == self.window:
             return field
         return field.index_select(-2, torch.arange(*self._own_window, device=field.device) % self.window[0])
 
     def _first_pixels(self, position_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return where in the volume's planes each window begins, (view, 2) pixels (y, x), not rounded."""
+        """Return the first pixel (view, 2) (y, x) of each window in the volume's planes, not rounded."""
         offset = position_m - np.array(self.grid.center_m[1:])
         return offset / np.array(self.pixel_m) + (np.array(self.grid.shape[1:]) - np.array(self.window)) / 2
 
@@ -236,20 +238,20 @@ class ForwardModel(nn.Module):
         adjustments: Adjustments = NO_ADJUSTMENTS,
         *,
         unit: float = 1.0,
-        turned: Turned | None = None,
+        rotated: RotatedObject | None = None,
     ) -> Tensor:
         """Return the expected intensity (view, y, x), in the units of |probe|², of the views that this rank computes.
 
-        Every rank that holds a slab of the volume calls it with the same views.
+        Every rank that holds a slab of the volume must call it with the same views.
 
         Args:
-            delta: (z, y, x), the rows held.
-            beta: the same shape; None absorbs nothing.
-            probe: complex (mode, y, x) at z = 0, shaped like ``window``.
-            views: which views.
-            adjustments: differences from the geometry, differentiable.
-            unit: what δ and β are multiplied by, slice by slice instead of as a whole.
-            turned: from ``turn`` for these views at one angle, which δ and β need not be turned for again.
+            delta: δ/unit (z, y, x), the rows held.
+            beta: β/unit, the same shape; None: no absorption.
+            probe: complex (mode, y, x) at z = 0, with the shape of ``window``.
+            views: (view,) indices of the views.
+            adjustments: corrections of the geometry, differentiable.
+            unit: factor on δ and β; applied to each slice, to avoid a scaled copy of the volume.
+            rotated: the object rotated for these views, from ``rotate_object``; the views must have one angle.
         """
         index = np.asarray(views)
         angle_of = self.angle_of[index]
@@ -257,65 +259,66 @@ class ForwardModel(nn.Module):
         parts, order = [], []
         for angle in angles.tolist():
             members = np.flatnonzero(angle_of == angle)
-            parts.append(self._at_angle(delta, beta, probe, angle, index[members], adjustments, unit, turned))
+            parts.append(self._at_angle(delta, beta, probe, angle, index[members], adjustments, unit, rotated))
             order.append(members[self.slab.computes(index[members])])
         if len(angles) == 1:
             return parts[0]
         own = np.concatenate(order) if order else np.arange(0)
         return torch.cat(parts)[on_device(own.argsort(), parts[0].device)] if parts else torch.empty(0)
 
-    def turn(
+    def rotate_object(
         self,
         delta: Tensor,
         beta: Tensor | None,
         views: NDArray[np.intp],
         adjustments: Adjustments = NO_ADJUSTMENTS,
-    ) -> Turned:
-        """Turn the sample for views at one angle, and send other ranks the rows that they need without waiting.
+    ) -> RotatedObject:
+        """Rotate the object for views at one angle and start sending the rows that other ranks need.
 
         See ``forward`` for the arguments.
         """
         angle = int(self.angle_of[views[0]])
         starts, _ = self._starts(views, self._shift(slice(angle, angle + 1), views, adjustments))
-        wanted = self.slab.wanted(views, starts[:, 0], self._windows)
-        return Turned(torch.stack(self._planes(delta, beta, angle, adjustments)), self.slab, wanted)
+        needed = self.slab.rows_needed(views, starts[:, 0], self._windows)
+        return RotatedObject(torch.stack(self._planes(delta, beta, angle, adjustments)), self.slab, needed)
 
-    def light(self, probe: Tensor, views: Sequence[int] | NDArray[np.intp]) -> Tensor:
-        """Return |probe|² (y, x) summed over the windows of views, in the rows held of planes that are not turned.
+    def summed_illumination(self, probe: Tensor, views: Sequence[int] | NDArray[np.intp]) -> Tensor:
+        """Return |probe|² (y, x) summed over the windows of views, on the rows held of a plane in the lab frame.
 
         Args:
-            probe: complex (mode, y, x) at z = 0, shaped like ``window``.
-            views: which views; also those that other ranks compute.
+            probe: complex (mode, y, x) at z = 0, with the shape of ``window``.
+            views: (view,) indices of the views, including those that other ranks compute.
         """
         starts, (left, right, bottom, top) = self._padded(
             self._starts(np.asarray(views), None)[0], self.window, self.grid.shape[1]
         )
         (ny, nx), (height, width) = self.window, self.grid.shape[1:]
-        spread = probe.abs().square().sum(0)
-        light = spread.new_zeros((height + bottom + top, width + left + right))
+        intensity = probe.abs().square().sum(0)
+        total = intensity.new_zeros((height + bottom + top, width + left + right))
         for y, x in starts:
-            light[y : y + ny, x : x + nx] += spread
-        return self.slab.part_of(light[bottom : bottom + height, left : left + width])
+            total[y : y + ny, x : x + nx] += intensity
+        return self.slab.part_of(total[bottom : bottom + height, left : left + width])
 
     @torch.enable_grad()
     def exposure(self, probe: Tensor, views: Sequence[int] | NDArray[np.intp]) -> Tensor:
-        """Return the light (z, y, x) that each voxel gets: Σ|probe|² over views, in straight lines along the beam.
+        """Return the exposure (z, y, x) of each voxel: Σ|probe|² over views, along straight rays.
 
         Args:
             probe: complex (mode, y, x).
-            views: which views; also those that other ranks compute.
+            views: (view,) indices of the views, including those that other ranks compute.
 
         Returns:
             (z, y, x), the rows held.
         """
         index = np.asarray(views)
-        nothing = torch.zeros((), dtype=self._precision, device=probe.device)
-        volume = with_y_last(self.slab.part_of(nothing.expand(self.grid.shape))).requires_grad_()
+        zero = torch.zeros((), dtype=self._precision, device=probe.device)
+        volume = with_y_last(self.slab.part_of(zero.expand(self.grid.shape))).requires_grad_()
         for angle in np.unique(self.angle_of[index]).tolist():
-            # The same light falls on all planes, and so on their mean.
+            # The illumination is the same in all planes, so the mean plane is enough.
             mean = rotate(volume, float(self.angles_rad[angle]), interpolation=self._interpolation, slices=1)[0]
-            (len(volume) * mean * self.light(probe, index[self.angle_of[index] == angle])).sum().backward()
-        return nothing.new_zeros(volume.shape) if volume.grad is None else volume.grad
+            illumination = self.summed_illumination(probe, index[self.angle_of[index] == angle])
+            (len(volume) * mean * illumination).sum().backward()
+        return zero.new_zeros(volume.shape) if volume.grad is None else volume.grad
 
     def _at_angle(
         self,
@@ -326,91 +329,94 @@ class ForwardModel(nn.Module):
         views: NDArray[np.intp],
         adjustments: Adjustments,
         unit: float,
-        turned: Turned | None,
+        rotated: RotatedObject | None,
     ) -> Tensor:
-        """Return the expected intensity (view, y, x) of the views at one of the angles that this rank computes."""
+        """Return the expected intensity (view, y, x) of those views at one angle that this rank computes."""
         starts, fraction = self._starts(views, self._shift(slice(angle, angle + 1), views, adjustments))
-        wanted = self.slab.wanted(views, starts[:, 0], self._windows)
-        if turned is not None:
-            planes = turned.arrive().unbind()
+        needed = self.slab.rows_needed(views, starts[:, 0], self._windows)
+        if rotated is not None:
+            planes = rotated.receive().unbind()
         else:
             planes = self._planes(delta, beta, angle, adjustments)
             if not self.slab.whole:
-                # Every rank takes part in the exchange, also where it computes none of these views.
-                planes = self.slab.gather(torch.stack(planes), wanted).unbind()
-        here = self.slab.computes(views)
-        own = views[here]
+                # Every rank takes part in the exchange, even if it computes none of these views.
+                planes = self.slab.gather(torch.stack(planes), needed).unbind()
+        is_own = self.slab.computes(views)
+        own = views[is_own]
         if not len(own):
             return planes[0].new_zeros((0, *self.frame)) + sum(part.sum() for part in planes)
-        first_row = wanted[self.slab.mesh.slab][0] - self._own_window[0]
-        moved, padding = self._padded(starts[here] - np.array([first_row, 0]), self.tile, planes[0].shape[-2])
+        first_row = needed[self.slab.mesh.slab][0] - self._own_window[0]
+        origins, padding = self._padded(starts[is_own] - np.array([first_row, 0]), self.tile, planes[0].shape[-2])
         padded = [functional.pad(unit * part, padding) for part in planes]
         padded = padded if beta is not None else [*padded, torch.zeros_like(padded[0])]
-        if fraction is not None and not here.all():
-            fraction = fraction[on_device(np.flatnonzero(here), fraction.device)]
-        intensity = self._expect(padded[0], padded[1], moved, fraction, probe, own, adjustments)
+        if fraction is not None and not is_own.all():
+            fraction = fraction[on_device(np.flatnonzero(is_own), fraction.device)]
+        intensity = self._expect(padded[0], padded[1], origins, fraction, probe, own, adjustments)
         if adjustments.intensity is not None:
             intensity = intensity * adjustments.intensity[angle]
         if adjustments.background is None:
             return intensity
-        # One for all pixels, or a map of the whole frame.
+        # The background is one number for all pixels, or a map of the whole frame.
         return intensity + adjustments.background.expand(self.frame)[self.frame_rows]
 
     def _shift(self, angle: slice | Tensor, views: NDArray[np.intp], adjustments: Adjustments) -> Tensor | None:
-        """Return how far the windows of views are moved, (view, 2) or (1, 2) pixels.
+        """Return the shift of the views' windows by the adjustments, (view, 2) or (1, 2) pixels.
 
         Args:
-            angle: which one all have, or the number of each one's (view,).
-            views: which views.
-            adjustments: differences from the geometry.
+            angle: slice with the index of the common angle, or the index of each view's angle (view,).
+            views: (view,) indices of the views.
+            adjustments: corrections of the geometry.
         """
-        moves = []
+        shifts = []
         if adjustments.position_m is not None:
-            moves.append(adjustments.position_m[on_device(views, self._device)])
+            shifts.append(adjustments.position_m[on_device(views, self._device)])
         if adjustments.axis_shift_m is not None:
-            moves.append(adjustments.axis_shift_m[angle])
+            shifts.append(adjustments.axis_shift_m[angle])
         if self.far_field and adjustments.distance_m is not None:
-            shrunk = 1 / (1 + adjustments.distance_m / self._distances_m.to(adjustments.distance_m)) - 1
+            scaling = 1 / (1 + adjustments.distance_m / self._distances_m.to(adjustments.distance_m)) - 1
             index, distance = (on_device(each, self._device) for each in (views, self.camera.distance_of[views]))
-            moves.append(shrunk[distance, None] * self._off_middle_m[index])
-        return (sum(moves) / on_device(self.pixel_m, self._device).to(moves[0])).to(self._precision) if moves else None
+            shifts.append(scaling[distance, None] * self._off_middle_m[index])
+        if not shifts:
+            return None
+        return (sum(shifts) / on_device(self.pixel_m, self._device).to(shifts[0])).to(self._precision)
 
-    def hold(self, adjustments: Adjustments) -> None:
-        """Fix each window's first pixel where these adjustments move it, until the next call.
+    def fix_windows(self, adjustments: Adjustments) -> None:
+        """Fix each window's first pixel at its position with these adjustments, until the next call.
 
-        Later shifts move the probe instead, so no number is read from an accelerator. Before the first call, windows
-        follow every adjustment.
+        Later changes shift the probe instead, so no number has to be read from an accelerator. Before the first call,
+        windows follow every adjustment.
 
         Args:
-            adjustments: of the positions, the axis and, in the far field, the distance.
+            adjustments: corrections of the positions, the axis and, in the far field, the distance.
         """
         views = np.arange(len(self.angle_of))
         shift = self._shift(on_device(self.angle_of, self._device), views, adjustments)
-        self._held = np.zeros((len(views), 2))
+        self._fixed_shift = np.zeros((len(views), 2))
         if shift is not None:
-            self._held[:] = shift.detach().cpu().numpy()
+            self._fixed_shift[:] = shift.detach().cpu().numpy()
 
     def _starts(self, views: NDArray[np.intp], shift: Tensor | None) -> tuple[NDArray[np.intp], Tensor | None]:
-        """Return each window's first pixel (y, x) in the volume's planes, and what is left below one pixel.
+        """Return each window's first pixel (y, x) in the volume's planes, and the subpixel rest (view, 2).
 
-        None is left where nothing is shifted and all windows begin on whole pixels.
+        The rest is None if nothing is shifted and all windows start on whole pixels.
         """
         first = self._first[views]
-        moved = 0.0
+        rounded_shift = 0.0
         if shift is not None:
-            moved = shift.detach().cpu().numpy() if self._held is None else self._held[views]
-        starts = np.rint(first + moved).astype(np.intp)
-        left = first - starts
+            fixed = self._fixed_shift
+            rounded_shift = shift.detach().cpu().numpy() if fixed is None else fixed[views]
+        starts = np.rint(first + rounded_shift).astype(np.intp)
+        rest = first - starts
         fraction = None
         if shift is not None or self.between_pixels[views].any():
-            fraction = on_device(left, self._device, self._precision)
+            fraction = on_device(rest, self._device, self._precision)
             fraction = fraction if shift is None else fraction + shift
         return starts, fraction
 
     def _padded(
         self, starts: NDArray[np.intp], window: tuple[int, int], height: int
     ) -> tuple[list[tuple[int, int]], tuple[int, int, int, int]]:
-        """Return where windows begin in planes of so many rows, padded so that all lie inside, and the padding."""
+        """Return the windows' first pixels in planes padded to contain all windows, and the padding (x, x, y, y)."""
         extent = np.array([height, self.grid.shape[2]])
         before = np.maximum(-starts.min(0), 0)
         after = np.maximum(starts.max(0) + np.array(window) - extent, 0)
@@ -418,7 +424,7 @@ class ForwardModel(nn.Module):
         return [(y, x) for y, x in (starts + before).tolist()], padding
 
     def _planes(self, delta: Tensor, beta: Tensor | None, angle: int, adjustments: Adjustments) -> list[Tensor]:
-        """Return δ (slice, y, x) of the turned object, and β where there is one."""
+        """Return δ (slice, y, x) of the rotated object, and β unless it is None."""
         angle_rad = float(self.angles_rad[angle])
         if adjustments.angle_rad is not None:
             angle_rad = angle_rad + adjustments.angle_rad[angle].double()
@@ -436,16 +442,17 @@ class ForwardModel(nn.Module):
 
     def _lengths(self, adjustments: Adjustments) -> tuple[list[float] | Tensor, Tensor, Tensor]:
         """Return the slices' thickness, and the transfer functions to the entrance and to the detector."""
-        more, further = adjustments.slice_thickness_m, None if self.far_field else adjustments.distance_m
+        added_thickness = adjustments.slice_thickness_m
+        added_distance = None if self.far_field else adjustments.distance_m
         thickness = self.slice_thickness_m
-        if more is None and further is None:
+        if added_thickness is None and added_distance is None:
             return thickness, self._to_entrance, self._to_detector
-        distances = self._distances_m if further is None else self._distances_m + further
-        on_the_device = on_device(thickness, self._device, torch.float64)
-        if more is None:
-            return thickness, self._to_entrance, self._exit(on_the_device, distances)
-        on_the_device = on_the_device + more
-        return on_the_device, self._entrance(on_the_device), self._exit(on_the_device, distances)
+        distances = self._distances_m if added_distance is None else self._distances_m + added_distance
+        thickness_m = on_device(thickness, self._device, torch.float64)
+        if added_thickness is None:
+            return thickness, self._to_entrance, self._exit(thickness_m, distances)
+        thickness_m = thickness_m + added_thickness
+        return thickness_m, self._entrance(thickness_m), self._exit(thickness_m, distances)
 
     def _expect(
         self,
@@ -458,19 +465,19 @@ class ForwardModel(nn.Module):
         adjustments: Adjustments,
     ) -> Tensor:
         thickness, to_entrance, to_detector = self._lengths(adjustments)
-        alike = self._alike(views, adjustments)
-        moved = fraction
-        if alike is not None:
-            starts = [starts[view] for view in alike.first]
-            moved = None if fraction is None else alike.first_of(fraction)
+        shared = self._shared_waves(views, adjustments)
+        shift = fraction
+        if shared is not None:
+            starts = [starts[view] for view in shared.first]
+            shift = None if fraction is None else shared.distinct(fraction)
         modes = (torch.fft.fft2(self._cut(probe)) * to_entrance)[:, None]
         if adjustments.variations is not None and adjustments.variation_of_view is not None:
             shapes = torch.fft.fft2(self._cut(adjustments.variations)) * to_entrance
             index = on_device(views, self._device)
-            own = torch.tensordot(adjustments.variation_of_view[index].to(shapes.dtype), shapes, 1)
-            modes = torch.cat([modes[:1] + own, modes[1:].expand(-1, len(views), -1, -1)])
-        if moved is not None:
-            modes = modes * shift_transfer(self.tile, moved)
+            variation = torch.tensordot(adjustments.variation_of_view[index].to(shapes.dtype), shapes, 1)
+            modes = torch.cat([modes[:1] + variation, modes[1:].expand(-1, len(views), -1, -1)])
+        if shift is not None:
+            modes = modes * shift_transfer(self.tile, shift)
         entrance = torch.fft.ifft2(modes).expand(-1, len(starts), -1, -1)
         wave = self._propagate(
             entrance.flatten(0, 1),
@@ -483,15 +490,15 @@ class ForwardModel(nn.Module):
             absorber=self._absorber,
             **self._options,
         ).unflatten(0, (len(modes), -1))
-        wave = wave if alike is None else alike.of_all(wave)
+        wave = wave if shared is None else shared.expand_to_views(wave)
         return self.camera(wave, to_detector, fraction, views, adjustments)
 
-    def _alike(self, views: NDArray[np.intp], adjustments: Adjustments) -> Alike | None:
-        """Return which views at an angle differ in their distance alone, None where none do.
+    def _shared_waves(self, views: NDArray[np.intp], adjustments: Adjustments) -> SharedWaves | None:
+        """Return the exit waves shared by views at an angle that differ only in distance; None if all are distinct.
 
-        Their exit waves are the same, and go through the sample once.
+        A shared wave is propagated through the sample once.
         """
-        own = adjustments.position_m, adjustments.variations, adjustments.distance_m if self.far_field else None
-        if len(self.effective_distances_m) == 1 or any(part is not None for part in own):
+        per_view = adjustments.position_m, adjustments.variations, adjustments.distance_m if self.far_field else None
+        if len(self.effective_distances_m) == 1 or any(part is not None for part in per_view):
             return None
-        return alike_rows(self._first[views])
+        return shared_waves(self._first[views])

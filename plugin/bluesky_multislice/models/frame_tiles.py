@@ -1,4 +1,4 @@
-"""Full-field frames cut into rows over the ranks of an angle: each computes its own, with a halo that is cut off."""
+"""Tiles of full-field frames: each rank of an angle computes some rows, with a halo that is cut off."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +18,8 @@ class FrameTiles:
     """The rows of a frame that each rank of an angle computes, all of the same view.
 
     Attributes:
-        ends: (slab + 1,) rows of the frame at which tiles begin and end.
-        halo: pixels of the window before and behind a tile that keep what lies farther away from disturbing it.
+        ends: (slab + 1,) first row of each tile, and the number of rows of the frame.
+        halo: pixels of the window added on both sides of a tile, so that its surroundings do not disturb it.
     """
 
     ends: tuple[int, ...]
@@ -31,62 +31,61 @@ class FrameTiles:
         return list(pairwise(self.ends))
 
     def in_window(self, window: int, *, margin: int, oversampling: int) -> list[Rows]:
-        """Return the rows of the window that each rank's waves have, halos included.
+        """Return the window's rows of each rank's waves, halos included.
 
-        They may reach over the window, where there is vacuum. Their number is one that the FFT is fast for; where it
-        would be that of the window at least they are all of its rows.
+        The rows may extend beyond the window, into vacuum. Their number is increased to one for which the FFT is fast.
+        If it reaches the number of rows of the window, the rank computes the whole window.
 
         Args:
-            window: rows of the window.
-            margin: rows that it has around the frame on either side.
-            oversampling: its rows in one of the frame's.
+            window: number of rows of the window.
+            margin: rows of the window on either side of the frame.
+            oversampling: rows of the window per row of the frame.
         """
-        found = []
+        rows = []
         for first, last in self.rows:
             start = margin + first * oversampling - self.halo
             length = int(next_fast_len((last - first) * oversampling + 2 * self.halo) or window)
-            found.append((start, start + length) if length < window else (0, window))
-        return found
+            rows.append((start, start + length) if length < window else (0, window))
+        return rows
 
     def coarser(self, factor: int) -> "FrameTiles":
-        """Return the tiles of frames of pixels that are larger by a factor, of which every tile is a multiple."""
+        """Return the tiles of frames binned by a factor, which must divide the rows of every tile."""
         return replace(self, ends=tuple(end // factor for end in self.ends), halo=-(-self.halo // factor))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "FrameTiles":
-        """Rebuild tiles from ``dataclasses.asdict``, with or without JSON in between."""
+        """Rebuild tiles from ``dataclasses.asdict``, also after a conversion to JSON."""
         return cls(tuple(values["ends"]), values["halo"])
 
 
 def even_tiles(rows: int, slabs: int, halo: int, multiple_of: int = 1) -> FrameTiles | None:
-    """Return tiles of as many rows each, the last one of fewer; None where one would have no row.
+    """Return tiles of equal size, the last one possibly smaller; None if a tile would have no row.
 
     Args:
-        rows: of the frame.
+        rows: number of rows of the frame.
         slabs: number of tiles.
-        halo: pixels of the window around each.
-        multiple_of: what the rows of a tile are a multiple of.
+        halo: pixels of the window added on both sides of each tile.
+        multiple_of: the number of rows of a tile is a multiple of this number.
     """
     step = -(-rows // (slabs * multiple_of)) * multiple_of
     ends = tuple(min(tile * step, rows) for tile in range(slabs + 1))
     return FrameTiles(ends, halo) if ends[-2] < ends[-1] else None
 
 
-def tiles_fit(geometry: ScanGeometry) -> bool:
-    """Return whether tiles serve the frames of a scan: holograms of one magnification, whose rows are the window's."""
+def tiles_are_valid(geometry: ScanGeometry) -> bool:
+    """Return whether frames can be tiled: holograms of one magnification, whose rows are rows of the window."""
     return geometry.detector.regime == "near_field" and bool(np.ptp(geometry.magnification) == 0)
 
 
 def check_tiles(geometry: ScanGeometry) -> None:
-    """Refuse frames that tiles do not serve.
+    """Check that the frames of a scan can be tiled.
 
     Raises:
         ScanError: diffraction patterns, or holograms of several magnifications.
     """
-    if not tiles_fit(geometry):
+    if not tiles_are_valid(geometry):
         raise ScanError(
-            "Tiles of a frame are computed alone where they depend on the object behind and around them only: in "
-            "holograms of one magnification.",
+            "Tiles of frames need holograms of one magnification, whose rows depend only on the object nearby.",
             got=f"the {geometry.detector.regime.replace('_', ' ')}, magnifications {geometry.magnification.min():g} to "
             f"{geometry.magnification.max():g}.",
             remedy="compute whole frames.",

@@ -1,4 +1,4 @@
-"""A probe on another window or other pixels."""
+"""Embedding and resampling of a probe."""
 
 import numpy as np
 import torch
@@ -9,16 +9,22 @@ from bluesky_multislice.errors import ScanError
 
 
 def embed(probe: NDArray, window: tuple[int, int]) -> Tensor:
-    """Return a probe (mode, y, x) in the middle of a window at least as large, complex64, dark around it.
+    """Return a probe (mode, y, x) zero-padded to a window at least as large, complex64.
 
     Raises:
-        ScanError: the probe is larger than the window, dark, or not finite.
+        ScanError: the probe is larger than the window, zero everywhere, or not finite.
     """
-    if not (np.isfinite(probe).all() and probe.any()):
+    if not np.isfinite(probe).all():
         raise ScanError(
-            "A probe must be finite and have light in it.",
-            got="NaN, infinite or only zero values.",
-            remedy="correct the scan's probe, or leave it out: then it is made from the frames.",
+            "The values of a probe must be finite.",
+            got="NaN or infinite values.",
+            remedy="correct the scan's probe, or omit it: the probe is then estimated from the frames.",
+        )
+    if not probe.any():
+        raise ScanError(
+            "A probe must be non-zero somewhere.",
+            got="only zeros.",
+            remedy="correct the scan's probe, or omit it: the probe is then estimated from the frames.",
         )
     room = [w - n for w, n in zip(window, probe.shape[-2:], strict=True)]
     if min(room) < 0:
@@ -33,7 +39,7 @@ def embed(probe: NDArray, window: tuple[int, int]) -> Tensor:
 
 
 def upsample(probe: NDArray, factor: int) -> NDArray:
-    """Return the probe (mode, y, x) on pixels ``factor`` times finer, of the same energy; its spectrum is padded."""
+    """Return the probe (mode, y, x) on pixels ``factor`` times finer, with the same energy, by padding its spectrum."""
     if factor == 1:
         return probe
     spectrum = np.fft.fftshift(np.fft.fft2(probe, norm="ortho"), axes=(-2, -1))
@@ -43,16 +49,16 @@ def upsample(probe: NDArray, factor: int) -> NDArray:
     padded = np.pad(spectrum, ((0, 0), *room))
     for axis, size in zip((-2, -1), sizes, strict=True):
         frequency = np.fft.fftshift(np.fft.fftfreq(size))
-        # The middles of both grids coincide, not their first pixels.
+        # The centres of both grids coincide, not their first pixels.
         phase = np.exp(-1j * np.pi * (factor - 1) * frequency)
         padded = padded * np.expand_dims(phase, -1 if axis == -2 else 0)
     return np.fft.ifft2(np.fft.ifftshift(padded, axes=(-2, -1)), norm="ortho").astype(probe.dtype)
 
 
 def downsample(probe: NDArray, factor: int) -> NDArray:
-    """Return the probe (mode, y, x) on pixels ``factor`` times coarser, without the spectrum that they cannot hold.
+    """Return the probe (mode, y, x) on pixels ``factor`` times coarser, by cropping its spectrum.
 
-    It has the energy of what is left, and undoes ``upsample``.
+    The energy of the remaining spectrum is kept. Inverse of ``upsample``.
     """
     if factor == 1:
         return probe

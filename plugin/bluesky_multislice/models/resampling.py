@@ -1,4 +1,4 @@
-"""A volume on another grid."""
+"""Resampling of a volume on another grid."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,12 @@ from bluesky_multislice.measurement import VolumeGrid
 
 
 def resample(volume: Tensor, grid: VolumeGrid, onto: VolumeGrid) -> Tensor:
-    """Return a volume on another grid, between voxels by straight lines, outside of its own grid as at its border.
+    """Return a volume on another grid by linear interpolation; border values continue outside of its own grid.
 
     Args:
         volume: (z, y, x) on ``grid``.
-        grid: where its voxels lie.
-        onto: where those of the result lie.
+        grid: grid of the volume.
+        onto: grid of the result.
     """
     if grid == onto:
         return volume
@@ -21,7 +21,7 @@ def resample(volume: Tensor, grid: VolumeGrid, onto: VolumeGrid) -> Tensor:
     for axis in (2, 1, 0):
         n, pitch, center = onto.shape[axis], onto.voxel_size_m[axis], onto.center_m[axis]
         where_m = center + (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * pitch - grid.center_m[axis]
-        # In half the extent of the grid, as grid_sample counts.
+        # In units of half the grid's extent, as grid_sample expects.
         lines.append((where_m * (2 / (grid.shape[axis] * grid.voxel_size_m[axis]))).to(volume))
     x, y, z = lines
     points = torch.stack(torch.broadcast_tensors(x, y[:, None], z[:, None, None]), dim=-1)

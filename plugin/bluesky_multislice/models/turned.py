@@ -1,4 +1,4 @@
-"""The sample turned for the views at one angle, while rows of its planes are on their way from other ranks and back."""
+"""The object rotated for the views at one angle, with asynchronous exchange of its rows between ranks."""
 
 from collections.abc import Sequence
 
@@ -9,44 +9,45 @@ from torch.autograd.function import once_differentiable
 from bluesky_multislice.parallel import Rows, Slab
 
 
-class Turned:
-    """Turned planes whose rows travel while something else is computed.
+class RotatedObject:
+    """Planes of the rotated object, whose rows are exchanged while other work is done.
 
-    Gradients stop at what has arrived, and go on from the planes once they have come back. Every rank of the angle goes
-    through the same steps in the same order: ``arrive``, a backward pass, ``send_back``, ``finish``.
+    Backpropagation has two parts: down to the received rows, and, after their gradients have returned, from the planes
+    held by this rank. Every rank of the angle must call ``receive``, a backward pass, ``send_back`` and ``finish`` in
+    this order.
 
     Args:
-        planes: (part, slice, y, x), parts δ and β, the rows held; they are sent at once.
-        slab: which rows are held.
-        wanted: for each rank of the angle its rows, from ``Slab.wanted``.
+        planes: (part, slice, y, x), parts δ and β, the rows held; sending starts at once.
+        slab: the rows held.
+        needed: rows that each rank of the angle needs, from ``Slab.rows_needed``.
     """
 
-    def __init__(self, planes: Tensor, slab: Slab, wanted: Sequence[Rows]) -> None:
-        self._planes, self._slab, self._wanted = planes, slab, wanted
-        self._coming = slab.send(planes.detach(), wanted)
-        self._arrived: Tensor
+    def __init__(self, planes: Tensor, slab: Slab, needed: Sequence[Rows]) -> None:
+        self._planes, self._slab, self._needed = planes, slab, needed
+        self._pending = slab.send(planes.detach(), needed)
+        self._received: Tensor
 
-    def arrive(self) -> Tensor:
-        """Wait, and return the rows wanted (part, slice, y, x), at which gradients stop."""
-        self._arrived = self._coming.arrive().requires_grad_()
-        return self._arrived
+    def receive(self) -> Tensor:
+        """Wait for the needed rows and return them (part, slice, y, x) as a leaf tensor."""
+        self._received = self._pending.receive().requires_grad_()
+        return self._received
 
     def send_back(self) -> None:
-        """Send the gradients to where their rows came from, without waiting."""
-        gradient = self._arrived.grad
-        gradient = torch.zeros_like(self._arrived) if gradient is None else gradient
-        self._coming = self._slab.send_back(gradient, self._wanted)
-        del self._arrived
+        """Start sending the gradients of the received rows to the ranks that hold these rows."""
+        gradient = self._received.grad
+        gradient = torch.zeros_like(self._received) if gradient is None else gradient
+        self._pending = self._slab.send_back(gradient, self._needed)
+        del self._received
 
     def finish(self) -> None:
-        """Wait for what comes back, and go on with the gradients."""
-        _Carried.apply(self._planes, self._coming.arrive()).backward()
+        """Wait for the gradients of the rows held, and backpropagate them through the rotation."""
+        _InjectGradient.apply(self._planes, self._pending.receive()).backward()
 
 
-class _Carried(torch.autograd.Function):
-    """A number whose gradient in the planes is the one given.
+class _InjectGradient(torch.autograd.Function):
+    """Returns a scalar whose gradient with respect to the planes is the given one.
 
-    ``Tensor.backward`` with a gradient imports PyTorch's symbolic shapes and SymPy, two seconds of every rank's start.
+    ``Tensor.backward`` with a gradient would import PyTorch's symbolic shapes and SymPy: two seconds per rank.
     """
 
     @staticmethod

@@ -15,17 +15,17 @@ from bluesky_multislice.optics.detection import (
 )
 from bluesky_multislice.optics.finite_difference import finite_difference
 from bluesky_multislice.optics.graphs import bytes_of_graphs
-from bluesky_multislice.optics.host import LateNumber, on_device
-from bluesky_multislice.optics.interpolation import bytes_of_turn, kept_turns
-from bluesky_multislice.optics.kernels import Choice, Kernels, Part, kernels_in_use, use_kernels, uses_fused
-from bluesky_multislice.optics.layout import as_it_lies, with_y_last
+from bluesky_multislice.optics.host import DeferredScalar, on_device
+from bluesky_multislice.optics.interpolation import bytes_per_rotation, cached_rotations
+from bluesky_multislice.optics.kernels import KernelChoice, Kernels, Part, kernels_in_use, use_kernels, uses_fused
+from bluesky_multislice.optics.layout import in_memory_order, with_y_last
 from bluesky_multislice.optics.margins import absorbing_margin
 from bluesky_multislice.optics.multislice import multislice
 from bluesky_multislice.optics.projection import projection
 from bluesky_multislice.optics.propagation import (
     Kernel,
     apply_transfer,
-    most_decay,
+    largest_decay_rate,
     phase_rate,
     propagate,
     propagator,
@@ -44,37 +44,37 @@ PROPAGATIONS = {
     "finite-difference-wide": functools.partial(finite_difference, stencil="wide"),
     "projection": projection,
 }
-"""Name of a propagation, as a recipe knows it → its function of (wave, δ, β); all take the same keywords."""
+"""Name of a propagation in the recipe → function of (wave, δ, β); all take the same keywords."""
 
 BETWEEN_MID_PLANES = frozenset({"multislice", "projection"})
-"""Those that can leave the two outer half steps to their caller (``between_mid_planes``)."""
+"""Propagations that can leave the two outer half steps to the caller (``between_mid_planes``)."""
 
 __all__ = [
     "BETWEEN_MID_PLANES",
     "PROPAGATIONS",
-    "Choice",
+    "DeferredScalar",
     "Gradient",
     "Interpolation",
     "Kernel",
+    "KernelChoice",
     "Kernels",
-    "LateNumber",
     "Part",
     "absorbing_margin",
     "affine",
     "apply_transfer",
-    "as_it_lies",
     "bin_pixels",
     "blur",
     "bytes_of_graphs",
-    "bytes_of_turn",
+    "bytes_per_rotation",
+    "cached_rotations",
     "far_field",
     "far_field_of_modes",
     "finite_difference",
     "halo_pixels",
-    "kept_turns",
+    "in_memory_order",
     "kernel_transfer",
     "kernels_in_use",
-    "most_decay",
+    "largest_decay_rate",
     "multislice",
     "near_field",
     "on_device",

@@ -1,4 +1,4 @@
-"""Memory that is used again, because touching fresh pages costs as much as a Fourier transform of them."""
+"""Reuse of freed buffers, because touching fresh pages costs as much as an FFT of them."""
 
 import math
 import os
@@ -10,28 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# PyTorch asks for huge pages from 2 MiB on, unless the environment says no: arrays as large as a volume come and go at
-# each step, which then takes less time and leaves no holes in the C library's heap, as measured (docs/memory.md).
-# It looks once, when it first needs memory.
+# Huge pages for tensors of 2 MiB and more, unless the environment forbids them. Arrays as large as a volume are
+# allocated and freed at each step; huge pages make this faster and avoid heap fragmentation (docs/memory.md).
+# PyTorch reads this variable once, at its first allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 MOST_BYTES = 2**28
-"""Bytes that are kept for use again, at most."""
+"""Largest total size of the blocks kept for reuse."""
 
-_LARGER = 1.25
-"""Most of a block's size over that of a tensor that is put into it: a rank's views in a batch vary by a few."""
+_LARGEST_BLOCK_RATIO = 1.25
+"""Largest size of a block over the tensor placed in it; a rank's number of views per batch varies slightly."""
 
-_UNUSED = 64
-"""Requests after which memory that none of them used is given back: some ten gradients of different sizes."""
+_UNUSED_REQUESTS = 64
+"""A block is freed after this many requests without use, about ten gradients of different sizes."""
 
 
 class _Block:
-    """Memory, whether a tensor is in it, and for how many requests none was."""
+    """A block of memory that holds at most one tensor, and the number of requests since its last use."""
 
     def __init__(self, size: int) -> None:
-        # numpy asks the system for huge pages where there is much of it.
+        # numpy requests huge pages for large arrays.
         self._bytes = np.empty(size, np.uint8)
-        self._given = lambda: None
+        self._array = lambda: None
         self.unused = 0
 
     @property
@@ -40,39 +40,38 @@ class _Block:
 
     @property
     def is_free(self) -> bool:
-        return self._given() is None
+        return self._array() is None
 
-    def give(self, kind: np.dtype, shape: Sequence[int]) -> Tensor:
-        # The tensor's storage, which its views share, holds the array.
-        array = self._bytes[: math.prod(shape) * kind.itemsize].view(kind).reshape(shape)
-        self._given = weakref.ref(array)
+    def tensor(self, dtype: np.dtype, shape: Sequence[int]) -> Tensor:
+        # The storage of the tensor and of its views keeps the array alive.
+        array = self._bytes[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+        self._array = weakref.ref(array)
         return torch.from_numpy(array)
 
 
 _kept: list[_Block] = []
-"""The one used last stands last."""
+"""Ordered by last use, most recent last."""
 _lock = threading.Lock()
 
 
 def empty(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Return a tensor of a shape, in the type and on the device of another, its values undefined.
+    """Return an uninitialised tensor of a shape, with the type and device of ``like``.
 
-    On the processor it takes, where there is one, the memory of an earlier tensor of as many bytes, or somewhat more,
-    that nobody holds any more. What has not been used for long is given back to the system, and sooner where more would
-    be kept than may be.
+    On the CPU it reuses the memory of a freed tensor of equal or slightly larger size. Blocks that are unused for long
+    are returned to the system, earlier if ``MOST_BYTES`` would be exceeded.
     """
     if like.device.type != "cpu":
         return like.new_empty(shape)
-    kind = torch.empty(0, dtype=like.dtype).numpy().dtype
+    dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
     with _lock:
-        return _block(math.prod(shape) * kind.itemsize).give(kind, shape)
+        return _block(math.prod(shape) * dtype.itemsize).tensor(dtype, shape)
 
 
 def _block(size: int) -> _Block:
     for block in _kept:
         block.unused = block.unused + 1 if block.is_free else 0
-    _kept[:] = [block for block in _kept if block.unused <= _UNUSED]
-    fitting = [block for block in _kept if block.is_free and size <= block.size <= _LARGER * size]
+    _kept[:] = [block for block in _kept if block.unused <= _UNUSED_REQUESTS]
+    fitting = [block for block in _kept if block.is_free and size <= block.size <= _LARGEST_BLOCK_RATIO * size]
     if fitting:
         block = min(fitting, key=lambda each: each.size)
         _kept.remove(block)
@@ -89,5 +88,5 @@ def _block(size: int) -> _Block:
 
 
 def bytes_kept() -> int:
-    """Return how much memory is kept, in use or for use again."""
+    """Return the total size of the kept blocks, in use or free."""
     return sum(block.size for block in _kept)

@@ -1,4 +1,4 @@
-"""Signs, axes and units that every other file follows.
+"""Signs, axes and units that all other modules follow.
 
 =============  =======================================================================================================
 frame          right-handed: z along the beam, y up and the rotation axis, x = y × z
@@ -7,13 +7,13 @@ origin         pixel i of n sits at (i − (n−1)/2)·pitch; the rotation axis 
 wave           exp(+ikz), k = 2π/λ, refractive index n = 1 − δ + iβ
 transmission   exp(−ikΔz·δ)·exp(−kΔz·β)
 propagation    F⁻¹[H·F[ψ]], H = exp(ikΔz(√(1−λ²f²) − 1)) (angular spectrum) or exp(−iπλΔz·f²) (Fresnel)
-z = 0          the plane of the rotation axis; a probe is what the wave would be there without a sample; a volume of
+z = 0          the plane of the rotation axis; a probe is the wave in that plane without a sample; a volume of
                thickness L spans z = −L/2 (entrance) to z = +L/2 (exit)
-rotation       sample turned by +θ about +y, from z towards x: the lab point (x, z) sees the sample point
+rotation       sample rotated by +θ about +y, from z towards x: the lab point (x, z) sees the sample point
                (x·cosθ − z·sinθ, x·sinθ + z·cosθ)
 far field      |FFT_ortho(exit wave)|², zero frequency at index n//2
-near field     |exit wave propagated from z = +L/2 to the detector|²; a cone beam is a parallel one with the Fresnel
-               scaling theorem's distance and pixel, its spherical phase taken out of the probe
+near field     |exit wave propagated from z = +L/2 to the detector|²; a cone beam is treated as a parallel beam with the
+               distance and pixel of the Fresnel scaling theorem; the probe does not contain its spherical phase
 =============  =======================================================================================================
 """
 

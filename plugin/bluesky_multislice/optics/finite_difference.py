@@ -1,12 +1,12 @@
-"""Finite difference of the one-way wave equation between the transmissions of the slices.
+"""Finite-difference solution of the one-way wave equation between the transmissions of the slices.
 
-∂ψ/∂z = (i/2k)∇²⊥ψ, or its wide-angle form, in alternating directions: a sweep of tridiagonal solves along x, the field
-turned, a sweep along y, turned back. The steps along x and y commute, so their product has no splitting error of its
-own. Out of √(1 + X + Y) − 1 it leaves −XY/4, a phase of kd·sin²α·sin²β/4 for a wave at angle α in x and β in y, where
-the paraxial equation leaves kd(sin²α + sin²β)²/8: for a wave inclined in x or y alone ``wide`` removes the error, on
-the diagonal it halves it.
+Solves ∂ψ/∂z = (i/2k)∇²⊥ψ, or its wide-angle form, in alternating directions: tridiagonal solves along x, then, on the
+transposed field, along y. The steps along x and y commute, so their product has no splitting error. It neglects the
+term −XY/4 of √(1 + X + Y) − 1. For a wave at angle α in x and β in y over a distance d this is a phase error of
+kd·sin²α·sin²β/4; the paraxial equation has kd(sin²α + sin²β)²/8. ``wide`` therefore removes the error for waves
+inclined in x or y alone, and halves it on the diagonal.
 
-The gradient is the adjoint solve: a step's transpose is the solve with the transposed matrices.
+The gradient is the adjoint solve: the transpose of a step is the solve with the transposed matrices.
 """
 
 import functools
@@ -25,18 +25,18 @@ from bluesky_multislice.optics.tridiagonal import Solver, Tridiagonal
 Boundary = Literal["periodic", "outgoing"]
 
 _LAYER = 16
-"""Pixels of the layer that lets waves out, at each end of a line of at least three times as many."""
+"""Pixels of the absorbing layer at each end of a line of at least three times this length."""
 
 _LAYER_STRENGTH = 4.0
-"""Imaginary stretching at the layer's end; of beams that run out at 0.3 to 1.5 rad a pixel 1e-5 to 1e-13 come back."""
+"""Imaginary stretching at the layer's end; it reflects 1e-5 to 1e-13 of beams with 0.3 to 1.5 rad per pixel."""
 
 
 _PART_BYTES = 2**20
-"""Bytes of a wave that one thread solves at a time, so that all levels of reduction find it in the cache."""
+"""Bytes of a wave that one thread solves at a time, so that they stay in the cache during all levels of reduction."""
 
 
 class Swap(Protocol):
-    """How a field that is held in rows is turned into columns and back.
+    """Transposes a field that is distributed by rows into one that is distributed by columns, and back.
 
     Attributes:
         shape: pixels (y, x) of the whole field.
@@ -45,15 +45,15 @@ class Swap(Protocol):
     shape: tuple[int, int]
 
     def to_columns(self, rows: Tensor) -> Tensor:
-        """Return waves (view, columns held, all y) of waves (view, rows held, all x)."""
+        """Return waves (view, columns held, all y) from waves (view, rows held, all x)."""
         ...
 
     def to_rows(self, columns: Tensor) -> Tensor:
-        """Return waves (view, rows held, all x) of waves (view, columns held, all y)."""
+        """Return waves (view, rows held, all x) from waves (view, columns held, all y)."""
         ...
 
     def largest(self, number: float) -> float:
-        """Return the largest of a number over all who hold rows."""
+        """Return the maximum of a number over all ranks that hold rows."""
         ...
 
 
@@ -80,32 +80,32 @@ def finite_difference(
         beta: β, the same shape as δ.
         wavelength_m: wavelength.
         pixel_size_m: lateral pitch, one number or (y, x).
-        slice_thickness_m: thickness of a slice, or one for each.
+        slice_thickness_m: thickness of all slices, or of each slice (z,).
         windows: first pixel (y, x) of each view's window in the planes.
         absorber: real (y, x) factor on the wave behind every slice.
-        gradient: which waves the gradient keeps.
-        stencil: ``plain`` (second order), ``compact`` (fourth order), or ``wide`` (compact, and beyond the paraxial
-            equation).
-        boundary: ``periodic``, or ``outgoing``: waves leave through a layer of 16 pixels at each edge (a third of the
-            field where it is smaller), in which the object ought to be uniform. Waves along z pass it untouched.
-        swap: where the rows of the field lie on several ranks, how they are exchanged. Each rank then hands in its own
-            rows of all arrays, and the gradient in the thickness, which all share, is this rank's part of a sum. All
-            ranks must ask for the same ``gradient``, and not for ``auto``, which looks at a rank's own memory.
+        gradient: which waves are stored for the gradient, see ``split_step``.
+        stencil: ``plain`` (second order), ``compact`` (fourth order), or ``wide`` (compact and wide-angle instead of
+            paraxial).
+        boundary: ``periodic``, or ``outgoing``: waves leave through a layer of 16 pixels at each edge (a third of a
+            smaller field), in which the object should be uniform. The layer does not change waves along z.
+        swap: exchanges rows between ranks, for a field that is distributed by rows. Each rank passes its own rows of
+            all arrays. The gradient with respect to the thickness is then this rank's term of a sum over ranks. All
+            ranks must use the same ``gradient``, and not ``auto``, which depends on a rank's own memory.
 
     Returns:
         complex (view, y, x). Differentiable in wave, δ, β and thickness.
 
     Raises:
-        ScanError: shapes contradict each other.
+        ScanError: shapes are inconsistent.
 
     Source: Ali et al., Opt. Express 28, 29590 (2020) for the equation; ``stencils`` for the step; Nissen & Kreiss,
     Commun. Comput. Phys. 9, 147 (2011) for the layer.
     """
-    field = swap or _Here((wave.shape[-2], wave.shape[-1]))
+    field = swap or _LocalSwap((wave.shape[-2], wave.shape[-1]))
     pitches = pixel_pair(pixel_size_m)
 
     def make_step(distance_m: Distance) -> "_Step":
-        # The levels of reduction depend on it: where it is refined on an accelerator, the host waits for it.
+        # The levels of reduction depend on the distance, so the host waits for one that is refined on an accelerator.
         distance_m = float(distance_m)
         y, x = (
             _line(n, pitch, distance_m, wavelength_m, stencil, boundary, wave.dtype, wave.device)
@@ -127,8 +127,8 @@ def finite_difference(
     )
 
 
-class _Here:
-    """A field that one process holds is turned by looking at it the other way."""
+class _LocalSwap:
+    """``Swap`` of a field that one process holds: a transposed view."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.shape = shape
@@ -144,7 +144,7 @@ class _Here:
 
 
 class _Step:
-    """The step in both directions, as ``split_step`` calls it."""
+    """The step along x and y, as a ``split_step.Step``."""
 
     def __init__(self, y: "_Line", x: "_Line", field: Swap, unitary: bool) -> None:
         self.y, self.x, self.field, self.unitary = y, x, field, unitary
@@ -177,7 +177,7 @@ def _line(
     dtype: torch.dtype,
     device: torch.device,
 ) -> "_Line":
-    """Return the step along a line; repeated calls share one."""
+    """Return the step along a line; repeated calls return the same object."""
     k = wavenumber(wavelength_m)
     per_distance = 1 / (4 * k * pitch_m**2)
     q, q_slope = fractions(stencil, distance_m * per_distance, k * pitch_m)
@@ -185,14 +185,16 @@ def _line(
 
 
 class _Line:
-    """∏ (1 + q̄ₘD)/(1 + qₘD) along the last axis; each is q̄/q + (1 − q̄/q)/(1 + qD), so only the solve costs.
+    """The operator ∏ (1 + q̄ₘD)/(1 + qₘD) along the last axis.
+
+    Each factor is computed as q̄/q + (1 − q̄/q)/(1 + qD): one tridiagonal solve and no product with D.
 
     Args:
-        second: D, complex128.
+        second: second difference D, complex128.
         q: (m,).
-        q_slope: ∂q/∂distance.
+        q_slope: ∂q/∂distance (m,).
         dtype: complex type of the waves.
-        device: where they are.
+        device: device of the waves.
     """
 
     def __init__(
@@ -202,7 +204,7 @@ class _Line:
         # A line of one pixel has no second difference.
         numbers = q.tolist() if len(second.diagonal) > 1 else []
         self._q_slope = q_slope.tolist()[: len(numbers)]
-        self._kept = [number.conjugate() / number for number in numbers]
+        self._unchanged = [number.conjugate() / number for number in numbers]
         self._solvers, self._transposed = (
             [Solver(d.one_plus(number), 1 - number.conjugate() / number, dtype, device) for number in numbers]
             for d in (second, second.transposed())
@@ -218,24 +220,24 @@ class _Line:
 
     def _sweep(self, wave: Tensor, out: Tensor, solvers: list[Solver]) -> Tensor:
         at_once = _lines_at_once(wave)
-        for part, found in zip(wave.split(at_once, -2), out.split(at_once, -2), strict=True):
+        for part, out_part in zip(wave.split(at_once, -2), out.split(at_once, -2), strict=True):
             before = part
-            for kept, solver in zip(self._kept, solvers, strict=True):
-                before = torch.add(solver.solve(before), before, alpha=kept, out=found)
+            for unchanged, solver in zip(self._unchanged, solvers, strict=True):
+                before = torch.add(solver.solve(before), before, alpha=unchanged, out=out_part)
         return out if solvers or out is wave else out.copy_(wave)
 
     def with_slope(self, wave: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the waves after the step and their slopes in distance, from the waves and slopes before it."""
-        for q_slope, kept, solver in zip(self._q_slope, self._kept, self._solvers, strict=True):
-            after = solver.solve(wave).add_(wave, alpha=kept)
-            # The solver's own weight is in the way here.
-            turn = self._second.product(q_slope.conjugate() * wave - q_slope * after).div_(1 - kept)
-            wave, slope = after, solver.solve(slope + turn).add_(slope, alpha=kept)
+        """Return the waves after the step and their derivatives in distance, from the same quantities before it."""
+        for q_slope, unchanged, solver in zip(self._q_slope, self._unchanged, self._solvers, strict=True):
+            after = solver.solve(wave).add_(wave, alpha=unchanged)
+            # Divided by the solver's weight, which does not belong to this term.
+            source = self._second.product(q_slope.conjugate() * wave - q_slope * after).div_(1 - unchanged)
+            wave, slope = after, solver.solve(slope + source).add_(slope, alpha=unchanged)
         return wave, slope
 
 
 def _lines_at_once(wave: Tensor) -> int:
-    """Return how many lines of waves (view, line, n) are solved together."""
+    """Return the number of lines of waves (view, line, n) that are solved together."""
     if wave.device.type != "cpu":
         return max(1, wave.shape[-2])
     line_bytes = wave.shape[0] * wave.shape[-1] * wave.element_size()
@@ -243,7 +245,7 @@ def _lines_at_once(wave: Tensor) -> int:
 
 
 def _second_difference(n: int, boundary: Boundary) -> Tridiagonal:
-    """Return D for pixels of size one: of a ring, or (1/s)∂(1/s)∂ in a stretched coordinate, no flux at the ends."""
+    """Return D at unit pitch: periodic, or (1/s)∂(1/s)∂ in a stretched coordinate with no flux at the ends."""
     ones = torch.ones(n, dtype=torch.complex128)
     if boundary == "periodic":
         return Tridiagonal(ones, -2 * ones, ones)

@@ -1,7 +1,7 @@
-"""Far-field intensity in single precision on the processor, and its adjoint: one pass over memory each.
+"""Far-field intensity in single precision on the CPU, and its adjoint, in one pass over memory each.
 
-I = Σ|F[ψ]|²/N over modes, with ∂L/∂ψ* = Fᴴ[2·∂L/∂I·F[ψ]]/N. The intensity has its zero frequency in the middle, the
-spectrum at its first pixel: instead of moving waves, each pass reads and writes rows in halves.
+I = Σ|F[ψ]|²/N over modes, with ∂L/∂ψ* = Fᴴ[2·∂L/∂I·F[ψ]]/N. The zero frequency is in the middle of the intensity, but
+at the first pixel of the spectrum. Each pass exchanges the halves of rows while it reads them, instead of an fftshift.
 """
 
 from typing import cast
@@ -18,7 +18,7 @@ from bluesky_multislice.optics.threaded_loops import in_threads
 
 
 def far_field_of_modes(wave: Tensor) -> Tensor:
-    """Return Σ|FFT_ortho(ψ)|² over the modes of waves (mode, view, y, x), complex64 on the processor: (view, y, x)."""
+    """Return Σ|FFT_ortho(ψ)|² (view, y, x) over the modes of waves (mode, view, y, x), complex64 on the CPU."""
     return cast(Tensor, _FarField.apply(wave))
 
 

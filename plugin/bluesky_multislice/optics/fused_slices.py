@@ -1,10 +1,9 @@
-"""Slices of an object in single precision on the processor: one pass over memory each, compiled by numba.
+"""Transmission of slices in single precision on the CPU, in one pass over memory each, compiled by numba.
 
-Several threads take parts of a pass that do not overlap, so the result does not depend on their number.
+The threads process parts that do not overlap, so the result does not depend on their number.
 
-Source of the polynomials and of the parts of π/2 and ln 2:
-Moshier, Cephes library, sinf.c and expf.c; the result differs from the exact T by less than 1.2·10⁻⁷ of one for phases
-below 10⁴ rad.
+Source of the polynomials and of the parts of π/2 and ln 2: Moshier, Cephes library, sinf.c and expf.c. The error of T
+is below 1.2·10⁻⁷ for phases below 10⁴ rad.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +18,13 @@ from bluesky_multislice.optics.threaded_loops import in_threads
 
 
 class FusedSlice:
-    """A ``Slice``; where each view has its own object, T is made again at each use, in registers.
+    """A ``Slice`` on the CPU; if each view has its own object, T is recomputed at each use, in registers.
 
     Args:
-        delta: δ (1 or view, Y, X), float32 on the processor.
+        delta: δ (1 or view, Y, X), float32 on the CPU.
         beta: β, the same shape and type.
         strength: kΔz.
-        first: first pixel that each view sees of shared planes, from ``seen``.
+        first: first pixel of each view's window in shared planes, from ``window_origins``.
     """
 
     def __init__(self, delta: Tensor, beta: Tensor, strength: float | Tensor, first: np.ndarray) -> None:
@@ -35,15 +34,15 @@ class FusedSlice:
             self._shared = np.empty(delta.shape[1:], np.complex64)
             pixels = _flat(self._delta, self._beta, self._shared)
 
-            def make(first: int, last: int) -> None:
+            def compute(first: int, last: int) -> None:
                 delta, beta, plane = (each[first:last] for each in pixels)
                 _transmission(delta, beta, self._strength, plane)
 
-            in_threads(self._shared.size, self._shared.size, make)
+            in_threads(self._shared.size, self._shared.size, compute)
 
     @staticmethod
-    def seen(windows: Windows | Tensor | None, wave: Tensor, planes: Tensor) -> np.ndarray:
-        """Return the first pixel (view, 2), along y and x, that each view of waves (view, y, x) sees of the planes."""
+    def window_origins(windows: Windows | Tensor | None, wave: Tensor, planes: Tensor) -> np.ndarray:
+        """Return the first pixel (view, 2), along y and x, of each view's window in the planes."""
         return np.asarray([(0, 0)] * len(wave) if windows is None else windows, np.int64)
 
     def transmit(self, wave: Tensor, group: slice, into: Tensor) -> Tensor:
@@ -59,7 +58,7 @@ class FusedSlice:
     def back(
         self, h: Tensor, wave: Tensor, group: slice, in_delta: Tensor, in_beta: Tensor, *, undo: bool = False
     ) -> Tensor:
-        """Bring the gradients of a group of views into those of the slice; return T·h."""
+        """Compute the gradients of a group of views; return T·h."""
         h, first = h.contiguous(), self._first[group]
         waves, sums = (h.numpy(), wave.contiguous().numpy()), (in_delta.numpy(), in_beta.numpy())
         if self._own:
@@ -67,13 +66,13 @@ class FusedSlice:
             self._in_parts(pixels, _back_own, self._strength, undo)
         else:
             planes = self._shared, first, sums[0][0], sums[1][0], self._strength, undo
-            # Each thread has rows of the planes, not views: windows overlap, and their gradients add up.
+            # Threads share the planes by rows, not by views: windows overlap, and their gradients add up.
             in_threads(len(self._shared), wave.numel(), lambda *rows: _back(*waves, *planes, *rows))
         return h
 
     @staticmethod
     def _in_parts(pixels: Sequence[np.ndarray], work: Callable[..., None], *numbers: float32 | bool) -> None:
-        """Do work on arrays (pixel,) with these numbers, each thread on a part of them."""
+        """Call ``work`` on arrays (pixel,) and these numbers, each thread on its own part of the pixels."""
         in_threads(
             pixels[0].size, pixels[0].size, lambda first, last: work(*(each[first:last] for each in pixels), *numbers)
         )
@@ -84,7 +83,7 @@ def _flat(*arrays: np.ndarray) -> list[np.ndarray]:
 
 
 def compiled(signature: str) -> Callable[[Callable], Callable]:
-    """Compile a function, at its first import only where a folder for compiled code can be written."""
+    """Compile a function; the result is cached on disk if a cache folder is writable."""
     options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
     def compiled(function: Callable) -> Callable:
@@ -97,7 +96,7 @@ def compiled(signature: str) -> Callable[[Callable], Callable]:
 
 
 _ROUND = float32(1.5 * 2**23)
-"""Added, it leaves a number rounded to an integer in the lowest bits."""
+"""Adding this rounds a number to an integer, which is then in the lowest bits."""
 
 
 @numba.njit(inline="always")
@@ -113,9 +112,9 @@ def _cos_and_sin(phase):
     sine = sine * (z * rest) + rest
     cosine = (float32(2.443315711809948e-5) * z - float32(1.388731625493765e-3)) * z + float32(4.166664568298827e-2)
     cosine = cosine * (z * z) + (float32(1) - float32(0.5) * z)
-    turned = (quarter & 1) != 0
-    a, b = float32(sine if turned else cosine), float32(cosine if turned else sine)
-    # The second bit of the quarter is the sign.
+    odd = (quarter & 1) != 0
+    a, b = float32(sine if odd else cosine), float32(cosine if odd else sine)
+    # The second bit of the quadrant gives the sign.
     a = int32(a.view(int32) ^ int32(int32((quarter + int32(1)) & int32(2)) << int32(30)))
     b = int32(b.view(int32) ^ int32(int32(quarter & int32(2)) << int32(30)))
     return a.view(float32), b.view(float32)
@@ -123,7 +122,7 @@ def _cos_and_sin(phase):
 
 @numba.njit(inline="always")
 def _exp(x):
-    # Written so that what is not a number stays so.
+    # These comparisons keep NaN.
     x = float32(-87) if x < float32(-87) else x
     x = float32(88) if x > float32(88) else x
     rounded = float32(x * float32(1 / np.log(2)) + _ROUND)
@@ -158,7 +157,7 @@ def _inverse(t):
 
 
 MADE_AT_ONCE = 512
-"""Pixels whose T is made in a loop of its own: with all arrays in one, the compiler makes no vector instructions."""
+"""Pixels whose T is computed in a separate loop; a loop over all arrays at once is not vectorised by the compiler."""
 
 _OWN = "complex64[::1], complex64[::1], float32[::1], float32[::1]"
 _SHARED = "complex64[:, :, ::1], complex64[:, :, ::1], complex64[:, ::1], int64[:, ::1]"
@@ -190,7 +189,7 @@ def _back_own(h, wave, delta, beta, in_delta, in_beta, strength, undo):
 
 @compiled(f"void({_SHARED}, int64, int64)")
 def _multiply(wave, into, plane, first, start, stop):
-    """Transmit the rows of all windows from ``start`` to before ``stop``."""
+    """Transmit the rows ``start`` to ``stop`` (exclusive) of all windows."""
     views, _, nx = wave.shape
     for view in range(views):
         y0, x0 = first[view]
@@ -202,7 +201,7 @@ def _multiply(wave, into, plane, first, start, stop):
 
 @compiled(f"void({_SHARED}, float32[:, ::1], float32[:, ::1], float32, boolean, int64, int64)")
 def _back(h, wave, plane, first, in_delta, in_beta, strength, undo, start, stop):
-    """Go back through the rows of the plane from ``start`` to before ``stop``, in all windows that have them."""
+    """Compute the adjoint for rows ``start`` to ``stop`` (exclusive) of the plane, in all windows with these rows."""
     views, ny, nx = wave.shape
     for view in range(views):
         y0, x0 = first[view]

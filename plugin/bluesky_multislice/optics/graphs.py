@@ -1,9 +1,9 @@
-"""Many small kernels captured once per shape, and replayed by one call: a function of tensors, and its gradient.
+"""Captured graphs: the many small kernels of a function and of its gradient, captured once per shape and replayed.
 
-Small waves make an accelerator wait for its next kernel longer than that takes. A captured graph starts them all at
-once. It reads and writes the same memory each time: inputs are copied there, and results from there. Between a replay
-and that of its gradient the memory is taken; whoever comes meanwhile computes without a graph, as does whoever brings
-what cannot be captured.
+For small waves, launching a kernel takes longer than the kernel itself. Replaying a captured graph launches all kernels
+with one call. A graph always uses the same memory: inputs are copied into it and results out of it. The memory is in
+use from a replay until the replay of its gradient; calls in between run without a graph, and so do functions that
+cannot be captured.
 """
 
 import logging
@@ -23,47 +23,47 @@ _log = logging.getLogger(__name__)
 Function = Callable[..., Tensor]
 
 _LARGEST = 2**21
-"""Most numbers of the first input: kernels that work on more take longer than their start."""
+"""Largest first input, in elements; kernels on larger tensors take longer than their launch."""
 
 _MOST_KEPT = 4
-"""Captured functions that are kept; the one used last stands last."""
+"""Largest number of captured functions that are kept."""
 
-_MET_BEFORE = 2
-"""How often shapes come without being captured, which takes as long as some five calls."""
+_CALLS_BEFORE_CAPTURE = 2
+"""Calls with the same shapes before they are captured; a capture takes as long as about five calls."""
 
 
 def bytes_of_graphs(numbers: int, slices: int) -> int:
-    """Return the most memory that graphs of a slice loop hold of an accelerator, 0 where none are captured.
+    """Return the largest accelerator memory held by graphs of the slice loop; 0 if waves are too large for graphs.
 
     Args:
-        numbers: complex numbers of the waves that go through the slices at once.
-        slices: slices of the object; their waves are stored, and some six more are inputs, results and gradients.
+        numbers: complex numbers of the waves that pass the slices together.
+        slices: slices of the object; a graph stores one wave per slice and about six inputs, results and gradients.
     """
     return 8 * _MOST_KEPT * numbers * (slices + 6) if numbers <= _LARGEST else 0
 
 
 class Graph(Protocol):
-    """What a function is captured in."""
+    """A graph that records and replays operations on a device."""
 
     def capture(self, function: Callable[[], None]) -> None:
-        """Record what a function does on the device."""
+        """Record the operations of a function on the device."""
         ...
 
     def replay(self) -> None:
-        """Do it again, on what is now in the memory that it reads."""
+        """Repeat the recorded operations on the current contents of their memory."""
         ...
 
 
 class AcceleratorGraph:
-    """A graph of the accelerator's own.
+    """A native graph of the accelerator, such as a CUDA graph.
 
     Args:
         device: the accelerator.
-        before: a captured graph that is always replayed before this one; both share the memory of what they pass on.
+        before: a captured graph that is always replayed before this one; both share one memory pool.
 
     Attributes:
-        stream: on which it is captured.
-        graph: what is captured.
+        stream: the stream of the capture.
+        graph: PyTorch's graph.
     """
 
     def __init__(self, device: torch.device, before: "AcceleratorGraph | None" = None) -> None:
@@ -81,20 +81,20 @@ class AcceleratorGraph:
 
 
 class Captured:
-    """A function of tensors and its gradient, captured for tensors like some.
+    """A function of tensors and its gradient, captured for inputs of one set of shapes.
 
     Args:
-        function: of tensors alone; what else it reads on the device lives as long as it does.
-        inputs: tensors such as it will get.
-        new_graph: makes a graph, given the one that is replayed before it.
+        function: function of tensors only; it keeps alive everything else that it reads on the device.
+        inputs: example inputs with the final shapes, types and devices.
+        new_graph: makes a graph, given the graph that is replayed before it.
     """
 
     def __init__(self, function: Function, inputs: tuple[Tensor, ...], new_graph: Callable[..., Graph]) -> None:
         self._function = function
         self._inputs = [tensor.detach().clone().requires_grad_(_wants_gradient(tensor)) for tensor in inputs]
         self._differentiated = [tensor for tensor in self._inputs if tensor.requires_grad]
-        self._taken: Callable[[], object | None] = lambda: None
-        # What PyTorch and Triton make at the first call of a kernel cannot be captured.
+        self._lease: Callable[[], object | None] = lambda: None
+        # A first call outside of the capture, because PyTorch's and Triton's initialisation cannot be captured.
         self._run()
         self._gradient = torch.zeros_like(self._output)
         if self._differentiated:
@@ -107,28 +107,28 @@ class Captured:
 
     @property
     def is_free(self) -> bool:
-        """Whether nobody waits for the gradient of the last replay."""
-        return self._taken() is None
+        """Whether no gradient of the last replay is still to be computed."""
+        return self._lease() is None
 
     def take(self) -> "_Lease":
-        """Take the memory until what is returned is dropped."""
+        """Reserve the memory until the returned object is deleted."""
         lease = _Lease()
-        self._taken = weakref.ref(lease)
+        self._lease = weakref.ref(lease)
         return lease
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Return the function of tensors."""
+        """Return the function's value."""
         for own, given in zip(self._inputs, inputs, strict=True):
             own.detach().copy_(given)
         self._forward.replay()
         return self._output.detach().clone()
 
     def backward(self, gradient: Tensor) -> list[Tensor | None]:
-        """Return the gradient of the last replay in each input, None where none is wanted."""
+        """Return the gradients of the last replay with respect to the inputs; None for inputs without gradient."""
         self._gradient.copy_(gradient)
         self._backward.replay()
-        found = iter(self._gradients)
-        return [next(found).clone() if tensor.requires_grad else None for tensor in self._inputs]
+        gradients = iter(self._gradients)
+        return [next(gradients).clone() if tensor.requires_grad else None for tensor in self._inputs]
 
     def _run(self) -> None:
         with torch.enable_grad():
@@ -139,7 +139,7 @@ class Captured:
 
 
 class _Lease:
-    """Somebody waits for a gradient as long as this lives."""
+    """Reserves the memory of a captured function while it exists."""
 
 
 class _Replayed(torch.autograd.Function):
@@ -157,38 +157,38 @@ class _Replayed(torch.autograd.Function):
 
 
 class Replays:
-    """Captured functions by what they depend on.
+    """A cache of captured functions.
 
     Args:
-        new_graph: makes a graph on a device, given the one that is replayed before it.
+        new_graph: makes a graph on a device, given the graph that is replayed before it.
     """
 
     def __init__(self, new_graph: Callable[..., Graph]) -> None:
         self._new_graph = new_graph
         self._kept: OrderedDict[Hashable, Captured | None] = OrderedDict()
-        self._met: Counter[Hashable] = Counter()
+        self._calls: Counter[Hashable] = Counter()
 
     def __call__(self, key: Hashable, function: Function, *inputs: Tensor) -> Tensor:
-        """Return the function of tensors, by a replay where that can be.
+        """Return the function's value, by a replay if possible.
 
         Args:
-            key: what the function depends on beside its inputs, and their shapes, types and places.
-            function: of tensors alone; what else it reads on the device lives as long as it does.
+            key: everything that the function depends on except its inputs and their shapes, types and devices.
+            function: function of tensors only; it keeps alive everything else that it reads on the device.
             inputs: the tensors.
         """
-        whole = key, tuple((each.shape, each.dtype, each.device, _wants_gradient(each)) for each in inputs)
-        if whole not in self._kept:
-            self._met[whole] += 1
-            if self._met[whole] <= _MET_BEFORE:
+        full_key = key, tuple((each.shape, each.dtype, each.device, _wants_gradient(each)) for each in inputs)
+        if full_key not in self._kept:
+            self._calls[full_key] += 1
+            if self._calls[full_key] <= _CALLS_BEFORE_CAPTURE:
                 return function(*inputs)
-            self._keep(whole, self._captured(function, inputs))
-        captured = self._kept[whole]
-        self._kept.move_to_end(whole)
+            self._keep(full_key, self._captured(function, inputs))
+        captured = self._kept[full_key]
+        self._kept.move_to_end(full_key)
         return function(*inputs) if captured is None or not captured.is_free else _Replayed.apply(captured, *inputs)
 
     @property
     def kept(self) -> list[Captured]:
-        """The captured functions, the one used last in the end."""
+        """The captured functions, ordered by last use, most recent last."""
         return [captured for captured in self._kept.values() if captured is not None]
 
     def _keep(self, key: Hashable, captured: Captured | None) -> None:
@@ -201,7 +201,7 @@ class Replays:
         try:
             return Captured(function, inputs, lambda before: self._new_graph(device, before))
         except RuntimeError as error:
-            _log.warning("computes without a captured graph: %s", error)
+            _log.warning("running without a captured graph: %s", error)
             return None
 
 
@@ -213,7 +213,7 @@ _replays = Replays(AcceleratorGraph)
 
 
 def replayed(key: Hashable, function: Function, *inputs: Tensor) -> Tensor:
-    """Return a function of tensors, by a captured graph where those agree with it and the tensors are small.
+    """Return a function's value, by a captured graph if graphs are in use on the device and the tensors are small.
 
     See ``Replays`` for the arguments.
     """

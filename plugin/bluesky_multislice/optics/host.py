@@ -1,4 +1,4 @@
-"""Transfers between the host and an accelerator that do not wait for work that is queued there."""
+"""Transfers between host and accelerator that do not wait for queued work."""
 
 import numpy as np
 import torch
@@ -9,13 +9,13 @@ from torch import Tensor
 def on_device(values: ArrayLike | Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """Return an array as a tensor on a device.
 
-    An accelerator gets it from pinned memory by a copy that is queued behind the work it already has: a copy from
-    pageable memory would hold the host until that work is done.
+    The copy to an accelerator starts from pinned memory and is queued behind earlier work. A copy from pageable memory
+    would make the host wait for that work.
 
     Args:
-        values: on the host.
-        device: where the tensor goes.
-        dtype: of the tensor; None keeps that of the values.
+        values: array or tensor on the host.
+        device: target device.
+        dtype: type of the tensor; None keeps the type of the values.
     """
     tensor = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values), dtype=dtype)
     if device.type == "cpu" or tensor.device.type != "cpu":
@@ -23,24 +23,24 @@ def on_device(values: ArrayLike | Tensor, device: torch.device, dtype: torch.dty
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-class LateNumber:
-    """Reads a number from an accelerator one call late, so that the host does not wait for what it has just queued.
+class DeferredScalar:
+    """Reads a scalar from an accelerator one call late, so that the host does not wait for work it has just queued.
 
-    A call returns the number of the call before, 0 the first time. On a processor it returns its own at once.
+    Each call returns the value of the previous call, and 0 the first time. On a CPU it returns the current value.
     """
 
     def __init__(self) -> None:
-        self._coming: tuple[Tensor, torch.Event] | None = None
+        self._pending: tuple[Tensor, torch.Event] | None = None
 
     def read(self, number: Tensor) -> float:
-        """Queue the copy of a 0-d tensor, and return the number of the call before."""
+        """Queue the copy of a 0-d tensor, and return the value of the previous call."""
         if number.device.type == "cpu":
             return number.item()
-        here, arrived = torch.empty((), dtype=number.dtype, pin_memory=True), torch.Event(number.device)
-        here.copy_(number.detach(), non_blocking=True)
-        arrived.record(torch.accelerator.current_stream(number.device))
-        last, self._coming = self._coming, (here, arrived)
-        if last is None:
+        host_copy, copied = torch.empty((), dtype=number.dtype, pin_memory=True), torch.Event(number.device)
+        host_copy.copy_(number.detach(), non_blocking=True)
+        copied.record(torch.accelerator.current_stream(number.device))
+        previous, self._pending = self._pending, (host_copy, copied)
+        if previous is None:
             return 0.0
-        last[1].synchronize()
-        return last[0].item()
+        previous[1].synchronize()
+        return previous[0].item()

@@ -1,10 +1,10 @@
-"""Linear or cubic interpolation in the planes (z, x) as one sparse matrix, the same for all y, and its transpose.
+"""Linear or cubic interpolation in the planes (z, x) by one sparse matrix, the same for all y, and its transpose.
 
-A row of the matrix sums weighted neighbours, each a run of y in memory: what ``embedding_bag`` is made for. A volume
-whose y lies last in memory (``with_y_last``) is read as it is, and its gradient comes so; another is copied first.
+A row of the matrix is a weighted sum of neighbours, each contiguous along y; ``embedding_bag`` computes such sums. A
+volume with y contiguous in memory (``with_y_last``) is read without a copy, and its gradient has the same layout.
 
-On a processor the matrices are made once per angle and kept. An accelerator makes the neighbours of each pixel as it
-needs them (``taps``), in both directions, so that nothing is uploaded and no two sums meet in one place.
+On the CPU the matrices are computed once per angle and cached. An accelerator computes the neighbours of each pixel
+when it needs them (``taps``), in both directions, without uploads or atomic additions.
 """
 
 import ctypes
@@ -24,26 +24,26 @@ from bluesky_multislice.optics.layout import has_y_last
 from bluesky_multislice.optics.taps import KERNELS, KernelName
 
 _BLOCK = 2**19
-"""Voxels of the turned planes that are made together: so few that they stay in a processor's cache."""
+"""Voxels of the rotated planes that are computed together; they fit into a CPU cache."""
 
 _SMALL = 2**21
-"""Voxels up to which a volume's gradient takes memory that is used again; that of larger ones is needed elsewhere."""
+"""Largest number of voxels for which a gradient uses a reused buffer; larger buffers would block needed memory."""
 
 _KEPT_BYTES, _FEWEST_KEPT = 2**26, 16
-"""Memory of the matrices of turns that are kept for the next time, and how many of them at least."""
+"""Memory limit of the cached rotation matrices, and the number of rotations that are cached in any case."""
 
 _LARGE_PLANE = 2**16
-"""Pixels (z, x) from which freed memory between cached matrices is handed back: 4 GiB were seen at 512²."""
+"""Pixels (z, x) from which freed heap memory is returned to the system: it reached 4 GiB at 512²."""
 
 
 class _Matrix(NamedTuple):
     """A sparse matrix (z'·x, z·x) by rows.
 
     Attributes:
-        ends: (z' + 1,) where the entries of each plane begin and end.
-        start: (z'·x + 1,) where those of each row do.
-        source: columns, int32.
-        weight: values, in the volume's type.
+        ends: (z' + 1,) first entry of each plane, and the total number of entries.
+        start: (z'·x + 1,) first entry of each row, and the total number of entries.
+        source: column of each entry, int32.
+        weight: value of each entry, in the volume's type.
     """
 
     ends: list[int]
@@ -67,7 +67,7 @@ class _Matrix(NamedTuple):
 
 
 class _Product(torch.autograd.Function):
-    """The product with one matrix, whose gradient is the product with the other, its transpose."""
+    """The product with a matrix; its gradient is the product with the transposed matrix."""
 
     @staticmethod
     def forward(ctx, volume: Tensor, matrix: _Matrix, transposed: _Matrix, y_last: bool) -> Tensor:
@@ -91,44 +91,44 @@ class _Product(torch.autograd.Function):
         return _Product.apply(gradients[0], *ctx.others), None, None, None
 
 
-def turn_in_planes(
+def rotate_in_planes(
     volume: Tensor, angle_rad: float | Tensor, slice_of_plane: tuple[int, ...], kernel: KernelName = "linear"
 ) -> Tensor:
-    """Return (slice, y, x): the volume turned by interpolation, its planes averaged in slices.
+    """Return (slice, y, x): the volume rotated by interpolation, with its planes averaged into slices.
 
     Args:
         volume: (z, y, x).
         angle_rad: θ; differentiable as a tensor.
-        slice_of_plane: (z,) index of the slice that each turned plane belongs to.
-        kernel: of the interpolation.
+        slice_of_plane: (z,) index of the slice that each rotated plane belongs to.
+        kernel: interpolation kernel.
     """
     if volume.dtype == torch.float32 and uses_fused("turns", volume.device):
-        # Triton is there where fused kernels serve only.
-        from bluesky_multislice.optics.triton_turns import turn as turn_without_matrix
+        # Triton is only installed where fused kernels are used.
+        from bluesky_multislice.optics.triton_turns import rotate_volume as rotate_without_matrix
 
-        return turn_without_matrix(volume, angle_rad, slice_of_plane[-1] + 1, kernel)
+        return rotate_without_matrix(volume, angle_rad, slice_of_plane[-1] + 1, kernel)
     refined = isinstance(angle_rad, Tensor) and angle_rad.requires_grad
     angle = angle_rad.detach() if isinstance(angle_rad, Tensor) else angle_rad
     if volume.device.type == "cpu":
-        turn = _Turn(slice_of_plane, volume.shape[2], float(angle), volume.dtype, volume.device, kernel)
+        rotation = _Rotation(slice_of_plane, volume.shape[2], float(angle), volume.dtype, volume.device, kernel)
     else:
         slices = slice_of_plane[-1] + 1
-        turn = taps.Turn(len(slice_of_plane), slices, volume.shape[2], angle, KERNELS[kernel])
-    turned = _turned(volume, turn)
+        rotation = taps.Rotation(len(slice_of_plane), slices, volume.shape[2], angle, KERNELS[kernel])
+    rotated = _rotated(volume, rotation)
     if not refined:
-        return turned
-    # Zero, with the gradient of a turn.
-    return turned + (angle_rad - angle) * _turned(volume.detach(), turn._replace(slope=True))
+        return rotated
+    # The added term is zero; its gradient is the derivative in θ.
+    return rotated + (angle_rad - angle) * _rotated(volume.detach(), rotation._replace(slope=True))
 
 
-def _turned(volume: Tensor, turn: "_Turn | taps.Turn") -> Tensor:
-    if isinstance(turn, _Turn):
-        return _Product.apply(volume, *_matrices(turn), False)
-    return taps.turn(volume, turn)
+def _rotated(volume: Tensor, rotation: "_Rotation | taps.Rotation") -> Tensor:
+    if isinstance(rotation, _Rotation):
+        return _Product.apply(volume, *_matrices(rotation), False)
+    return taps.rotate_planes(volume, rotation)
 
 
-class _Turn(NamedTuple):
-    """What the matrices of a turn depend on; ``slope`` asks for those of its derivative in θ."""
+class _Rotation(NamedTuple):
+    """The parameters of a rotation matrix; with ``slope``, of its derivative in θ."""
 
     slice_of_plane: tuple[int, ...]
     nx: int
@@ -139,39 +139,39 @@ class _Turn(NamedTuple):
     slope: bool = False
 
 
-_kept: OrderedDict[_Turn, tuple[_Matrix, _Matrix]] = OrderedDict()
-"""The turn used last stands last."""
+_kept: OrderedDict[_Rotation, tuple[_Matrix, _Matrix]] = OrderedDict()
+"""Cached matrices, ordered by last use, most recent last."""
 
 
-def kept_turns(pixels: int, kernel: KernelName) -> int:
-    """Return of how many turns of planes of so many pixels the matrices are kept."""
-    return max(_FEWEST_KEPT, _KEPT_BYTES // bytes_of_turn(pixels, kernel))
+def cached_rotations(pixels: int, kernel: KernelName) -> int:
+    """Return the number of rotations whose matrices are cached, for planes (z, x) with this many pixels."""
+    return max(_FEWEST_KEPT, _KEPT_BYTES // bytes_per_rotation(pixels, kernel))
 
 
-def bytes_of_turn(pixels: int, kernel: KernelName) -> int:
-    """Return the memory of a turn's two matrices: a number and a weight for each neighbour of each pixel."""
+def bytes_per_rotation(pixels: int, kernel: KernelName) -> int:
+    """Return the memory of a rotation's two matrices: an index and a weight for each neighbour of each pixel."""
     return 2 * 8 * (2 * KERNELS[kernel].reach) ** 2 * pixels
 
 
-def _matrices(turn: _Turn) -> tuple[_Matrix, _Matrix]:
-    """Return the matrix of a turn and its transpose, kept from the last time or made."""
-    if turn not in _kept:
-        _kept[turn] = _new_matrices(turn)
-    _kept.move_to_end(turn)
-    while len(_kept) > kept_turns(len(turn.slice_of_plane) * turn.nx, turn.kernel):
+def _matrices(rotation: _Rotation) -> tuple[_Matrix, _Matrix]:
+    """Return the matrix of a rotation and its transpose, from the cache if possible."""
+    if rotation not in _kept:
+        _kept[rotation] = _new_matrices(rotation)
+    _kept.move_to_end(rotation)
+    while len(_kept) > cached_rotations(len(rotation.slice_of_plane) * rotation.nx, rotation.kernel):
         _kept.popitem(last=False)
-    return _kept[turn]
+    return _kept[rotation]
 
 
-def _new_matrices(turn: _Turn) -> tuple[_Matrix, _Matrix]:
-    """Return the matrix of a turn with its slices averaged, or of its slope in θ, and the transpose of the same."""
-    nz, nx, groups = len(turn.slice_of_plane), turn.nx, turn.slice_of_plane[-1] + 1
-    group = np.asarray(turn.slice_of_plane)
+def _new_matrices(rotation: _Rotation) -> tuple[_Matrix, _Matrix]:
+    """Return the matrix of a rotation with averaging into slices, or of its derivative in θ, and the transpose."""
+    nz, nx, groups = len(rotation.slice_of_plane), rotation.nx, rotation.slice_of_plane[-1] + 1
+    group = np.asarray(rotation.slice_of_plane)
     image = (group[:, None] * nx + np.arange(nx)).ravel()
     share = np.repeat(1 / np.bincount(group)[group], nx)
-    shape, kernel = (nz, nx), KERNELS[turn.kernel]
+    shape, kernel = (nz, nx), KERNELS[rotation.kernel]
     entries = []
-    for neighbour in taps.neighbours(torch.arange(nz), shape, turn.angle_rad, kernel, slope=turn.slope):
+    for neighbour in taps.neighbours(torch.arange(nz), shape, rotation.angle_rad, kernel, slope=rotation.slope):
         source, value, inside = (part.reshape(-1).numpy() for part in neighbour)
         entries.append((share[inside] * value[inside], image[inside], source[inside]))
     value, row, column = (np.concatenate(part) for part in zip(*entries, strict=True))
@@ -179,8 +179,8 @@ def _new_matrices(turn: _Turn) -> tuple[_Matrix, _Matrix]:
 
     def by_rows(csr: sparse.csr_array) -> _Matrix:
         indices = csr.indptr.astype(np.int32), csr.indices.astype(np.int32)
-        start, source = (torch.as_tensor(index, device=turn.device) for index in indices)
-        weight = torch.as_tensor(csr.data, device=turn.device, dtype=turn.dtype)
+        start, source = (torch.as_tensor(index, device=rotation.device) for index in indices)
+        weight = torch.as_tensor(csr.data, device=rotation.device, dtype=rotation.dtype)
         return _Matrix(csr.indptr[::nx].tolist(), start, source, weight)
 
     matrices = by_rows(matrix), by_rows(matrix.T.tocsr())
@@ -190,7 +190,7 @@ def _new_matrices(turn: _Turn) -> tuple[_Matrix, _Matrix]:
 
 
 def _hand_back_freed_memory() -> None:
-    """Have the GNU C library give the system what was freed between memory that is still held."""
+    """Make the GNU C library return freed heap memory to the system."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,7 +1,7 @@
-"""Which kernels compute on an accelerator: PyTorch's, which are general, or fused ones of this package.
+"""Choice between PyTorch's general kernels and this package's fused kernels on an accelerator.
 
-Fused kernels are compiled by Triton and take several operations in one pass over memory. A process uses them from when
-it is told which of them agree with the general ones on its device.
+Fused kernels are compiled by Triton and do several operations in one pass over memory. A process uses them after
+``use_kernels`` has said which of them agree with the general kernels on its device.
 """
 
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ Part = Literal["slices", "turns", "descent", "graphs"]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The kernels that a process computes with.
+class KernelChoice:
+    """The kernels that a process uses.
 
     Attributes:
-        asked: what the recipe says.
-        fused: parts of the work that fused kernels do.
-        reason: why these, as a sentence goes on.
-        device_type: of the device that they are for.
-        differences: by part, the largest relative difference from the general kernels that was seen.
+        asked: the recipe's setting.
+        fused: parts of the computation that use fused kernels.
+        reason: why these were chosen, as the end of a sentence.
+        device_type: type of the device that the choice applies to.
+        differences: by part, the largest measured relative difference from the general kernels.
     """
 
     asked: Kernels = "general"
     fused: tuple[Part, ...] = ()
-    reason: str = "no others were asked for"
+    reason: str = "no others were requested"
     device_type: str = "cpu"
     differences: Mapping[Part, float] = field(default_factory=dict)
 
@@ -40,20 +40,20 @@ class Choice:
         return asdict(self)
 
 
-_choice = Choice()
+_choice = KernelChoice()
 
 
-def use_kernels(choice: Choice) -> None:
-    """Compute with these from now on."""
+def use_kernels(choice: KernelChoice) -> None:
+    """Set the kernels of this process."""
     global _choice
     _choice = choice
 
 
-def kernels_in_use() -> Choice:
-    """Return what this process computes with."""
+def kernels_in_use() -> KernelChoice:
+    """Return the kernels of this process."""
     return _choice
 
 
 def uses_fused(part: Part, device: torch.device) -> bool:
-    """Return whether fused kernels do a part of the work on a device."""
+    """Return whether a part of the computation uses fused kernels on a device."""
     return part in _choice.fused and device.type == _choice.device_type

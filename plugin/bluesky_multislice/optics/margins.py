@@ -1,4 +1,4 @@
-"""Margins that light runs out of the field through, instead of coming around to its other side."""
+"""Absorbing margins, in which waves leave the field instead of wrapping around to its other side."""
 
 import math
 
@@ -8,31 +8,37 @@ from torch import Tensor
 from bluesky_multislice.errors import ScanError
 
 _REMAINDER = 1e-3
-"""Part of a beam's energy that may come around."""
+"""Fraction of a beam's energy that may wrap around."""
 
 
 def absorbing_margin(shape: tuple[int, int], width: int, *, steps: int) -> Tensor:
-    """Return a mask (y, x), float64, to multiply the wave with at each of ``steps`` steps.
+    """Return a mask (y, x), float64, that multiplies the wave at each of ``steps`` steps.
 
-    It is 1 inside and falls smoothly, 6u⁵ − 15u⁴ + 10u³ in the exponent, to the rim. Whatever its angle, a beam that
-    comes back inside has spent at least the part w/(n − w) of its steps in the two margins that it met (w wide, of n
-    pixels), so one strength takes all of them down to less than 1e-3 of their energy. A beam that crosses more than
-    ``width`` pixels in a step jumps over; then take thinner slices or a wider margin. What the light of interest loses
-    in the margin is lost too: keep it inside.
+    The mask is 1 inside and falls smoothly towards the edge, with 6u⁵ − 15u⁴ + 10u³ in the exponent. A beam that wraps
+    around spends at least the fraction w/(n − w) of its steps in margins (w pixels wide, field of n pixels), whatever
+    its angle. One strength therefore reduces every such beam to less than 1e-3 of its energy. A beam that crosses more
+    than ``width`` pixels in one step skips the margin; use thinner slices or a wider margin then. The margin also
+    absorbs light of interest: keep that light inside.
 
     Args:
-        shape: pixels (y, x), margins included; a line of one pixel has none.
+        shape: pixels (y, x), margins included; an axis of one pixel has no margin.
         width: pixels of the margin on each side.
-        steps: how often the mask is applied on the way.
+        steps: number of times that the mask is applied.
 
     Raises:
-        ScanError: no margin, no field left within, or no step.
+        ScanError: the margin is empty or covers the field, or there is no step.
     """
-    if not (width >= 1 and steps >= 1 and all(n == 1 or n > 2 * width for n in shape)):
+    if not (width >= 1 and all(n == 1 or n > 2 * width for n in shape)):
         raise ScanError(
-            "Absorbing margins are at least a pixel wide, leave some of the field within and work over some steps.",
-            got=f"{width} pixels on each side of a field of {shape}, {steps} steps.",
-            remedy="pad the field, or take a narrower margin.",
+            "An absorbing margin must be at least one pixel wide and leave part of the field free.",
+            got=f"{width} pixels on each side of a field of {shape} pixels.",
+            remedy="pad the field, or use a narrower margin.",
+        )
+    if steps < 1:
+        raise ScanError(
+            "An absorbing margin must act in at least one step.",
+            got=f"{steps} steps.",
+            remedy="use at least one slice.",
         )
     y, x = (_line(n, width, steps) for n in shape)
     return y[:, None] * x

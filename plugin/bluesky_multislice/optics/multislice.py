@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bluesky_multislice.optics.propagation import Distance, Kernel, most_decay, phase_rate, propagator
+from bluesky_multislice.optics.propagation import Distance, Kernel, largest_decay_rate, phase_rate, propagator
 from bluesky_multislice.optics.sampling import Pixel, Thickness, Windows, pixel_pair
 from bluesky_multislice.optics.split_step import Gradient, split_step
 
@@ -34,20 +34,19 @@ def multislice(
         beta: β, the same shape as δ.
         wavelength_m: wavelength.
         pixel_size_m: lateral pitch, one number or (y, x).
-        slice_thickness_m: thickness of a slice, or one for each (z,).
+        slice_thickness_m: thickness of all slices, or of each slice (z,).
         windows: first pixel (y, x) of each view's window in the planes.
         absorber: real (y, x) factor on the wave behind every slice, against wrap-around (``absorbing_margin``).
-        gradient: which waves the gradient keeps, see ``split_step``.
+        gradient: which waves are stored for the gradient, see ``split_step``.
         kernel: angular spectrum or Fresnel.
-        between_mid_planes: the wave comes in at the mid-plane of the first slice and goes out at that of the last. The
-            caller takes the half steps outside, which saves a pair of transforms where it multiplies by a transfer
-            function there anyway.
+        between_mid_planes: propagate from the mid-plane of the first slice to the mid-plane of the last one. The caller
+            applies the outer half steps; this saves one FFT pair if it multiplies by a transfer function there anyway.
 
     Returns:
         complex (view, y, x). Differentiable in wave, δ, β and thickness.
 
     Raises:
-        ScanError: shapes contradict each other.
+        ScanError: shapes are inconsistent.
 
     Source: Cowley & Moodie, Acta Cryst. 10, 609 (1957); conventions in ``optics/conventions.py``.
     """
@@ -82,7 +81,7 @@ class FreeStep:
     """
 
     def __init__(self, transfer: Tensor, rate: Callable[[], Tensor], *, unitary: bool) -> None:
-        # The inverse transform's factor is part of it: for itself it would be a tenth of that transform's time.
+        # Includes the normalisation of the inverse FFT, which would take a tenth of the FFT's time on its own.
         self._transfer, self._rate, self.unitary = transfer / transfer.numel(), rate, unitary
 
     def apply(self, wave: Tensor) -> Tensor:
@@ -96,7 +95,7 @@ class FreeStep:
         return _unscaled_inverse(torch.fft.fft2(wave).mul_(self._transfer.conj()))
 
     def slope(self, wave: Tensor) -> Tensor:
-        """Return the derivative of the propagated wave in the distance, per metre."""
+        """Return the derivative of the propagated wave with respect to the distance, 1/m."""
         return _unscaled_inverse(torch.fft.fft2(wave).mul_(self._transfer).mul_(self._rate()))
 
 
@@ -114,14 +113,14 @@ def _new_step(
 ) -> FreeStep:
     optics = {"pixel_size_m": pixel_size_m, "wavelength_m": wavelength_m, "kernel": kernel}
     transfer = propagator(shape, distance_m=distance_m, device=device, **optics).to(dtype)
-    # How far evanescent waves decay over a distance that only the accelerator knows is not asked.
-    decay = most_decay(shape, **optics) * (math.inf if isinstance(distance_m, Tensor) else abs(distance_m))
+    # A distance on an accelerator is not read: any evanescent wave then makes the step count as not unitary.
+    decay = largest_decay_rate(shape, **optics) * (math.inf if isinstance(distance_m, Tensor) else abs(distance_m))
     return FreeStep(
         transfer, lambda: phase_rate(shape, device=device, **optics).to(dtype), unitary=not decay >= _DECAY_THAT_COUNTS
     )
 
 
 _DECAY_THAT_COUNTS = 1e-5
-"""Part of a wave that a step may take away and still count as unitary."""
+"""Relative decay over one step below which the step counts as unitary."""
 
 _free_step = functools.lru_cache(maxsize=64)(_new_step)

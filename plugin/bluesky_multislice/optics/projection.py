@@ -29,17 +29,17 @@ def projection(
     kernel: Kernel = "angular_spectrum",
     between_mid_planes: bool = False,
 ) -> Tensor:
-    """Return the wave at the exit plane as if the whole object stood in its mid-plane.
+    """Return the wave at the exit plane, with the whole object concentrated in its mid-plane.
 
     Arguments, result and errors as in ``multislice``.
     """
     check_wave_and_object(wave, delta, beta, windows)
     thickness = thickness_of_slices(slice_thickness_m, len(delta))
-    share = (thickness / thickness.sum()).to(delta)
+    weight = (thickness / thickness.sum()).to(delta)
     return multislice(
         wave,
-        torch.tensordot(share, delta, 1)[None],
-        torch.tensordot(share, beta, 1)[None],
+        torch.tensordot(weight, delta, 1)[None],
+        torch.tensordot(weight, beta, 1)[None],
         wavelength_m=wavelength_m,
         pixel_size_m=pixel_size_m,
         slice_thickness_m=thickness.sum()[None],

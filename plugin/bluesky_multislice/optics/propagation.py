@@ -23,15 +23,15 @@ def phase_rate(
 ) -> Tensor:
     """Return κ = ∂(ln H)/∂z for z > 0, (y, x) complex128 in FFT order, 1/m.
 
-    The transfer function of a distance z is H = exp(|z|·Re κ + iz·Im κ): plane waves gain phase, evanescent ones
-    (Re κ < 0, angular spectrum only) decay either way.
+    The transfer function over a distance z is H = exp(|z|·Re κ + iz·Im κ). Plane waves gain phase. Evanescent waves
+    (Re κ < 0, angular spectrum only) decay in both directions.
 
     Args:
         shape: pixels (y, x).
         pixel_size_m: pitch (y, x).
         wavelength_m: wavelength.
-        kernel: angular spectrum (exact for the scalar Helmholtz equation) or its paraxial limit.
-        device: where it is computed.
+        kernel: angular spectrum (exact for the scalar Helmholtz equation) or its paraxial limit, Fresnel.
+        device: device of the result.
 
     Source: Goodman, Introduction to Fourier Optics, ch. 3 and 4.
     """
@@ -40,18 +40,18 @@ def phase_rate(
     if kernel == "fresnel":
         return torch.complex(torch.zeros_like(sine_squared), -k * sine_squared / 2)
     cosine, decay = (1 - sine_squared).clamp(min=0).sqrt(), (sine_squared - 1).clamp(min=0).sqrt()
-    # cosine − 1 written so that small angles keep their digits.
+    # cosine − 1 in a form without cancellation at small angles.
     return torch.complex(-k * decay, -k * sine_squared.clamp(max=1) / (1 + cosine))
 
 
-def most_decay(
+def largest_decay_rate(
     shape: tuple[int, int],
     *,
     pixel_size_m: tuple[float, float],
     wavelength_m: float,
     kernel: Kernel = "angular_spectrum",
 ) -> float:
-    """Return the largest −Re κ, 1/m: how fast the evanescent wave of the highest frequency decays."""
+    """Return the largest −Re κ, 1/m: the decay rate of the evanescent wave of the highest frequency."""
     sine_squared = wavelength_m**2 * sum(
         float(frequencies(n, pitch).abs().max()) ** 2 for n, pitch in zip(shape, pixel_size_m, strict=True)
     )
@@ -74,10 +74,10 @@ def propagator(
         shape: pixels (y, x).
         pixel_size_m: pitch (y, x).
         wavelength_m: wavelength.
-        distance_m: from plane to plane, negative to go back; differentiable as a 0-d tensor.
+        distance_m: distance between the planes, negative for back-propagation; differentiable as a 0-d tensor.
         kernel: angular spectrum or Fresnel, see ``phase_rate``.
-        band_limit: leave out the frequencies that ``sampled_band`` leaves out.
-        device: where it is computed; None is where the distance is.
+        band_limit: set H to zero outside of ``sampled_band``.
+        device: device of the result; None takes the device of the distance.
     """
     if device is None:
         device = distance_m.device if isinstance(distance_m, Tensor) else "cpu"
@@ -101,29 +101,29 @@ def sampled_band(
     kernel: Kernel = "angular_spectrum",
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Return the frequencies (y, x), bool in FFT order, at which the phase of H turns by less than π a sample.
+    """Return a mask (y, x), bool in FFT order, of frequencies where the phase of H changes by less than π per sample.
 
-    They belong to the rays that move sideways by at most half of the field: |f| ≤ 1/(λ√((2Δf·z)² + 1)), paraxially
-    |f| ≤ 1/(2λΔf·z), along y and x each. Light beyond would come around the field and stand where it does not belong.
-    Evanescent waves have no phase to sample and stay.
+    These frequencies belong to rays that move sideways by at most half of the field: |f| ≤ 1/(λ√((2Δf·z)² + 1)),
+    paraxially |f| ≤ 1/(2λΔf·z), along y and x each. Higher frequencies would wrap around the periodic field.
+    Evanescent waves have no phase to sample and are kept.
 
     Args:
         shape: pixels (y, x).
         pixel_size_m: pitch (y, x).
         wavelength_m: wavelength.
-        distance_m: from plane to plane.
+        distance_m: distance between the planes.
         kernel: angular spectrum or Fresnel.
-        device: where it is computed.
+        device: device of the result.
 
     Source: Matsushima & Shimobaba, Opt. Express 17, 19662 (2009), eq. 13.
     """
     sine_squared = wavelength_m**2 * squared_frequency(shape, pixel_size_m, device=device)
-    fine = sine_squared > (1 if kernel == "angular_spectrum" else math.inf)
+    evanescent = sine_squared > (1 if kernel == "angular_spectrum" else math.inf)
     within = []
     for n, pitch in zip(shape, pixel_size_m, strict=True):
-        sine, moved = wavelength_m * frequencies(n, pitch, device=device), 2 * distance_m / (n * pitch)
-        within.append(sine**2 * (moved**2 + (kernel == "angular_spectrum")) <= 1)
-    return fine | (within[0][:, None] & within[1])
+        sine, slope = wavelength_m * frequencies(n, pitch, device=device), 2 * distance_m / (n * pitch)
+        within.append(sine**2 * (slope**2 + (kernel == "angular_spectrum")) <= 1)
+    return evanescent | (within[0][:, None] & within[1])
 
 
 @functools.lru_cache(maxsize=64)
@@ -137,7 +137,7 @@ def cached_propagator(
     device: torch.device,
     band_limit: bool = False,
 ) -> Tensor:
-    """Return ``propagator`` in the wave's type, on its device; repeated calls share one tensor."""
+    """Return ``propagator`` with a given type and device; repeated calls return the same tensor."""
     transfer = propagator(
         shape,
         pixel_size_m=pixel_size_m,
@@ -151,7 +151,7 @@ def cached_propagator(
 
 
 def apply_transfer(wave: Tensor, transfer: Tensor) -> Tensor:
-    """Return F⁻¹[H·F[ψ]] of waves (..., y, x) for a transfer function that broadcasts to them."""
+    """Return F⁻¹[H·F[ψ]] of waves (..., y, x); the transfer function H broadcasts to their shape."""
     return torch.fft.ifft2(torch.fft.fft2(wave) * transfer)
 
 
@@ -168,11 +168,11 @@ def propagate(
 
     Args:
         wave: complex (..., y, x).
-        distance_m: distance, negative to go back; differentiable as a 0-d tensor.
+        distance_m: distance, negative for back-propagation; differentiable as a 0-d tensor.
         wavelength_m: wavelength.
         pixel_size_m: pitch (y, x).
         kernel: angular spectrum or Fresnel.
-        band_limit: leave out light that moves sideways by more than half of the field, see ``sampled_band``.
+        band_limit: remove frequencies that move sideways by more than half of the field, see ``sampled_band``.
     """
     shape = (wave.shape[-2], wave.shape[-1])
     optics = {"pixel_size_m": pixel_size_m, "wavelength_m": wavelength_m, "kernel": kernel, "band_limit": band_limit}

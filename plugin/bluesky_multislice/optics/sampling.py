@@ -1,6 +1,6 @@
-"""How finely a propagation has to be sampled for an accuracy, and checks of what a caller hands to it.
+"""Sampling that a propagation needs for a given accuracy, and checks of its arguments.
 
-Errors are those of the scattered wave, ‖u − u_exact‖/‖u_exact − ū_exact‖, measured on random objects
+Errors are relative errors of the scattered wave, ‖u − u_exact‖/‖u_exact − ū_exact‖, measured on random objects
 (docs/propagation.md).
 """
 
@@ -16,44 +16,44 @@ Pixel = float | tuple[float, float]
 Thickness = float | Sequence[float] | Tensor
 Windows = Sequence[tuple[int, int]]
 
-_ERROR_A_DEPTH_OF_FIELD = 0.1
-"""Error of slices one depth of field thick: features no finer than three pixels, phase of half a radian (rms)."""
+_ERROR_PER_DEPTH_OF_FIELD = 0.1
+"""Error with slices one depth of field thick, for features of at least three pixels and an rms phase of 0.5 rad."""
 
-_WALK, _RIM = 0.27, 0.008
-"""Halo in pixels over λL/Δx²: how far most of the light walks, and over the accuracy, what a rim diffracts beyond."""
+_SCATTERING_HALO, _EDGE_HALO = 0.27, 0.008
+"""Halo in units of λL/Δx² pixels: for scattering by the object, and (over the accuracy) for diffraction at the edge."""
 
 
 def thickest_slice_m(accuracy: float, *, depth_of_field_m: float) -> float:
-    """Return how thick slices may be for an accuracy.
+    """Return the largest slice thickness for a given accuracy.
 
-    The error is that of an object with no features finer than three pixels, the planes of which know nothing of each
-    other, whose phase varies by half a radian (rms). It grows with the phase, doubling at 1.5 rad, and is five times as
-    large where edges are sharp to the pixel. It falls at least in proportion to the thickness, and at second order for
-    slices thinner than the object's own detail along the beam.
+    The error was measured on an object whose features are at least three pixels wide, whose planes are uncorrelated
+    and whose phase varies by 0.5 rad (rms). The error grows with the phase and doubles at 1.5 rad. It is five times
+    larger for edges one pixel wide. It falls at least linearly with the thickness, and at second order once slices are
+    thinner than the object's features along the beam.
 
     Args:
         accuracy: relative error of the scattered wave.
-        depth_of_field_m: at the resolution of one pixel.
+        depth_of_field_m: depth of field at a resolution of one pixel.
     """
-    return accuracy / _ERROR_A_DEPTH_OF_FIELD * depth_of_field_m
+    return accuracy / _ERROR_PER_DEPTH_OF_FIELD * depth_of_field_m
 
 
 def halo_pixels(accuracy: float, *, wavelength_m: float, distance_m: float, pixel_size_m: float) -> int:
-    """Return the pixels around a field that keep what is outside from disturbing it over a distance.
+    """Return the halo, in pixels, that keeps a cut-out field undisturbed by its surroundings over a distance.
 
-    Light that a pixel scatters walks up to λL/2Δx² pixels sideways, and the rim of a field diffracts: a halo of
-    (0.27 + 0.008/accuracy)·λL/Δx² pixels serves objects of features of three pixels with sharp edges, weak and strong.
-    The bound 4√(λL)/Δx of the literature keeps their error below 0.02 up to eight depths of field; beyond, angles are
-    cut off that they scatter into.
+    Light scattered by a pixel spreads sideways by up to λL/2Δx² pixels, and the edge of the field diffracts. A halo of
+    (0.27 + 0.008/accuracy)·λL/Δx² pixels is enough for weak and strong objects with sharp edges and features of three
+    pixels. The literature's halo, 4√(λL)/Δx, keeps the error below 0.02 up to a thickness of eight depths of field. In
+    thicker objects it cuts off part of the scattering angles.
 
     Args:
         accuracy: relative error of the scattered wave.
         wavelength_m: wavelength.
-        distance_m: distance L that the wave goes.
+        distance_m: propagation distance L.
         pixel_size_m: lateral pitch.
     """
-    fresnel = wavelength_m * distance_m / pixel_size_m**2
-    return math.ceil((_WALK + _RIM / accuracy) * fresnel)
+    spread_pixels = wavelength_m * distance_m / pixel_size_m**2
+    return math.ceil((_SCATTERING_HALO + _EDGE_HALO / accuracy) * spread_pixels)
 
 
 def pixel_pair(pixel_size_m: Pixel) -> tuple[float, float]:
@@ -64,35 +64,35 @@ def pixel_pair(pixel_size_m: Pixel) -> tuple[float, float]:
 
 
 def thickness_of_slices(slice_thickness_m: Thickness, slices: int) -> Tensor:
-    """Return one thickness a slice (z,), float64.
+    """Return the thickness of each slice (z,), float64.
 
     Args:
-        slice_thickness_m: one number for all, or one a slice.
+        slice_thickness_m: one number for all slices, or one per slice.
         slices: number of slices.
 
     Raises:
-        ScanError: their number is another one, or not all are positive.
+        ScanError: the number of values is wrong, or a value is not positive.
     """
     thickness = torch.as_tensor(slice_thickness_m, dtype=torch.float64)
     if thickness.ndim == 0:
         thickness = thickness.expand(slices)
-    # What is refined on an accelerator is kept positive by its bounds; to look at it here would hold the host.
+    # Bounds keep a refined thickness positive. Reading it from an accelerator would make the host wait.
     positive = thickness.device.type != "cpu" or bool((thickness > 0).all())
     if thickness.shape != (slices,) or not positive:
         raise ScanError(
-            "Every slice has one thickness, larger than zero.",
-            got=f"{thickness.numel()} thicknesses from {float(thickness.min()):g} m for {slices} slices.",
-            remedy="give one number for all slices, or one a slice.",
+            "Every slice needs one thickness larger than zero.",
+            got=f"{thickness.numel()} values, the smallest {float(thickness.min()):g} m, for {slices} slices.",
+            remedy="give one number for all slices, or one per slice.",
         )
     return thickness
 
 
 def check_wave_and_object(wave: Tensor, delta: Tensor, beta: Tensor, windows: Windows | None = None) -> None:
-    """Refuse shapes and types that do not belong together.
+    """Check that shapes and types are consistent.
 
     Raises:
-        ScanError: wave is not complex (view, y, x), or δ and β are not (z, y, x) or (z, view, y, x) on its grid, or a
-            window does not lie in the planes.
+        ScanError: the wave is not complex (view, y, x); δ and β are not (z, y, x) or (z, view, y, x) on its grid; or a
+            window extends beyond the planes.
     """
     fits = wave.is_complex() and wave.ndim == 3 and delta.shape == beta.shape
     if fits and windows is None:
@@ -105,7 +105,7 @@ def check_wave_and_object(wave: Tensor, delta: Tensor, beta: Tensor, windows: Wi
         raise ScanError(
             "A propagation needs a complex wave (view, y, x) with δ and β (z, y, x) or (z, view, y, x) on its grid.",
             got=f"wave {wave.dtype} {tuple(wave.shape)}, δ {tuple(delta.shape)}, β {tuple(beta.shape)}.",
-            remedy="reshape them; δ and β come z first.",
+            remedy="reshape them; z is the first axis of δ and β.",
         )
     if windows is None:
         return
@@ -113,7 +113,7 @@ def check_wave_and_object(wave: Tensor, delta: Tensor, beta: Tensor, windows: Wi
     inside = all(0 <= y <= last[0] and 0 <= x <= last[1] for y, x in windows)
     if delta.ndim != 3 or len(windows) != len(wave) or not inside:
         raise ScanError(
-            "Every view needs a window that lies in the planes (z, y, x) of the object.",
+            "Every view needs a window inside the planes (z, y, x) of the object.",
             got=f"{len(windows)} windows for a wave {tuple(wave.shape)} in planes {tuple(delta.shape)}.",
             remedy="pad the planes with vacuum, or move the windows.",
         )

@@ -1,7 +1,7 @@
-"""Turns by three shears in Fourier space: exact for a volume whose spectrum ends before the Nyquist frequency.
+"""Rotation by three shears in Fourier space: exact for a volume that is band-limited below the Nyquist frequency.
 
-A turn by θ is a shear of one axis by tan(θ/2), one of the other by sinθ, and the first again. A shear shifts lines,
-which Fourier phases do without loss. Source: Larkin, Oldenburg & Klemm, Opt. Commun. 139, 99 (1997).
+A rotation by θ is a shear of one axis by tan(θ/2), a shear of the other by sinθ, and the first shear again. A shear
+shifts lines, which Fourier phases do without loss. Source: Larkin, Oldenburg & Klemm, Opt. Commun. 139, 99 (1997).
 """
 
 import math
@@ -11,11 +11,11 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 _LAYERS = 4
-"""Planes that are turned together: few enough for a processor's cache."""
+"""Planes that are rotated together; they fit into a CPU cache."""
 
 
 class _Filter(torch.autograd.Function):
-    """F⁻¹[H·F[·]] of real lines, padded to a period and cut; the transpose takes H*, pads and cuts the other way."""
+    """F⁻¹[H·F[·]] of real lines, zero-padded to a period and cropped; the transpose uses H* and swaps both sizes."""
 
     @staticmethod
     def forward(ctx, lines: Tensor, transfer: Tensor, period: int, size: int) -> Tensor:
@@ -30,25 +30,25 @@ class _Filter(torch.autograd.Function):
         before = _Filter.apply(gradient, transfer.conj(), ctx.period, ctx.size)
         if lines is None:
             return before, None, None, None
-        pull = torch.fft.rfft(lines, n=ctx.period).conj() * torch.fft.rfft(gradient, n=ctx.period)
-        # A real line has every frequency twice, but for 0 and, where the period is even, the last.
-        pull[..., 1 : (ctx.period + 1) // 2] *= 2
-        return before, pull.sum(tuple(range(pull.ndim - 2))) / ctx.period, None, None
+        in_transfer = torch.fft.rfft(lines, n=ctx.period).conj() * torch.fft.rfft(gradient, n=ctx.period)
+        # A real line has every frequency twice, except 0 and, for an even period, the Nyquist frequency.
+        in_transfer[..., 1 : (ctx.period + 1) // 2] *= 2
+        return before, in_transfer.sum(tuple(range(in_transfer.ndim - 2))) / ctx.period, None, None
 
 
-def turn_by_shears(volume: Tensor, angle_rad: float | Tensor, dims: tuple[int, int] = (0, 2)) -> Tensor:
-    """Return a volume turned in one of its planes, of the same shape.
+def rotate_by_shears(volume: Tensor, angle_rad: float | Tensor, dims: tuple[int, int] = (0, 2)) -> Tensor:
+    """Return a volume rotated in one of its coordinate planes, with the same shape.
 
     The lab point (b, a) sees the sample point (b·cosθ − a·sinθ, b·sinθ + a·cosθ).
 
     Args:
-        volume: three axes.
+        volume: tensor with three axes.
         angle_rad: θ; differentiable as a tensor.
-        dims: the axes (a, b).
+        dims: the axes (a, b) of the plane.
     """
     layers = volume.movedim(dims, (-2, -1))
     _, a, b = layers.shape
-    # Lengths and quarter turns are the host's: it waits for an angle that is refined on an accelerator.
+    # The host computes padding and quarter turns, so it waits for an angle that is refined on an accelerator.
     known = angle_rad.item() if isinstance(angle_rad, Tensor) else angle_rad
     angle = angle_rad if isinstance(angle_rad, Tensor) else torch.full((), angle_rad, device=volume.device)
     quarters = round(known / (math.pi / 2))
@@ -60,29 +60,29 @@ def turn_by_shears(volume: Tensor, angle_rad: float | Tensor, dims: tuple[int, i
         known - quarters * math.pi / 2,
         volume.dtype.to_complex(),
     )
-    turned = [_shear(part, shears, (a, b)) for part in layers.split(_LAYERS)]
-    return torch.cat(turned).movedim((-2, -1), dims)
+    rotated = [_shear(part, shears, (a, b)) for part in layers.split(_LAYERS)]
+    return torch.cat(rotated).movedim((-2, -1), dims)
 
 
 def _shear(layers: Tensor, shears: tuple[tuple[Tensor, int], ...], out: tuple[int, int]) -> Tensor:
-    """Return layers (layer, a, b), sheared along b, a and b."""
+    """Return layers (layer, a, b) after shears along b, a and b."""
     (first, b_period), (second, a_period), (third, _) = shears
-    leaning = _Filter.apply(layers, first, b_period, b_period)
-    standing = _Filter.apply(leaning.mT, second, a_period, out[0]).mT
-    return _Filter.apply(standing, third, b_period, out[1])
+    sheared_once = _Filter.apply(layers, first, b_period, b_period)
+    sheared_twice = _Filter.apply(sheared_once.mT, second, a_period, out[0]).mT
+    return _Filter.apply(sheared_twice, third, b_period, out[1])
 
 
 def _shears(
     shape: tuple[int, int], out: tuple[int, int], angle_rad: Tensor, known_rad: float, dtype: torch.dtype
 ) -> tuple[tuple[Tensor, int], ...]:
-    """Return (transfer function (line, frequency), period) of three shears from one grid to another with its middle.
+    """Return (transfer function (line, frequency), period) of the three shears between two concentric grids.
 
     Args:
         shape: pixels (a, b) before.
         out: pixels (a, b) after.
-        angle_rad: 0-d, at most an eighth of a turn.
-        known_rad: the same, on the host.
-        dtype: of the transfer functions.
+        angle_rad: 0-d, at most π/4.
+        known_rad: the same angle, on the host.
+        dtype: type of the transfer functions.
     """
     (a, b), (a_out, b_out) = shape, out
     a_period, b_period = _periods(shape, out, known_rad)
@@ -99,27 +99,27 @@ def _shears(
 
 
 def _shift_transfer(shift: Tensor, period: int) -> Tensor:
-    """Return the transfer function (line, frequency) that moves lines by ``shift`` (line,) pixels."""
+    """Return the transfer function (line, frequency) that shifts each line by ``shift`` (line,) pixels."""
     frequency = torch.fft.rfftfreq(period, dtype=torch.float64, device=shift.device)
     phase = -2 * torch.pi * shift[:, None] * frequency
     return torch.polar(torch.ones_like(phase), phase)
 
 
 def _from_middle(period: int, size: int, device: torch.device) -> Tensor:
-    """Return the (period,) distance of each pixel from the middle of the first ``size``, the nearer way around."""
+    """Return the (period,) shortest periodic distance of each pixel from the middle of the first ``size`` pixels."""
     index = torch.arange(period, dtype=torch.float64, device=device)
     return (index - (size - period - 1) / 2) % period - period / 2
 
 
 def _periods(shape: tuple[int, int], out: tuple[int, int], angle_rad: float) -> tuple[int, int]:
-    """Return the lengths (a, b) at which nothing of a full plane comes around to where it is seen."""
+    """Return the periods (a, b) with which nothing wraps around into the rotated plane."""
     (a, b), (a_out, b_out) = shape, out
-    cosine, sine, lean = math.cos(angle_rad), abs(math.sin(angle_rad)), abs(math.tan(angle_rad / 2))
-    tall = max(a, a_out, (a_out + a * cosine + b * sine) / 2)
-    wide = max(b + lean * a, b_out, (b_out + b * cosine + a * sine) / 2)
-    return _fast(tall + 2), _fast(wide + 2)
+    cosine, sine, tangent = math.cos(angle_rad), abs(math.sin(angle_rad)), abs(math.tan(angle_rad / 2))
+    a_length = max(a, a_out, (a_out + a * cosine + b * sine) / 2)
+    b_length = max(b + tangent * a, b_out, (b_out + b * cosine + a * sine) / 2)
+    return _fast_length(a_length + 2), _fast_length(b_length + 2)
 
 
-def _fast(length: float) -> int:
-    """Return the next length that the FFT is fast for."""
+def _fast_length(length: float) -> int:
+    """Return the next length for which the FFT is fast."""
     return int(next_fast_len(math.ceil(length), real=True))  # pyright: ignore[reportArgumentType]

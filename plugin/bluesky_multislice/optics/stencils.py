@@ -1,15 +1,16 @@
-"""Steps along one axis as fractions of the second difference, ∏ (1 + q̄ₘ·s)/(1 + qₘ·s), each a tridiagonal system.
+"""Steps along one axis as products of rational functions of the second difference, ∏ (1 + q̄ₘ·s)/(1 + qₘ·s).
 
-s = ψ(i+1) − 2ψ(i) + ψ(i−1) is −4·sin²(θ/2) for a wave with θ radians a pixel. A step over d turns such a wave by
-φ = kd(√(1 − θ²/(kh)²) − 1) (paraxially −dθ²/2k), h the pitch. All strengths are in units of a = d/(4kh²).
+Each factor is a tridiagonal system. The second difference s = ψ(i+1) − 2ψ(i) + ψ(i−1) is −4·sin²(θ/2) for a wave with
+θ radians per pixel. A step over d changes the phase of such a wave by φ = kd(√(1 − θ²/(kh)²) − 1) (paraxially −dθ²/2k),
+with pitch h. All strengths are in units of a = d/(4kh²).
 
-plain    −θ² ≈ s, then Crank–Nicolson: phase 19 % short at half the Nyquist frequency
-compact  −θ² ≈ s/(1 + s/12), fourth order, then Crank–Nicolson: 2.7 % short there
-wide     two fractions that have the right phase and slope for θ = 0 and the right phase at three more angles, up to
-         80 % of the Nyquist frequency or of where the phase or the wave itself runs out; this takes in the errors of
-         the stencil, of Crank–Nicolson and of the paraxial equation at once
+plain    −θ² ≈ s, then Crank–Nicolson: phase too small by 19 % at half the Nyquist frequency
+compact  −θ² ≈ s/(1 + s/12), fourth order, then Crank–Nicolson: too small by 2.7 % there
+wide     two factors with the exact phase and slope at θ = 0 and the exact phase at three more angles, up to 80 % of the
+         Nyquist frequency, of the largest propagating angle, or of a phase limit; this corrects the errors of the
+         stencil, of Crank–Nicolson and of the paraxial equation together
 
-Every fraction is a + ib over a − ib for a real s, so the steps keep energy exactly.
+For real s every factor has modulus 1, so the steps conserve energy exactly.
 
 Source: Lele, J. Comput. Phys. 103, 16 (1992) for the compact stencil; Collins, J. Acoust. Soc. Am. 93, 1736 (1993) for
 products of fractions fitted to the whole step.
@@ -25,10 +26,10 @@ from torch.autograd.functional import jacobian
 Stencil = Literal["plain", "compact", "wide"]
 
 _NODES = (0.3, 0.6, 0.8)
-"""Where ``wide`` is exact, as fractions of its band: the least error on the strong thick cylinder of those tried."""
+"""Angles at which ``wide`` is exact, relative to its band; of those tried, best on the strong thick cylinder."""
 
 _LARGEST_PHASE = 4.0
-"""Turn in rad up to which two fractions are made to follow; beyond, each has at most 2π over all s."""
+"""Phase in rad up to which two factors are fitted; the phase of one factor covers at most 2π over all s."""
 
 
 def fractions(stencil: Stencil, strength: float, radians_per_pixel: float) -> tuple[Tensor, Tensor]:
@@ -49,11 +50,11 @@ def fractions(stencil: Stencil, strength: float, radians_per_pixel: float) -> tu
 
 
 def _fitted(a: Tensor, radians_per_pixel: float) -> Tensor:
-    """Return the two q of (1 + α₁s + α₂s²) − ia(s + βs²), the denominator that meets tan(φ/2) = ab/a at the nodes."""
+    """Return the two roots q of the denominator (1 + α₁s + α₂s²) − ia(s + βs²), fitted to tan(φ/2) at the nodes."""
     squared_angle = _squared_band(a, radians_per_pixel) * torch.tensor(_NODES, dtype=torch.float64) ** 2
     s = -4 * torch.sin(squared_angle.sqrt() / 2) ** 2
-    turn = -4 * squared_angle / (1 + torch.sqrt(1 - squared_angle / radians_per_pixel**2))
-    sine, cosine = turn / 2 * torch.sinc(a * turn / (2 * math.pi)), torch.cos(a * turn / 2)
+    phase = -4 * squared_angle / (1 + torch.sqrt(1 - squared_angle / radians_per_pixel**2))
+    sine, cosine = phase / 2 * torch.sinc(a * phase / (2 * math.pi)), torch.cos(a * phase / 2)
     system = torch.stack([-sine * s, -sine * s**2, cosine * s**2], -1)
     first, second, beta = torch.linalg.solve(system, sine - cosine * s).unbind()
     total, product = torch.complex(first, -a), torch.complex(second, -a * beta)
@@ -62,6 +63,6 @@ def _fitted(a: Tensor, radians_per_pixel: float) -> Tensor:
 
 
 def _squared_band(a: Tensor, radians_per_pixel: float) -> Tensor:
-    """Return θ² up to where waves exist, are sampled, and turn by less than the largest phase."""
+    """Return the largest θ² of waves that propagate, are sampled, and gain less than the largest phase."""
     share = (_LARGEST_PHASE / (4 * a * radians_per_pixel**2)).clamp(max=1)
     return (radians_per_pixel**2 * share * (2 - share)).clamp(max=math.pi**2)

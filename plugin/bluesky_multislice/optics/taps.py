@@ -1,8 +1,8 @@
-"""Neighbours and weights for interpolation in planes (z, x), and turns made of them on the volume's device.
+"""Neighbours and weights for interpolation in planes (z, x), and rotations computed with them on the volume's device.
 
-A turned pixel is a weighted sum of its neighbours in the sample. The transpose asks the other way round: a pixel of
-the sample sums the turned pixels that it is a neighbour of, which lie in a square around where the turn takes it. Both
-are gathers with the same number of places per pixel, so that sums have one order and repeat bit by bit.
+A rotated pixel is a weighted sum of its neighbours in the sample. In the transpose, a pixel of the sample sums the
+rotated pixels that have it as a neighbour; these lie in a square around its rotated position. Both directions gather a
+fixed number of terms per pixel, so the order of every sum is fixed and results are reproducible bit by bit.
 """
 
 import itertools
@@ -20,12 +20,12 @@ KernelName = Literal["linear", "cubic"]
 
 
 class Kernel(NamedTuple):
-    """What a neighbour counts, by its distance in pixels along one axis.
+    """Interpolation weight of a neighbour as a function of its distance in pixels along one axis.
 
     Attributes:
-        reach: pixels on either side that count.
-        value: of distances up to the reach.
-        slope: the derivative.
+        reach: number of neighbours on either side with a weight.
+        value: weight for distances up to the reach.
+        slope: derivative of the weight.
     """
 
     reach: int
@@ -42,25 +42,25 @@ KERNELS: dict[KernelName, Kernel] = {
         lambda d: torch.where(d <= 1, (4.5 * d - 5) * d, (5 - 1.5 * d) * d - 4),
     ),
 }
-"""Kernels of the interpolation along an axis."""
+"""Interpolation kernels along one axis."""
 
 
 _AT_ONCE = 2**24
-"""Most neighbours that are made together, of 16 bytes each and as much on the way to them."""
+"""Largest number of neighbours computed together; each takes 16 bytes, and as much for intermediate values."""
 
 Angle = float | Tensor
 
 
-class Turn(NamedTuple):
-    """A turn in planes.
+class Rotation(NamedTuple):
+    """A rotation in planes (z, x).
 
     Attributes:
-        planes: planes of the volume; plane p is averaged in slice p·slices // planes.
-        slices: slices of the turned volume.
+        planes: planes of the volume; plane p is averaged into slice p·slices // planes.
+        slices: slices of the rotated volume.
         nx: pixels along x.
         angle_rad: θ; a tensor is on the volume's device.
-        kernel: of the interpolation.
-        slope: True for the derivative of the turn in θ.
+        kernel: interpolation kernel.
+        slope: True for the derivative in θ.
     """
 
     planes: int
@@ -71,42 +71,42 @@ class Turn(NamedTuple):
     slope: bool = False
 
 
-def turn(volume: Tensor, by: Turn) -> Tensor:
-    """Return the volume (z, y, x) turned and averaged in slices (slice, y, x); its gradient is the exact transpose."""
-    return _Gathered.apply(volume, by)
+def rotate_planes(volume: Tensor, rotation: Rotation) -> Tensor:
+    """Return the volume (z, y, x) rotated and averaged into (slice, y, x); the gradient is the exact transpose."""
+    return _Gathered.apply(volume, rotation)
 
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, volume: Tensor, turn: Turn) -> Tensor:
-        ctx.turn, ctx.y_last = turn, has_y_last(volume)
-        most = -(-turn.planes // turn.slices) * (2 * turn.kernel.reach) ** 2
-        return _sums(volume, turn, _neighbours_in_sample, (turn.slices, most), y_last=False)
+    def forward(ctx, volume: Tensor, rotation: Rotation) -> Tensor:
+        ctx.rotation, ctx.y_last = rotation, has_y_last(volume)
+        most = -(-rotation.planes // rotation.slices) * (2 * rotation.kernel.reach) ** 2
+        return _sums(volume, rotation, _neighbours_in_sample, (rotation.slices, most), y_last=False)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
-        number = ctx.turn.planes, len(_candidates(ctx.turn)) ** 2
-        return _sums(gradients[0], ctx.turn, _neighbours_in_slices, number, y_last=ctx.y_last), None
+        number = ctx.rotation.planes, len(_candidates(ctx.rotation)) ** 2
+        return _sums(gradients[0], ctx.rotation, _neighbours_in_slices, number, y_last=ctx.y_last), None
 
 
 def neighbours(
     plane: Tensor, shape: tuple[int, int], angle_rad: Angle, kernel: Kernel, *, slope: bool
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield, for the pixels of turned planes, one neighbour of each after the other.
+    """Yield the neighbours of the pixels of rotated planes, one neighbour of every pixel at a time.
 
     Args:
-        plane: (…,) numbers of the turned planes along z.
+        plane: (…,) indices of the rotated planes along z.
         shape: pixels (z, x) of the sample's planes.
         angle_rad: θ.
-        kernel: of the interpolation.
-        slope: whether weights are the derivative in θ.
+        kernel: interpolation kernel.
+        slope: whether the weights are derivatives in θ.
 
     Yields:
-        its place z·x in the sample, its weight, a product of the kernel along z and x, and whether it exists and
-        counts; (…, x) each.
+        flat index z·nx + x in the sample, weight (product of the kernels along z and x), and whether the neighbour
+        exists with a nonzero weight; (…, x) each.
     """
     lab = plane[..., None], torch.arange(shape[1], device=plane.device)
-    at = _seen_at(lab, shape, angle_rad)
+    at = _sample_position(lab, shape, angle_rad)
     offsets = range(1 - kernel.reach, 1 + kernel.reach)
     for offset in itertools.product(offsets, offsets):
         there = at[0].floor().long() + offset[0], at[1].floor().long() + offset[1]
@@ -116,8 +116,8 @@ def neighbours(
 
 def _sums(
     planes: Tensor,
-    turn: Turn,
-    neighbours_of: Callable[[Turn, Tensor], tuple[Tensor, Tensor]],
+    rotation: Rotation,
+    neighbours_of: Callable[[Rotation, Tensor], tuple[Tensor, Tensor]],
     sizes: tuple[int, int],
     *,
     y_last: bool,
@@ -125,11 +125,11 @@ def _sums(
     """Return (plane, y, x): weighted sums of rows z·nx + x of planes (z, y, x).
 
     Args:
-        planes: what is summed.
-        turn: which neighbours count.
-        neighbours_of: returns places and weights of the pixels of some planes.
-        sizes: how many planes there are to make, and the neighbours of each of their pixels.
-        y_last: whether y of the result lies last in memory.
+        planes: (z, y, x).
+        rotation: the rotation.
+        neighbours_of: returns flat indices and weights of the neighbours, for given planes of the result.
+        sizes: number of planes of the result, and of neighbours per pixel.
+        y_last: whether y of the result is contiguous in memory.
     """
     (number, most), (_, ny, nx) = sizes, planes.shape
     rows = planes.mT.reshape(-1, ny)
@@ -137,7 +137,7 @@ def _sums(
     at_once = max(1, _AT_ONCE // (nx * most))
     for first in range(0, number, at_once):
         last = min(first + at_once, number)
-        place, weight = neighbours_of(turn, torch.arange(first, last, device=planes.device))
+        place, weight = neighbours_of(rotation, torch.arange(first, last, device=planes.device))
         sums = functional.embedding_bag(
             place.flatten(0, 1), rows, mode="sum", per_sample_weights=weight.flatten(0, 1).to(rows.dtype)
         )
@@ -145,16 +145,16 @@ def _sums(
     return image
 
 
-def _neighbours_in_sample(turn: Turn, number: Tensor) -> tuple[Tensor, Tensor]:
-    """Return places z·x in the sample, and weights, (slice, x, neighbour), of the pixels of some slices."""
-    first, end = (_first_plane(turn, each) for each in (number, number + 1))
-    most = -(-turn.planes // turn.slices)
-    # A slice with one plane fewer than others also lists the first plane of the next one, with weight 0.
+def _neighbours_in_sample(rotation: Rotation, number: Tensor) -> tuple[Tensor, Tensor]:
+    """Return flat indices in the sample and weights, (slice, x, neighbour) each, for the pixels of some slices."""
+    first, end = (_first_plane(rotation, each) for each in (number, number + 1))
+    most = -(-rotation.planes // rotation.slices)
+    # A slice with one plane fewer than the others also lists the first plane of the next slice, with weight 0.
     plane = first[:, None] + torch.arange(most, device=number.device)
     share = ((plane < end[:, None]).double() / (end - first)[:, None])[..., None]
     places, weights = [], []
-    shape = (turn.planes, turn.nx)
-    for place, weight, inside in neighbours(plane, shape, turn.angle_rad, turn.kernel, slope=turn.slope):
+    shape = (rotation.planes, rotation.nx)
+    for place, weight, inside in neighbours(plane, shape, rotation.angle_rad, rotation.kernel, slope=rotation.slope):
         counts = inside & (share > 0)
         places.append(torch.where(counts, place, 0))
         weights.append(torch.where(counts, weight * share, 0.0))
@@ -162,44 +162,46 @@ def _neighbours_in_sample(turn: Turn, number: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_each_pixel(parts: list[Tensor]) -> Tensor:
-    """Return (slice, x, neighbour) of parts (slice, plane, x) that hold one neighbour in each plane."""
+    """Return (slice, x, neighbour) from parts (slice, plane, x), each with one neighbour per plane."""
     return torch.stack(parts, -1).transpose(1, 2).flatten(2)
 
 
-def _neighbours_in_slices(turn: Turn, plane: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which turned pixels use each pixel of the sample: places slice·nx + x and weights, (z, x, neighbour)."""
-    shape = (turn.planes, turn.nx)
-    sample = plane[:, None, None, None], torch.arange(turn.nx, device=plane.device)[:, None, None]
-    # Turned back, the kernel's square of half-width reach fits into one of half-width √2·reach.
-    around = _seen_at(sample, shape, -turn.angle_rad)
-    candidates = torch.arange(len(_candidates(turn)), device=plane.device)
+def _neighbours_in_slices(rotation: Rotation, plane: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rotated pixels that use each sample pixel: indices slice·nx + x and weights, (z, x, neighbour)."""
+    shape = (rotation.planes, rotation.nx)
+    sample = plane[:, None, None, None], torch.arange(rotation.nx, device=plane.device)[:, None, None]
+    # The kernel's square of half-width reach, rotated, fits into a square of half-width √2·reach.
+    around = _sample_position(sample, shape, -rotation.angle_rad)
+    candidates = torch.arange(len(_candidates(rotation)), device=plane.device)
     half = len(candidates) / 2
     lab = (
         (around[0] - half).ceil().long() + candidates[:, None],
         (around[1] - half).ceil().long() + candidates,
     )
-    at = _seen_at(lab, shape, turn.angle_rad)
-    weight = _weight(at, sample, shape, turn.kernel, slope=turn.slope)
-    number = lab[0] * turn.slices // turn.planes
-    share = 1 / (_first_plane(turn, number + 1) - _first_plane(turn, number)).double()
-    near = [(-turn.kernel.reach <= a - i) & (a - i < turn.kernel.reach) for a, i in zip(at, sample, strict=True)]
+    at = _sample_position(lab, shape, rotation.angle_rad)
+    weight = _weight(at, sample, shape, rotation.kernel, slope=rotation.slope)
+    number = lab[0] * rotation.slices // rotation.planes
+    share = 1 / (_first_plane(rotation, number + 1) - _first_plane(rotation, number)).double()
+    near = [
+        (-rotation.kernel.reach <= a - i) & (a - i < rotation.kernel.reach) for a, i in zip(at, sample, strict=True)
+    ]
     counts = _inside(lab, shape) & near[0] & near[1]
-    place = torch.where(counts, number * turn.nx + lab[1], 0)
+    place = torch.where(counts, number * rotation.nx + lab[1], 0)
     return place.flatten(2), torch.where(counts, weight * share, 0.0).flatten(2)
 
 
-def _candidates(turn: Turn) -> range:
-    """Return the numbers of turned pixels along an axis that may use a pixel of the sample."""
-    return range(math.ceil(2 * math.sqrt(2) * turn.kernel.reach))
+def _candidates(rotation: Rotation) -> range:
+    """Return the range of rotated pixels along an axis that may use a pixel of the sample."""
+    return range(math.ceil(2 * math.sqrt(2) * rotation.kernel.reach))
 
 
-def _first_plane(turn: Turn, number: Tensor) -> Tensor:
-    """Return the first plane of slices by their numbers."""
-    return (number * turn.planes + turn.slices - 1) // turn.slices
+def _first_plane(rotation: Rotation, number: Tensor) -> Tensor:
+    """Return the first plane of the slices with these indices."""
+    return (number * rotation.planes + rotation.slices - 1) // rotation.slices
 
 
-def _seen_at(lab: tuple[Tensor, Tensor], shape: tuple[int, int], angle_rad: Angle) -> tuple[Tensor, Tensor]:
-    """Return where in the sample's planes, as indices (z, x), the lab's pixels (z, x) are; see ``optics.rotate``."""
+def _sample_position(lab: tuple[Tensor, Tensor], shape: tuple[int, int], angle_rad: Angle) -> tuple[Tensor, Tensor]:
+    """Return the sample positions (z, x), in pixels, that lab pixels (z, x) see; see ``optics.rotate``."""
     cosine, sine = (
         (torch.cos(angle_rad.double()), torch.sin(angle_rad.double()))
         if isinstance(angle_rad, Tensor)
@@ -213,7 +215,7 @@ def _seen_at(lab: tuple[Tensor, Tensor], shape: tuple[int, int], angle_rad: Angl
 def _weight(
     at: tuple[Tensor, Tensor], there: tuple[Tensor, Tensor], shape: tuple[int, int], kernel: Kernel, *, slope: bool
 ) -> Tensor:
-    """Return what neighbours count for points that lie between them, or its derivative in θ."""
+    """Return the interpolation weights of the neighbours ``there`` at the points ``at``, or their derivative in θ."""
     z, x = (a - i for a, i in zip(at, there, strict=True))
     value_z, value_x = kernel.value(z.abs()), kernel.value(x.abs())
     if not slope:

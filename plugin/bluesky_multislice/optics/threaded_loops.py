@@ -1,4 +1,4 @@
-"""Work on a range of items in PyTorch's number of threads, for loops that release the interpreter's lock."""
+"""Parallel loops over a range of items with PyTorch's number of threads, for work that releases the GIL."""
 
 import functools
 from collections.abc import Callable
@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 _LEAST_PIXELS = 2**15
-"""Least pixels of a thread's part: some 30 µs of work, which waking the thread costs."""
+"""Smallest number of pixels per thread: about 30 µs of work, as long as waking a thread takes."""
 
 
 def in_threads(items: int, pixels: int, work: Callable[[int, int], None]) -> None:
-    """Do work on a range of items in parts, one per thread.
+    """Process a range of items in parts, one part per thread.
 
     Args:
         items: length of the range.
-        pixels: how many pixels all items have together.
-        work: takes the first item of a part and the one behind its last.
+        pixels: total number of pixels of all items.
+        work: called with the first item of a part and the end of the part (exclusive).
     """
     parts = max(1, min(torch.get_num_threads(), items, pixels // _LEAST_PIXELS))
     ends = [items * part // parts for part in range(parts + 1)]

@@ -1,4 +1,4 @@
-"""Multislice in tiles: each goes through the whole thickness alone, with a halo that is cut off at the end."""
+"""Tiled multislice: each tile is propagated through the whole object with a halo, which is cut off at the end."""
 
 import functools
 import itertools
@@ -41,8 +41,8 @@ def tiled_multislice(
 ) -> Tensor:
     """Return the wave at the exit plane of a thick object, computed tile by tile.
 
-    Further arguments and errors as in ``multislice``. The field stays periodic: a halo beyond its edge is the other
-    side. Halos grow to sizes that the FFT is fast for; a tile as large as the field has none.
+    The field stays periodic: a halo beyond its edge continues on the other side. Tiles are enlarged to sizes for which
+    the FFT is fast. A tile as large as the field has no halo.
 
     Args:
         wave: complex (view, y, x) at the entrance plane.
@@ -50,22 +50,22 @@ def tiled_multislice(
         beta: β, the same shape as δ.
         wavelength_m: wavelength.
         pixel_size_m: lateral pitch, one number or (y, x).
-        slice_thickness_m: thickness of a slice, or one for each (z,).
+        slice_thickness_m: thickness of all slices, or of each slice (z,).
         windows: first pixel (y, x) of each view's window in the planes.
         absorber: real (y, x) factor on the wave behind every slice.
-        gradient: which waves the gradient of each tile keeps; ``recomputed`` keeps those of one row of tiles at
-            a time: it goes through the thickness again when its turn comes, at the price of recomputing, whatever it
-            absorbs.
+        gradient: which waves are stored for the gradient of each tile, see ``split_step``. ``recomputed`` stores the
+            waves of one row of tiles at a time and propagates that row again in the backward pass. It works with any
+            absorption.
         kernel: angular spectrum or Fresnel.
         tiles: number of tiles (y, x); they need not divide the field evenly.
-        accuracy: relative error of the scattered wave that the halo may bring.
-        halo: pixels around each tile; None takes them from ``accuracy``.
+        accuracy: relative error of the scattered wave that the halo may cause.
+        halo: pixels around each tile; None derives them from ``accuracy``.
 
     Returns:
         complex (view, y, x). Differentiable in wave, δ, β and thickness.
 
     Raises:
-        ScanError: shapes contradict each other, or there are more tiles than pixels.
+        ScanError: shapes are inconsistent, or there are more tiles than pixels.
 
     Source: Ali et al., Opt. Express 28, 29590 (2020).
     """
@@ -73,33 +73,33 @@ def tiled_multislice(
     shape = wave.shape[-2:]
     if not all(1 <= number <= size for number, size in zip(tiles, shape, strict=True)):
         raise ScanError(
-            "A field has from one tile to as many as it has pixels on a side.",
+            "The number of tiles along an axis must be between one and the number of pixels.",
             got=f"{tiles} tiles for a field of {tuple(shape)} pixels.",
-            remedy="ask for fewer tiles.",
+            remedy="use fewer tiles.",
         )
     pixel, thickness = pixel_pair(pixel_size_m), thickness_of_slices(slice_thickness_m, len(delta))
     optics = {"wavelength_m": wavelength_m, "distance_m": thickness.detach().sum().item()}
     halos = [halo_pixels(accuracy, pixel_size_m=p, **optics) if halo is None else halo for p in pixel]
-    rows, columns = (_lay(*axis, wave.device) for axis in zip(shape, tiles, halos, strict=True))
-    again = gradient == "recomputed"
+    rows, columns = (_tiles_along_axis(*axis, wave.device) for axis in zip(shape, tiles, halos, strict=True))
+    recomputed = gradient == "recomputed"
     through = functools.partial(
         multislice,
         wavelength_m=wavelength_m,
         pixel_size_m=pixel,
         slice_thickness_m=thickness,
-        gradient="stored" if again else gradient,
+        gradient="stored" if recomputed else gradient,
         kernel=kernel,
     )
 
     masks = [] if absorber is None else [absorber]
 
     def field(*parts: Tensor) -> Tensor:
-        through_row = functools.partial(checkpoint, row, use_reentrant=False) if again else row
+        through_row = functools.partial(checkpoint, row, use_reentrant=False) if recomputed else row
         strips = (through_row(*parts, *masks, pixels) for pixels, _ in rows)
         return torch.cat([strip[:, own] for strip, (_, own) in zip(strips, rows, strict=True)], -2)
 
     def row(*parts_and_pixels: Tensor) -> Tensor:
-        # A cut and its transpose go through all of what they cut: rows first, for all tiles that share them.
+        # Cutting rows first reads each row of the field once for all tiles that share it, forward and backward.
         *parts, pixels = parts_and_pixels
         strip = [part.index_select(-2, pixels) for part in parts]
         return torch.cat(
@@ -111,12 +111,12 @@ def tiled_multislice(
 
     if windows is None:
         return field(wave, delta, beta)
-    seen = [(..., slice(y, y + shape[0]), slice(x, x + shape[1])) for y, x in windows]
-    return torch.cat([field(wave[n : n + 1], delta[part], beta[part]) for n, part in enumerate(seen)])
+    cuts = [(..., slice(y, y + shape[0]), slice(x, x + shape[1])) for y, x in windows]
+    return torch.cat([field(wave[n : n + 1], delta[cut], beta[cut]) for n, cut in enumerate(cuts)])
 
 
-def _lay(size: int, number: int, halo: int, device: torch.device) -> list[tuple[Tensor, slice]]:
-    """Return for each tile along an axis the pixels (n,) it covers with its halo, and its own part of them."""
+def _tiles_along_axis(size: int, number: int, halo: int, device: torch.device) -> list[tuple[Tensor, slice]]:
+    """Return for each tile along an axis its pixels (n,) including the halo, and the slice of them without the halo."""
     bounds = [size * edge // number for edge in range(number + 1)]
     tiles = []
     for first, last in itertools.pairwise(bounds):

@@ -28,38 +28,39 @@ def _transmission(delta: Tensor, beta: Tensor, strength: float | Tensor) -> Tens
 
 
 class Slice(Protocol):
-    """What a slice does to the waves of a group of views."""
+    """Transmission of the waves of a group of views through one slice, and its adjoint."""
 
     def transmit(self, wave: Tensor, group: slice, into: Tensor) -> Tensor:
-        """Return T·ψ of the waves (view, y, x) of a group in other, contiguous memory."""
+        """Write T·ψ of a group's waves (view, y, x) to ``into``, which is contiguous, and return it."""
         ...
 
     def back(
         self, h: Tensor, wave: Tensor, group: slice, in_delta: Tensor, in_beta: Tensor, *, undo: bool = False
     ) -> Tensor:
-        """Bring kΔz·Im q into ∂L/∂δ and −kΔz·Re q into ∂L/∂β, q = h·ψ; return T·h, in h's memory if it is contiguous.
+        """Compute ∂L/∂δ = kΔz·Im q and ∂L/∂β = −kΔz·Re q with q = h·ψ; return T·h, in place if h is contiguous.
 
-        They are added where views share the object, else written over what is there.
+        If views share the object, the gradients are added to ``in_delta`` and ``in_beta``; otherwise they overwrite
+        the planes of these views.
 
         Args:
             h: conj(∂L/∂ψ*) (view, y, x) behind the slice.
             wave: ψ behind the slice.
-            group: which views these are.
-            in_delta: (1 or view, Y, X) of all views, contiguous.
-            in_beta: the same shape.
-            undo: leave ψ/T in the wave's memory, which is contiguous.
+            group: indices of these views.
+            in_delta: ∂L/∂δ (1 or view, Y, X) of all views, contiguous.
+            in_beta: ∂L/∂β, the same shape.
+            undo: replace ``wave``, which must be contiguous, by ψ/T.
         """
         ...
 
 
 class WindowOrigins:
-    """Where the windows of views begin in planes that they share, on the device of the waves.
+    """First pixels of the views' windows in shared planes, on the device of the waves.
 
     Args:
         windows: first pixel (y, x) of each view's window.
         shape: pixels (y, x) of a window.
-        row: pixels of a row of the planes.
-        device: of the waves.
+        row: number of pixels in a row of the planes.
+        device: device of the waves.
     """
 
     def __init__(self, windows: Windows | Tensor, shape: tuple[int, int], row: int, device: torch.device) -> None:
@@ -68,12 +69,12 @@ class WindowOrigins:
         self._flat: Tensor | None = None
 
     def cut(self, plane: Tensor, group: slice) -> Tensor:
-        """Return what a group of views sees (view, y, x) of a plane (y, x)."""
+        """Return the windows (view, y, x) of a group of views, cut from a plane (y, x)."""
         y, x = self._first[group].unbind(1)
         return plane.unfold(0, self._shape[0], 1).unfold(1, self._shape[1], 1)[y, x]
 
     def add(self, parts: Tensor, plane: Tensor, group: slice, factor: float | Tensor) -> None:
-        """Add real parts (view, y, x) of a group, times a factor, to a contiguous plane; the transpose of ``cut``."""
+        """Add a factor times real windows (view, y, x) of a group to a contiguous plane; the transpose of ``cut``."""
         pixels, parts = self._pixels[group].view(-1), parts.reshape(-1)
         if isinstance(factor, Tensor):
             plane.view(-1).index_add_(0, pixels, parts * factor)
@@ -82,7 +83,7 @@ class WindowOrigins:
 
     @property
     def _pixels(self) -> Tensor:
-        """Where in a plane, counted row by row, the pixels of each window are: (view, y, x), int32."""
+        """Flat index of each window's pixels in a plane: (view, y, x), int32."""
         if self._flat is None:
             y, x = (torch.arange(n, dtype=torch.int32, device=self._first.device) for n in self._shape)
             first = self._first.int()
@@ -91,7 +92,7 @@ class WindowOrigins:
 
 
 def _add(to: Tensor, part: Tensor, factor: float | Tensor) -> None:
-    """Add a part times a factor in as few operations as there can be."""
+    """Add a factor times a tensor in place, in one operation."""
     if isinstance(factor, Tensor):
         to.addcmul_(part, factor)
     else:
@@ -99,21 +100,21 @@ def _add(to: Tensor, part: Tensor, factor: float | Tensor) -> None:
 
 
 class EagerSlice:
-    """A ``Slice`` in eager torch, on any device and in any precision.
+    """A ``Slice`` in eager PyTorch, for any device and precision.
 
     Args:
         delta: δ (1 or view, Y, X).
         beta: β, the same shape.
         strength: kΔz.
-        origins: where the window of each view begins, from ``seen``.
+        origins: first pixels of the views' windows, from ``window_origins``.
     """
 
     def __init__(self, delta: Tensor, beta: Tensor, strength: float | Tensor, origins: WindowOrigins | None) -> None:
         self._plane, self._strength, self._origins = _transmission(delta, beta, strength), strength, origins
 
     @staticmethod
-    def seen(windows: Windows | Tensor | None, wave: Tensor, planes: Tensor) -> WindowOrigins | None:
-        """Return where in planes (…, Y, X) each view of waves (view, y, x) is, None where they coincide."""
+    def window_origins(windows: Windows | Tensor | None, wave: Tensor, planes: Tensor) -> WindowOrigins | None:
+        """Return the first pixel of each view's window in planes (…, Y, X); None if waves cover whole planes."""
         if windows is None:
             return None
         return WindowOrigins(windows, (wave.shape[-2], wave.shape[-1]), planes.shape[-1], wave.device)
@@ -125,22 +126,22 @@ class EagerSlice:
     def back(
         self, h: Tensor, wave: Tensor, group: slice, in_delta: Tensor, in_beta: Tensor, *, undo: bool = False
     ) -> Tensor:
-        """Bring the gradients of a group of views into those of the slice; return T·h."""
+        """Compute the gradients of a group of views; return T·h."""
         product, strength = h * wave, self._strength
-        for found, factor, part in ((in_delta, strength, product.imag), (in_beta, -strength, product.real)):
+        for gradient, factor, part in ((in_delta, strength, product.imag), (in_beta, -strength, product.real)):
             if self._origins is not None:
-                self._origins.add(part, found, group, factor)
-            elif len(found) > 1:
-                torch.mul(part, factor, out=found[group])
+                self._origins.add(part, gradient, group, factor)
+            elif len(gradient) > 1:
+                torch.mul(part, factor, out=gradient[group])
             else:
-                _add(found, part.sum(0, keepdim=True), factor)
+                _add(gradient, part.sum(0, keepdim=True), factor)
         plane = self._plane_of(group)
         if undo:
             wave.div_(plane)
         return h.mul_(plane)
 
     def _plane_of(self, group: slice) -> Tensor:
-        """Return T as a group of views sees it."""
+        """Return T in the windows of a group of views."""
         if self._origins is not None:
             return self._origins.cut(self._plane[0], group)
         return self._plane[group] if len(self._plane) > 1 else self._plane

@@ -1,16 +1,16 @@
-"""Tridiagonal systems along the last axis of a tensor, by parallel cyclic reduction.
+"""Tridiagonal systems along the last axis of a tensor, solved by parallel cyclic reduction.
 
-A level adds to each equation multiples of those of its two neighbours so that it couples to the neighbours twice as far
-away instead. The multiples are the same for every line, so they are found once, in double precision. Where the diagonal
-dominates, the coupling falls quadratically from level to level; reduction ends when it is below the rounding of the
-wave's type, after 3 to 6 levels for usual steps, whatever the length of the line. A level is two multiply-adds of whole
-tensors, and works as well along a strided axis, so neither CPU nor GPU has to transpose. On a ring of n pixels the
-neighbours are taken modulo n; that is the infinite periodic line, and exact for every n.
+Each level adds multiples of its two neighbours to every equation, which then couples to neighbours twice as far away.
+The multiples are the same for every line and are computed once, in double precision. For a dominant diagonal the
+coupling falls quadratically from level to level. Reduction stops when the coupling is below the rounding error of the
+wave's type: after 3 to 6 levels for usual steps, independent of the line length. A level is two multiply-adds of whole
+tensors and works equally well along a strided axis, so no transpose is needed. On a ring of n pixels the neighbours are
+taken modulo n, which is exact for every n.
 
-Seen on one thread (EPYC, torch 2.13; tests/benchmarks/finite_difference_benchmark.py) for one axis of a wave of 1024²
-complex64: reduction 3.9 ms, a Thomas sweep along the first axis 7.4 ms without the ring, the dense inverse 88 ms, an
-FFT pair of both axes 14 ms. For 256²: 0.3, 1.2, 1.4 and 0.4 ms. A sweep also means 3·n kernels in sequence, which on a
-GPU is milliseconds of waiting.
+Measured on one thread (EPYC, torch 2.13; tests/benchmarks/finite_difference_benchmark.py) for one axis of a wave of
+1024² complex64: reduction 3.9 ms, Thomas algorithm along the first axis 7.4 ms (not periodic), dense inverse 88 ms, FFT
+pair over both axes 14 ms. For 256²: 0.3, 1.2, 1.4 and 0.4 ms. The Thomas algorithm also launches 3·n kernels in
+sequence, which takes milliseconds on a GPU.
 
 Source: Hockney & Jesshope, Parallel Computers (1981), 5.4.3.
 """
@@ -23,12 +23,12 @@ from torch import Tensor
 from bluesky_multislice.errors import ScanError
 
 _MOST_LEVELS = 40
-"""Doubled this often, a coupling that decays at all has decayed."""
+"""Any coupling that decays has vanished after this many doublings of its range."""
 
 
 @dataclass(frozen=True)
 class Tridiagonal:
-    """A matrix with coupling to both neighbours, on a ring; a line with ends has zeros there.
+    """A periodic tridiagonal matrix; for a line with ends, the corner elements are zero.
 
     Attributes:
         lower: (n,) complex, coupling of i to i − 1.
@@ -45,11 +45,11 @@ class Tridiagonal:
         return Tridiagonal(self.upper.roll(1), self.diagonal, self.lower.roll(-1))
 
     def one_plus(self, factor: complex) -> "Tridiagonal":
-        """Return 1 + factor · this."""
+        """Return the identity plus a factor times this matrix."""
         return Tridiagonal(factor * self.lower, 1 + factor * self.diagonal, factor * self.upper)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> "Tridiagonal":
-        """Return the matrix in a type, on a device."""
+        """Return the matrix with another type, on another device."""
         bands = (self.lower, self.diagonal, self.upper)
         return Tridiagonal(*(band.to(dtype=dtype, device=device) for band in bands))
 
@@ -60,16 +60,16 @@ class Tridiagonal:
 
 
 class Solver:
-    """The inverse of a tridiagonal matrix, times a number.
+    """Applies w·A⁻¹ for a tridiagonal matrix A.
 
     Args:
         matrix: complex128 matrix A.
-        weight: number w; ``solve`` gives w·A⁻¹.
-        dtype: complex type of the right sides.
-        device: where they are.
+        weight: number w.
+        dtype: complex type of the right-hand sides.
+        device: device of the right-hand sides.
 
     Raises:
-        ScanError: neighbours do not decouple, because the diagonal does not dominate.
+        ScanError: the reduction does not converge, because the diagonal does not dominate.
     """
 
     def __init__(self, matrix: Tridiagonal, weight: complex, dtype: torch.dtype, device: torch.device) -> None:
@@ -82,24 +82,24 @@ class Solver:
 
     def solve(self, right_side: Tensor) -> Tensor:
         """Return w·A⁻¹ times vectors (…, n), a new tensor with the same strides."""
-        found, spare = right_side, None
+        solution, spare = right_side, None
         for shift, left, right in self._levels:
             out = torch.empty_like(right_side) if spare is None else spare
-            spare = None if found is right_side else found
-            found = _add_neighbours(found, found, shift, left, right, out)
-        return torch.mul(found, self._scale, out=None if found is right_side else found)
+            spare = None if solution is right_side else solution
+            solution = _add_neighbours(solution, solution, shift, left, right, out)
+        return torch.mul(solution, self._scale, out=None if solution is right_side else solution)
 
 
 def _reduce(matrix: Tridiagonal, rounding: float) -> tuple[list[tuple[int, Tensor, Tensor]], Tensor]:
-    """Return the levels (shift, multiples of the equations i − shift and i + shift) and the diagonal that is left."""
+    """Return the levels (shift, factors of the equations i − shift and i + shift) and the final diagonal."""
     lower, diagonal, upper = matrix.lower, matrix.diagonal, matrix.upper
     levels, shift = [], 1
     while float(((lower.abs() + upper.abs()) / diagonal.abs()).max()) > rounding:
         if len(levels) == _MOST_LEVELS:
             raise ScanError(
-                "A step of finite differences needs a system in which far pixels decouple.",
+                "A finite-difference step needs a diagonally dominant system, so that distant pixels decouple.",
                 got=f"a coupling of {float((upper / diagonal).abs().max()):.2g} after {_MOST_LEVELS} doublings.",
-                remedy="take thinner slices or larger pixels.",
+                remedy="use thinner slices or larger pixels.",
             )
         left, right = -lower / diagonal.roll(shift), -upper / diagonal.roll(-shift)
         levels.append((shift, left, right))

@@ -1,17 +1,17 @@
-"""Slices of an object in single precision on an accelerator: one pass over the waves each, compiled by Triton.
+"""Transmission of slices in single precision on an accelerator, in one pass over the waves each, compiled by Triton.
 
-T is made in registers from δ and β wherever it is needed, and never stored. Where views share an object, a program owns
-pixels of the plane and goes through the views that see them: it makes T once, sums in a fixed order and writes its sum
-alone. Without atomic additions, runs repeat bit by bit, also where windows overlap.
+T is computed in registers from δ and β and never stored. If views share an object, a program owns pixels of the plane
+and loops over the views that contain them: it computes T once, sums in a fixed order and is the only one to write the
+sum. There are no atomic additions, so results are reproducible bit by bit, even with overlapping windows.
 
-Sine, cosine and exponential are written out, as in ``fused_slices.py``: they differ from the exact T by less than
-1.2·10⁻⁷ of one for phases below 10⁴ rad on every vendor's devices and under Triton's interpreter, where the vendors'
-own functions differ, approximate or do not exist.
+Sine, cosine and exponential are implemented here, as in ``fused_slices.py``, because the vendors' functions differ, are
+approximate or do not exist. The error of T is below 1.2·10⁻⁷ for phases below 10⁴ rad on all devices and in Triton's
+interpreter.
 
 Source of the polynomials and of the parts of π/2 and ln 2: Moshier, Cephes library, sinf.c and expf.c.
 """
 
-# Triton's compiler gives the arguments of kernels their types, which pyright does not know.
+# Triton assigns types to kernel arguments at compile time; pyright does not know them.
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 
 import torch
@@ -23,13 +23,13 @@ from bluesky_multislice.optics.host import on_device
 from bluesky_multislice.optics.sampling import Windows
 
 _BLOCK = 256
-"""Pixels that a program works on: two for each thread of four warps, so that waves are read 16 bytes at a time."""
+"""Pixels per program: two for each thread of four warps, so that waves are read 16 bytes at a time."""
 
 _TILE = (4, 64)
-"""The same as rows and columns of a plane that windows see parts of: rows of 512 bytes of a wave."""
+"""Rows and columns of a plane per program if views have windows; a row is 512 bytes of a wave."""
 
 _VIEWS_AT_ONCE = 8
-"""Views of one plane for which a program makes T once."""
+"""Number of views of one plane for which a program computes T once."""
 
 
 @triton.jit
@@ -52,7 +52,7 @@ def _cos_and_sin(phase):
 
 @triton.jit
 def _exp(x):
-    # Written so that what is not a number stays so.
+    # These comparisons keep NaN.
     x = tl.where(x < -87.0, -87.0, x)
     x = tl.where(x > 88.0, 88.0, x)
     halvings = tl.floor(x * 1.4426950408889634 + 0.5)
@@ -66,7 +66,7 @@ def _exp(x):
 
 @triton.jit
 def _number(strength, STORED: tl.constexpr):
-    """Return kΔz, which is a number, or stored on the device where it is refined."""
+    """Return kΔz: a number, or, if it is refined, loaded from the device."""
     if STORED:
         strength = tl.load(strength).to(tl.float32)
     return strength
@@ -74,7 +74,7 @@ def _number(strength, STORED: tl.constexpr):
 
 @triton.jit
 def _transmission(delta, beta, place, valid, strength):
-    """Return |T| and the cosine and sine of its phase at places of a plane."""
+    """Return |T| and the cosine and sine of its phase at indices of a plane."""
     phase = -strength * tl.load(delta + place, mask=valid, other=0.0)
     cosine, sine = _cos_and_sin(phase)
     return _exp(-strength * tl.load(beta + place, mask=valid, other=0.0)), cosine, sine
@@ -82,7 +82,7 @@ def _transmission(delta, beta, place, valid, strength):
 
 @triton.jit
 def _load(wave, at, valid):
-    """Return real and imaginary part of waves, complex numbers of 8 bytes that are read as one integer each."""
+    """Return the real and imaginary parts of complex64 waves, each number loaded as one 8-byte integer."""
     both = tl.load(wave + at, mask=valid, other=0)
     return both.to(tl.int32).to(tl.float32, bitcast=True), (both >> 32).to(tl.int32).to(tl.float32, bitcast=True)
 
@@ -95,7 +95,7 @@ def _store(wave, at, valid, real, imaginary):
 
 @triton.jit
 def _view(number, pixels):
-    """Return where a view begins, as a number that no batch overflows."""
+    """Return the offset of a view as a 64-bit integer, which no batch overflows."""
     return (tl.full((), 0, tl.int64) + number) * pixels
 
 
@@ -103,7 +103,7 @@ def _view(number, pixels):
 def transmit_planes(
     wave, out, delta, beta, strength, pixels, views, OWN: tl.constexpr, STORED: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Write T·ψ of a few views, of one plane that is shared, or each of its own."""
+    """Write T·ψ of a few views, which share one plane or have one plane each."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = at < pixels
     at_once: tl.constexpr = 1 if OWN else 8
@@ -122,7 +122,7 @@ def transmit_planes(
 def transmit_windows(
     wave, out, delta, beta, first, strength, nx, pixels, row, STORED: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Write T·ψ of a view that sees a window of the plane, whose rows have so many pixels."""
+    """Write T·ψ of a view's window in the plane, whose rows have ``row`` pixels."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = at < pixels
     view = tl.program_id(1)
@@ -138,7 +138,7 @@ def transmit_windows(
 
 @triton.jit
 def _back(h, wave, at, valid, modulus, cosine, sine, UNDO: tl.constexpr):
-    """Turn h into T·h and, to undo the slice, ψ into ψ/T; return q = h·ψ."""
+    """Replace h by T·h and, with UNDO, ψ by ψ/T; return q = h·ψ."""
     hr, hi = _load(h, at, valid)
     r, i = _load(wave, at, valid)
     real, imaginary = modulus * cosine, modulus * sine
@@ -154,7 +154,7 @@ def back_own(
     h, wave, delta, beta, in_delta, in_beta, strength, pixels,
     UNDO: tl.constexpr, STORED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients in a view's own plane, and turn h, and ψ to undo the slice."""
+    """Write the gradients of a view's own plane; replace h by T·h and, with UNDO, ψ by ψ/T."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = at < pixels
     plane = _view(tl.program_id(1), pixels)
@@ -170,9 +170,9 @@ def back_shared(
     h, wave, delta, beta, first, in_delta, in_beta, strength, ny, nx, rows, row, views,
     WINDOWED: tl.constexpr, UNDO: tl.constexpr, STORED: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Add the gradients of all views to a tile of the plane (rows, row) that they share, and turn their h and ψ.
+    """Add the gradients of all views to a tile of their shared plane (rows, row); update their h and ψ.
 
-    Each pixel of a view belongs to one tile, so all are turned once.
+    Each pixel of a view belongs to exactly one tile, so each is updated once.
     """
     across = tl.cdiv(row, WIDTH)
     top = (tl.program_id(0) // across) * HEIGHT
@@ -213,7 +213,7 @@ class TritonSlice:
         delta: δ (1 or view, Y, X).
         beta: β, the same shape.
         strength: kΔz, a number, or 0-d on the same device.
-        first: where the window of each view begins, from ``seen``.
+        first: first pixel of each view's window, from ``window_origins``.
     """
 
     def __init__(self, delta: Tensor, beta: Tensor, strength: float | Tensor, first: Tensor | None = None) -> None:
@@ -221,11 +221,8 @@ class TritonSlice:
         self._first, self._own, self._stored = first, len(delta) > 1, isinstance(strength, Tensor)
 
     @staticmethod
-    def seen(windows: Windows | Tensor | None, wave: Tensor) -> Tensor | None:
-        """Return the first pixel (view, 2), along y and x, that each view of waves (view, y, x) sees of shared planes.
-
-        None where each view sees all of a plane, or a plane of its own.
-        """
+    def window_origins(windows: Windows | Tensor | None, wave: Tensor) -> Tensor | None:
+        """Return the first pixel (view, 2), along y and x, of each view's window in shared planes; None: no windows."""
         return None if windows is None else on_device(windows, wave.device, torch.int32)
 
     def transmit(self, wave: Tensor, group: slice, into: Tensor) -> Tensor:
@@ -247,7 +244,7 @@ class TritonSlice:
     def back(
         self, h: Tensor, wave: Tensor, group: slice, in_delta: Tensor, in_beta: Tensor, *, undo: bool = False
     ) -> Tensor:
-        """Bring the gradients of a group of views into those of the slice; return T·h."""
+        """Compute the gradients of a group of views; return T·h."""
         h, wave = h.contiguous(), wave if undo else wave.contiguous()
         waves = h.view(torch.int64), wave.view(torch.int64)
         views, ny, nx = wave.shape
@@ -259,9 +256,9 @@ class TritonSlice:
         windowed = self._first is not None
         rows, row = self._delta.shape[-2:] if windowed else (1, ny * nx)
         height, width = _TILE if windowed else (1, _BLOCK)
-        # Windows begin anywhere: their waves are read pixel by pixel, and so the plane is, too.
+        # Windows start at any pixel, so their waves and the plane are read one pixel per thread.
         warps = height * width // (32 if windowed else 64)
-        # The plane stands for windows where there are none: the kernel reads none.
+        # Without windows the kernel does not read this argument; the plane serves as a placeholder.
         first = self._delta if self._first is None else self._first[group]
         back_shared[(triton.cdiv(rows, height) * triton.cdiv(row, width),)](
             *waves, self._delta, self._beta, first, in_delta, in_beta, self._strength,

@@ -1,4 +1,4 @@
-"""The only room that says torch.distributed."""
+"""Ranks, slabs, exchange between ranks, and checkpoints: the only package that uses torch.distributed."""
 
 from bluesky_multislice.parallel.agreement import Agreement
 from bluesky_multislice.parallel.checkpoints import Checkpoints
@@ -9,7 +9,7 @@ from bluesky_multislice.parallel.lost_rank import lost_rank
 from bluesky_multislice.parallel.mesh import Mesh, end_process, join_mesh
 from bluesky_multislice.parallel.plane_shares import PlaneShares, planes_are_shared
 from bluesky_multislice.parallel.slab import Rows, Slab, check_rows, ranks_of_views
-from bluesky_multislice.parallel.threads import THREADS, threads_asked
+from bluesky_multislice.parallel.threads import THREADS, requested_threads
 
 __all__ = [
     "THREADS",
@@ -29,5 +29,5 @@ __all__ = [
     "measured_rate",
     "planes_are_shared",
     "ranks_of_views",
-    "threads_asked",
+    "requested_threads",
 ]

@@ -1,4 +1,4 @@
-"""What all ranks have to know alike beside the fit, said in a group of their own."""
+"""Exchange of small Python objects among all ranks, in a process group of its own."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Agreement:
-    """Exchanges small things among all ranks, also from a thread: its messages do not mix with those of the fit.
+    """Exchanges small Python objects among all ranks; may be used by a thread, independent of the fit's messages.
 
     Attributes:
-        group: the ranks, by gloo, for what is said lies in the host's memory; None on a single rank.
+        group: all ranks with the gloo backend, because the objects are in host memory; None on a single rank.
 
     Args:
         mesh: the ranks.
@@ -25,27 +25,27 @@ class Agreement:
         group = dist.new_group(backend="gloo") if mesh.size > 1 else None
         self.group = group if isinstance(group, dist.ProcessGroup) else None
 
-    def of_first(self, look: Callable[[], T]) -> T:
-        """Return on all ranks what rank 0 finds."""
-        found: list[Any] = [look() if self._mesh.rank == 0 else None]
+    def from_first_rank(self, read: Callable[[], T]) -> T:
+        """Call a function on rank 0 and return its result on all ranks."""
+        results: list[Any] = [read() if self._mesh.rank == 0 else None]
         if self.group is not None:
-            dist.broadcast_object_list(found, src=0, group=self.group)
-        return found[0]
+            dist.broadcast_object_list(results, src=0, group=self.group)
+        return results[0]
 
-    def of_all(self, look: Callable[[], T]) -> list[T]:
-        """Return on all ranks what each of them finds; a failure of any is one of all.
+    def from_all_ranks(self, read: Callable[[], T]) -> list[T]:
+        """Call a function on every rank and return all results on all ranks; it must not return None.
 
         Raises:
-            OSError: a rank could not look.
+            OSError: the function raised an OSError on some rank; raised on all ranks.
         """
         try:
-            own: tuple[T | None, str] = look(), ""
+            own: tuple[T | None, str] = read(), ""
         except OSError as error:
             own = None, str(error)
-        found = [own] * self._mesh.size
+        results = [own] * self._mesh.size
         if self.group is not None:
-            dist.all_gather_object(found, own, group=self.group)
-        failed = [fault for _, fault in found if fault]
-        if failed:
-            raise OSError(failed[0])
-        return [value for value, _ in found if value is not None]
+            dist.all_gather_object(results, own, group=self.group)
+        failures = [failure for _, failure in results if failure]
+        if failures:
+            raise OSError(failures[0])
+        return [value for value, _ in results if value is not None]

@@ -1,4 +1,4 @@
-"""How fast two ranks of this machine exchange rows: ``torchrun … exchange_rate.py DEVICE``."""
+"""Measures the rate at which two ranks of this machine exchange rows: ``torchrun … exchange_rate.py DEVICE``."""
 
 import os
 import subprocess
@@ -12,11 +12,11 @@ from bluesky_multislice.parallel.slab import Slab
 
 _ROWS, _TIMES = 64, 5
 _SHAPE = (16, _ROWS, 1024)
-"""Planes of 4 MiB, as they travel."""
+"""Planes (plane, y, x) that a rank sends: 4 MiB."""
 
 
 def measured_rate(device: str) -> float | None:
-    """Return the bytes a second that each of two ranks sends to the other meanwhile; None where they cannot start.
+    """Return the bytes per second that two ranks send to each other simultaneously; None if they cannot start.
 
     Args:
         device: ``cpu``, ``cuda`` or ``xpu``.
@@ -28,14 +28,14 @@ def measured_rate(device: str) -> float | None:
 
 
 def _exchange(device: str) -> None:
-    """Exchange rows on this rank, and have the first print the highest rate: others on the machine only lower it."""
+    """Exchange rows; rank 0 prints the highest rate, because other processes can only lower it."""
     with join_mesh(device, 2) as mesh:
         slab, everything = Slab(mesh, 2 * _ROWS), [(0, 2 * _ROWS)] * 2
         planes, rates = torch.ones(_SHAPE, device=mesh.device), []
         for _ in range(1 + _TIMES):
             began, before = time.perf_counter(), slab.bytes_sent
             slab.collect(planes, everything)
-            # What was sent has arrived everywhere.
+            # A collective of all ranks, so that all rows have arrived before the clock is read.
             mesh.largest(0.0)
             rates.append((slab.bytes_sent - before) / (time.perf_counter() - began))
         if mesh.rank == 0:

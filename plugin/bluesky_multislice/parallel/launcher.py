@@ -1,4 +1,4 @@
-"""A rank ends with the torchrun that started it, and with the other ranks of a job that has failed."""
+"""Ends a rank when its torchrun ends, or when another rank of the job has failed."""
 
 import ctypes
 import os
@@ -14,56 +14,56 @@ from bluesky_multislice.parallel.mesh import end_process
 _PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
 
-_BETWEEN_LOOKS_S = 0.2
-"""Seconds between two looks for an error that shared storage may show late."""
+_POLL_INTERVAL_S = 0.2
+"""Seconds between checks for a failure, which shared storage may show late."""
 
 
-def end_with_launcher(last_word: str) -> None:
-    """Have the kernel kill this rank as soon as its torchrun ends; without torchrun, or not on Linux, do nothing.
+def end_with_launcher(last_argument: str) -> None:
+    """Make the Linux kernel kill this rank when its torchrun ends; no effect without torchrun or on other systems.
 
-    torchrun puts every rank into a session of its own, so that whoever kills it, such as the kernel for want of memory,
-    would leave ranks that nobody waits for. What they have not yet kept, a later start does again.
+    torchrun starts every rank in its own session. Without this, ranks would continue unattended after torchrun has been
+    killed, for example by the out-of-memory killer. A restart repeats the work since the last checkpoint.
 
     Args:
-        last_word: last word of the rank's command line, and therefore of its torchrun's.
+        last_argument: last argument of the rank's command line, which is also the last argument of torchrun's.
     """
     if sys.platform != "linux" or "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # It may have ended before the kernel was asked, while this rank was importing.
-    if not _parent_has(last_word):
-        print("torchrun has gone, and its rank goes, too", file=sys.stderr)
+    # torchrun may have ended before the call, during this rank's imports.
+    if not _parent_has(last_argument):
+        print("torchrun has ended; this rank ends as well", file=sys.stderr)
         end_process(1)
 
 
-def _parent_has(word: str) -> bool:
+def _parent_has(argument: str) -> bool:
     try:
-        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().split(b"\0")
+        arguments = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().split(b"\0")
     except FileNotFoundError:
         return False
-    return os.fsencode(word) in words
+    return os.fsencode(argument) in arguments
 
 
 def end_with_failed_job(failed: Callable[[], bool]) -> None:
-    """End this rank when it is asked to (SIGTERM) and the job has failed, whatever its main thread waits for.
+    """End this rank after SIGTERM if the job has failed, even while its main thread is blocked.
 
-    When a rank fails, torchrun asks the others to end and kills them half a minute later. They could not obey: a
-    rank that sits in a collective runs no signal handler of Python's. A thread hears of the signal meanwhile. While the
-    job has not failed, it leaves the signal to the handlers, which may keep a checkpoint.
+    When a rank fails, torchrun sends SIGTERM to the other ranks and kills them 30 s later. A rank that is blocked in a
+    collective runs no Python signal handler, so a thread waits for the signal instead. If the job has not failed, the
+    thread leaves the signal to the handlers, which may save a checkpoint.
 
     Args:
-        failed: whether a rank of the job has failed.
+        failed: returns whether a rank of the job has failed.
     """
-    heard, rings = os.pipe()
-    os.set_blocking(rings, False)
-    signal.set_wakeup_fd(rings, warn_on_full_buffer=False)
-    threading.Thread(target=_end_after_signal, args=(heard, failed), name="failed job", daemon=True).start()
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    threading.Thread(target=_end_after_signal, args=(read_end, failed), name="failed job", daemon=True).start()
 
 
-def _end_after_signal(heard: int, failed: Callable[[], bool]) -> None:
-    while os.read(heard, 1) != bytes([signal.SIGTERM]):
+def _end_after_signal(read_end: int, failed: Callable[[], bool]) -> None:
+    while os.read(read_end, 1) != bytes([signal.SIGTERM]):
         pass
     while not failed():
-        time.sleep(_BETWEEN_LOOKS_S)
-    print("another rank of the job has failed, and this one ends, too", file=sys.stderr)
+        time.sleep(_POLL_INTERVAL_S)
+    print("another rank of the job has failed; this rank ends as well", file=sys.stderr)
     end_process(1)

@@ -1,4 +1,4 @@
-"""The ranks of a job, in a mesh of angle × slab, and the numbers that they add up."""
+"""The ranks of a job, in a mesh of angle × slab, and their reductions."""
 
 import os
 import sys
@@ -15,28 +15,28 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.optics import as_it_lies
-from bluesky_multislice.optics.accelerator import backend_of, chosen_type, peak_memory, select
+from bluesky_multislice.optics import in_memory_order
+from bluesky_multislice.optics.accelerator import backend_of, peak_memory, resolve_device_type, select
 from bluesky_multislice.parallel.own_device import own_device
-from bluesky_multislice.parallel.threads import threads_asked
+from bluesky_multislice.parallel.threads import requested_threads
 
 _SMALL_BYTES = 2**20
-"""Largest tensor that travels with others: to copy it takes less time than a message of its own would wait."""
+"""Largest tensor that shares a message with others; copying it is faster than sending a separate message."""
 
 
 @dataclass(frozen=True)
 class Mesh:
     """Ranks in a mesh of angle × slab.
 
-    Ranks that differ in their slab hold different rows of one volume and work on the same angles; ranks that differ in
-    their angle hold the same rows and work on different views. One slab is data parallelism. Ranks of one angle follow
-    each other, so that those that exchange rows lie on one node.
+    Along the slab dimension, ranks hold different rows of one volume and process the same angles. Along the angle
+    dimension, ranks hold the same rows and process different views. One slab means data parallelism. Ranks of one angle
+    have consecutive numbers, so that ranks that exchange rows are on one node.
 
     Attributes:
-        rank: this process.
+        rank: number of this process.
         size: number of processes.
-        device: where this process computes.
-        slabs: number of slabs that the volume is cut into.
+        device: device of this process.
+        slabs: number of slabs of the volume.
         devices: PyTorch's mesh with the dimensions ``angle`` and ``slab``; None on a single rank.
     """
 
@@ -48,22 +48,22 @@ class Mesh:
 
     @property
     def slab(self) -> int:
-        """Number of the slab that this rank holds."""
+        """Index of the slab that this rank holds."""
         return self.rank % self.slabs
 
     @property
     def angle(self) -> int:
-        """Number of this rank along the mesh's other dimension."""
+        """Index of this rank along the angle dimension."""
         return self.rank // self.slabs
 
     @property
     def angles(self) -> int:
-        """Number of groups of ranks that work on different views."""
+        """Number of groups of ranks that process different views."""
         return self.size // self.slabs
 
     @property
     def undivided(self) -> "Mesh":
-        """The same ranks, each with the whole volume and its own share of the views."""
+        """The same ranks, each with the whole volume and a share of the views."""
         return replace(self, slabs=1)
 
     @property
@@ -95,7 +95,7 @@ class Mesh:
         return self.sum_of_slabs(torch.tensor(number, dtype=torch.float64, device=self.device)).item()
 
     def sum_of_slabs(self, number: Tensor) -> Tensor:
-        """Return what ``sum_over_slabs`` does, of a 0-d tensor that stays where it is."""
+        """Return the sum of a 0-d tensor over the slabs of one volume, on its own device."""
         if self.slabs == 1:
             return number
         total = number.clone()
@@ -106,40 +106,40 @@ class Mesh:
         return None if self.devices is None or self.slabs == 1 else self.devices.get_group(dimension)
 
     def largest(self, number: float) -> float:
-        """Return the largest of the ranks' numbers."""
+        """Return the maximum of a number over all ranks."""
         if self.size == 1:
             return number
         return self.largest_value(torch.tensor(number, dtype=torch.float64, device=self.device)).item()
 
     def largest_value(self, number: Tensor) -> Tensor:
-        """Return what ``largest`` does, of a 0-d tensor that stays where it is."""
-        found = number.clone()
+        """Return the maximum of a 0-d tensor over all ranks, on its own device."""
+        result = number.clone()
         if self.size > 1:
-            dist.all_reduce(found, dist.ReduceOp.MAX)
-        return found
+            dist.all_reduce(result, dist.ReduceOp.MAX)
+        return result
 
     def peak_memory_bytes(self) -> int:
-        """Return the most memory that any rank has held so far; every rank calls it."""
+        """Return the largest peak memory of any rank so far; every rank must call it."""
         return int(self.largest(self.own_peak_bytes))
 
     @property
     def own_peak_bytes(self) -> int:
-        """Most memory that this rank has held so far: of its GPU, else resident."""
+        """Peak memory of this rank so far: of its GPU, or the resident memory on a CPU."""
         if self.device.type != "cpu":
             return peak_memory(self.device)
-        # Not getrusage, whose peak begins with that of the process that started this one.
+        # Not getrusage, whose peak includes that of the parent process.
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
     def share(self, count: int) -> range:
-        """Return which of ``count`` items are this rank's."""
+        """Return this rank's items of ``count`` items."""
         return range(self.rank, count, self.size)
 
 
 def _sum(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> None:
-    """Replace each tensor by its sum over a group; small ones of one type travel in one message."""
+    """Replace each tensor by its sum over a group; small tensors of one type share one message."""
     small: dict[torch.dtype, list[Tensor]] = {}
-    for tensor in map(as_it_lies, tensors):
+    for tensor in map(in_memory_order, tensors):
         if tensor.nbytes > _SMALL_BYTES:
             dist.all_reduce(tensor, group=group)
         else:
@@ -155,46 +155,47 @@ def _sum(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> None:
 
 @contextmanager
 def join_mesh(device: str = "auto", slabs: int = 1) -> Iterator[Mesh]:
-    """Join the ranks that torchrun started (a single one without it) and leave them at the end.
+    """Join the ranks that torchrun started (a single rank without torchrun) and leave them at the end.
 
-    A rank that raises does not leave: to close its groups could wait for ranks that sit in a collective. It ends its
-    process, see ``end_process``, and torchrun ends the others.
+    After an exception the process groups are not closed, because that could wait for ranks that are blocked in a
+    collective. The rank should then end its process with ``end_process``; torchrun ends the other ranks.
 
     Args:
-        device: ``cpu``, ``cuda`` or ``xpu``, ``gpu`` for whichever of these two is there, or ``auto`` for that or else
-            the processor.
-        slabs: number of slabs that the volume is cut into.
+        device: ``cpu``, ``cuda`` or ``xpu``; ``gpu`` for the available one of the latter; ``auto`` for a GPU if there
+            is one, else the CPU.
+        slabs: number of slabs of the volume.
 
     Raises:
-        PlanError: the ranks cannot hold so many slabs, there is no such device or no thread, or too few devices.
+        PlanError: the number of ranks is no multiple of the slabs, the device does not exist, the number of threads is
+            invalid, or two ranks would use one device.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if slabs < 1 or size % slabs:
         raise PlanError(
-            "The ranks of a job are a multiple of the slabs of the volume.",
+            "The number of ranks of a job must be a multiple of the number of slabs.",
             got=f"{size} ranks and {slabs} slabs.",
-            remedy="start as many ranks as the mesh has, or ask for a mesh that multiplies to the number of ranks.",
+            remedy="start as many ranks as the mesh has, or use a mesh whose product is the number of ranks.",
         )
-    threads_asked(os.environ)
-    kind = chosen_type(device)
+    requested_threads(os.environ)
+    kind = resolve_device_type(device)
     store = next(rendezvous("env://"))[0] if size > 1 else None
-    place = torch.device("cpu") if kind == "cpu" else own_device(kind, rank=rank, store=store)
-    select(place)
+    device_of_rank = torch.device("cpu") if kind == "cpu" else own_device(kind, rank=rank, store=store)
+    select(device_of_rank)
     if store is None:
-        yield Mesh(rank, size, place)
+        yield Mesh(rank, size, device_of_rank)
         return
-    own = None if kind == "cpu" else place
-    dist.init_process_group(backend_of(place), store=store, rank=rank, world_size=size, device_id=own)
-    devices = init_device_mesh(place.type, (size // slabs, slabs), mesh_dim_names=("angle", "slab"))
-    yield Mesh(rank, size, place, slabs, devices)
+    accelerator = None if kind == "cpu" else device_of_rank
+    dist.init_process_group(backend_of(device_of_rank), store=store, rank=rank, world_size=size, device_id=accelerator)
+    devices = init_device_mesh(device_of_rank.type, (size // slabs, slabs), mesh_dim_names=("angle", "slab"))
+    yield Mesh(rank, size, device_of_rank, slabs, devices)
     dist.destroy_process_group()
 
 
 def end_process(status: int) -> NoReturn:
-    """End a rank's process with an exit status, without the interpreter's own shutdown.
+    """End a rank's process with an exit status, without the interpreter's shutdown.
 
-    gloo's threads can outlive ``destroy_process_group`` and then abort a shutdown that has nothing left to do (seen
-    with torch 2.13 about once in sixty jobs; PyTorch issue 190489), which would turn a finished job into a failed one.
+    gloo's threads can outlive ``destroy_process_group`` and abort the shutdown, so that a finished job would count as
+    failed (about one in sixty jobs with torch 2.13; PyTorch issue 190489).
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Which accelerator of its node a rank computes on."""
+"""Assignment of the accelerators of a node to its ranks."""
 
 import os
 import socket
@@ -7,53 +7,54 @@ from typing import Protocol
 import torch
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.optics.accelerator import accelerator_count, identifier_of, masks_of
+from bluesky_multislice.optics.accelerator import accelerator_count, device_identifier, visibility_settings
 
 
 class Store(Protocol):
-    """What ranks need of one of PyTorch's stores: they leave word there for each other."""
+    """The part of PyTorch's key-value stores that ranks use to exchange device identifiers."""
 
     def set(self, key: str, value: str) -> None:
-        """Leave a word."""
+        """Store a value."""
         ...
 
     def get(self, key: str) -> bytes:
-        """Return a word as soon as somebody has left it."""
+        """Wait until a key has a value, and return it."""
         ...
 
 
 def own_device(kind: str, *, rank: int, store: Store | None) -> torch.device:
-    """Return the accelerator of this rank: the one with its number on the node, of those that it sees.
+    """Return the accelerator of this rank: the visible device whose index is the rank's number on its node.
 
-    A rank whose number is beyond what it sees may have a mask of its own, as Slurm's ``--gpus-per-task`` gives it: the
-    one device of every rank is then number 0 in its process. Or all ranks see the same devices, of which there are too
-    few. The number of a device does not tell the two apart, what its maker calls it does: ranks write that down, and
-    one with such a number looks whether another rank of its node has the same.
+    A rank's number on the node can exceed the number of its visible devices for two reasons. Either every rank sees a
+    device of its own, as with Slurm's ``--gpus-per-task``, which is then index 0 in each process; or all ranks see the
+    same devices, and there are too few. Device indices do not distinguish these cases, but device identifiers do. Each
+    rank therefore stores its device's identifier, and a rank with such a number compares it with the other ranks of the
+    node.
 
     Args:
-        kind: type of accelerator; this process sees one at least.
+        kind: type of accelerator; at least one must be visible to this process.
         rank: number of this rank in the job.
-        store: where ranks leave word for each other; None on a single rank.
+        store: key-value store shared by the ranks; None on a single rank.
 
     Raises:
-        PlanError: another rank computes on the same device.
+        PlanError: another rank uses the same device.
     """
     local_rank, visible = int(os.environ.get("LOCAL_RANK", "0")), accelerator_count()
     device = torch.device(kind, local_rank % visible)
     if store is None:
         return device
-    own = f"{socket.gethostname()} {identifier_of(device)}"
+    own = f"{socket.gethostname()} {device_identifier(device)}"
     store.set(_key(rank), own)
     if local_rank < visible:
         return device
     for other in range(rank - local_rank, rank):
         if store.get(_key(other)).decode() == own:
-            masks = masks_of(kind)
+            masks = visibility_settings(kind)
             raise PlanError(
-                "Every rank computes on a GPU of its own.",
+                "Every rank needs a GPU of its own.",
                 got=f"ranks {other} and {rank} have the same one of {own}, of {visible} that they see"
                 f"{f' ({masks})' if masks else ''}.",
-                remedy="start no more ranks on a node than it has GPUs, or compute on processors: device cpu.",
+                remedy="start at most as many ranks on a node as it has GPUs, or compute on CPUs: device cpu.",
             )
     return device
 

@@ -1,8 +1,8 @@
-"""Planes along z that the ranks of the same rows share: each moves its own, and keeps the optimiser's state of them.
+"""Optimiser sharding: ranks with the same rows share the planes along z, and each updates its own planes.
 
-Gradients are added up where they are needed (reduce-scatter) and the moved planes sent to all (all-gather), which takes
-as many bytes as adding gradients up everywhere. The state of the optimiser and the time of its step fall with the
-number of ranks (Rajbhandari et al., ZeRO, Proc. SC20 (2020)).
+Gradients are summed on the rank that needs them (reduce-scatter) and updated planes are sent to all ranks (all-gather),
+which takes as many bytes as an all-reduce of the gradients. The memory of the optimiser's state and the time of its
+step fall with the number of ranks (Rajbhandari et al., ZeRO, Proc. SC20 (2020)).
 """
 
 from itertools import pairwise
@@ -10,26 +10,26 @@ from itertools import pairwise
 import torch.distributed as dist
 from torch import Tensor
 
-from bluesky_multislice.optics import as_it_lies
+from bluesky_multislice.optics import in_memory_order
 from bluesky_multislice.parallel.mesh import Mesh
 from bluesky_multislice.parallel.slab import ends_of
 
-# Of versions of PyTorch before 2.13 under their former names.
+# The second names are those before PyTorch 2.13.
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class PlaneShares:
-    """The planes of a volume that are this rank's, of those that ranks of the same rows hold.
+    """The distribution of a volume's planes over the ranks that hold the same rows.
 
     Attributes:
-        divided: whether each of these ranks has some planes of its own; else all have all of them.
-        own: which planes are this rank's.
+        divided: whether each rank has its own planes; otherwise every rank has all planes.
+        own: slice of this rank's planes.
 
     Args:
         mesh: the ranks.
-        planes: planes of the volume.
-        divided: False leaves all planes to all ranks.
+        planes: number of planes of the volume.
+        divided: False: every rank has all planes.
     """
 
     def __init__(self, mesh: Mesh, planes: int, *, divided: bool = True) -> None:
@@ -44,11 +44,11 @@ class PlaneShares:
         return volume[..., self.own, :, :]
 
     def sum(self, volume: Tensor, own: Tensor) -> None:
-        """Add up the volumes of all ranks of the same rows, in this rank's planes; what was added is lost.
+        """Sum the volumes of all ranks with the same rows, on this rank's planes; ``volume`` is overwritten.
 
         Args:
             volume: (part, z, y, x), each part without gaps in memory.
-            own: (part, z, y, x) this rank's planes, which lie alike; they become the sum.
+            own: (part, z, y, x) output for this rank's planes, with the same memory layout.
         """
         group = self._mesh.angle_group
         for whole, mine in self._parts(volume, own):
@@ -60,7 +60,7 @@ class PlaneShares:
             mine.copy_(whole[self.own])
 
     def gather(self, own: Tensor, volume: Tensor) -> None:
-        """Replace volumes on all ranks of the same rows by the planes that are each one's own; see ``sum``."""
+        """Collect the planes ``own`` of all ranks with the same rows in ``volume``; shapes as in ``sum``."""
         group = self._mesh.angle_group
         for whole, mine in self._parts(volume, own):
             if self._even:
@@ -75,13 +75,13 @@ class PlaneShares:
         return self._planes % self._mesh.angles == 0
 
     def _rank_of(self, number: int) -> int:
-        """Return the rank of the job that has a number among those of the same rows."""
+        """Return the rank of the job for an index among the ranks with the same rows."""
         return number * self._mesh.slabs + self._mesh.slab
 
     def _parts(self, volume: Tensor, own: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return [(as_it_lies(whole), as_it_lies(mine)) for whole, mine in zip(volume, own, strict=True)]
+        return [(in_memory_order(whole), in_memory_order(mine)) for whole, mine in zip(volume, own, strict=True)]
 
 
 def planes_are_shared(mesh: Mesh, planes: int) -> bool:
-    """Return whether every rank of the same rows can have planes of its own, cut as PyTorch shards a tensor."""
+    """Return whether every rank with the same rows gets a plane, if planes are cut as PyTorch shards a tensor."""
     return mesh.angles > 1 and (mesh.angles - 1) * -(-planes // mesh.angles) < planes

@@ -1,21 +1,21 @@
-"""How many threads a rank computes with."""
+"""Number of threads of a rank."""
 
 from collections.abc import Mapping
 
 from bluesky_multislice.errors import PlanError
 
 THREADS = "OMP_NUM_THREADS"
-"""What PyTorch, numba and the libraries below them go by."""
+"""Environment variable with the number of threads of PyTorch, numba and the libraries below them."""
 
 
-def threads_asked(environment: Mapping[str, str]) -> int | None:
-    """Return how many threads an environment asks for; None where it says nothing.
+def requested_threads(environment: Mapping[str, str]) -> int | None:
+    """Return the number of threads set in an environment; None if it is not set.
 
     Args:
-        environment: variables by name; of a list, one number for each level of nesting, the first counts.
+        environment: variables by name; of a list with one number per nesting level, the first number counts.
 
     Raises:
-        PlanError: it asks for none, or for what is no number; OpenMP would take all cores then, and say so nowhere.
+        PlanError: the value is not a positive number; OpenMP would silently use all cores.
     """
     asked = environment.get(THREADS, "").strip()
     if not asked:
@@ -23,8 +23,8 @@ def threads_asked(environment: Mapping[str, str]) -> int | None:
     first = asked.partition(",")[0].strip()
     if not (first.isascii() and first.isdigit() and int(first) > 0):
         raise PlanError(
-            "A rank computes with one thread or more.",
+            "A rank needs one thread or more.",
             got=f"{THREADS}={asked}.",
-            remedy=f"leave {THREADS} out, so that the ranks share the cores, or set it to a number from 1 on.",
+            remedy=f"unset {THREADS}, so that the ranks share the cores, or set it to a positive number.",
         )
     return int(first)

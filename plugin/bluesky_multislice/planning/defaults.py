@@ -40,7 +40,7 @@ def fit_settings(
     if smoothing is None:
         smoothing = usual.total_variation if several_angles else 0.0
     positivity = several_angles if recipe.positivity is None else recipe.positivity
-    vacuum = 1.0 if recipe.l1 is None and positivity and several_angles and usual.holds_vacuum else 0.0
+    vacuum = 1.0 if recipe.l1 is None and positivity and several_angles and usual.constrain_vacuum else 0.0
     optimiser = _optimiser(recipe, usual, several_angles, vacuum_is_held=vacuum > 0)
     epochs = recipe.epochs or _epochs(usual, several_angles, optimiser)
     return FitSettings(
@@ -114,8 +114,8 @@ def _optimiser(recipe: Recipe, usual: FitDefaults, several_angles: bool, *, vacu
         return recipe.optimiser
     if several_angles:
         # Its long first steps would leave a haze in patterns' volumes where nothing takes it away.
-        return "nesterov" if vacuum_is_held or not usual.holds_vacuum else "adam"
-    return usual.one_angle
+        return "nesterov" if vacuum_is_held or not usual.constrain_vacuum else "adam"
+    return usual.single_angle_optimiser
 
 
 def smoothings_of(recipe: Recipe, settings: FitSettings, held_back: int) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from bluesky_multislice.measurement import ScanGeometry
-from bluesky_multislice.models import FrameTiles, even_tiles, technique_of, tiles_fit
+from bluesky_multislice.models import FrameTiles, even_tiles, technique_of, tiles_are_valid
 from bluesky_multislice.optics import halo_pixels
 from bluesky_multislice.planning.cost import rows_outside
 from bluesky_multislice.planning.grid import window_of
@@ -38,7 +38,7 @@ def tiles_of_frames(
         recipe: what a person chose.
         needed: whether tiles may take more time, for whole frames do not fit into memory.
     """
-    full_field = tiles_fit(geometry) and not technique_of(geometry).overlapping
+    full_field = tiles_are_valid(geometry) and not technique_of(geometry).overlapping
     propagations = {plan.propagation, recipe.first_propagation or plan.propagation}
     whole = {"distance_magnification", "distance_rotation"} & set(recipe.refine.quantities)
     if plan.slabs == 1 or not full_field or whole or recipe.fidelity == "intensity" or plan.joint_illumination:

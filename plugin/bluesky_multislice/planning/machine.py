@@ -4,7 +4,12 @@ import os
 from dataclasses import dataclass
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.optics.accelerator import accelerator_type, chosen_type, visible_accelerators, why_none
+from bluesky_multislice.optics.accelerator import (
+    accelerator_type,
+    resolve_device_type,
+    visible_accelerators,
+    why_no_accelerator,
+)
 
 RESERVE = 0.05
 """Part of an accelerator's memory, and of its node's, that no plan counts on: what drivers, the system and others hold,
@@ -69,7 +74,7 @@ def this_machine(device: str) -> Machine:
         PlanError: the device is a GPU that is not there, or does not answer.
     """
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if chosen_type(device) != "cpu":
+    if resolve_device_type(device) != "cpu":
         # Ranks share views and volume evenly: the smallest GPU limits all.
         found = visible_accelerators()
         smallest = min(each.memory_bytes for each in found)
@@ -84,8 +89,8 @@ def device_notes(device: str) -> list[str]:
     Args:
         device: of the recipe.
     """
-    if device == "auto" and accelerator_type() is not None and chosen_type(device) == "cpu":
-        return [f"no GPU is used: {why_none()}"]
+    if device == "auto" and accelerator_type() is not None and resolve_device_type(device) == "cpu":
+        return [f"no GPU is used: {why_no_accelerator()}"]
     return []
 
 

@@ -8,7 +8,7 @@ import torch
 
 from bluesky_multislice.errors import JobError, PlanError
 from bluesky_multislice.measurement import ScanGeometry
-from bluesky_multislice.optics.accelerator import free_memory, name_of, total_memory
+from bluesky_multislice.optics.accelerator import device_name, free_memory, total_memory
 from bluesky_multislice.planning.cost import host_memory_parts, with_memory
 from bluesky_multislice.planning.machine import RESERVE, Machine
 from bluesky_multislice.planning.memory_fit import fits, possible_slabs
@@ -69,7 +69,7 @@ def out_of_memory(error: BaseException, plan: Plan, geometry: ScanGeometry, devi
     told = isinstance(error, RuntimeError) and any(word in said for word in _SAID)
     if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or told):
         return None
-    where = "of its node" if device.type == "cpu" else f"of {name_of(device)} ({device})"
+    where = "of its node" if device.type == "cpu" else f"of {device_name(device)} ({device})"
     sampled = geometry.coarser(plan.coarseness).oversampled(plan.oversampling)
     least, first_line = _SMALLER * plan.memory_bytes, said.splitlines()[0] if said else repr(error)
     return JobError(

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.measurement import Orientation, Regime, Saturated, energy_doubt
+from bluesky_multislice.measurement import Orientation, Regime, Saturated, energy_problem
 from bluesky_multislice.recipe.refine import Refine
 from bluesky_multislice.recipe.resources import Resources
 
@@ -97,7 +97,7 @@ class ScanValues(BaseModel):
     @field_validator("energy_ev", mode="before")
     @classmethod
     def _possible_energy(cls, value: Any) -> Any:
-        doubt = energy_doubt(value) if isinstance(value, (int, float)) and value > 0 else None
+        doubt = energy_problem(value) if isinstance(value, (int, float)) and value > 0 else None
         if doubt is not None:
             raise ValueError(doubt)
         return value

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bluesky_multislice.optics import LateNumber, on_device
+from bluesky_multislice.optics import DeferredScalar, on_device
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.conjugate_gradients import ConjugateGradients
 from bluesky_multislice.solvers.course import Begun, Course, load_random_state, random_state
@@ -229,7 +229,7 @@ class _Wanting:
     """Whether some rank wants the state kept between two steps; on accelerators all ranks know it one step later."""
 
     def __init__(self, mesh: Mesh) -> None:
-        self._alone, self._number = mesh.size == 1, LateNumber()
+        self._alone, self._number = mesh.size == 1, DeferredScalar()
 
     def after(self, ranks: Tensor, *, here: bool) -> bool:
         """Return whether to keep the state after a step.

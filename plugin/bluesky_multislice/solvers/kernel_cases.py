@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bluesky_multislice.optics import Part, multislice, with_y_last
 from bluesky_multislice.optics.graphs import AcceleratorGraph, Graph, Replays
-from bluesky_multislice.optics.interpolation import turn_in_planes
+from bluesky_multislice.optics.interpolation import rotate_in_planes
 from bluesky_multislice.optics.taps import KERNELS
 from bluesky_multislice.optics.transmission import EagerSlice, Slice
 from bluesky_multislice.solvers.optimisers import Adam, Descent, Nesterov, gradient_of
@@ -53,8 +53,8 @@ def slices(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         waves = random.wave(2, views, ny, nx)
         # A refined thickness is on the device.
         for undo, strength in ((False, 1e5), (True, torch.full((), 1e5, dtype=torch.float64, device=device))):
-            general = EagerSlice(delta, beta, strength, EagerSlice.seen(windows, waves[0], delta[None]))
-            fused = TritonSlice(delta, beta, strength, TritonSlice.seen(windows, waves[0]))
+            general = EagerSlice(delta, beta, strength, EagerSlice.window_origins(windows, waves[0], delta[None]))
+            fused = TritonSlice(delta, beta, strength, TritonSlice.window_origins(windows, waves[0]))
             results = (through_and_back(each, waves, delta, undo) for each in (fused, general))
             yield from zip(*results, strict=True)
 
@@ -70,15 +70,15 @@ def through_and_back(through: Slice, waves: Tensor, like: Tensor, undo: bool) ->
 
 
 def turns(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield slices of a turned volume, and their gradients in the volume and the angle."""
-    from bluesky_multislice.optics.triton_turns import turn
+    """Yield slices of a rotated volume, and their gradients in the volume and the angle."""
+    from bluesky_multislice.optics.triton_turns import rotate_volume
 
     nz, ny, nx, slices = 4, 5, 6, 3
     slice_of_plane = tuple(plane * slices // nz for plane in range(nz))
     general: Callable[..., Tensor]
     for kernel in KERNELS:
-        general = functools.partial(turn_in_planes, slice_of_plane=slice_of_plane, kernel=kernel)
-        fused = functools.partial(turn, slices=slices, kernel=kernel)
+        general = functools.partial(rotate_in_planes, slice_of_plane=slice_of_plane, kernel=kernel)
+        fused = functools.partial(rotate_volume, slices=slices, kernel=kernel)
         for angle in (0.3, -2.2) if kernel == "linear" else (0.3,):
             random = _Random(device)
             volume, weight = with_y_last(random.real(nz, ny, nx)), random.real(slices, ny, nx)

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from bluesky_multislice.errors import JobError
-from bluesky_multislice.optics import Choice, Kernels, Part, kernels_in_use, use_kernels
+from bluesky_multislice.optics import KernelChoice, Kernels, Part, kernels_in_use, use_kernels
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.kernel_cases import CASES, Pairs, largest_difference
 
@@ -35,7 +35,7 @@ _SOURCES = (
 )
 
 
-def choose_kernels(asked: Kernels, mesh: Mesh) -> Choice:
+def choose_kernels(asked: Kernels, mesh: Mesh) -> KernelChoice:
     """Choose the kernels of this process, and use them from now on; every rank calls it, and all choose alike.
 
     The first time on a device, small random cases are computed by both; their differences are kept in the user's cache
@@ -55,10 +55,10 @@ def choose_kernels(asked: Kernels, mesh: Mesh) -> Choice:
     return kernels_in_use()
 
 
-def _choice(asked: Kernels, device: torch.device, largest: Callable[[float], float]) -> Choice:
+def _choice(asked: Kernels, device: torch.device, largest: Callable[[float], float]) -> KernelChoice:
     missing = _missing(device)
     if asked == "general":
-        return Choice(asked, (), "asked for", device.type)
+        return KernelChoice(asked, (), "asked for", device.type)
     if missing or (asked == "auto" and device.type == "cpu"):
         if asked == "fused":
             raise JobError(
@@ -66,13 +66,15 @@ def _choice(asked: Kernels, device: torch.device, largest: Callable[[float], flo
                 got=f"{missing}.",
                 remedy="ask for kernels auto or general, or install triton beside torch's build for the accelerator.",
             )
-        return Choice(asked, (), missing or "the job computes on processors", device.type)
+        return KernelChoice(asked, (), missing or "the job computes on processors", device.type)
     own = kept_or_compared(device, _compared)
     # All ranks see the largest of their differences, and choose alike.
     return of_differences(asked, {part: largest(difference) for part, difference in own.items()}, device.type)
 
 
-def of_differences(asked: Literal["auto", "fused"], differences: Mapping[Part, float], device_type: str) -> Choice:
+def of_differences(
+    asked: Literal["auto", "fused"], differences: Mapping[Part, float], device_type: str
+) -> KernelChoice:
     """Return the choice where fused kernels differ so much, by part, from the general ones.
 
     Raises:
@@ -87,7 +89,7 @@ def of_differences(asked: Literal["auto", "fused"], differences: Mapping[Part, f
             remedy="ask for kernels auto or general, and report this with the versions of driver, torch and triton.",
         )
     reason = f"relative differences from the general kernels are {listed}; {AGREEMENT:g} is allowed"
-    return Choice(asked, agreeing, reason, device_type, dict(differences))
+    return KernelChoice(asked, agreeing, reason, device_type, dict(differences))
 
 
 def _missing(device: torch.device) -> str:
@@ -129,7 +131,7 @@ def _compared(device: torch.device) -> dict[Part, float]:
         for part, cases in _cases(device).items():
             found[part] = _difference(part, cases, device)
             agreeing = tuple(each for each, difference in found.items() if difference <= AGREEMENT)
-            use_kernels(Choice("fused", agreeing, "being compared", device.type))
+            use_kernels(KernelChoice("fused", agreeing, "being compared", device.type))
     finally:
         use_kernels(before)
     return found

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bluesky_multislice.models import Turned
+from bluesky_multislice.models import RotatedObject
 from bluesky_multislice.optics import on_device
 from bluesky_multislice.solvers.fidelity import FIDELITIES
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
@@ -79,9 +79,9 @@ def expected_and_measured(
     next(turned, None)
 
 
-def _turned_ahead(unknowns: Unknowns, views: list[NDArray[np.intp]], gradients: bool) -> Iterator[Turned | None]:
+def _turned_ahead(unknowns: Unknowns, views: list[NDArray[np.intp]], gradients: bool) -> Iterator[RotatedObject | None]:
     """Yield the turned object for some views after the others; the next one's rows, and gradients, travel meanwhile."""
-    back: Turned | None = None
+    back: RotatedObject | None = None
     ahead = unknowns.turn(views[0]) if views else None
     for after in range(1, len(views) + 1):
         turned, ahead = ahead, unknowns.turn(views[after]) if after < len(views) else None

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bluesky_multislice.models import ForwardModel, Turned
-from bluesky_multislice.optics import as_it_lies, propagate, with_y_last
+from bluesky_multislice.models import ForwardModel, RotatedObject
+from bluesky_multislice.optics import in_memory_order, propagate, with_y_last
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.parallel import Mesh, PlaneShares
 from bluesky_multislice.solvers.fidelity import FidelityName
@@ -221,13 +221,13 @@ class Unknowns:
         """Return which of some views this rank computes."""
         return self.slab.computes(views)
 
-    def turn(self, views: NDArray[np.intp]) -> Turned | None:
+    def turn(self, views: NDArray[np.intp]) -> RotatedObject | None:
         """Turn the object for views at one angle; return what is on its way, None where this rank holds it all."""
         if self.slab.whole:
             return None
-        return self._model.turn(*self._delta_and_beta, views, self._refinement.adjustments())
+        return self._model.rotate_object(*self._delta_and_beta, views, self._refinement.adjustments())
 
-    def expect(self, views: NDArray[np.intp], turned: Turned | None = None) -> Tensor:
+    def expect(self, views: NDArray[np.intp], turned: RotatedObject | None = None) -> Tensor:
         """Return the expected intensity (view, y, x) of the views that this rank computes.
 
         Args:
@@ -238,7 +238,7 @@ class Unknowns:
         if self._variation is not None:
             shapes, weights = self._variation.shapes * self._probe_unit, self._variation.weights
             adjustments = replace(adjustments, variations=shapes, variation_of_view=weights)
-        return self._model(*self._delta_and_beta, self.probe, views, adjustments, unit=self._unit, turned=turned)
+        return self._model(*self._delta_and_beta, self.probe, views, adjustments, unit=self._unit, rotated=turned)
 
     @property
     def _delta_and_beta(self) -> tuple[Tensor, Tensor | None]:
@@ -264,7 +264,7 @@ class Unknowns:
     def add_light(self, views: NDArray[np.intp]) -> None:
         """Add the light of views whose gradients are taken, where the optimiser weighs by it."""
         if self._light is not None:
-            self._light += self._model.light(self.probe.detach(), views)
+            self._light += self._model.summed_illumination(self.probe.detach(), views)
         if self._variation is not None:
             self._variation.see(self.slab.counts(views))
 
@@ -441,7 +441,7 @@ class Unknowns:
 
     def finite(self) -> bool:
         """Return whether every number is finite."""
-        extremes = (torch.stack(torch.aminmax(as_it_lies(tensor.detach()))) for tensor in self._tensors)
+        extremes = (torch.stack(torch.aminmax(in_memory_order(tensor.detach()))) for tensor in self._tensors)
         return not self._somewhere(not all(bool(torch.isfinite(pair).all()) for pair in extremes))
 
     def _somewhere(self, here: bool) -> bool:

@@ -61,7 +61,7 @@ def test_a_pixel_that_is_dead_in_one_flat_is_left_out_everywhere():
 def test_flats_serve_the_frames_of_their_place_and_darks_all():
     series = [(2, 1), (1, 3), (1, 5), (0, 9), (0, 9)]
     place = np.array([np.nan, 0.1, 0.2, 0.2, 0.1])
-    np.testing.assert_allclose(levels(frames_of(series, place_m=place)), [2, 4])
+    np.testing.assert_allclose(levels(frames_of(series, detector_position_m=place)), [2, 4])
     np.testing.assert_allclose(
         levels(frames_of(series)), [8 / 3, 8 / 3], rtol=1e-6
     )  # one series where the place is one
@@ -70,7 +70,7 @@ def test_flats_serve_the_frames_of_their_place_and_darks_all():
 @pytest.mark.parametrize("place", [[0.1, 0.1, 0.2], [np.nan, 0.1, 0.2]])
 def test_a_place_without_flats_is_refused(place):
     with pytest.raises(FramesError, match=r"every distance.*1 frames with the detector at 0\.[12] m"):
-        frames_of([(1, 3), (0, 9), (0, 9)], place_m=np.array(place))
+        frames_of([(1, 3), (0, 9), (0, 9)], detector_position_m=np.array(place))
 
 
 def test_a_flat_darker_than_the_dark_is_refused():
@@ -104,7 +104,7 @@ def test_times_and_places_of_darks_and_flats_survive_in_the_file(tmp_path, focus
     distance = np.array([0.1, 0.2])
     first, second = distance + (0 if focus_m is None else np.array(focus_m))
     place = np.array([second, first, np.nan, second, second, first])
-    frames = frames_of(series, shape=(4, 4), place_m=place, when=np.array([0.0, 1, 0, 3, 4, 5]))
+    frames = frames_of(series, shape=(4, 4), detector_position_m=place, when=np.array([0.0, 1, 0, 3, 4, 5]))
     expected = [9, 9 / (2 + 2 * 3 / 4)]
     np.testing.assert_allclose(levels(frames), expected)
     geometry = scan_of(series, focus_m, distance_m=distance)

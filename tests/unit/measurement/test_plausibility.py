@@ -10,7 +10,7 @@ from bluesky_multislice.errors import ScanError
 from bluesky_multislice.measurement import (
     angle_warnings,
     check_energy,
-    energy_doubt,
+    energy_problem,
     pattern_warnings,
     position_warnings,
 )
@@ -25,7 +25,7 @@ def patterns():
 
 @pytest.mark.parametrize("energy_ev", [92.0, 700.0, 8000.0, 1.2e5])
 def test_energies_of_x_rays_pass(energy_ev):
-    assert energy_doubt(energy_ev) is None
+    assert energy_problem(energy_ev) is None
     check_energy(energy_ev, source="anywhere")
 
 
@@ -72,7 +72,7 @@ def test_a_position_far_from_all_others_of_its_angle_is_said(patterns):
     position_m = patterns.geometry.position_m.copy()
     position_m[7] += 100 * VOXEL_M
     warnings = position_warnings(moved(patterns, position_m))
-    assert warnings == ["1 views overlap with no other one of their angle, the first is view 7"]
+    assert warnings == ["1 views overlap with no other view of their angle, the first is view 7"]
     position_m[7] = position_m[32]  # overlaps, but with a view of another angle as well as with its own
     assert position_warnings(moved(patterns, position_m)) == []
 
@@ -82,9 +82,9 @@ def test_positions_that_hardly_differ_are_said(patterns):
     assert "check their unit" in warning
 
 
-def test_one_position_an_angle_is_said(patterns):
+def test_one_position_per_angle_gives_a_warning(patterns):
     (warning,) = position_warnings(patterns.geometry.select(np.array([0, 25])))
-    assert "one position an angle" in warning
+    assert "one position per angle" in warning
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from bluesky_multislice.optics.accelerator import (
     Accelerator,
     accelerator_type,
     backend_of,
-    chosen_type,
+    resolve_device_type,
     visible_accelerators,
 )
 
@@ -35,14 +35,14 @@ GPU_BYTES = 80 * 10**9
 )
 def test_a_device_of_the_recipe_means_what_is_there(monkeypatch, kind, device, chosen):
     emulate(monkeypatch, GPU_BYTES, kind=kind)
-    assert chosen_type(device) == chosen
+    assert resolve_device_type(device) == chosen
 
 
 @pytest.mark.parametrize(("kind", "device"), [("cuda", "xpu"), ("xpu", "cuda")])
 def test_a_gpu_of_another_maker_is_not_taken(monkeypatch, kind, device):
     emulate(monkeypatch, GPU_BYTES, kind=kind)
     with pytest.raises(PlanError, match=f"device {device} needs a GPU.*those of type {kind}"):
-        chosen_type(device)
+        resolve_device_type(device)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda", "xpu"])
@@ -51,8 +51,8 @@ def test_a_gpu_that_is_not_there_is_refused_and_auto_takes_processors(monkeypatc
     emulate(monkeypatch, kind=kind)
     why = "sees no device" if kind == "cuda" else "built without any"
     with pytest.raises(PlanError, match=f"device {device} needs a GPU.*{why}"):
-        chosen_type(device)
-    assert chosen_type("auto") == "cpu"
+        resolve_device_type(device)
+    assert resolve_device_type("auto") == "cpu"
     assert accelerator_type() == ("cuda" if kind == "cuda" else None)
     assert visible_accelerators() == ()
 
@@ -61,7 +61,7 @@ def test_an_empty_mask_is_said(monkeypatch):
     emulate(monkeypatch, kind="cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(PlanError, match="sees no device with CUDA_VISIBLE_DEVICES='' in the environment"):
-        chosen_type("gpu")
+        resolve_device_type("gpu")
 
 
 def test_ranks_talk_by_the_library_of_their_device():

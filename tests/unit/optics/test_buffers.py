@@ -61,7 +61,7 @@ def test_what_was_not_used_for_longest_goes_first(monkeypatch):
 
 
 def test_what_has_long_not_been_used_is_given_back(monkeypatch):
-    monkeypatch.setattr(buffers, "_UNUSED", 3)
+    monkeypatch.setattr(buffers, "_UNUSED_REQUESTS", 3)
     buffers.empty((2,), LIKE)
     for _ in range(3):
         buffers.empty((5,), LIKE)

@@ -83,9 +83,9 @@ KERNELS = {
         triton_slices.back_shared,
         {"WINDOWED": True, "UNDO": True, "STORED": True, "HEIGHT": 4, "WIDTH": 64},
     ),
-    "turn": (triton_turns.turn_planes, {"REACH": 1, "SLOPE": False, "X": 16, "Y": 64}),
-    "cubic slope": (triton_turns.turn_planes, {"REACH": 2, "SLOPE": True, "X": 16, "Y": 64}),
-    "turn back": (triton_turns.turn_planes_back, {"REACH": 2, "X": 16, "Y": 64}),
+    "turn": (triton_turns.rotate_planes, {"REACH": 1, "SLOPE": False, "X": 16, "Y": 64}),
+    "cubic slope": (triton_turns.rotate_planes, {"REACH": 2, "SLOPE": True, "X": 16, "Y": 64}),
+    "turn back": (triton_turns.rotate_planes_transposed, {"REACH": 2, "X": 16, "Y": 64}),
     "adam": (triton_descent.move_voxels, MOVES | {"PARTS": 2, "X": 8, "Y": 64}),
     "nesterov": (triton_descent.move_voxels, MOVES | {"ADAM": False, "PARTS": 1, "X": 8, "Y": 64}),
 }

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from bluesky_multislice.optics import Choice, graphs, multislice, use_kernels
+from bluesky_multislice.optics import KernelChoice, graphs, multislice, use_kernels
 from bluesky_multislice.optics.graphs import Replays, replayed
 from bluesky_multislice.solvers import kernel_cases
 
@@ -139,11 +139,11 @@ def test_propagations_that_come_again_are_replayed(replays, windows, monkeypatch
             run = functools.partial(propagate, windows=moved)
             results = []
             for part in ("graphs",), ():
-                use_kernels(Choice("fused", part))
+                use_kernels(KernelChoice("fused", part))
                 results.append(kernel_cases.propagated(run, (wave, *planes), wave))
             pairs += zip(*results, strict=True)
     finally:
-        use_kernels(Choice())
+        use_kernels(KernelChoice())
     assert kernel_cases.largest_difference(pairs) < 1e-6
     assert len(replays.kept) == 1
 

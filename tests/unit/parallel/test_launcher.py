@@ -1,4 +1,4 @@
-"""A rank that torchrun started, and only such a one, ends where torchrun has gone before it could be bound to it."""
+"""A rank that torchrun started, and only such a one, ends if torchrun has ended before the rank could be tied to it."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def run(word):
 def test_a_rank_whose_launcher_has_gone_ends():
     done = run("none of the words that started pytest")
     assert (done.returncode, done.stdout) == (1, "by hand, it stays\n")
-    assert "torchrun has gone" in done.stderr
+    assert "torchrun has ended" in done.stderr
 
 
 def test_a_rank_whose_launcher_lives_goes_on():

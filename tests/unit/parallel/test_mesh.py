@@ -10,7 +10,7 @@ import torch.distributed as dist
 from emulated_accelerators import MODULE, emulate
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.parallel import Mesh, join_mesh, threads_asked
+from bluesky_multislice.parallel import Mesh, join_mesh, requested_threads
 from bluesky_multislice.parallel.own_device import own_device
 
 
@@ -52,7 +52,7 @@ def on_node(monkeypatch, masks, *, kind="cuda", first_rank=0, same_devices=True)
         emulate(monkeypatch, *[10**9 for _ in seen], kind=kind)
         names = seen if same_devices else [f"{local_rank} {name}" for name in seen]
         monkeypatch.setattr(
-            "bluesky_multislice.parallel.own_device.identifier_of", lambda device, names=names: names[device.index]
+            "bluesky_multislice.parallel.own_device.device_identifier", lambda device, names=names: names[device.index]
         )
         monkeypatch.setenv("LOCAL_RANK", str(local_rank))
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)
@@ -99,13 +99,13 @@ def test_auto_without_a_gpu_is_the_processor(monkeypatch):
     ("asked", "threads"), [({}, None), ({"OMP_NUM_THREADS": ""}, None), ("1", 1), ("16", 16), ("4,2", 4)]
 )
 def test_threads_that_an_environment_asks_for(asked, threads):
-    assert threads_asked({"OMP_NUM_THREADS": asked} if isinstance(asked, str) else asked) == threads
+    assert requested_threads({"OMP_NUM_THREADS": asked} if isinstance(asked, str) else asked) == threads
 
 
 @pytest.mark.parametrize("asked", ["0", "-1", "many", "0,4", "1.5", "²"])
 def test_no_thread_is_an_error(monkeypatch, asked):
     with pytest.raises(PlanError, match=r"one thread or more.*OMP_NUM_THREADS="):
-        threads_asked({"OMP_NUM_THREADS": asked})
+        requested_threads({"OMP_NUM_THREADS": asked})
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     with pytest.raises(PlanError, match="one thread or more"), join_mesh("cpu"):
         pass

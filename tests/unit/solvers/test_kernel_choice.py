@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bluesky_multislice.errors import JobError
-from bluesky_multislice.optics import Choice, kernels_in_use, use_kernels, uses_fused
+from bluesky_multislice.optics import KernelChoice, kernels_in_use, use_kernels, uses_fused
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers import choose_kernels
 from bluesky_multislice.solvers.kernel_choice import AGREEMENT, kept_or_compared, of_differences
@@ -20,7 +20,7 @@ ALIKE = {"slices": 1e-7, "turns": 2e-7, "descent": 1e-7, "graphs": 0.0}
 @pytest.fixture(autouse=True)
 def kernels_afterwards():
     yield
-    use_kernels(Choice())
+    use_kernels(KernelChoice())
 
 
 @pytest.mark.parametrize("asked", ["auto", "general"])

@@ -17,7 +17,7 @@ from bluesky_multislice.jobs.job_folder import JobFolder
 from bluesky_multislice.jobs.schedulers.environment import SPINS, without_keys
 from bluesky_multislice.jobs.schedulers.scheduler import Job, JobState, JobStatus
 from bluesky_multislice.jobs.schedulers.site import Allocation, SiteProfile
-from bluesky_multislice.parallel import THREADS, threads_asked
+from bluesky_multislice.parallel import THREADS, requested_threads
 from bluesky_multislice.planning import usable_cores
 
 JOB_MODULE = "bluesky_multislice.jobs.job"
@@ -119,7 +119,7 @@ class LocalScheduler:
     def _environment(self, ranks: int) -> dict[str, str]:
         """Ranks share the cores, unless somebody says otherwise; they talk over the machine's loopback interface."""
         environment = without_keys(os.environ)
-        if threads_asked(environment) is None:
+        if requested_threads(environment) is None:
             environment[THREADS] = str(max(1, usable_cores() // ranks))
         # torchrun would die of a SIGUSR1 that it is not told to pass on, and leave its ranks alone.
         environment.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from bluesky_multislice.errors import PlanError, RecipeError, SchedulerError
 from bluesky_multislice.jobs.schedulers.environment import names_a_key
-from bluesky_multislice.parallel import threads_asked
+from bluesky_multislice.parallel import requested_threads
 from bluesky_multislice.planning import Machine
 from bluesky_multislice.recipe import Constraint, Name, Resources
 
@@ -129,7 +129,7 @@ class SiteProfile(BaseModel):
     @classmethod
     def _some_threads(cls, environment: Mapping[str, str]) -> Mapping[str, str]:
         try:
-            threads_asked(environment)
+            requested_threads(environment)
         except PlanError as error:
             raise ValueError(f"{error.rule} {error.remedy}") from error
         return environment

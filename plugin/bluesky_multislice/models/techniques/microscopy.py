@@ -1,4 +1,4 @@
-"""Full-field transmission microscopy: a lens behind the sample images it onto the camera."""
+"""Full-field transmission microscopy: a lens images the sample onto the camera."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from bluesky_multislice.models.techniques.technique import ScanField, Technique
 
 
 def pupil(geometry: ScanGeometry, fy: Tensor, fx: Tensor) -> Tensor:
-    """Return what a lens lets through: every frequency (y, x) up to its numerical aperture over the wavelength."""
+    """Return the pupil (y, x) of a lens: 1 up to the frequency numerical aperture / wavelength, else 0."""
     cutoff = geometry.values["numerical_aperture"] / geometry.beam.wavelength_m
     return (fy**2 + fx**2 <= cutoff**2).to(torch.complex128)
 
@@ -24,7 +24,7 @@ MICROSCOPY = Technique(
             name="numerical_aperture",
             unit=None,
             place="instrument_1/lens_1/numerical_aperture",
-            description="Sine of the largest angle under which the lens takes light from the sample.",
+            description="Numerical aperture of the lens: sine of its largest acceptance angle.",
         ),
     ),
 )

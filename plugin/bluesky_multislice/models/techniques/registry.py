@@ -1,4 +1,4 @@
-"""The techniques by name: this package's, and those that other installed packages offer as entry points."""
+"""Registry of techniques: those of this package, and entry points of other installed packages."""
 
 import functools
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from bluesky_multislice.models.techniques.ptychography import PTYCHOGRAPHY
 from bluesky_multislice.models.techniques.technique import ScanField, Technique
 
 GROUP = "bluesky_multislice.techniques"
-"""Entry point group in which a package offers a ``Technique``."""
+"""Entry point group for a package's ``Technique``."""
 
 
 @functools.cache
@@ -20,16 +20,22 @@ def techniques() -> Mapping[str, Technique]:
     """Return the techniques by name.
 
     Raises:
-        ScanError: a package offers something else, or a name that is taken.
+        ScanError: an entry point is not a ``Technique``, or its name is already in use.
     """
     found = {technique.name: technique for technique in (PTYCHOGRAPHY, HOLOGRAPHY, MICROSCOPY)}
     for point in entry_points(group=GROUP):
         offered = point.load()
-        if not isinstance(offered, Technique) or offered.name in found:
+        if not isinstance(offered, Technique):
             raise ScanError(
-                "A package offers a technique of a name of its own.",
+                "An entry point for a technique must be a Technique.",
                 got=f"{offered!r} from the entry point {point.name} = {point.value}.",
-                remedy="correct the package, or take it out of this environment.",
+                remedy="correct the package, or remove it from this environment.",
+            )
+        if offered.name in found:
+            raise ScanError(
+                "Every technique needs a name of its own.",
+                got=f"a second {offered.name} from the entry point {point.name} = {point.value}.",
+                remedy="rename it in its package, or remove that package from this environment.",
             )
         found[offered.name] = offered
     return found
@@ -39,7 +45,7 @@ def find_technique(name: str) -> Technique:
     """Return a technique.
 
     Raises:
-        ScanError: nobody offers one of this name.
+        ScanError: there is no technique with this name.
     """
     try:
         return techniques()[name]
@@ -47,7 +53,7 @@ def find_technique(name: str) -> Technique:
         raise ScanError(
             f"The technique must be one of {', '.join(techniques())}.",
             got=f"{name!r}.",
-            remedy=f"correct it, or install the package that offers it in the entry point group {GROUP}.",
+            remedy=f"correct the name, or install the package with its entry point in the group {GROUP}.",
         ) from None
 
 
@@ -55,25 +61,31 @@ def technique_of(geometry: ScanGeometry) -> Technique:
     """Return the technique of a scan.
 
     Raises:
-        ScanError: nobody offers it, or the scan lacks a number that it needs, or has another kind of detector.
+        ScanError: there is no such technique, the scan lacks one of its values, or the detector does not match.
     """
     technique, detector = find_technique(geometry.technique), geometry.detector
-    if technique.imaged != detector.imaged or (technique.imaged and detector.regime == "far_field"):
+    if technique.imaged != detector.imaged:
         raise ScanError(
-            "A lens images onto the detector in the near field, and only where the technique has one.",
-            got=f"{technique.name} with a {detector.regime} detector, imaged: {detector.imaged}.",
+            f"The technique {technique.name} works {'with' if technique.imaged else 'without'} a lens.",
+            got=f"a detector that is {'imaged by a lens' if detector.imaged else 'not imaged by a lens'}.",
+            remedy="correct the technique in the scan's metadata.",
+        )
+    if technique.imaged and detector.regime == "far_field":
+        raise ScanError(
+            "A lens images onto the detector in the near field.",
+            got=f"{technique.name} with a far-field detector.",
             remedy="correct the technique or the regime in the scan's metadata.",
         )
     missing = [field.name for field in technique.fields if field.name not in geometry.values]
     if missing:
         raise ScanError(
-            f"A scan of {technique.name} has the values {', '.join(field.name for field in technique.fields)}.",
+            f"A scan of {technique.name} needs the values {', '.join(field.name for field in technique.fields)}.",
             got=f"no {', '.join(missing)}.",
-            remedy="give them in the recipe's [scan.values] table, the scan's metadata or the instrument file.",
+            remedy="set them in the recipe's [scan.values] table, the scan's metadata or the instrument file.",
         )
     return technique
 
 
 def technique_fields() -> dict[str, ScanField]:
-    """Return by name the numbers that some technique's scans have and others have not."""
+    """Return all technique-specific scan fields by name."""
     return {field.name: field for technique in techniques().values() for field in technique.fields}

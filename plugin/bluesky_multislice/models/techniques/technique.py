@@ -1,6 +1,6 @@
-"""What a technique is: everything in which one kind of measurement differs from another, in one object.
+"""Definition of a technique: one object with everything in which it differs from other techniques.
 
-The wave optics in the sample, the solvers, fidelities, regularisers, stopping and errors are the same for all.
+The wave optics in the sample, the solvers, fidelities, regularisers, stopping rules and errors are common to all.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from torch import Tensor
 from bluesky_multislice.measurement import Regime, ScanGeometry
 
 Optics = Callable[[ScanGeometry, Tensor, Tensor], Tensor]
-"""(geometry, fy (y, 1), fx (x,) in 1/m) → factor (y, x) on the spectrum of the exit wave on its way to the detector."""
+"""(geometry, fy (y, 1), fx (x,) in 1/m) → transfer function (y, x) of the optics between sample and detector."""
 
 
 class FirstProbe(Protocol):
-    """The first probe (1, y, x) at z = 0 from the mean frame (y, x), which is zero where masked."""
+    """Function that estimates the initial probe (1, y, x) at z = 0 from the mean frame (y, x), zero if masked."""
 
     def __call__(
         self,
@@ -27,19 +27,19 @@ class FirstProbe(Protocol):
         window: tuple[int, int],
         pixel_size_m: tuple[float, float],
     ) -> Tensor:
-        """Return it on a window (y, x) of this pitch."""
+        """Return the initial probe on a window (y, x) with the pitch ``pixel_size_m`` (y, x)."""
         ...
 
 
 @dataclass(frozen=True)
 class ScanField:
-    """A number that the scans of a technique have and others have not.
+    """A technique-specific number of a scan.
 
     Attributes:
-        name: its name in the recipe's ``[scan.values]``, the start document and the instrument file.
-        unit: the unit of the model, None where it has none.
-        place: where the interchange file has it, below ``/entry_1``.
-        description: what it is.
+        name: name in the recipe's ``[scan.values]``, the start document and the instrument file.
+        unit: unit in the model; None for a dimensionless number.
+        place: path in the interchange file, below ``/entry_1``.
+        description: meaning, for documentation and forms.
     """
 
     name: str
@@ -50,23 +50,23 @@ class ScanField:
 
 @dataclass(frozen=True)
 class FitDefaults:
-    """How to fit where a recipe leaves it open.
+    """Default fit settings of a technique, for options that the recipe leaves open.
 
     Attributes:
-        refine_probe: whether the probe moves.
-        total_variation: weight of total variation at several angles, which leave gaps.
-        holds_vacuum: whether vacuum is held against noise at several angles.
-        gradient_floor: part of the first step's largest gradient below which Adam moves voxels less.
-        one_angle: what moves the object at one angle.
-        epochs: of accelerated descent at several angles.
-        adam_epochs: of Adam at several angles.
+        refine_probe: whether the probe is refined.
+        total_variation: weight of the total variation for several angles.
+        constrain_vacuum: whether noise in vacuum is suppressed for several angles.
+        gradient_floor: fraction of the first step's largest gradient below which Adam reduces its steps.
+        single_angle_optimiser: optimiser of the object for one angle.
+        epochs: number of epochs of accelerated descent for several angles.
+        adam_epochs: number of epochs of Adam for several angles.
     """
 
     refine_probe: bool = False
     total_variation: float = 0.001
-    holds_vacuum: bool = False
+    constrain_vacuum: bool = False
     gradient_floor: float = 0.0
-    one_angle: Literal["adam", "weighted"] = "adam"
+    single_angle_optimiser: Literal["adam", "weighted"] = "adam"
     epochs: int = 25
     adam_epochs: int = 30
 
@@ -76,15 +76,15 @@ class Technique:
     """One kind of measurement.
 
     Attributes:
-        name: as scans and recipes say it.
-        first_probe: what makes the first probe where the scan has none.
-        overlapping: whether a probe is scanned over the sample, so that neighbouring views of an angle overlap:
-            positions are needed then, frames count the light of the probe, and each angle holds many of them.
-        regime: of a scan that does not say it; None where it must.
-        optics: what stands between sample and detector; None is free space.
-        imaged: whether a lens images the plane at a view's distance, which may lie anywhere, onto the detector.
-        fields: numbers that its scans have and others have not.
-        fit: how to fit where a recipe leaves it open.
+        name: name in scans and recipes.
+        first_probe: estimates the initial probe if the scan has none.
+        overlapping: whether a probe is scanned over the sample, so that neighbouring views of an angle overlap. Such
+            scans need positions, their frames record the intensity of the probe, and each angle has many frames.
+        regime: default regime of a scan; None if every scan must state it.
+        optics: transfer function of the optics between sample and detector; None for free space.
+        imaged: whether a lens images the plane at a view's distance, before or behind the sample, onto the detector.
+        fields: technique-specific numbers of a scan.
+        fit: default fit settings.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Files that are on the disk when the call returns, and how one is told that is not as it was written."""
+"""Writing of files that are on the disk when the call returns, and checksums of files."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def check_sum(path: Path) -> int:
 
 
 def write_durably(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a JSON file, and return when the disk has it."""
+    """Write a JSON file and flush it to the disk."""
     with path.open("w") as file:
         file.write(json.dumps(record))
         file.flush()
@@ -26,7 +26,7 @@ def write_durably(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def make_durable(folder: Path) -> None:
-    """Have the disk keep the names in a folder."""
+    """Flush the directory entries of a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,7 +1,7 @@
-"""The tensors of all ranks in the files of one folder, by torch.distributed.checkpoint.
+"""Reads and writes the tensors of all ranks in one folder, by torch.distributed.checkpoint.
 
-PyTorch's part takes as long to import as a quarter of a rank's start, and short fits keep nothing: whoever needs this
-room imports it when it does.
+Importing torch.distributed.checkpoint takes a quarter of a rank's start time, and short fits save no checkpoints.
+Callers therefore import this module when they need it.
 """
 
 import warnings
@@ -23,29 +23,29 @@ from bluesky_multislice.parallel.mesh import Mesh
 from bluesky_multislice.parallel.plane_shares import planes_are_shared
 
 _VOLUMES = ("volume/", "planes/")
-"""How names of tensors (..., z, y, x) begin that ranks have parts of."""
+"""Prefixes of the names of tensors (..., z, y, x) that are distributed over ranks."""
 
 Described = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-"""Shape and type of the tensors of a folder, by name."""
+"""Name → shape and type of the tensors of a folder."""
 
 FAILURES = (Exception, CheckpointException)
-"""What writing and reading may raise; PyTorch's own is no Exception."""
+"""Exceptions of writing and reading; CheckpointException is not a subclass of Exception."""
 
-# What it says of a job of one rank, in every save and load.
+# PyTorch emits this warning in every save and load of a job with one rank.
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
-def begin_to_write(place: Path, tensors: Mapping[str, Tensor], mesh: Mesh, group: dist.ProcessGroup | None) -> Any:
-    """Begin to write all ranks' tensors; returns a future of it, when the tensors may change again.
+def start_writing(place: Path, tensors: Mapping[str, Tensor], mesh: Mesh, group: dist.ProcessGroup | None) -> Any:
+    """Start writing all ranks' tensors; returns a future when the tensors may be changed again.
 
     Args:
         place: the folder.
-        tensors: by name; this rank's rows of those called ``volume/…``, and of its planes of ``planes/…``.
+        tensors: by name; this rank's rows of ``volume/…``, and its rows and planes of ``planes/…``.
         mesh: the ranks.
-        group: the ranks, for what is said of files; None of a single one.
+        group: group of all ranks for the metadata; None on a single rank.
     """
     return async_save(
-        {name: _placed(name, tensor.detach(), mesh) for name, tensor in tensors.items()},
+        {name: _to_stored(name, tensor.detach(), mesh) for name, tensor in tensors.items()},
         storage_writer=FileSystemWriter(place),
         process_group=group,
         no_dist=group is None,
@@ -53,7 +53,7 @@ def begin_to_write(place: Path, tensors: Mapping[str, Tensor], mesh: Mesh, group
 
 
 def describe(place: Path) -> Described:
-    """Return what tensors a folder has."""
+    """Return the shapes and types of a folder's tensors by name."""
     stored = FileSystemReader(place).read_metadata().state_dict_metadata
     return {
         name: (tuple(about.size), about.properties.dtype)
@@ -65,13 +65,13 @@ def describe(place: Path) -> Described:
 def read(place: Path, described: Described, mesh: Mesh, group: dist.ProcessGroup | None) -> dict[str, Tensor]:
     """Return this rank's part of a folder's tensors.
 
-    Tensors of other ranks are left out; ``rank/…`` without a number is this one's own.
+    Tensors of other ranks are omitted. This rank's own tensors are named ``rank/…`` without a number.
 
     Args:
         place: the folder.
-        described: what tensors it has.
+        described: the folder's tensors, from ``describe``.
         mesh: the ranks.
-        group: the ranks, for what is said of files; None of a single one.
+        group: group of all ranks for the metadata; None on a single rank.
     """
     own = f"rank{mesh.rank}/"
     state: dict[str, Tensor] = {}
@@ -84,17 +84,17 @@ def read(place: Path, described: Described, mesh: Mesh, group: dist.ProcessGroup
             state[name] = torch.empty(shape, dtype=dtype, device=mesh.device)
     load(state, storage_reader=FileSystemReader(place), process_group=group, no_dist=group is None)
     return {
-        name.replace(own, "rank/"): _taken(name, tensor.to_local() if isinstance(tensor, DTensor) else tensor)
+        name.replace(own, "rank/"): _from_stored(name, tensor.to_local() if isinstance(tensor, DTensor) else tensor)
         for name, tensor in state.items()
     }
 
 
-def _placed(name: str, tensor: Tensor, mesh: Mesh) -> Tensor:
-    """Return the tensor as a part of the whole that all ranks together save or load; rows of volumes come last."""
+def _to_stored(name: str, tensor: Tensor, mesh: Mesh) -> Tensor:
+    """Return the tensor as its part of a distributed tensor; volumes are stored with y as the last axis."""
     if not name.startswith(_VOLUMES):
         return tensor
-    lying = tensor.mT.contiguous()
-    *others, planes, width, rows = lying.shape
+    y_last = tensor.mT.contiguous()
+    *others, planes, width, rows = y_last.shape
     if name.startswith("planes/"):
         count = torch.tensor(planes, device=tensor.device)
         mesh.sum_over_angles(count)
@@ -102,21 +102,21 @@ def _placed(name: str, tensor: Tensor, mesh: Mesh) -> Tensor:
     whole = torch.empty((*others, planes, width, round(mesh.sum_over_slabs(rows))), device="meta")
     placements = _placements(name, whole.shape, mesh)
     if placements is None:
-        return lying
+        return y_last
     return DTensor.from_local(
-        lying, mesh.devices, placements, run_check=False, shape=whole.shape, stride=whole.stride()
+        y_last, mesh.devices, placements, run_check=False, shape=whole.shape, stride=whole.stride()
     )
 
 
-def _taken(name: str, tensor: Tensor) -> Tensor:
-    """Return what ``_placed`` was given."""
+def _from_stored(name: str, tensor: Tensor) -> Tensor:
+    """Return the tensor in its original axis order; inverse of ``_to_stored``."""
     return tensor.mT if name.startswith(_VOLUMES) else tensor
 
 
 def _placements(name: str, shape: Sequence[int], mesh: Mesh) -> tuple[Placement, Placement] | None:
-    """Return how a volume (..., z, x, y) lies on a mesh (angle, slab); None for what every rank holds whole.
+    """Return the placements of a volume (..., z, x, y) on the mesh (angle, slab); None if every rank holds all of it.
 
-    Rows are in slabs, the same for all angles; planes that ranks share are in parts among those of the same rows.
+    Rows are sharded over the slabs. Shared planes are also sharded over the ranks with the same rows.
     """
     if not name.startswith(_VOLUMES):
         return None

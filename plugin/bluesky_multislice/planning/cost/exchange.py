@@ -95,7 +95,7 @@ def rows_outside(
     found = 0
     for number in range(plan.slabs):
         slab = Slab(Mesh(number, plan.slabs, torch.device("cpu"), plan.slabs), plan.grid.shape[1], rank_of_view)
-        start, end = slab.wanted(views, first, windows)[number]
+        start, end = slab.rows_needed(views, first, windows)[number]
         inside = max(0, min(end, slab.rows.stop) - max(start, slab.rows.start))
         found += end - start - inside
     return found

@@ -18,7 +18,7 @@ from bluesky_multislice.errors import PlanError
 from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.optics import PROPAGATIONS, rotate, with_y_last
-from bluesky_multislice.optics.accelerator import accelerator_count, chosen_type, name_of, synchronise
+from bluesky_multislice.optics.accelerator import accelerator_count, device_name, resolve_device_type, synchronise
 from bluesky_multislice.parallel import measured_rate
 from bluesky_multislice.solvers import ObjectOptimiser, Priors, add_gradient_of_penalty, bound
 
@@ -112,8 +112,8 @@ def measure_machine(device: str, *, sides: tuple[int, ...] = _SIDES, least_s: fl
         sides: pixels on a side of the windows.
         least_s: seconds that each measurement takes at least.
     """
-    place = torch.device(chosen_type(device))
-    name = name_of(place) or f"{platform.system()} {platform.machine()}"
+    place = torch.device(resolve_device_type(device))
+    name = device_name(place) or f"{platform.system()} {platform.machine()}"
     # Two ranks cannot share a GPU.
     two = place.type == "cpu" or accelerator_count() > 1
     turn_s, turned_s, matrix_s = _turn(place, least_s)

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 
 from bluesky_multislice.measurement import ScanGeometry
-from bluesky_multislice.optics import bytes_of_graphs, bytes_of_turn, kept_turns
+from bluesky_multislice.optics import bytes_of_graphs, bytes_per_rotation, cached_rotations
 from bluesky_multislice.planning.frames_place import batch_bytes, frame_bytes
 from bluesky_multislice.planning.grid import window_of
 from bluesky_multislice.planning.plan import Plan
@@ -100,7 +100,7 @@ def memory_parts(plan: Plan, geometry: ScanGeometry, accelerator: bool) -> Memor
     turns = 0.0
     if angles > 1 and plan.interpolation != "fourier":
         plane = plan.grid.shape[0] * plan.grid.shape[2], plan.interpolation
-        turns = _NEIGHBOURS if accelerator else min(angles, kept_turns(*plane)) * bytes_of_turn(*plane)
+        turns = _NEIGHBOURS if accelerator else min(angles, cached_rotations(*plane)) * bytes_per_rotation(*plane)
     tensors = MemoryParts(
         volumes=_volume(plan) * _volumes(plan, angles),
         frames=_frames(plan, geometry),

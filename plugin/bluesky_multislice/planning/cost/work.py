@@ -8,7 +8,7 @@ import numpy as np
 from scipy.fft import next_fast_len
 
 from bluesky_multislice.measurement import ScanGeometry
-from bluesky_multislice.optics import BETWEEN_MID_PLANES, kept_turns
+from bluesky_multislice.optics import BETWEEN_MID_PLANES, cached_rotations
 from bluesky_multislice.planning.cost.exchange import batches_of, steps_of
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.solvers import Quantity
@@ -86,7 +86,7 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
     matrices = 0
     if plan.interpolation != "fourier":
         # Angles come round in an order in which none of more is kept until its turn.
-        kept = kept_turns(plan.grid.shape[0] * plan.grid.shape[2], plan.interpolation)
+        kept = cached_rotations(plan.grid.shape[0] * plan.grid.shape[2], plan.interpolation)
         matrices = max(len(angles) if len(set(angles)) > kept else 0 for angles in turned)
     return Work(
         pairs=float(transforms.sum()) / 2,

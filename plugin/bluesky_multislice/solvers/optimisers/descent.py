@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from bluesky_multislice.optics import as_it_lies
+from bluesky_multislice.optics import in_memory_order
 
 _BETA1, _BETA2 = 0.9, 0.99
 """Parts of Adam's first and second moment that go on."""
@@ -81,7 +81,7 @@ class Nesterov:
     def step(self, length: float) -> None:
         """See ``Descent``."""
         gradient, (buffer,) = gradient_of(self._moved), self.count_step(length).tensors
-        moved, uphill, buffer = (as_it_lies(part, self._moved) for part in (self._moved, gradient, buffer))
+        moved, uphill, buffer = (in_memory_order(part, self._moved) for part in (self._moved, gradient, buffer))
         sgd(
             [moved],
             [uphill],
@@ -137,7 +137,7 @@ class Adam:
         gradient = gradient_of(self._moved)
         *moments, steps = self._kept()
         parts = (self._moved, gradient, *moments)
-        moved, uphill, first, second = (as_it_lies(part, self._moved) for part in parts)
+        moved, uphill, first, second = (in_memory_order(part, self._moved) for part in parts)
         adam(
             [moved],
             [uphill],

@@ -149,7 +149,9 @@ class Refinement:
         found = {name: each.at_first for name, each in self._moving.items()}
         if found.keys() & {"positions", "axis_shift", "distance"}:
             position_m, shift_m = found.get("positions"), found.get("axis_shift")
-            model.hold(Adjustments(position_m=position_m, axis_shift_m=shift_m, distance_m=found.get("distance")))
+            model.fix_windows(
+                Adjustments(position_m=position_m, axis_shift_m=shift_m, distance_m=found.get("distance"))
+            )
 
     def gradients(self) -> list[Tensor]:
         """Return the gradient of each quantity that moves, zero before the first backward pass."""

@@ -109,11 +109,11 @@ def test_of_a_torn_one_the_one_before_is_taken_and_a_later_run_still_knows(opene
     record, tensors = checkpoints.load("whole")
     assert record["epoch"] == 1
     assert torch.equal(tensors["volume/object"], volume(1))
-    assert "torn" in warnings_of(checkpoints)[0]
+    assert "damaged" in warnings_of(checkpoints)[0]
     save(checkpoints, 3, 4)
     again = opened()
     assert again.load("whole")[0]["epoch"] == 4
-    assert "torn" in warnings_of(again)[0]
+    assert "damaged" in warnings_of(again)[0]
     assert places(tmp_path / "checkpoints") == ["000003", "000004"]
 
 
@@ -139,7 +139,7 @@ def test_one_of_another_scan_or_plan_is_refused(opened, other):
     save(opened(), 7)
     with pytest.raises(JobError, match=f"epoch 7 that belongs to another {other}.*remove") as caught:
         opened(**{other: "else"})
-    assert caught.value.rule == "A job goes on from checkpoints of its own scan and plan only."
+    assert caught.value.rule == "A job can only resume from checkpoints of its own scan and plan."
 
 
 def test_one_of_a_version_that_laid_volumes_otherwise_is_refused(opened, tmp_path):

@@ -174,7 +174,7 @@ def test_work_is_shared_among_ranks(mesh, turns):
 
 
 def test_matrices_of_few_angles_are_made_once_and_those_of_many_each_time(monkeypatch):
-    monkeypatch.setattr(interpolation, "_KEPT_BYTES", 16 * interpolation.bytes_of_turn(16**2, "linear"))
+    monkeypatch.setattr(interpolation, "_KEPT_BYTES", 16 * interpolation.bytes_per_rotation(16**2, "linear"))
     few, many = (hologram_geometry(n=16, angles=angles) for angles in (16, 18))
     assert work_of(plan_of(few, held_back_every=0), few).most_matrices == 0
     assert work_of(plan_of(many, held_back_every=0), many).most_matrices == 18

@@ -95,7 +95,7 @@ def test_the_light_of_views_lies_where_their_windows_are():
     scan = FarFieldScan(detector=16, positions=9, step=0.3).scan(focus_known=False)
     model = make_plan(Recipe(ranks=1, device="cpu"), scan).forward_model(scan.geometry)
     probe = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 16, 16)).astype(np.complex64))
-    light = model.light(probe, [3, 7]).numpy()
+    light = model.summed_illumination(probe, [3, 7]).numpy()
     expected = np.zeros(model.grid.shape[1:])
     for view in (3, 7):
         place = scan.geometry.position_m[view] - np.array(model.grid.center_m[1:])

@@ -40,7 +40,7 @@ def scan_with_flat(distances_m=(60e-9,)):
     rows = np.arange(len(seen))
     flat_rows = (len(seen) + np.arange(len(flats))).tolist()
     stored = 100 * np.concatenate([seen, flats])
-    return Scan(geometry, Frames(stored, rows=rows, flat_rows=flat_rows, place_m=place))
+    return Scan(geometry, Frames(stored, rows=rows, flat_rows=flat_rows, detector_position_m=place))
 
 
 def error_of(scan, **recipe):
