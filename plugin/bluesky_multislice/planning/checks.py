@@ -78,7 +78,7 @@ def check_illumination(recipe: Recipe, scan: Scan) -> None:
         )
 
 
-def check_way_to_detector(recipe: Recipe, geometry: ScanGeometry) -> None:
+def check_detector_propagation(recipe: Recipe, geometry: ScanGeometry) -> None:
     """Refuse the exact way where the scaling theorem, which is one of Fresnel's kernel, stands for a cone beam."""
     if recipe.way_to_detector == "angular_spectrum" and (geometry.magnification != 1).any():
         raise PlanError(

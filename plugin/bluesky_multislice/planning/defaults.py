@@ -118,7 +118,7 @@ def _optimiser(recipe: Recipe, usual: FitDefaults, several_angles: bool, *, vacu
     return usual.one_angle
 
 
-def smoothings_of(recipe: Recipe, settings: FitSettings, held_back: int) -> tuple[float, ...]:
+def smoothing_candidates(recipe: Recipe, settings: FitSettings, held_back: int) -> tuple[float, ...]:
     """Return the weights of total variation that frames held back choose from; none where the planned one is taken."""
     if not recipe.smoothing_by_held_back:
         return ()
@@ -132,7 +132,7 @@ def smoothings_of(recipe: Recipe, settings: FitSettings, held_back: int) -> tupl
     return weight / 3, weight, weight * 3
 
 
-def decides_on_modes(recipe: Recipe, scan: Scan, modes: int) -> bool:
+def chooses_modes_by_validation(recipe: Recipe, scan: Scan, modes: int) -> bool:
     """Whether validation frames decide if one probe mode will do; a recipe's number and a probe of several stand."""
     return recipe.probe_modes is None and modes > 1 and (scan.probe is None or len(scan.probe) == 1)
 

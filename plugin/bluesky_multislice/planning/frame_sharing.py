@@ -8,7 +8,7 @@ import numpy as np
 from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.models import FrameTiles, even_tiles, technique_of, tiles_fit
 from bluesky_multislice.optics import halo_pixels
-from bluesky_multislice.planning.cost import rows_outside
+from bluesky_multislice.planning.cost import rows_from_other_slabs
 from bluesky_multislice.planning.grid import window_of
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe
@@ -70,7 +70,7 @@ def tiles_of_frames(
 
 
 def _rows_of_halos(plan: Plan, window: int) -> int:
-    """Return the rows of a view that travel to the tiles of all ranks of an angle; see ``rows_outside``.
+    """Return the rows of a view that travel to the tiles of all ranks of an angle; see ``rows_from_other_slabs``.
 
     Halos are as wide however many slabs there are, so that those of many low tiles add up to more than a whole frame.
 
@@ -79,7 +79,7 @@ def _rows_of_halos(plan: Plan, window: int) -> int:
         window: rows of a window.
     """
     first = np.array([(plan.grid.shape[1] - window) // 2])
-    return rows_outside(plan, None, np.zeros(1, np.intp), first, plan.windows(window))
+    return rows_from_other_slabs(plan, None, np.zeros(1, np.intp), first, plan.windows(window))
 
 
 def _halo(plan: Plan, geometry: ScanGeometry, accuracy: float) -> int:

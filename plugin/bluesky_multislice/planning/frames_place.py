@@ -13,7 +13,7 @@ from bluesky_multislice.planning.grid import window_of
 from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.solvers import lanes_of, share_held_back, split_views
+from bluesky_multislice.solvers import assign_lanes, share_held_back, split_views
 
 _SHARE = 1 / 8
 """Part of the memory that the frames of all ranks may take where a recipe does not say how much."""
@@ -24,7 +24,7 @@ _WITH_COARSER = 5 / 4
 _MIB = 2**20
 
 
-def with_frames_place(plan: Plan, geometry: ScanGeometry, recipe: Recipe, machine: Machine) -> Plan:
+def with_frame_storage(plan: Plan, geometry: ScanGeometry, recipe: Recipe, machine: Machine) -> Plan:
     """Return the plan with the place of the frames: on disk where they would take more memory than they may.
 
     Args:
@@ -104,7 +104,7 @@ def _kept_bytes(plan: Plan, geometry: ScanGeometry, recipe: Recipe) -> float:
     rank_of_view = None if plan.frame_tiles else _ranks_of_views(plan, geometry)
     fitted, held = split_views(geometry.views, plan.held_back_every)
     sectors = geometry.angle_rad if plan.whole_angles else None
-    group_of_view = lanes_of(fitted, plan.lanes, sectors) % groups
+    group_of_view = assign_lanes(fitted, plan.lanes, sectors) % groups
     judged = share_held_back(held, geometry.angle_rad, groups)
     for number in range(groups):
         for own in (fitted[group_of_view == number], judged[number]):

@@ -46,7 +46,7 @@ def window_margin(
     return margin
 
 
-def margin_of(recipe: Recipe, geometry: ScanGeometry) -> int:
+def margin_from_recipe(recipe: Recipe, geometry: ScanGeometry) -> int:
     """Return the pixels around each frame against wrap-around."""
     least = _OUTGOING_MARGIN if recipe.edges == "outgoing" else 0
     return window_margin(geometry, recipe.accuracy, least=least, multiple_of=2**recipe.coarse_levels)
@@ -87,7 +87,7 @@ def slices_of(recipe: Recipe, geometry: ScanGeometry, several_angles: bool) -> i
 def _planes(recipe: Recipe, geometry: ScanGeometry) -> int:
     if recipe.depth_um is not None:
         return max(1, round(recipe.depth_um * 1e-6 / geometry.object_pixel_m[1]))
-    return _lateral(geometry, margin_of(recipe, geometry), True)[0][1]
+    return _lateral(geometry, margin_from_recipe(recipe, geometry), True)[0][1]
 
 
 def _lateral(geometry: ScanGeometry, margin: int, several_angles: bool) -> tuple[tuple[int, int], tuple[float, float]]:

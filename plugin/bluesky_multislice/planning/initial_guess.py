@@ -26,10 +26,10 @@ def finds_axis(recipe: Recipe, geometry: ScanGeometry) -> bool:
         raise _only_holography("find_axis", geometry)
     if recipe.find_axis is not None:
         return recipe.find_axis
-    return possible and angles_tell_axis(geometry)
+    return possible and angles_determine_axis(geometry)
 
 
-def angles_tell_axis(geometry: ScanGeometry) -> bool:
+def angles_determine_axis(geometry: ScanGeometry) -> bool:
     """Return whether the angles lie close enough over half a turn for sharpness alone to tell the rotation axis."""
     around = np.unique(geometry.angle_rad % np.pi)
     largest_gap = np.diff(around, append=around[0] + np.pi).max()

@@ -8,14 +8,14 @@ from dataclasses import replace
 from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.planning.cost import computed_field, with_memory
 from bluesky_multislice.planning.frame_sharing import tiles_of_frames
-from bluesky_multislice.planning.frames_place import with_frames_place
+from bluesky_multislice.planning.frames_place import with_frame_storage
 from bluesky_multislice.planning.grid import tiles_of
 from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe
 
 
-def fitted_into_memory(
+def fit_into_memory(
     plan: Plan,
     geometry: ScanGeometry,
     recipe: Recipe,
@@ -38,7 +38,7 @@ def fitted_into_memory(
     for number in numbers:
         for sized, needed in itertools.product(sizes(replace(plan, slabs=number)), (False, True)):
             cut = _with_frame_tiles(sized, geometry, recipe, needed=needed)
-            cut = with_frames_place(cut, geometry, recipe, machine)
+            cut = with_frame_storage(cut, geometry, recipe, machine)
             found = _propagated_in_memory(cut, geometry, recipe.accuracy, machine)
             if fits(found, machine):
                 return found

@@ -8,20 +8,25 @@ from bluesky_multislice.measurement import Scan, angle_warnings, depth_of_field_
 from bluesky_multislice.models import technique_of
 from bluesky_multislice.planning.checks import (
     check_depth,
+    check_detector_propagation,
     check_fitted,
     check_illumination,
     check_refinement,
     check_slabs,
-    check_way_to_detector,
     schedule_notes,
 )
 from bluesky_multislice.planning.cost import MachineProfile, data_sheets, machine_name
-from bluesky_multislice.planning.defaults import decides_on_modes, fit_settings, modes_of, smoothings_of
+from bluesky_multislice.planning.defaults import (
+    chooses_modes_by_validation,
+    fit_settings,
+    modes_of,
+    smoothing_candidates,
+)
 from bluesky_multislice.planning.frames_place import check_frames
-from bluesky_multislice.planning.grid import grid_of, margin_of, slices_of, tiles_of, window_of
+from bluesky_multislice.planning.grid import grid_of, margin_from_recipe, slices_of, tiles_of, window_of
 from bluesky_multislice.planning.initial_guess import finds_axis, start_of
 from bluesky_multislice.planning.machine import Machine, device_notes, this_machine
-from bluesky_multislice.planning.memory_fit import fitted_into_memory
+from bluesky_multislice.planning.memory_fit import fit_into_memory
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.ranks import check_device, check_places, device_for, mesh_for
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
@@ -51,7 +56,7 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
     notes = angle_warnings(geometry)
     if technique_of(geometry).overlapping:
         notes = position_warnings(geometry) + notes
-    margin = margin_of(recipe, geometry)
+    margin = margin_from_recipe(recipe, geometry)
     several_angles = len(np.unique(geometry.angle_rad)) > 1
     slices = recipe.slices or slices_of(recipe, geometry, several_angles)
     grid = grid_of(recipe, geometry, margin, slices, several_angles)
@@ -65,7 +70,7 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
     check_fitted(recipe, geometry.views, len(fitted))
     check_refinement(recipe, geometry, several_angles)
     check_illumination(recipe, scan)
-    check_way_to_detector(recipe, geometry)
+    check_detector_propagation(recipe, geometry)
     check_device(recipe.device, site)
     machine = this_machine(recipe.device) if site is None else site.for_device(recipe.device)
     if site is None:
@@ -95,7 +100,7 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
         tiles=tiles,
         halo=halo,
         probe_modes=modes,
-        modes_by_validation=decides_on_modes(recipe, scan, modes),
+        modes_by_validation=chooses_modes_by_validation(recipe, scan, modes),
         held_back_every=recipe.held_back_every,
         ranks=ranks,
         slabs=slabs or 1,
@@ -109,16 +114,14 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
         memory_bytes=0,
         start=start_of(recipe, geometry),
         find_axis=finds_axis(recipe, geometry),
-        smoothings=smoothings_of(recipe, settings, len(held)),
+        smoothings=smoothing_candidates(recipe, settings, len(held)),
         notes=tuple(notes),
         joint_illumination=recipe.illumination == "joint",
         checkpoint_every=recipe.checkpoint_every,
         kernels=recipe.kernels,
     )
     times = profile or data_sheets()[machine_name(machine)].profile
-    plan = fitted_into_memory(
-        plan, geometry, recipe, slabs, machine, lambda cut: step_sizes(cut, geometry, recipe, times)
-    )
+    plan = fit_into_memory(plan, geometry, recipe, slabs, machine, lambda cut: step_sizes(cut, geometry, recipe, times))
     check_slabs(recipe, plan)
     check_frames(plan, geometry, recipe)
     check_memory(plan, geometry, machine)

@@ -65,15 +65,15 @@ def _coarser(plan: Plan, factors: tuple[int, int, int], propagation: str) -> Pla
         margin=plan.margin // factor,
         halo=math.ceil(plan.halo / factor),
         frame_tiles=plan.frame_tiles.coarser(factor) if plan.frame_tiles else None,
-        fit=replace(plan.fit, refinement=plan.fit.refinement.of_the_probe, polish=0, probe_variations=0),
+        fit=replace(plan.fit, refinement=plan.fit.refinement.probe_only, polish=0, probe_variations=0),
         shell_correlation=False,
         coarseness=factor,
     )
 
 
-def with_probe_light(plan: Plan, light: float) -> Plan:
+def with_probe_intensity(plan: Plan, light: float) -> Plan:
     """Return the plan whose fits bound the probe by the frames' light, mean |probe|² a pixel over the frames' scale."""
-    earlier = tuple(with_probe_light(stage, light) for stage in plan.earlier)
+    earlier = tuple(with_probe_intensity(stage, light) for stage in plan.earlier)
     return replace(plan, fit=replace(plan.fit, probe_light=light), earlier=earlier)
 
 

@@ -20,9 +20,9 @@ from bluesky_multislice.planning.cost import (
     MachineProfile,
     data_sheets,
     reduction_seconds,
+    rotation_seconds_per_voxel,
     step_seconds_per_voxel,
     transforms_of,
-    turn_seconds_per_voxel,
 )
 from bluesky_multislice.planning.defaults import STEPS_PER_EPOCH, batch_views_of
 from bluesky_multislice.planning.grid import window_of
@@ -154,7 +154,7 @@ def _epoch_of(plan: Plan, geometry: ScanGeometry, profile: MachineProfile) -> _E
     turns = angles * lanes * batches / groups * 2 * parts
     return _Epoch(
         gradient=pairs * profile.slice_pair(math.prod(window)),
-        turns=turns * voxels * turn_seconds_per_voxel(plan, profile),
+        turns=turns * voxels * rotation_seconds_per_voxel(plan, profile),
         step=voxels * step_seconds_per_voxel(plan, profile) + reduction_seconds(plan, 1, profile),
         steps=math.ceil(angles * lanes * batches / plan.lanes / plan.fit.batches_per_lane),
     )

@@ -35,6 +35,6 @@ class Resources(BaseModel):
         default=None, ge=0, le=1_000_000, description="How far the job stands back behind others. None: the site's."
     )
 
-    def asked(self) -> dict[str, int | str]:
+    def requested(self) -> dict[str, int | str]:
         """Return the fields that were given."""
         return self.model_dump(exclude_none=True)

@@ -13,7 +13,7 @@ from bluesky_multislice.planning import window_margin
 from bluesky_multislice.recipe import Propagation
 
 
-def predict_frames(
+def simulate_frames(
     scan: Scan,
     delta: NDArray[np.floating],
     beta: NDArray[np.floating],

@@ -5,7 +5,7 @@ from small_scan import hologram_geometry
 from test_planning import pattern_geometry, plan_of
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.planning import thin_plan, with_probe_light
+from bluesky_multislice.planning import thin_plan, with_probe_intensity
 from bluesky_multislice.solvers import RefinementSettings, Schedule
 
 
@@ -42,7 +42,7 @@ def test_earlier_fits_keep_the_probes_schedule_and_no_others():
 
 
 def test_the_frames_light_reaches_every_fit_of_a_plan():
-    plan = with_probe_light(plan_of(pattern_geometry(), coarse_levels=1), 0.7)
+    plan = with_probe_intensity(plan_of(pattern_geometry(), coarse_levels=1), 0.7)
     assert [each.fit.probe_light for each in (*plan.earlier, plan)] == [0.7, 0.7]
 
 

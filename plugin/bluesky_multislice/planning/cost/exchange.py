@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.parallel import Mesh, Rows, Slab
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.solvers import in_batches, lanes_of, share_held_back, split_views
+from bluesky_multislice.solvers import assign_lanes, make_batches, share_held_back, split_views
 
 _FLOAT = 4
 _Batches = list[NDArray[np.intp]]
@@ -52,7 +52,7 @@ def exchange_of(plan: Plan, geometry: ScanGeometry) -> Exchange:
         for batch in (batch for share in shares for batch in share):
             for angle in np.unique(geometry.angle_rad[batch]):
                 seen = batch[geometry.angle_rad[batch] == angle]
-                outside += ways * rows_outside(plan, rank_of_view, seen, first[seen], windows)
+                outside += ways * rows_from_other_slabs(plan, rank_of_view, seen, first[seen], windows)
     steps = steps_of(plan, batches[0])
     borders = 2 * (plan.slabs - 1) * (plan.ranks // plan.slabs) if plan.fit.priors.weighted else 0
     row = parts * width * _FLOAT
@@ -68,10 +68,10 @@ def batches_of(plan: Plan, geometry: ScanGeometry) -> tuple[list[_Batches], list
     angle_rad, heights, size = geometry.angle_rad, geometry.position_m[:, 0], plan.fit.batch_views
 
     def batched(part: NDArray[np.intp], shuffle: np.random.Generator | None) -> _Batches:
-        return [part[batch] for batch in in_batches(angle_rad[part], heights[part], size, shuffle)]
+        return [part[batch] for batch in make_batches(angle_rad[part], heights[part], size, shuffle)]
 
     fitted, held = split_views(geometry.views, plan.held_back_every)
-    lane_of = lanes_of(fitted, plan.lanes, angle_rad if plan.whole_angles else None)
+    lane_of = assign_lanes(fitted, plan.lanes, angle_rad if plan.whole_angles else None)
     lanes = [
         batched(fitted[lane_of == lane], np.random.default_rng([plan.fit.seed, lane])) for lane in range(plan.lanes)
     ]
@@ -84,7 +84,7 @@ def steps_of(plan: Plan, fitted: Sequence[_Batches]) -> int:
     return math.ceil(max(map(len, fitted), default=0) / plan.fit.batches_per_lane)
 
 
-def rows_outside(
+def rows_from_other_slabs(
     plan: Plan,
     rank_of_view: NDArray[np.intp] | None,
     views: NDArray[np.intp],

@@ -20,7 +20,7 @@ from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.optics import PROPAGATIONS, rotate, with_y_last
 from bluesky_multislice.optics.accelerator import accelerator_count, chosen_type, name_of, synchronise
 from bluesky_multislice.parallel import measured_rate
-from bluesky_multislice.solvers import ObjectOptimiser, Priors, add_gradient_of_penalty, bound
+from bluesky_multislice.solvers import ObjectOptimiser, Priors, add_gradient_of_penalty, apply_bounds
 
 _SIDES = (64, 128, 256, 512)
 _SLICES, _TURNED, _A_SLICE, _FEW = 8, 128, 8, 8
@@ -44,15 +44,19 @@ class MachineProfile(BaseModel):
     slice_pair_s: _Times = Field(
         description="The same with all that multislice and its gradient do beside each FFT pair."
     )
-    turn_s_a_voxel: float = Field(gt=0, description="Seconds to turn one voxel of a volume.")
-    turned_s_a_voxel: float = Field(gt=0, description="The same for one voxel of the slices that it is turned into.")
-    matrix_s_a_pixel: float = Field(
+    rotation_seconds_per_voxel: float = Field(gt=0, description="Seconds to turn one voxel of a volume.")
+    slice_rotation_seconds_per_voxel: float = Field(
+        gt=0, description="The same for one voxel of the slices that it is turned into."
+    )
+    rotation_matrix_seconds_per_pixel: float = Field(
         gt=0, description="Seconds to make the matrix of a turn by a new angle, over the pixels of a plane (z, x)."
     )
     batch_s: float = Field(gt=0, description="Seconds of a batch's gradient in which next to nothing is computed.")
-    move_s_a_voxel: float = Field(gt=0, description="Seconds of the optimiser for one voxel.")
-    regularise_s_a_voxel: float = Field(gt=0, description="Seconds of total variation's gradient for one voxel.")
-    exchange_bytes_a_s: float | None = Field(
+    optimiser_seconds_per_voxel: float = Field(gt=0, description="Seconds of the optimiser for one voxel.")
+    regulariser_seconds_per_voxel: float = Field(
+        gt=0, description="Seconds of total variation's gradient for one voxel."
+    )
+    exchange_bytes_per_s: float | None = Field(
         default=None, gt=0, description="Bytes a second that each of two ranks sends to the other; None: not measured."
     )
     network_bytes_per_s: float | None = Field(
@@ -123,13 +127,13 @@ def measure_machine(device: str, *, sides: tuple[int, ...] = _SIDES, least_s: fl
         threads=torch.get_num_threads(),
         fft_pair_s={side: _fft_pair(side, place, least_s) for side in sides},
         slice_pair_s={side: _slice_pair(side, place, least_s) for side in sides},
-        turn_s_a_voxel=turn_s,
-        turned_s_a_voxel=turned_s,
-        matrix_s_a_pixel=matrix_s,
+        rotation_seconds_per_voxel=turn_s,
+        slice_rotation_seconds_per_voxel=turned_s,
+        rotation_matrix_seconds_per_pixel=matrix_s,
         batch_s=_batch(place, least_s),
-        move_s_a_voxel=_move(place, least_s),
-        regularise_s_a_voxel=_regularise(place, least_s),
-        exchange_bytes_a_s=measured_rate(place.type) if two else None,
+        optimiser_seconds_per_voxel=_move(place, least_s),
+        regulariser_seconds_per_voxel=_regularise(place, least_s),
+        exchange_bytes_per_s=measured_rate(place.type) if two else None,
     )
 
 
@@ -214,7 +218,7 @@ def _move(place: torch.device, least_s: float) -> float:
 
     def move() -> None:
         optimiser.step()
-        bound(volume.detach(), Priors(), positivity=True, support=None)
+        apply_bounds(volume.detach(), Priors(), positivity=True, support=None)
 
     return _seconds(move, place, least_s) / volume.numel()
 

@@ -80,11 +80,11 @@ def predict_cost(
     if profile is not None and not plan.propagation.startswith("finite-difference"):
         window = math.prod(n + 2 * plan.margin for n in sampled.field_shape)
         voxels, (depth, _, width) = math.prod(plan.grid.shape) / plan.slabs, plan.grid.shape
-        matrices = work.most_matrices * depth * width * profile.matrix_s_a_pixel
+        matrices = work.most_matrices * depth * width * profile.rotation_matrix_seconds_per_pixel
         seconds = Seconds(
             slices=work.awaited_pairs * profile.slice_pair(window),
             batches=work.most_batches * profile.batch_s,
-            turns=work.most_turns * voxels * turn_seconds_per_voxel(plan, profile) + matrices,
+            turns=work.most_rotations * voxels * rotation_seconds_per_voxel(plan, profile) + matrices,
             steps=work.steps * voxels * step_seconds_per_voxel(plan, profile),
             exchange=_exchange_seconds(plan, exchange, work.steps, profile),
         )
@@ -93,16 +93,18 @@ def predict_cost(
     return Prediction(memory_parts(plan, sampled, accelerator), exchange, gradients, work, seconds, useful)
 
 
-def turn_seconds_per_voxel(plan: Plan, profile: MachineProfile) -> float:
+def rotation_seconds_per_voxel(plan: Plan, profile: MachineProfile) -> float:
     """Return the seconds of a turn for a voxel of the volume, its part of the slices included."""
-    return profile.turn_s_a_voxel + profile.turned_s_a_voxel * plan.slices / plan.grid.shape[0]
+    return (
+        profile.rotation_seconds_per_voxel + profile.slice_rotation_seconds_per_voxel * plan.slices / plan.grid.shape[0]
+    )
 
 
 def step_seconds_per_voxel(plan: Plan, profile: MachineProfile) -> float:
     """Return the seconds of a step for a voxel of all parts; groups of ranks share the regularisers, and what moves."""
     parts = 2 if plan.fit.absorption else 1
-    regularised = profile.regularise_s_a_voxel * plan.slabs / plan.ranks if plan.fit.priors.weighted else 0.0
-    return parts * (profile.move_s_a_voxel / plan.ranks_sharing_planes + regularised)
+    regularised = profile.regulariser_seconds_per_voxel * plan.slabs / plan.ranks if plan.fit.priors.weighted else 0.0
+    return parts * (profile.optimiser_seconds_per_voxel / plan.ranks_sharing_planes + regularised)
 
 
 def reduced_bytes(plan: Plan, steps: int) -> int:
@@ -121,7 +123,7 @@ def reduction_seconds(plan: Plan, steps: int, profile: MachineProfile) -> float:
 
     Those of a node that are in one group send to other nodes side by side, each by its own adapter.
     """
-    rate = profile.exchange_bytes_a_s
+    rate = profile.exchange_bytes_per_s
     if rate is None:
         return 0.0
     per_node = profile.ranks_per_node or plan.ranks
@@ -131,7 +133,7 @@ def reduction_seconds(plan: Plan, steps: int, profile: MachineProfile) -> float:
 
 
 def _exchange_seconds(plan: Plan, exchange: Exchange, steps: int, profile: MachineProfile) -> float | None:
-    rows, rate = exchange.rows + exchange.priors, profile.exchange_bytes_a_s
+    rows, rate = exchange.rows + exchange.priors, profile.exchange_bytes_per_s
     if rows + reduced_bytes(plan, steps) == 0:
         return 0.0
     if rate is None:

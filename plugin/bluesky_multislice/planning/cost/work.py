@@ -30,7 +30,7 @@ class Work:
         most_pairs: those of the rank that has most.
         awaited_pairs: those that the ranks of an angle compute or wait for, of the group that has most: they meet after
             every batch at an angle, when the one that has most of it is done.
-        most_turns: turns of its slab, of one part of the volume, of the rank that has most; the way back of a gradient
+        most_rotations: rotations of one part of its slab by the rank that has most; the adjoint rotation of a gradient
             counts as another.
         most_matrices: turns whose matrix is new to that rank.
         most_batches: batches of the rank that has most, each of views at one angle; one held back counts as 0.46.
@@ -40,7 +40,7 @@ class Work:
     pairs: float
     most_pairs: float
     awaited_pairs: float
-    most_turns: int
+    most_rotations: int
     most_matrices: int
     most_batches: float
     steps: int
@@ -92,7 +92,7 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
         pairs=float(transforms.sum()) / 2,
         most_pairs=float(transforms.max()) / 2,
         awaited_pairs=float(awaited.max()) / 2,
-        most_turns=int(turns.max()),
+        most_rotations=int(turns.max()),
         most_matrices=matrices,
         most_batches=float(batches.max()),
         steps=steps,

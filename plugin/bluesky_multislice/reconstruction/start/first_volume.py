@@ -23,11 +23,11 @@ from bluesky_multislice.planning import Plan
 from bluesky_multislice.reconstruction.start.back_projection import angle_weights, back_project
 from bluesky_multislice.reconstruction.start.thin_sample import contrast_transfer_phase, paganin_phase
 from bluesky_multislice.solvers import (
-    ReadAhead,
+    Prefetcher,
     RefinementSettings,
     Unknowns,
     cylinder_support,
-    judge,
+    evaluate,
     load_views,
     share_views,
 )
@@ -97,7 +97,7 @@ def first_volume(
     read = functools.partial(load_holograms, scan, plan, fitted, probe, scale, mesh)
     # On disk they stay there, and are read again for every retrieval.
     kept = list(read()) if plan.frames_in == "memory" else None
-    misfit_of = _judge_of(scan, plan, held_back if len(held_back) else fitted, probe, scale, mesh)
+    misfit_of = _misfit_function(scan, plan, held_back if len(held_back) else fitted, probe, scale, mesh)
     empty = Slab(mesh, plan.grid.shape[1]).part_of(torch.zeros((), device=mesh.device).expand(plan.grid.shape))
     least = _MOST_LEFT * misfit_of(empty, empty)
     retrievals: dict[str, Retrieval] = {"contrast transfer": by_contrast_transfer}
@@ -270,7 +270,7 @@ def _volume(
     return volume.clamp(min=0) if plan.fit.positivity else volume
 
 
-def _judge_of(
+def _misfit_function(
     scan: Scan, plan: Plan, views: NDArray[np.intp], probe: Tensor, scale: float, mesh: Mesh
 ) -> Callable[[Tensor, Tensor], float]:
     """Return what gives the misfit of a volume at a few views."""
@@ -287,14 +287,14 @@ def _judge_of(
         scale=scale,
         device=mesh.device,
         saturated=plan.saturated,
-        ahead=ReadAhead(plan.batches_ahead) if plan.frames_in == "disk" else None,
+        ahead=Prefetcher(plan.batches_ahead) if plan.frames_in == "disk" else None,
         own=slab.computes(some),
         rows=plan.frame_rows(mesh),
     )
 
     def misfit(delta: Tensor, beta: Tensor) -> float:
         unknowns.start_from(delta, beta)
-        found, _ = judge(unknowns, frames, settings, mesh)
+        found, _ = evaluate(unknowns, frames, settings, mesh)
         return float("inf") if found is None else found
 
     return misfit
