@@ -104,7 +104,8 @@ def compare(side: int) -> None:
         work, course = work_of(plan, scan.geometry), courses[name]
         spent = course.seconds_to(goal)
         print(
-            f"{side}³, {scan.geometry.views} patterns, {name}: {work.steps} steps, {work.most_rotations} rotations per epoch"
+            f"{side}³, {scan.geometry.views} patterns, {name}: "
+            f"{work.steps} steps, {work.most_rotations} rotations per epoch"
         )
         print("  misfit  " + " ".join(f"{1e4 * misfit:7.3f}" for misfit in course.misfit) + "  e-4")
         print("  seconds " + " ".join(f"{seconds:7.1f}" for seconds in course.seconds))

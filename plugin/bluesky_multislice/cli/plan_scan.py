@@ -34,7 +34,7 @@ _MEMORY = {
     "volumes": "volume, gradient, optimiser's state",
     "frames": "frames",
     "batch": "planes and waves of a batch",
-    "turns": "matrices or neighbours of turns",
+    "rotations": "matrices or neighbours of rotations",
     "propagators": "propagators",
     "transforms": "work area of Fourier transforms",
     "graphs": "captured graphs of the slices",
@@ -181,7 +181,7 @@ def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile) -> Iterat
     sent = "exchange not measured" if seconds.exchange is None else f"exchange {seconds.exchange:.3g} s"
     yield (
         f"time of an epoch       {seconds.total:>10.3g} s: slices {seconds.slices:.3g} s, "
-        f"batches {seconds.batches:.3g} s, turns {seconds.turns:.3g} s, steps {seconds.steps:.3g} s, {sent}; "
+        f"batches {seconds.batches:.3g} s, rotations {seconds.rotations:.3g} s, steps {seconds.steps:.3g} s, {sent}; "
         f"{plan.fit.epochs} epochs {hours:.3g} h"
     )
     yield f"useful work            {100 * predicted.useful:>10.3g} % of it: FFTs of the gradient"

@@ -1,4 +1,4 @@
-"""Recipe and scan → everything the reconstruction needs to know, before anything is allocated."""
+"""Plans of reconstructions, made from recipe and scan before anything is allocated."""
 
 from bluesky_multislice.planning.cost import (
     DataSheet,

@@ -1,4 +1,4 @@
-"""Recipe and scan → plan."""
+"""Derivation of a plan from recipe and scan."""
 
 from dataclasses import replace
 
@@ -36,21 +36,21 @@ from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import split_views
 
 _LANES = 2
-"""Batches of a step, if there are no more ranks that share views: a mesh of few ranks gives the same volume as one."""
+"""Default number of lanes, so that meshes of few ranks give the same volume as a single rank."""
 
 
 def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: MachineProfile | None = None) -> Plan:
-    """Derive a plan.
+    """Derive the plan of a reconstruction.
 
     Args:
-        recipe: what a person chose.
-        scan: what was measured.
-        site: the machine that computes; None for this one.
-        profile: its times; None for those of the data sheet of a machine of its kind.
+        recipe: the recipe.
+        scan: the scan.
+        site: machine of the job; None: this machine.
+        profile: measured times of the machine; None: those of the data sheet of a similar machine.
 
     Raises:
-        PlanError: the recipe does not fit the scan, or the machine has too little memory.
-        ScanError: the views do not share one object pixel, or overlap nowhere.
+        PlanError: the recipe does not suit the scan, or the machine has too little memory.
+        ScanError: the views have different object pixels, or do not overlap.
     """
     geometry = scan.geometry.oversampled(recipe.oversampling)
     notes = angle_warnings(geometry)

@@ -111,17 +111,17 @@ def reconstruct(
     """Reconstruct the volume of a scan.
 
     Args:
-            scan: the scan; each rank reads only its own frames.
-            plan: from ``make_plan``.
-            mesh: the ranks.
-            report: called after every epoch, including the epochs of an earlier run.
-            journal: writes checkpoints, and resumes from those of an earlier run.
-            observe_volume: called on every rank after every epoch, with access to the present volume.
+        scan: the scan; each rank reads only its own frames.
+        plan: from ``make_plan``.
+        mesh: the ranks.
+        report: called after every epoch, including the epochs of an earlier run.
+        journal: writes checkpoints, and resumes from those of an earlier run.
+        observe_volume: called on every rank after every epoch, with access to the present volume.
 
     Raises:
-            FramesError: a frame cannot be used, or all frames are dark.
-            Interrupted: a stop of the job was requested.
-            JobError: the plan requires fused kernels, which are unavailable here.
+        FramesError: a frame cannot be used, or all frames are dark.
+        Interrupted: a stop of the job was requested.
+        JobError: the plan requires fused kernels, which are unavailable here.
     """
     choose_kernels(plan.kernels, mesh)
     if plan.joint_illumination:

@@ -62,7 +62,9 @@ def test_a_schedule_of_a_probe_that_is_not_refined_is_refused():
     ],
 )
 def test_what_never_moves_is_said(recipe, names):
-    notes = [note for note in plan_of(pattern_geometry(), **{"epochs": 8, **recipe}).notes if "will not move" in note]
+    notes = [
+        note for note in plan_of(pattern_geometry(), **{"epochs": 8, **recipe}).notes if "will not be refined" in note
+    ]
     assert len(notes) == (names is not None)
     assert names is None or names in notes[0]
 

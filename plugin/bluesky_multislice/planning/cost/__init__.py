@@ -1,4 +1,4 @@
-"""What a plan costs: memory, exchange, work and time, counted before anything is allocated."""
+"""Predicted cost of a plan: memory, exchange, work and time."""
 
 from bluesky_multislice.planning.cost.data_sheet import DataSheet, data_sheets, machine_name
 from bluesky_multislice.planning.cost.exchange import Exchange, exchange_of, rows_from_other_slabs

@@ -183,9 +183,9 @@ def test_matrices_of_few_angles_are_made_once_and_those_of_many_each_time(monkey
     # Two groups of ranks turn to nine angles each.
     assert work_of(plan_of(many, held_back_every=0, mesh="2x1", ranks=None), many).most_matrices == 0
     plan = plan_of(many, held_back_every=0)
-    with_matrices = predict_cost(plan, many, accelerator=False, profile=PROFILE).seconds.turns
+    with_matrices = predict_cost(plan, many, accelerator=False, profile=PROFILE).seconds.rotations
     free = PROFILE.model_copy(update={"rotation_matrix_seconds_per_pixel": 1e-30})
-    assert with_matrices - predict_cost(plan, many, accelerator=False, profile=free).seconds.turns == pytest.approx(
+    assert with_matrices - predict_cost(plan, many, accelerator=False, profile=free).seconds.rotations == pytest.approx(
         18 * 16**2 * 1e-6
     )
 
@@ -259,7 +259,9 @@ def test_time_is_that_of_the_busiest_rank():
     assert cost.useful == pytest.approx(cost.work.most_pairs * PROFILE.fft_pair(window) / cost.seconds.total)
     # Eight angles in one step or more, each a batch of its own.
     assert cost.seconds.batches == pytest.approx(8 * 1e-3)
-    assert cost.seconds.turns == pytest.approx(cost.work.most_rotations * 64**2 / 2 * (64 * 1e-8 + plan.slices * 2e-8))
+    assert cost.seconds.rotations == pytest.approx(
+        cost.work.most_rotations * 64**2 / 2 * (64 * 1e-8 + plan.slices * 2e-8)
+    )
     assert cost.seconds.steps == pytest.approx(cost.work.steps * 2 * 64**3 / 2 * (3e-9 + 5e-9))
     assert cost.seconds.exchange == pytest.approx(cost.sent_bytes / 2 / 1e9)
     assert cost.seconds.total == pytest.approx(sum(astuple(cost.seconds)))
