@@ -104,7 +104,7 @@ def _lateral(geometry: ScanGeometry, margin: int, several_angles: bool) -> tuple
 
 
 def grid_of(recipe: Recipe, geometry: ScanGeometry, margin: int, slices: int, several_angles: bool) -> VolumeGrid:
-    """Return the volume's grid: what the windows of all views cover, as deep as the recipe says."""
+    """Return the volume's grid: laterally it covers the windows of all views; its depth comes from the recipe."""
     (py, px), ((ny, nx), center) = geometry.object_pixel_m, _lateral(geometry, margin, several_angles)
     if several_angles:
         if abs(py / px - 1) > 1e-3:

@@ -63,10 +63,12 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
     check_depth(recipe, grid, slices, several_angles)
     depth_of_field = depth_of_field_m(geometry.object_pixel_m[1], geometry.beam.wavelength_m)
     if not several_angles and recipe.depth_um is None:
-        notes.append("one angle and no depth_um: one slice, of which only δ·thickness and β·thickness are measured")
+        notes.append(
+            "one angle and no depth_um: a single slice is fitted; only δ·thickness and β·thickness are determined"
+        )
     fitted, held = split_views(geometry.views, recipe.held_back_every)
     if recipe.held_back_every and not len(held):
-        notes.append("too few views to hold any back: the fit is not judged on frames of its own")
+        notes.append("too few views for validation frames: the fit is not validated")
     check_fitted(recipe, geometry.views, len(fitted))
     check_refinement(recipe, geometry, several_angles)
     check_illumination(recipe, scan)

@@ -1,11 +1,12 @@
 """Number of views per step of a fit, balanced for large volumes against the cost of a step.
 
 Every step processes the whole volume: sum over ranks, regularisers, optimiser. Every batch rotates it to its angle and
-its gradient back. Small scans use steps of few views from each lane. If that took longer than the gradients of the
-views, a batch contains all views of an angle, so that the volume is rotated to each angle once per epoch. A step then
-contains several angles of every lane, so many that all steps of an epoch cost as much as its gradients, but at most so
-many that twenty steps remain. A gradient of several angles has less noise and allows steps twice as long. They need a
-quarter more epochs for the same validation misfit (tests/benchmarks/large_step_benchmark.py).
+its gradient back. Small scans use steps of few views from each lane. If rotations and steps would take longer than the
+gradients of the views, a batch contains all views of an angle, so that the volume is rotated to each angle once per
+epoch. A step then contains several angles of every lane. Their number balances the cost of all steps of an epoch with
+that of its gradients, and leaves at least twenty steps. A gradient of several angles has less noise and allows steps
+twice as long. They need a quarter more epochs for the same validation misfit
+(tests/benchmarks/large_step_benchmark.py).
 """
 
 import math

@@ -62,9 +62,9 @@ def _choice(asked: Kernels, device: torch.device, largest: Callable[[float], flo
     if missing or (asked == "auto" and device.type == "cpu"):
         if asked == "fused":
             raise JobError(
-                "Fused kernels need Triton and an accelerator that it compiles for.",
+                "Fused kernels need Triton and an accelerator that it supports.",
                 got=f"{missing}.",
-                remedy="ask for kernels auto or general, or install triton beside torch's build for the accelerator.",
+                remedy="use kernels auto or general, or install the triton version of torch's accelerator build.",
             )
         return Choice(asked, (), missing or "the job computes on processors", device.type)
     own = cached_or_measured_differences(device, _measure_differences)
@@ -86,7 +86,7 @@ def choice_from_differences(
         raise JobError(
             "Fused kernels must agree with the general ones.",
             got=f"relative differences of {listed}; {AGREEMENT:g} is allowed.",
-            remedy="ask for kernels auto or general, and report this with the versions of driver, torch and triton.",
+            remedy="use kernels auto or general, and report this with the versions of driver, torch and triton.",
         )
     reason = f"relative differences from the general kernels are {listed}; {AGREEMENT:g} is allowed"
     return Choice(asked, agreeing, reason, device_type, dict(differences))

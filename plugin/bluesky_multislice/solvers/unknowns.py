@@ -30,7 +30,7 @@ _LAST_STEP = 0.02
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to fit.
+    """Settings of a fit.
 
     Attributes:
         epochs: maximum number of passes over the frames.

@@ -193,8 +193,8 @@ def _hologram(scan: Scan, plan: Plan, view: int, beam: Tensor) -> Tensor:
     Its border is normalised to 1, because retrievals assume that there is no sample around the frame.
     """
     frame = scan.frames.read(np.array([view]), saturated=plan.saturated)[0]
-    lit = beam.numpy() > 1e-3 * float(beam.max())
-    good = scan.frames.mask & np.isfinite(frame) & lit
+    illuminated = beam.numpy() > 1e-3 * float(beam.max())
+    good = scan.frames.mask & np.isfinite(frame) & illuminated
     relative = np.divide(frame, beam.numpy(), out=np.ones_like(frame), where=good)
     if not good.all() and good.any():
         nearest = ndimage.distance_transform_edt(~good, return_distances=False, return_indices=True)
