@@ -18,8 +18,8 @@ from bluesky_multislice.optics.triton_turns import rotate_volume, rotated, rotat
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers import Priors, choose_kernels, kernel_cases
 from bluesky_multislice.solvers.optimisers import Nesterov
-from bluesky_multislice.solvers.optimisers.triton_descent import Pull, move
-from bluesky_multislice.solvers.priors import Bounds, weights_of_a_voxel
+from bluesky_multislice.solvers.optimisers.triton_descent import PriorTerm, move
+from bluesky_multislice.solvers.priors import Bounds, voxel_weights
 
 CPU = torch.device("cpu")
 FUSED = KernelChoice("fused", ("slices", "turns", "descent"))
@@ -43,7 +43,7 @@ def slices():
     for views, ny, nx in ((1, 5, 3), (19, 3, 100), (2, 16, 16)):
         waves, delta = random(2, views, ny, nx, dtype=torch.complex64), 1e-4 * random(1, ny, nx)
         general, fused = (kind(delta, 0.1 * delta, 1e4, None) for kind in (EagerSlice, TritonSlice))
-        results = (kernel_cases.through_and_back(each, waves, delta, True) for each in (fused, general))
+        results = (kernel_cases.forward_and_adjoint(each, waves, delta, True) for each in (fused, general))
         yield f"{views} views of {ny} × {nx}", kernel_cases.largest_difference(zip(*results, strict=True))
     delta, wave = torch.linspace(-1e4, 1e4, 2048).view(1, 2, 1024), torch.ones(1, 2, 1024, dtype=torch.complex64)
     through = TritonSlice(delta, torch.zeros_like(delta), 1.0).transmit(wave, slice(0, 1), torch.empty_like(wave))
@@ -101,11 +101,11 @@ def slabs():
     """A step of rows beside each other is that of the whole volume."""
     priors, bounds = Priors(total_variation=3.0, total_variation_z=1.5, smoothness_z=0.7), Bounds(True, None, 0.1, None)
     volume, gradient = random(2, 3, 8, 5), random(2, 3, 8, 5)
-    weights, pixels = weights_of_a_voxel(priors, 0.05, 0.0, 1 / volume.numel()), torch.tensor(3.0)
+    weights, pixels = voxel_weights(priors, 0.05, 0.0, 1 / volume.numel()), torch.tensor(3.0)
 
     def moved(rows, around):
         ours, to = (with_y_last(part[..., rows, :].clone()) for part in (volume, gradient))
-        move(ours, to, Nesterov(ours, 0.9).count_step(0.1), Pull(weights, *around, pixels), None, bounds)
+        move(ours, to, Nesterov(ours, 0.9).fused_inputs(0.1), PriorTerm(weights, *around, pixels), None, bounds)
         return to
 
     none = volume[..., :0, :]

@@ -8,7 +8,7 @@ from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeo
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruction import predict_frames, reconstruct
+from bluesky_multislice.reconstruction import reconstruct, simulate_frames
 from bluesky_multislice.simulation.phantoms import convergent_probe, spheres_and_shells
 
 VOXEL_M = 1e-9
@@ -40,7 +40,7 @@ def blank(geometry):
 def hologram_scan(n=16, angles=8, distance_m=30e-9):
     """A noiseless scan of ``ball(n)``."""
     geometry, delta = hologram_geometry(n, angles, distance_m), ball(n)
-    frames = predict_frames(blank(geometry), delta, 0.1 * delta, voxel_size_m=(VOXEL_M, VOXEL_M, VOXEL_M))
+    frames = simulate_frames(blank(geometry), delta, 0.1 * delta, voxel_size_m=(VOXEL_M, VOXEL_M, VOXEL_M))
     return Scan(geometry, Frames(np.array(list(frames))))
 
 
@@ -48,7 +48,7 @@ def thick_scan(n=32, angles=16):
     """A noiseless hologram scan six depths of field thick, and its δ (z, y, x)."""
     geometry = replace(hologram_geometry(n, angles, distance_m=50e-9), beam=Beam(1e-9))
     delta = spheres_and_shells(n, delta=8e-3, count=30, seed=1)
-    frames = predict_frames(blank(geometry), delta, 0.05 * delta, voxel_size_m=(VOXEL_M, VOXEL_M, VOXEL_M))
+    frames = simulate_frames(blank(geometry), delta, 0.05 * delta, voxel_size_m=(VOXEL_M, VOXEL_M, VOXEL_M))
     return Scan(geometry, Frames(np.array(list(frames)))), delta
 
 
@@ -67,7 +67,7 @@ def pattern_scan(angles=8):
     delta = spheres_and_shells(28, delta=8e-3, count=30, seed=2)
     probe = convergent_probe(window, VOXEL_M, wavelength_m, focus_distance_m=focus_m, aperture=0.28)
     described = Scan(geometry, blank(geometry).frames, probe)
-    frames = predict_frames(described, delta, 0.05 * delta, voxel_size_m=(VOXEL_M, VOXEL_M, VOXEL_M))
+    frames = simulate_frames(described, delta, 0.05 * delta, voxel_size_m=(VOXEL_M, VOXEL_M, VOXEL_M))
     return Scan(geometry, Frames(np.array(list(frames))), probe), delta
 
 

@@ -25,7 +25,7 @@ def epoch_seconds(scan: Scan, plan: Plan, mesh: Mesh, folder: Path | None) -> tu
     began, blocked, sizes, checkpoints, journal = [], [], [0], None, None
     if folder is not None:
         checkpoints = Checkpoints(folder, mesh, identity(scan, plan))
-        journal = Journal(checkpoints, mesh, every=1, asked=lambda: "")
+        journal = Journal(checkpoints, mesh, every=1, stop_reason=lambda: "")
 
     def report(epoch: object) -> None:
         began.append(time.monotonic())

@@ -49,8 +49,8 @@ class Supercomputer:
         gpu_memory_bytes: memory of a GPU.
         network_bytes_a_s: that a GPU sends and receives.
         pair_s_a_pixel: seconds of an FFT pair over pixels · log₂ pixels, with all that comes with it; None: not known.
-        turn_s_a_voxel: seconds to turn a voxel.
-        matrix_s_a_pixel: seconds of a new angle, over the pixels of a plane (z, x).
+        rotation_seconds_per_voxel: seconds to turn a voxel.
+        rotation_matrix_seconds_per_pixel: seconds of a new angle, over the pixels of a plane (z, x).
     """
 
     nodes: int
@@ -58,8 +58,8 @@ class Supercomputer:
     gpu_memory_bytes: float
     network_bytes_a_s: float
     pair_s_a_pixel: float | None
-    turn_s_a_voxel: float = 0.0
-    matrix_s_a_pixel: float = 0.0
+    rotation_seconds_per_voxel: float = 0.0
+    rotation_matrix_seconds_per_pixel: float = 0.0
 
     @property
     def gpus(self) -> int:
@@ -187,7 +187,10 @@ def _hours(case: Case, scheme: Scheme, machine: Supercomputer, slabs: int, group
     sent = 2 * (rows - case.side / slabs) * case.side * case.slices * _OBJECT_BYTES
     reduced = 2 * (1 - 1 / groups) * _OBJECT_BYTES * case.side**3 / slabs * _STEPS_AN_EPOCH
     # Every GPU of a group turns its rows of δ and β for each view of the group, there and back.
-    a_turn = 4 * case.side**3 / slabs * machine.turn_s_a_voxel + case.side**2 * machine.matrix_s_a_pixel
+    a_turn = (
+        4 * case.side**3 / slabs * machine.rotation_seconds_per_voxel
+        + case.side**2 * machine.rotation_matrix_seconds_per_pixel
+    )
     turning = math.ceil(case.angles / groups) * a_turn
     epoch = views * (computing + sent / machine.network_bytes_a_s) + reduced / machine.network_bytes_a_s + turning
     return case.epochs * epoch / 3600
@@ -260,8 +263,8 @@ def _machine(
     return Supercomputer(
         *sizes,
         pair_s_a_pixel=profile.slice_pair(pixels) / (pixels * math.log2(pixels)) / times_faster,
-        turn_s_a_voxel=profile.turn_s_a_voxel / times_faster,
-        matrix_s_a_pixel=profile.matrix_s_a_pixel / times_faster,
+        rotation_seconds_per_voxel=profile.rotation_seconds_per_voxel / times_faster,
+        rotation_matrix_seconds_per_pixel=profile.rotation_matrix_seconds_per_pixel / times_faster,
     )
 
 

@@ -103,7 +103,10 @@ def compare(side: int) -> None:
     for name, plan in plans(scan).items():
         work, course = work_of(plan, scan.geometry), courses[name]
         spent = course.seconds_to(goal)
-        print(f"{side}³, {scan.geometry.views} patterns, {name}: {work.steps} steps per epoch, {work.most_turns} turns")
+        print(
+            f"{side}³, {scan.geometry.views} patterns, {name}: "
+            f"{work.steps} steps, {work.most_rotations} rotations per epoch"
+        )
         print("  misfit  " + " ".join(f"{1e4 * misfit:7.3f}" for misfit in course.misfit) + "  e-4")
         print("  seconds " + " ".join(f"{seconds:7.1f}" for seconds in course.seconds))
         print(f"  {1e4 * goal:.3f}e-4 after {'never' if spent is None else f'{spent:.1f} s'}", flush=True)

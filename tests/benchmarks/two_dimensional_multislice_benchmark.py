@@ -69,7 +69,7 @@ def ours(sample: ThreeSlices, epochs: int, **recipe: object) -> Course:
             nonlocal spent
             now = time.process_time()
             radians = (unknowns.object.detach().double() / 3).numpy()
-            patterns = unknowns.expect(sets[1].views).detach() * scale
+            patterns = unknowns.expected_intensity(sets[1].views).detach() * scale
             residual = _residual(patterns.numpy(), sample.counts[sets[1].views])
             rows.append((now - began - spent, sample.correlations(np.exp(-1j * radians[0] - radians[1])), residual))
             spent += time.process_time() - now

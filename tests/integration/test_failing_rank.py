@@ -54,6 +54,6 @@ def test_a_rank_without_memory_says_what_was_planned_and_what_would_fit(tmp_path
     error = folder.read_error()
     assert type(error) is JobError
     assert "must fit into memory" in error.rule
-    assert "GiB were planned for a rank" in error.got
+    assert "the plan has" in error.got
     assert "(CUDA out of memory. Tried to allocate 20.00 GiB.)" in error.got
     assert "depth_um" in error.remedy

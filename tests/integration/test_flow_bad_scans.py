@@ -25,10 +25,10 @@ from bluesky_multislice.simulation.detector import FRAMES_DATASET
 
 GOOD_PIXELS = "Good pixels must hold finite, non-negative, unsaturated values."
 RECIPES = [
-    ({"epochs": 0}, "epochs: Input should be greater than or equal to 1 (came: 0)"),
+    ({"epochs": 0}, "epochs: Input should be greater than or equal to 1 (got 0)"),
     ({"step": "fast"}, "step: Input should be a valid number"),
     ({"scan": {"energy_ev": -8000}}, "scan.energy_ev: Input should be greater than 10"),
-    ({"no_such_field": 1}, "no_such_field: Extra inputs are not permitted (came: 1)"),
+    ({"no_such_field": 1}, "no_such_field: Extra inputs are not permitted (got 1)"),
 ]
 
 

@@ -20,7 +20,7 @@ from bluesky_multislice.measurement import Beam, Frames, Scan
 from bluesky_multislice.parallel import Checkpoints, Mesh
 from bluesky_multislice.planning import Plan, identity, make_plan
 from bluesky_multislice.recipe import make_recipe
-from bluesky_multislice.reconstruction import predict_frames, reconstruct
+from bluesky_multislice.reconstruction import reconstruct, simulate_frames
 from bluesky_multislice.simulation.phantoms import spheres_and_shells
 from bluesky_multislice.solvers import Interrupted, Journal, Solution
 
@@ -30,7 +30,7 @@ N = 16
 def _seen(geometry, probe=None) -> Scan:
     """Return the scan of some balls."""
     delta = spheres_and_shells(N, delta=0.04, count=12, seed=1)
-    frames = predict_frames(
+    frames = simulate_frames(
         Scan(geometry, blank(geometry).frames, probe), delta, 0.1 * delta, voxel_size_m=(VOXEL_M,) * 3
     )
     return Scan(geometry, Frames(_with_noise(np.array(list(frames)))), probe)
@@ -68,7 +68,7 @@ def _patterns(angles: int, probe: bool = True) -> Scan:
     kept = np.flatnonzero(np.tile((y % 2 == 0) & (x % 2 == 0), angles))
     geometry = scan.geometry.select(kept)
     lit = Scan(geometry, blank(geometry).frames, diffuse)
-    frames = np.array(list(predict_frames(lit, delta, 0.05 * delta, voxel_size_m=(VOXEL_M,) * 3)))
+    frames = np.array(list(simulate_frames(lit, delta, 0.05 * delta, voxel_size_m=(VOXEL_M,) * 3)))
     return Scan(geometry, Frames(_with_noise(frames)), diffuse if probe else None)
 
 
@@ -149,7 +149,9 @@ class SmallFit:
     def _until_stopped(self, plan: Plan, mesh: Mesh, folder: Path) -> Solution | None:
         checkpoints = Checkpoints(folder, mesh, identity(scan_of(self.scan), plan))
         looks = count(1)
-        journal = Journal(checkpoints, mesh, every=1, asked=lambda: "SIGTERM" if next(looks) >= self.stops else "")
+        journal = Journal(
+            checkpoints, mesh, every=1, stop_reason=lambda: "SIGTERM" if next(looks) >= self.stops else ""
+        )
         try:
             return reconstruct(scan_of(self.scan), plan, mesh, journal=journal).solution
         except Interrupted:

@@ -14,7 +14,7 @@ from bluesky_multislice.models import Adjustments, ForwardModel
 from bluesky_multislice.optics import PROPAGATIONS, blur, point_spread_transfer
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruction import predict_frames
+from bluesky_multislice.reconstruction import simulate_frames
 
 N, DISTANCES_M = 20, np.array([40e-9, 70e-9, 110e-9])
 UNIT = {
@@ -230,14 +230,14 @@ def test_frames_of_several_magnifications_share_the_finest_pixel():
     with pytest.raises(PlanError, match="one magnification"):
         make_plan(Recipe(coarse_levels=1), blank(cone))
     delta = sample(28)[4:24]
-    frames = list(predict_frames(blank(cone), delta, 0 * delta, voxel_size_m=(VOXEL_M,) * 3))
+    frames = list(simulate_frames(blank(cone), delta, 0 * delta, voxel_size_m=(VOXEL_M,) * 3))
     for view, coarser in enumerate((1.0, 1.4)):
         parallel = replace(
             one.select(np.array([0])),
             distance_m=cone.effective_distance_m[[view]],
             detector=replace(one.detector, shape=(28, 28)),
         )
-        (wide,) = predict_frames(blank(parallel), delta, 0 * delta, voxel_size_m=(VOXEL_M,) * 3)
+        (wide,) = simulate_frames(blank(parallel), delta, 0 * delta, voxel_size_m=(VOXEL_M,) * 3)
         assert frames[view].shape == (20, 20)
         if coarser == 1:
             np.testing.assert_allclose(frames[view], wide[4:24, 4:24], atol=2e-3 * np.abs(wide - 1).max())
@@ -260,7 +260,7 @@ def soft_frames(distance_m, pitch_m):
     """Frames (angle, y, x) of N pixels in the parallel beam."""
     geometry, delta = geometry_of(distances_m=[distance_m]), soft(N, pitch_m)
     geometry = replace(geometry, detector=replace(geometry.detector, pixel_size_m=(pitch_m, pitch_m)))
-    return list(predict_frames(blank(geometry), delta, 0.05 * delta, voxel_size_m=(pitch_m,) * 3))
+    return list(simulate_frames(blank(geometry), delta, 0.05 * delta, voxel_size_m=(pitch_m,) * 3))
 
 
 def cone_scan(magnifications):

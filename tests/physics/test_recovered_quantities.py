@@ -19,7 +19,7 @@ from bluesky_multislice.optics import propagate
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruction import predict_frames, reconstruct
+from bluesky_multislice.reconstruction import reconstruct, simulate_frames
 
 ANGLES = 16
 
@@ -91,7 +91,7 @@ def test_slices_too_far_apart_by_a_sixth():
     random = np.random.default_rng(0)
     slices = np.stack([gaussian_filter(random.normal(size=(28, 28)), 1.5).clip(min=0) for _ in range(3)]) * 0.006
     described = replace(scan, frames=blank(scan.geometry).frames)
-    frames = predict_frames(described, slices, 0.05 * slices, voxel_size_m=(depth_m / 3, VOXEL_M, VOXEL_M))
+    frames = simulate_frames(described, slices, 0.05 * slices, voxel_size_m=(depth_m / 3, VOXEL_M, VOXEL_M))
     assert (
         left_of(
             0.15 * depth_m / 3,

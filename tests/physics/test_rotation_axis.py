@@ -82,7 +82,7 @@ def test_noise_has_no_axis():
     with join_mesh("cpu") as mesh:
         result = reconstruct(scan, plan, mesh)
     assert result.axis_pixels is None
-    assert any("do not tell where the rotation axis is" in line for line in result.warnings)
+    assert any("rotation axis was not found" in line for line in result.warnings)
 
 
 def _plan_of(geometry, **recipe):

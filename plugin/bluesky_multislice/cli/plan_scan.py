@@ -34,7 +34,7 @@ _MEMORY = {
     "volumes": "volume, gradient, optimiser's state",
     "frames": "frames",
     "batch": "planes and waves of a batch",
-    "turns": "matrices or neighbours of turns",
+    "rotations": "matrices or neighbours of rotations",
     "propagators": "propagators",
     "transforms": "work area of Fourier transforms",
     "graphs": "captured graphs of the slices",
@@ -115,17 +115,18 @@ def scan_of_sizes(own: Mapping[str, Any]) -> Scan:
 
 def profile_lines(profile: MachineProfile) -> list[str]:
     """Return the lines of a measured machine."""
-    rate, matrix_ns = profile.exchange_bytes_a_s, profile.matrix_s_a_pixel * 1e9
+    rate, matrix_ns = profile.exchange_bytes_per_s, profile.rotation_matrix_seconds_per_pixel * 1e9
+    volume_ns, slices_ns = profile.rotation_seconds_per_voxel * 1e9, profile.slice_rotation_seconds_per_voxel * 1e9
+    step_ns, prior_ns = profile.optimiser_seconds_per_voxel * 1e9, profile.regulariser_seconds_per_voxel * 1e9
     return [
         f"{profile.machine}, {profile.device}, {profile.threads} thread(s)",
         *(
             f"{side}²: FFT pair {profile.fft_pair_s[side] * 1e3:.3g} ms, in multislice {seconds * 1e3:.3g} ms"
             for side, seconds in profile.slice_pair_s.items()
         ),
-        f"turn: {profile.turn_s_a_voxel * 1e9:.3g} ns a voxel, {profile.turned_s_a_voxel * 1e9:.3g} ns one of slices; "
+        f"turn: {volume_ns:.3g} ns a voxel, {slices_ns:.3g} ns one of slices; "
         f"a new angle {matrix_ns:.3g} ns a pixel of a plane; a batch {profile.batch_s * 1e3:.3g} ms besides",
-        f"step: {profile.move_s_a_voxel * 1e9:.3g} ns a voxel, {profile.regularise_s_a_voxel * 1e9:.3g} ns with total "
-        "variation besides",
+        f"step: {step_ns:.3g} ns a voxel, {prior_ns:.3g} ns with total variation besides",
         "exchange: not measured" if rate is None else f"exchange: {rate / 1e9:.3g} GB/s a rank",
     ]
 
@@ -180,7 +181,7 @@ def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile) -> Iterat
     sent = "exchange not measured" if seconds.exchange is None else f"exchange {seconds.exchange:.3g} s"
     yield (
         f"time of an epoch       {seconds.total:>10.3g} s: slices {seconds.slices:.3g} s, "
-        f"batches {seconds.batches:.3g} s, turns {seconds.turns:.3g} s, steps {seconds.steps:.3g} s, {sent}; "
+        f"batches {seconds.batches:.3g} s, rotations {seconds.rotations:.3g} s, steps {seconds.steps:.3g} s, {sent}; "
         f"{plan.fit.epochs} epochs {hours:.3g} h"
     )
     yield f"useful work            {100 * predicted.useful:>10.3g} % of it: FFTs of the gradient"

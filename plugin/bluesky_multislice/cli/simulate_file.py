@@ -9,7 +9,7 @@ from bluesky_multislice.errors import PlanError
 from bluesky_multislice.files import read_geometry, read_volume, write_predicted
 from bluesky_multislice.measurement import unorient
 from bluesky_multislice.recipe import Instrument, Propagation, ScanValues
-from bluesky_multislice.reconstruction import add_photon_noise, photon_scale, predict_frames
+from bluesky_multislice.reconstruction import add_photon_noise, photon_scale, simulate_frames
 
 
 def simulate_file(
@@ -55,7 +55,7 @@ def simulate_file(
             remedy="leave image_key out.",
         )
     frames = np.empty((views, *scan.geometry.detector.shape))
-    expected = predict_frames(
+    expected = simulate_frames(
         scan, volume.delta, volume.beta, voxel_size_m=volume.voxel_size_m, propagation=propagation, slices=slices
     )
     for view, frame in enumerate(expected):

@@ -73,7 +73,7 @@ def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
             print(f"kernels: {kernels}", flush=True)
         # After an error nothing is closed that could wait for ranks that sit in a collective.
         checkpoints = Checkpoints(folder.checkpoints, mesh, belongs_to)
-        journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, asked=_Asked(folder, mesh, asked))
+        journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, stop_reason=_Asked(folder, mesh, asked))
         stopped = None
         try:
             with _memory_in_words(plan, scan, mesh):

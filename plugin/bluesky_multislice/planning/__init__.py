@@ -1,4 +1,4 @@
-"""Recipe and scan → everything the reconstruction needs to know, before anything is allocated."""
+"""Plans of reconstructions, made from recipe and scan before anything is allocated."""
 
 from bluesky_multislice.planning.cost import (
     DataSheet,
@@ -19,11 +19,11 @@ from bluesky_multislice.planning.cost import (
 )
 from bluesky_multislice.planning.grid import window_margin
 from bluesky_multislice.planning.identity import identity
-from bluesky_multislice.planning.initial_guess import angles_tell_axis
+from bluesky_multislice.planning.initial_guess import angles_determine_axis
 from bluesky_multislice.planning.machine import RESERVE, Machine, this_machine, usable_cores
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.planner import make_plan
-from bluesky_multislice.planning.stages import thin_plan, with_probe_light, with_probe_modes
+from bluesky_multislice.planning.stages import thin_plan, with_probe_intensity, with_probe_modes
 from bluesky_multislice.planning.step_sizes import small_steps
 from bluesky_multislice.planning.what_fits import out_of_memory
 
@@ -37,7 +37,7 @@ __all__ = [
     "Plan",
     "Prediction",
     "Work",
-    "angles_tell_axis",
+    "angles_determine_axis",
     "data_sheets",
     "exchange_of",
     "host_memory_parts",
@@ -53,7 +53,7 @@ __all__ = [
     "this_machine",
     "usable_cores",
     "window_margin",
-    "with_probe_light",
+    "with_probe_intensity",
     "with_probe_modes",
     "work_of",
     "write_profile",

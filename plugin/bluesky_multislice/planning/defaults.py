@@ -1,4 +1,4 @@
-"""How to fit where the recipe leaves it open, by technique and number of angles."""
+"""Default fit settings, by technique and number of angles."""
 
 import math
 from dataclasses import replace
@@ -12,43 +12,45 @@ from bluesky_multislice.recipe import Recipe, Refine
 from bluesky_multislice.solvers import FitSettings, OptimiserName, Priors, RefinementSettings, Schedule, Scheduled
 
 STEPS_PER_EPOCH = 20
-"""Least steps of the optimiser an epoch, as long as a lane has that many views."""
+"""Smallest number of optimiser steps per epoch, if each lane has enough views."""
 
 
 _WEIGHTED_VIEWS = 4
-"""Least views of a step of weighted descent: with two, 0.9 of an error of the slice spacing was left, else 0.2 to 0.4.
+"""Smallest number of views per step of weighted descent.
+
+With two views, 0.9 of an error of the slice spacing remained; with four, 0.2 to 0.4.
 """
 
 
 WEIGHTED_PROBE_STEP = 2.0
-"""Of the weighted probe: weak modes grow twice as fast as with 1, and the fit is still stable at 3."""
+"""Factor on the weighted step of the probe: weak modes grow twice as fast as with 1; fits are stable up to 3."""
 
 
 _WEIGHTED_MODES = 3
-"""Of a probe that patterns of one angle refine."""
+"""Number of modes of a probe that is refined with far-field patterns of one angle."""
 
 
 def fit_settings(
     recipe: Recipe, geometry: ScanGeometry, several_angles: bool, *, fitted: int, lanes: int
 ) -> FitSettings:
-    """Return how to fit so many views, ``lanes`` batches a step."""
-    usual = technique_of(geometry).fit
+    """Return the fit settings for ``fitted`` views, with ``lanes`` batches per step."""
+    technique_defaults = technique_of(geometry).fit
     refine_probe = recipe.refine_probe
     if refine_probe is None:
-        refine_probe = usual.refine_probe or recipe.illumination == "joint"
+        refine_probe = technique_defaults.refine_probe or recipe.illumination == "joint"
     smoothing = recipe.total_variation
     if smoothing is None:
-        smoothing = usual.total_variation if several_angles else 0.0
+        smoothing = technique_defaults.total_variation if several_angles else 0.0
     positivity = several_angles if recipe.positivity is None else recipe.positivity
-    vacuum = 1.0 if recipe.l1 is None and positivity and several_angles and usual.constrain_vacuum else 0.0
-    optimiser = _optimiser(recipe, usual, several_angles, vacuum_is_held=vacuum > 0)
-    epochs = recipe.epochs or _epochs(usual, several_angles, optimiser)
+    vacuum = 1.0 if recipe.l1 is None and positivity and several_angles and technique_defaults.constrain_vacuum else 0.0
+    optimiser = _optimiser(recipe, technique_defaults, several_angles, vacuum_is_held=vacuum > 0)
+    epochs = recipe.epochs or _epochs(technique_defaults, several_angles, optimiser)
     return FitSettings(
         epochs=epochs,
         batch_views=recipe.batch_views or batch_views_of(fitted, lanes, optimiser),
         object_step_rad=(0.05 if several_angles else 0.02) * recipe.step,
         probe_step=(WEIGHTED_PROBE_STEP if optimiser == "weighted" else 0.02) * recipe.step if refine_probe else 0.0,
-        gradient_floor=usual.gradient_floor,
+        gradient_floor=technique_defaults.gradient_floor,
         optimiser=optimiser,
         step=recipe.step,
         momentum=recipe.momentum,
@@ -74,19 +76,19 @@ def fit_settings(
 
 
 def batch_views_of(fitted: int, lanes: int, optimiser: OptimiserName) -> int:
-    """Return the views of a batch of small steps.
+    """Return the number of views per batch for small steps.
 
     Args:
-        fitted: views to fit.
-        lanes: batches of a step.
-        optimiser: what moves the object.
+        fitted: number of views to fit.
+        lanes: batches per step.
+        optimiser: optimiser of the object.
     """
     least = math.ceil(_WEIGHTED_VIEWS / lanes) if optimiser == "weighted" else 1
     return int(np.clip(fitted // lanes // STEPS_PER_EPOCH, least, 32))
 
 
 def _refinement(refine: Refine, epochs: int, optimiser: OptimiserName) -> RefinementSettings:
-    """Return what is refined; weighted descent's long first steps would draw the slices together, or apart."""
+    """Return the refinement; slice_spacing starts late in weighted descent, whose long first steps would distort it."""
     given = refine.schedules.given
     late = (
         "slice_spacing" in refine.quantities
@@ -106,39 +108,45 @@ def _refinement(refine: Refine, epochs: int, optimiser: OptimiserName) -> Refine
 def _optimiser(recipe: Recipe, usual: FitDefaults, several_angles: bool, *, vacuum_is_held: bool) -> OptimiserName:
     if recipe.optimiser == "weighted" and several_angles:
         raise PlanError(
-            "The weighted optimiser knows the light on a sample that is not turned.",
+            "The weighted optimiser needs a scan of one angle.",
             got="several angles.",
-            remedy="take another optimiser, or leave it out.",
+            remedy="use another optimiser, or leave it out.",
         )
     if recipe.optimiser is not None:
         return recipe.optimiser
     if several_angles:
-        # Its long first steps would leave a haze in patterns' volumes where nothing takes it away.
+        # Nesterov's long first steps would leave a uniform background in volumes from patterns without a vacuum prior.
         return "nesterov" if vacuum_is_held or not usual.constrain_vacuum else "adam"
     return usual.single_angle_optimiser
 
 
-def smoothings_of(recipe: Recipe, settings: FitSettings, held_back: int) -> tuple[float, ...]:
-    """Return the weights of total variation that frames held back choose from; none where the planned one is taken."""
+def smoothing_candidates(recipe: Recipe, settings: FitSettings, held_back: int) -> tuple[float, ...]:
+    """Return weights of total variation to compare on validation frames; empty if the planned weight is used."""
     if not recipe.smoothing_by_held_back:
         return ()
     weight = settings.priors.total_variation
-    if weight == 0 or held_back == 0:
+    if weight == 0:
         raise PlanError(
-            "Frames held back choose between multiples of a weight of total variation.",
-            got=f"a weight of {weight:g} and {held_back} frames held back.",
-            remedy="give total_variation and held_back_every, or leave smoothing_by_held_back out.",
+            "smoothing_by_held_back needs a weight of total variation to vary.",
+            got="a weight of 0.",
+            remedy="set total_variation, or leave smoothing_by_held_back out.",
+        )
+    if held_back == 0:
+        raise PlanError(
+            "smoothing_by_held_back needs validation frames.",
+            got="no frames held back.",
+            remedy="set held_back_every, or leave smoothing_by_held_back out.",
         )
     return weight / 3, weight, weight * 3
 
 
-def decides_on_modes(recipe: Recipe, scan: Scan, modes: int) -> bool:
-    """Whether validation frames decide if one probe mode will do; a recipe's number and a probe of several stand."""
+def chooses_modes_by_validation(recipe: Recipe, scan: Scan, modes: int) -> bool:
+    """Whether validation frames decide between one and all probe modes, as neither recipe nor probe sets the number."""
     return recipe.probe_modes is None and modes > 1 and (scan.probe is None or len(scan.probe) == 1)
 
 
 def modes_of(scan: Scan, settings: FitSettings) -> int:
-    """Return the most modes of the probe: no real beam is quite coherent, nor a detector pixel a point."""
+    """Return the largest number of probe modes; real beams are partially coherent, and detector pixels integrate."""
     if settings.optimiser == "weighted" and settings.probe_step > 0:
         return _WEIGHTED_MODES
     return 1 if scan.probe is None else len(scan.probe)

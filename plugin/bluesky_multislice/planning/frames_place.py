@@ -1,4 +1,4 @@
-"""Where the frames of a rank are kept, and how many of them at a time, within the memory that they may take."""
+"""Storage of a rank's frames, in memory or on disk, within the memory limit for frames."""
 
 import math
 from dataclasses import replace
@@ -13,25 +13,25 @@ from bluesky_multislice.planning.grid import window_of
 from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.solvers import lanes_of, share_held_back, split_views
+from bluesky_multislice.solvers import assign_lanes, share_held_back, split_views
 
 _SHARE = 1 / 8
-"""Part of the memory that the frames of all ranks may take where a recipe does not say how much."""
+"""Fraction of the memory for the frames of all ranks, if the recipe does not set a limit."""
 
 _WITH_COARSER = 5 / 4
-"""Bytes of frames with their copies for a coarser fit over those of the frames."""
+"""Memory of frames with copies for a coarser fit, relative to the frames."""
 
 _MIB = 2**20
 
 
-def with_frames_place(plan: Plan, geometry: ScanGeometry, recipe: Recipe, machine: Machine) -> Plan:
-    """Return the plan with the place of the frames: on disk where they would take more memory than they may.
+def with_frame_storage(plan: Plan, geometry: ScanGeometry, recipe: Recipe, machine: Machine) -> Plan:
+    """Return the plan with the storage of the frames: on disk if they exceed their memory limit.
 
     Args:
-        plan: with its ranks, slabs and tiles of frames.
-        geometry: of the scan, as finely sampled as the plan says.
-        recipe: what a person chose.
-        machine: where the job computes.
+        plan: plan with its ranks, slabs and tiles of frames.
+        geometry: geometry of the scan, sampled as in the plan.
+        recipe: the recipe.
+        machine: machine of the job.
     """
     most, ahead = _most_bytes(recipe), 1
     if most is None:
@@ -42,23 +42,23 @@ def with_frames_place(plan: Plan, geometry: ScanGeometry, recipe: Recipe, machin
     place = recipe.frames_in or ("disk" if too_many else "memory")
     at_once = None
     if place == "disk":
-        room = machine.memory_bytes * _SHARE / machine.sharing(plan.ranks) if most is None else most
-        # Besides, there are the holograms of an angle, and the one that is read.
+        available = machine.memory_bytes * _SHARE / machine.sharing(plan.ranks) if most is None else most
+        # Memory also holds the holograms of an angle, and the one that is being read.
         of_an_angle = 1 + len(np.unique(geometry.effective_distance_m))
-        at_once = max(1, int(room / (4 * math.prod(plan.grid.shape[1:]))) - of_an_angle)
+        at_once = max(1, int(available / (4 * math.prod(plan.grid.shape[1:]))) - of_an_angle)
     return replace(plan, frames_in=place, batches_ahead=ahead, angles_at_once=at_once)
 
 
 def check_frames(plan: Plan, geometry: ScanGeometry, recipe: Recipe) -> None:
-    """Refuse frames that take more memory than they may.
+    """Check that frames fit into their memory limit.
 
     Args:
-        plan: with the place of the frames.
-        geometry: of the scan, as finely sampled as the plan says.
-        recipe: what a person chose.
+        plan: plan with the storage of the frames.
+        geometry: geometry of the scan, sampled as in the plan.
+        recipe: the recipe.
 
     Raises:
-        PlanError: all frames of a rank, where a recipe keeps them in memory, or those of a batch are too large.
+        PlanError: the frames of a rank (in memory) or of a batch (on disk) exceed the limit.
     """
     most = _most_bytes(recipe)
     kept, batch = _kept_bytes(plan, geometry, recipe), batch_bytes(plan, geometry)
@@ -66,20 +66,20 @@ def check_frames(plan: Plan, geometry: ScanGeometry, recipe: Recipe) -> None:
         return
     if plan.frames_in == "memory":
         raise PlanError(
-            "Frames that are kept in memory must fit into what they may take.",
-            got=f"{kept / _MIB:.3g} MiB of a rank, and frames_memory_gib {recipe.frames_memory_gib:g}.",
-            remedy="leave frames_in out, so that they are read from disk as they are needed, or allow more.",
+            "Frames kept in memory must fit into frames_memory_gib.",
+            got=f"{kept / _MIB:.3g} MiB per rank, and frames_memory_gib {recipe.frames_memory_gib:g}.",
+            remedy="leave frames_in out, so that frames are read from disk on demand, or increase frames_memory_gib.",
         )
     raise PlanError(
-        "The frames of a batch must fit into what frames may take.",
+        "The frames of a batch must fit into frames_memory_gib.",
         got=f"{plan.fit.batch_views} frames of {frame_bytes(plan, geometry) / _MIB:.3g} MiB, and frames_memory_gib "
         f"{recipe.frames_memory_gib:g}.",
-        remedy="ask for fewer batch_views, or allow more.",
+        remedy="use fewer batch_views, or increase frames_memory_gib.",
     )
 
 
 def frame_bytes(plan: Plan, geometry: ScanGeometry) -> float:
-    """Return the bytes of what a rank keeps of a frame: all of it, or its tile."""
+    """Return the bytes of a frame that a rank keeps, whole or as a tile."""
     rows, columns = (n // plan.oversampling for n in geometry.detector.shape)
     if plan.frame_tiles is not None:
         rows = max(last - first for first, last in plan.frame_tiles.rows)
@@ -87,7 +87,7 @@ def frame_bytes(plan: Plan, geometry: ScanGeometry) -> float:
 
 
 def batch_bytes(plan: Plan, geometry: ScanGeometry) -> float:
-    """Return the most bytes of the frames of a batch that a rank keeps; it may compute all of its views."""
+    """Return the largest number of bytes of a batch's frames on a rank, which may compute all of its views."""
     return plan.fit.batch_views * frame_bytes(plan, geometry)
 
 
@@ -96,30 +96,30 @@ def _most_bytes(recipe: Recipe) -> float | None:
 
 
 def _kept_bytes(plan: Plan, geometry: ScanGeometry, recipe: Recipe) -> float:
-    """Return the most bytes of frames of a rank: all of them with copies for coarser fits, or a first volume's phases.
+    """Return the largest memory of a rank's frames with coarser copies, or of the initial volume's phases, in bytes.
 
-    Those it has of whole frames, of its share of the angles, beside the holograms that they are made of.
+    The phases are those of whole frames for the rank's share of the angles, with the holograms of one angle.
     """
     groups, count = plan.ranks // plan.slabs, np.zeros((plan.ranks // plan.slabs, plan.slabs), int)
     rank_of_view = None if plan.frame_tiles else _ranks_of_views(plan, geometry)
     fitted, held = split_views(geometry.views, plan.held_back_every)
     sectors = geometry.angle_rad if plan.whole_angles else None
-    group_of_view = lanes_of(fitted, plan.lanes, sectors) % groups
-    judged = share_held_back(held, geometry.angle_rad, groups)
+    group_of_view = assign_lanes(fitted, plan.lanes, sectors) % groups
+    validation = share_held_back(held, geometry.angle_rad, groups)
     for number in range(groups):
-        for own in (fitted[group_of_view == number], judged[number]):
+        for own in (fitted[group_of_view == number], validation[number]):
             count[number] += len(own) if rank_of_view is None else np.bincount(rank_of_view[own], minlength=plan.slabs)
     kept = int(count.max()) * frame_bytes(plan, geometry) * (_WITH_COARSER if recipe.coarse_levels else 1)
     if plan.start == "empty":
         return kept
-    angles, ways = np.unique(geometry.angle_rad), np.unique(geometry.effective_distance_m)
+    angles, distances = np.unique(geometry.angle_rad), np.unique(geometry.effective_distance_m)
     field = 4 * math.prod(plan.grid.shape[1:])
-    return max(kept, math.ceil(len(angles) / plan.ranks) * (1 + len(ways)) * field)
+    return max(kept, math.ceil(len(angles) / plan.ranks) * (1 + len(distances)) * field)
 
 
 def _ranks_of_views(plan: Plan, geometry: ScanGeometry) -> NDArray[np.intp]:
-    """Return what the forward model will say of a plan's views, without one."""
+    """Return the same as ``Plan.ranks_of_views``, without a forward model."""
     window, height = window_of(geometry, plan.margin)[0], plan.grid.shape[1]
-    off_m = geometry.position_m[:, 0] - plan.grid.center_m[1]
-    first = off_m / plan.grid.voxel_size_m[1] + (height - window) / 2
+    offset_m = geometry.position_m[:, 0] - plan.grid.center_m[1]
+    first = offset_m / plan.grid.voxel_size_m[1] + (height - window) / 2
     return ranks_of_views(first, window, height, plan.slabs)

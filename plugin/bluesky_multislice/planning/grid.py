@@ -1,4 +1,4 @@
-"""Grid, margin, slices and tiles, from the sampling rules and an accuracy."""
+"""Grid, margin, slices and tiles, from sampling rules and the recipe's accuracy."""
 
 import math
 
@@ -12,48 +12,49 @@ from bluesky_multislice.optics import halo_pixels, thickest_slice_m
 from bluesky_multislice.recipe import Recipe
 
 _OUTGOING_MARGIN = 16
-"""Pixels on each side of a near-field window that light leaves through."""
+"""Pixels of the absorbing margin on each side of a near-field window."""
 
 
 _LEAST_TILE = 256
-"""Pixels on a side of a tile at least; it also has four halos at least, so that halos cost no more than tiles."""
+"""Smallest tile, pixels per side; a tile is also at least four halos wide, so that halos cost no more than tiles."""
 
 
 def window_margin(
     geometry: ScanGeometry, accuracy: float, *, least: int = 0, most: float = 0.25, multiple_of: int = 1
 ) -> int:
-    """Return the pixels around a near-field frame that keep light from wrapping around; 0 in the far field.
+    """Return the margin around a near-field frame that prevents wrap-around, in pixels; 0 in the far field.
 
-    Light of the highest sampled frequency 1/(2·pixel) walks λ·distance/(2·pixel) sideways; ``halo_pixels`` says how
-    much of that an accuracy needs. The window's size is made one that the FFT is fast for.
+    A wave of the highest sampled frequency 1/(2·pixel) is displaced laterally by λ·distance/(2·pixel). ``halo_pixels``
+    gives the part of it that an accuracy needs. The margin is increased to a window size with a fast FFT.
 
     Args:
         geometry: the scan.
         accuracy: relative error of the scattered wave.
         least: smallest margin on each side, in pixels.
-        most: largest margin on each side, in frames. A quarter serves a fit, where little light goes that far out.
-        multiple_of: what the margin is a multiple of.
+        most: largest margin on each side, relative to the frame. 0.25 suffices for a fit, because little intensity is
+            scattered further.
+        multiple_of: the margin is a multiple of this number.
     """
     if geometry.detector.regime == "far_field":
         return 0
     pixel, frame = min(geometry.object_pixel_m), max(geometry.field_shape)
     wavelength, distance = geometry.beam.wavelength_m, float(np.abs(geometry.effective_distance_m).max())
-    walk = wavelength * distance / (2 * pixel) / pixel
+    displacement = wavelength * distance / (2 * pixel) / pixel
     halo = halo_pixels(accuracy, wavelength_m=wavelength, distance_m=distance, pixel_size_m=pixel)
-    margin = max(least, math.ceil(min(walk, halo, most * frame)))
+    margin = max(least, math.ceil(min(displacement, halo, most * frame)))
     while margin % multiple_of or any(next_fast_len(n + 2 * margin) != n + 2 * margin for n in geometry.field_shape):
         margin += 1
     return margin
 
 
-def margin_of(recipe: Recipe, geometry: ScanGeometry) -> int:
-    """Return the pixels around each frame against wrap-around."""
+def margin_from_recipe(recipe: Recipe, geometry: ScanGeometry) -> int:
+    """Return the margin around each frame for a recipe, in pixels."""
     least = _OUTGOING_MARGIN if recipe.edges == "outgoing" else 0
     return window_margin(geometry, recipe.accuracy, least=least, multiple_of=2**recipe.coarse_levels)
 
 
 def window_of(geometry: ScanGeometry, margin: int) -> tuple[int, int]:
-    """Return the pixels (y, x) of a frame with its margins."""
+    """Return the size (y, x) of a frame with its margins, in pixels."""
     ny, nx = geometry.field_shape
     return ny + 2 * margin, nx + 2 * margin
 
@@ -61,7 +62,7 @@ def window_of(geometry: ScanGeometry, margin: int) -> tuple[int, int]:
 def tiles_of(
     geometry: ScanGeometry, grid: VolumeGrid, window: tuple[int, int], accuracy: float
 ) -> tuple[tuple[int, int], int]:
-    """Return the number of tiles (y, x) of a window of so many pixels, and their halo."""
+    """Return the number of tiles (y, x) of a window of this size in pixels, and their halo."""
     halo = halo_pixels(
         accuracy,
         wavelength_m=geometry.beam.wavelength_m,
@@ -74,7 +75,7 @@ def tiles_of(
 
 
 def slices_of(recipe: Recipe, geometry: ScanGeometry, several_angles: bool) -> int:
-    """Return the slices along the beam that the recipe's accuracy needs."""
+    """Return the number of slices along the beam for the recipe's accuracy."""
     pixel = geometry.object_pixel_m[1]
     depth_of_field = depth_of_field_m(pixel, geometry.beam.wavelength_m)
     thickest = thickest_slice_m(recipe.accuracy, depth_of_field_m=depth_of_field)
@@ -87,11 +88,11 @@ def slices_of(recipe: Recipe, geometry: ScanGeometry, several_angles: bool) -> i
 def _planes(recipe: Recipe, geometry: ScanGeometry) -> int:
     if recipe.depth_um is not None:
         return max(1, round(recipe.depth_um * 1e-6 / geometry.object_pixel_m[1]))
-    return _lateral(geometry, margin_of(recipe, geometry), True)[0][1]
+    return _lateral(geometry, margin_from_recipe(recipe, geometry), True)[0][1]
 
 
 def _lateral(geometry: ScanGeometry, margin: int, several_angles: bool) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Return the extent (y, x) in pixels that the windows cover, and its middle (y, x) in metres."""
+    """Return the lateral extent (y, x) of all windows in pixels, and its centre (y, x) in metres."""
     low, high = geometry.position_m.min(0), geometry.position_m.max(0)
     center = (low + high) / 2
     if several_angles:
@@ -103,7 +104,7 @@ def _lateral(geometry: ScanGeometry, margin: int, several_angles: bool) -> tuple
 
 
 def grid_of(recipe: Recipe, geometry: ScanGeometry, margin: int, slices: int, several_angles: bool) -> VolumeGrid:
-    """Return the volume's grid: what the windows of all views cover, as deep as the recipe says."""
+    """Return the volume's grid: laterally it covers the windows of all views; its depth comes from the recipe."""
     (py, px), ((ny, nx), center) = geometry.object_pixel_m, _lateral(geometry, margin, several_angles)
     if several_angles:
         if abs(py / px - 1) > 1e-3:

@@ -1,4 +1,4 @@
-"""What a job's state belongs to: a scan, and what the plan says of the volume and the fits."""
+"""Identity of a checkpoint: digests of the scan, and of the plan's volume and fits."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import numpy as np
 from bluesky_multislice.measurement import Scan
 from bluesky_multislice.planning.plan import Plan
 
-_OF_THE_MACHINE = (
+_MACHINE_DEPENDENT = (
     "ranks",
     "slabs",
     "lanes",
@@ -29,18 +29,20 @@ _OF_THE_MACHINE = (
     "batches_per_lane",
     "earlier",
 )
-"""What a plan may say otherwise on another machine, with the same volume in the end but for the order of sums, and as
-far as their accuracy goes for the halos of tiles."""
+"""Fields of a plan that may differ between machines without changing the volume.
+
+Exceptions are the order of sums and the accuracy of tile halos.
+"""
 
 
 def identity(scan: Scan, plan: Plan) -> dict[str, str]:
-    """Return digests of the scan and of the plan, whatever machine they are for.
+    """Return digests of the scan and of the plan, independent of the machine.
 
-    Of the stored frames, the first, the middle and the last one count: to read all of them would take too long.
+    The digest includes only the first, the middle and the last stored frame, because reading all would take too long.
 
     Args:
-        scan: what was measured.
-        plan: what will be done.
+        scan: the scan.
+        plan: the plan.
     """
     source = scan.frames.source
     rows = sorted({0, source.shape[0] // 2, source.shape[0] - 1})
@@ -57,8 +59,8 @@ def identity(scan: Scan, plan: Plan) -> dict[str, str]:
 
 
 def _essence(plan: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in plan.items() if name not in _OF_THE_MACHINE}
-    return kept | {"fit": {name: value for name, value in plan["fit"].items() if name not in _OF_THE_MACHINE}}
+    kept = {name: value for name, value in plan.items() if name not in _MACHINE_DEPENDENT}
+    return kept | {"fit": {name: value for name, value in plan["fit"].items() if name not in _MACHINE_DEPENDENT}}
 
 
 def _digest(values: list[Any]) -> str:

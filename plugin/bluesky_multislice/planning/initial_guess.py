@@ -1,4 +1,4 @@
-"""What holography of several angles begins with: a thin-sample volume, and a search for the rotation axis."""
+"""Initial guess for holography of several angles: thin-sample volume and search for the rotation axis."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from bluesky_multislice.models import technique_of
 from bluesky_multislice.recipe import Recipe, Start
 
 _LEAST_AXIS_ANGLES = 40
-"""Evenly spaced angles from which sharpness alone finds the axis to 0.15 pixel; with 16 it was 3 pixels off."""
+"""Evenly spaced angles for which sharpness alone finds the axis to 0.15 pixels; with 16 it was off by 3 pixels."""
 
 
 def start_of(recipe: Recipe, geometry: ScanGeometry) -> Start:
-    """Return what the volume starts from."""
+    """Return the kind of initial volume."""
     possible = _in_line(geometry)
     if recipe.start == "thin_sample" and not possible:
         raise _only_holography("start thin_sample", geometry)
@@ -20,33 +20,33 @@ def start_of(recipe: Recipe, geometry: ScanGeometry) -> Start:
 
 
 def finds_axis(recipe: Recipe, geometry: ScanGeometry) -> bool:
-    """Return whether the rotation axis is looked for."""
+    """Return whether the rotation axis is searched."""
     possible = _in_line(geometry)
     if recipe.find_axis and not possible:
         raise _only_holography("find_axis", geometry)
     if recipe.find_axis is not None:
         return recipe.find_axis
-    return possible and angles_tell_axis(geometry)
+    return possible and angles_determine_axis(geometry)
 
 
-def angles_tell_axis(geometry: ScanGeometry) -> bool:
-    """Return whether the angles lie close enough over half a turn for sharpness alone to tell the rotation axis."""
-    around = np.unique(geometry.angle_rad % np.pi)
-    largest_gap = np.diff(around, append=around[0] + np.pi).max()
+def angles_determine_axis(geometry: ScanGeometry) -> bool:
+    """Return whether the angles cover a range of π densely enough to find the rotation axis by sharpness alone."""
+    folded = np.unique(geometry.angle_rad % np.pi)
+    largest_gap = np.diff(folded, append=folded[0] + np.pi).max()
     return bool(largest_gap < 1.01 * np.pi / _LEAST_AXIS_ANGLES)
 
 
 def _in_line(geometry: ScanGeometry) -> bool:
-    """Return whether the views are holograms of several angles, with free space behind the sample."""
+    """Return whether the views are in-line holograms of several angles, without optics behind the sample."""
     technique = technique_of(geometry)
     free = technique.optics is None and not technique.overlapping and not technique.imaged
     return free and geometry.detector.regime == "near_field" and len(np.unique(geometry.angle_rad)) > 1
 
 
-def _only_holography(wish: str, geometry: ScanGeometry) -> PlanError:
+def _only_holography(option: str, geometry: ScanGeometry) -> PlanError:
     return PlanError(
-        "A thin-sample start and a search for the rotation axis take near-field holograms of several angles.",
-        got=f"{wish} for {geometry.technique} of {len(np.unique(geometry.angle_rad))} angle(s) in the "
+        "A thin-sample start and an axis search need near-field holograms of several angles.",
+        got=f"{option} for {geometry.technique} of {len(np.unique(geometry.angle_rad))} angle(s) in the "
         f"{geometry.detector.regime.replace('_', ' ')}.",
         remedy="leave it out of the recipe.",
     )

@@ -1,4 +1,4 @@
-"""What will be done, decided before anything is allocated."""
+"""The plan of a reconstruction, complete before anything is allocated."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,49 +18,51 @@ from bluesky_multislice.solvers import FitSettings, FramesIn
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done.
+    """Plan of a reconstruction.
 
     Attributes:
-        grid: the volume.
+        grid: grid of the volume.
         propagation: name of the propagation.
-        slices: slices along the beam; they share the planes of the volume as evenly as they can.
+        slices: slices along the beam; each contains equally many planes of the volume, as far as possible.
         margin: pixels around each frame against wrap-around.
-        edges: whether light leaves at the window's edges.
-        interpolation: how the volume is turned.
-        oversampling: pixels of the grid on a side of each detector pixel.
+        edges: boundary condition at the window's edges.
+        interpolation: interpolation of the rotated volume.
+        oversampling: grid pixels per detector pixel and axis.
         point_spread_pixels: σ of the detector's point spread, detector pixels.
-        way_to_detector: kernel of the way from the sample to a near-field detector.
-        gradient: which waves the gradient keeps: ``stored`` is fastest, ``recomputed`` takes no memory for them.
+        way_to_detector: propagator from the sample to a near-field detector.
+        gradient: waves for the gradient; ``stored`` is fastest, ``recomputed`` needs no memory for them.
         tiles: number of tiles (y, x) of tiled multislice.
         halo: pixels around each tile.
-        frame_tiles: the rows of every frame that each rank of an angle computes; None: whole frames of some views.
-        probe_modes: probe modes.
-        modes_by_validation: whether short fits tell by validation frames if one mode will do.
-        held_back_every: every n-th view judges the fit.
-        ranks: processes.
-        slabs: slabs along y that the volume is cut into; ranks over slabs is the number of groups that share views.
-        lanes: batches, of as many shares of the views, that a step of the fit adds up, whatever the number of ranks.
-        whole_angles: whether all views of an angle are in one lane, so that the volume is turned to it once an epoch.
-        device: ``cpu``, ``gpu`` for an accelerator of any type, ``cuda`` or ``xpu`` for one of that type.
-        support: ``cylinder`` keeps matter inside what every angle sees.
-        saturated: whether saturated pixels are refused or left out.
-        shell_correlation: fit two halves of the views as well and correlate them.
-        fit: how to fit.
-        depths_of_field: thickness of the volume in depths of field; above one the thin-sample model is wrong.
-        memory_bytes: expected peak of one rank.
-        start: ``thin_sample`` begins with a thin-sample retrieval, where it explains the frames better than nothing.
-        find_axis: whether the rotation axis is looked for before the fit.
-        smoothings: weights of total variation that short fits try first; frames held back choose; none keeps the fit's.
-        notes: what a person should know about these choices.
-        coarseness: pixels of the frames on a side of one that is fitted, see ``ScanGeometry.coarser``.
-        frames_in: ``disk`` reads frames batch by batch as they are needed.
-        batches_ahead: how many batches are read from disk before they are needed.
-        angles_at_once: angles of a rank that the first volume is made of at a time; None: all.
-        joint_illumination: whether flats are not divided out, but are the start of an illumination that is fitted too.
-        checkpoint_every: least epochs between two checkpoints; None goes by time.
-        kernels: what computes on an accelerator: fused kernels where they agree with the general ones (``auto``), never
-            (``general``) or always (``fused``).
-        earlier: cheaper fits that come first, each the start of the next.
+        frame_tiles: rows of every frame that each rank of an angle group computes; None: each computes whole frames of
+            some views.
+        probe_modes: number of probe modes.
+        modes_by_validation: whether short fits compare one probe mode with all modes on validation frames.
+        held_back_every: every n-th view is a validation view.
+        ranks: number of processes.
+        slabs: number of slabs of the volume along y; ranks/slabs is the number of groups that share the views.
+        lanes: number of lanes; views are divided into lanes, and a step sums batches of every lane. The number of ranks
+            does not change the steps.
+        whole_angles: whether all views of an angle are in one lane, so that the volume is rotated to it once per epoch.
+        device: ``cpu``, ``gpu`` for any type of accelerator, ``cuda`` or ``xpu`` for this type.
+        support: ``cylinder`` confines matter to the region that all angles cover.
+        saturated: whether saturated pixels raise an error or are excluded.
+        shell_correlation: whether two halves of the views are also fitted and correlated.
+        fit: fit settings.
+        depths_of_field: thickness of the volume in depths of field; above 1 the thin-sample model is invalid.
+        memory_bytes: predicted peak memory of a rank.
+        start: initial guess; ``thin_sample`` is a thin-sample retrieval, if it fits better than an empty volume.
+        find_axis: whether to search the rotation axis before the fit.
+        smoothings: weights of total variation that short fits compare on validation frames; empty: the fit's weight.
+        notes: remarks for the user about these choices.
+        coarseness: binning factor of the fitted frames; see ``ScanGeometry.coarser``.
+        frames_in: where frames are kept; ``disk``: they are read batch by batch.
+        batches_ahead: number of batches that are read ahead from disk.
+        angles_at_once: angles of a rank that are back-projected at once for the initial volume; None: all.
+        joint_illumination: whether flats give an illumination that is fitted too, instead of dividing the frames.
+        checkpoint_every: smallest number of epochs between two checkpoints; None: by time.
+        kernels: kernels on an accelerator; ``auto``: fused ones if they agree with the general ones, ``general``: never
+            fused, ``fused``: always fused.
+        earlier: cheaper fits that run first, each the initial guess of the next.
     """
 
     grid: VolumeGrid
@@ -105,24 +107,24 @@ class Plan:
 
     @property
     def epochs(self) -> int:
-        """Most epochs of all fits together."""
+        """Maximum number of epochs of all fits."""
         return sum(plan.fit.epochs + plan.fit.polish for plan in (*self.earlier, self))
 
     @property
     def ranks_sharing_planes(self) -> int:
-        """Ranks of the same rows that share the planes which the optimiser moves; 1 where each moves all."""
+        """Number of ranks with the same rows that share the planes in the optimiser; 1 if each updates all planes."""
         mesh = Mesh(0, self.ranks, torch.device("cpu"), self.slabs)
         shared = self.fit.optimiser != "weighted" and planes_are_shared(mesh, self.grid.shape[0])
         return mesh.angles if shared else 1
 
     @property
     def options(self) -> dict[str, Any]:
-        """Further keywords of the propagation."""
+        """Keyword arguments of the propagation."""
         tiling = {"tiles": self.tiles, "halo": self.halo} if self.propagation == "tiled-multislice" else {}
         return {"gradient": self.gradient, **tiling}
 
     def forward_model(self, geometry: ScanGeometry, slab: Slab | None = None) -> ForwardModel:
-        """Return the forward model of a scan's views, of the volume's rows and the views that are this rank's."""
+        """Return the forward model of a scan's views, for the rows and views of this rank."""
         return ForwardModel(
             geometry.coarser(self.coarseness).oversampled(self.oversampling),
             self.grid,
@@ -140,17 +142,17 @@ class Plan:
         )
 
     def ranks_of_views(self, geometry: ScanGeometry) -> NDArray[np.intp] | None:
-        """Return for each view the slab whose rank computes it, see ``Slab``; None: each computes its tile of all."""
+        """Return the slab whose rank computes each view, see ``Slab``; None: each rank computes a tile of all views."""
         return None if self.frame_tiles else self.forward_model(geometry).ranks_of_views(self.slabs)
 
     def windows(self, window: int) -> list[Rows]:
-        """Return for each rank of an angle the rows that it computes of a window of so many."""
+        """Return the rows of a window that each rank of an angle group computes, for a window of this height."""
         if self.frame_tiles is None:
             return [(0, window)] * self.slabs
         return self.frame_tiles.in_window(window, margin=self.margin, oversampling=self.oversampling)
 
     def frame_rows(self, mesh: Mesh) -> slice:
-        """Return which rows of the frames a rank computes."""
+        """Return the rows of the frames that a rank computes."""
         return slice(None) if self.frame_tiles is None else slice(*self.frame_tiles.rows[mesh.slab])
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Recipe and scan → plan."""
+"""Derivation of a plan from recipe and scan."""
 
 from dataclasses import replace
 
@@ -8,20 +8,25 @@ from bluesky_multislice.measurement import Scan, angle_warnings, depth_of_field_
 from bluesky_multislice.models import technique_of
 from bluesky_multislice.planning.checks import (
     check_depth,
+    check_detector_propagation,
     check_fitted,
     check_illumination,
     check_refinement,
     check_slabs,
-    check_way_to_detector,
     schedule_notes,
 )
 from bluesky_multislice.planning.cost import MachineProfile, data_sheets, machine_name
-from bluesky_multislice.planning.defaults import decides_on_modes, fit_settings, modes_of, smoothings_of
+from bluesky_multislice.planning.defaults import (
+    chooses_modes_by_validation,
+    fit_settings,
+    modes_of,
+    smoothing_candidates,
+)
 from bluesky_multislice.planning.frames_place import check_frames
-from bluesky_multislice.planning.grid import grid_of, margin_of, slices_of, tiles_of, window_of
+from bluesky_multislice.planning.grid import grid_of, margin_from_recipe, slices_of, tiles_of, window_of
 from bluesky_multislice.planning.initial_guess import finds_axis, start_of
 from bluesky_multislice.planning.machine import Machine, device_notes, this_machine
-from bluesky_multislice.planning.memory_fit import fitted_into_memory
+from bluesky_multislice.planning.memory_fit import fit_into_memory
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.ranks import check_device, check_places, device_for, mesh_for
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
@@ -31,41 +36,43 @@ from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import split_views
 
 _LANES = 2
-"""Batches of a step, if there are no more ranks that share views: a mesh of few ranks gives the same volume as one."""
+"""Default number of lanes, so that meshes of few ranks give the same volume as a single rank."""
 
 
 def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: MachineProfile | None = None) -> Plan:
-    """Derive a plan.
+    """Derive the plan of a reconstruction.
 
     Args:
-        recipe: what a person chose.
-        scan: what was measured.
-        site: the machine that computes; None for this one.
-        profile: its times; None for those of the data sheet of a machine of its kind.
+        recipe: the recipe.
+        scan: the scan.
+        site: machine of the job; None: this machine.
+        profile: measured times of the machine; None: those of the data sheet of a similar machine.
 
     Raises:
-        PlanError: the recipe does not fit the scan, or the machine has too little memory.
-        ScanError: the views do not share one object pixel, or overlap nowhere.
+        PlanError: the recipe does not suit the scan, or the machine has too little memory.
+        ScanError: the views have different object pixels, or do not overlap.
     """
     geometry = scan.geometry.oversampled(recipe.oversampling)
     notes = angle_warnings(geometry)
     if technique_of(geometry).overlapping:
         notes = position_warnings(geometry) + notes
-    margin = margin_of(recipe, geometry)
+    margin = margin_from_recipe(recipe, geometry)
     several_angles = len(np.unique(geometry.angle_rad)) > 1
     slices = recipe.slices or slices_of(recipe, geometry, several_angles)
     grid = grid_of(recipe, geometry, margin, slices, several_angles)
     check_depth(recipe, grid, slices, several_angles)
     depth_of_field = depth_of_field_m(geometry.object_pixel_m[1], geometry.beam.wavelength_m)
     if not several_angles and recipe.depth_um is None:
-        notes.append("one angle and no depth_um: one slice, of which only δ·thickness and β·thickness are measured")
+        notes.append(
+            "one angle and no depth_um: a single slice is fitted; only δ·thickness and β·thickness are determined"
+        )
     fitted, held = split_views(geometry.views, recipe.held_back_every)
     if recipe.held_back_every and not len(held):
-        notes.append("too few views to hold any back: the fit is not judged on frames of its own")
+        notes.append("too few views for validation frames: the fit is not validated")
     check_fitted(recipe, geometry.views, len(fitted))
     check_refinement(recipe, geometry, several_angles)
     check_illumination(recipe, scan)
-    check_way_to_detector(recipe, geometry)
+    check_detector_propagation(recipe, geometry)
     check_device(recipe.device, site)
     machine = this_machine(recipe.device) if site is None else site.for_device(recipe.device)
     if site is None:
@@ -95,7 +102,7 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
         tiles=tiles,
         halo=halo,
         probe_modes=modes,
-        modes_by_validation=decides_on_modes(recipe, scan, modes),
+        modes_by_validation=chooses_modes_by_validation(recipe, scan, modes),
         held_back_every=recipe.held_back_every,
         ranks=ranks,
         slabs=slabs or 1,
@@ -109,16 +116,14 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
         memory_bytes=0,
         start=start_of(recipe, geometry),
         find_axis=finds_axis(recipe, geometry),
-        smoothings=smoothings_of(recipe, settings, len(held)),
+        smoothings=smoothing_candidates(recipe, settings, len(held)),
         notes=tuple(notes),
         joint_illumination=recipe.illumination == "joint",
         checkpoint_every=recipe.checkpoint_every,
         kernels=recipe.kernels,
     )
     times = profile or data_sheets()[machine_name(machine)].profile
-    plan = fitted_into_memory(
-        plan, geometry, recipe, slabs, machine, lambda cut: step_sizes(cut, geometry, recipe, times)
-    )
+    plan = fit_into_memory(plan, geometry, recipe, slabs, machine, lambda cut: step_sizes(cut, geometry, recipe, times))
     check_slabs(recipe, plan)
     check_frames(plan, geometry, recipe)
     check_memory(plan, geometry, machine)

@@ -1,4 +1,4 @@
-"""Ranks, memory and device."""
+"""Number of ranks, mesh and device."""
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.planning.machine import Machine
@@ -6,7 +6,7 @@ from bluesky_multislice.recipe import Recipe
 
 
 def ranks_for(machine: Machine, fitted: int) -> int:
-    """Return the number of ranks: one a GPU or core, each with four fitted views at least, as many on every node."""
+    """Return the number of ranks: one per GPU or core, with at least four fitted views each, equal on all nodes."""
     wanted = max(1, min(machine.places, fitted // 4))
     if wanted <= machine.places_per_node:
         return wanted
@@ -14,10 +14,10 @@ def ranks_for(machine: Machine, fitted: int) -> int:
 
 
 def mesh_for(recipe: Recipe, machine: Machine, fitted: int) -> tuple[int, int | None]:
-    """Return the number of ranks and, where the recipe gives a mesh, the number of slabs.
+    """Return the number of ranks, and the number of slabs if the recipe sets a mesh.
 
     Raises:
-        PlanError: ranks and mesh contradict each other, or ranks would have nothing to fit.
+        PlanError: ranks and mesh contradict each other, or there are more ranks than views to fit.
     """
     if recipe.mesh is None:
         ranks, slabs = recipe.ranks or ranks_for(machine, fitted), None
@@ -26,7 +26,7 @@ def mesh_for(recipe: Recipe, machine: Machine, fitted: int) -> tuple[int, int | 
         ranks = angles * slabs
         if recipe.ranks not in (None, ranks):
             raise PlanError(
-                "A mesh angle x slab multiplies to the number of ranks.",
+                "The mesh angle x slab must have as many ranks as the recipe.",
                 got=f"{recipe.ranks} ranks and the mesh {recipe.mesh}.",
                 remedy="leave one of them out, or correct it.",
             )
@@ -34,31 +34,31 @@ def mesh_for(recipe: Recipe, machine: Machine, fitted: int) -> tuple[int, int | 
         raise PlanError(
             "Every rank needs a view to fit.",
             got=f"{ranks} ranks for {fitted} fitted views.",
-            remedy="ask for fewer ranks.",
+            remedy="use fewer ranks.",
         )
     return ranks, slabs
 
 
 def check_places(recipe: Recipe, machine: Machine, ranks: int) -> None:
-    """Refuse more ranks than there are GPUs: two that share one are slower than one, and their exchange refuses it.
+    """Check that there are no more ranks than GPUs; ranks that share a GPU are slower, and NCCL refuses them.
 
     Raises:
-        PlanError: there are more ranks.
+        PlanError: there are more ranks than GPUs.
     """
     if machine.accelerator and ranks > machine.places:
         how = f"mesh {recipe.mesh}" if recipe.mesh else f"ranks {ranks}"
         raise PlanError(
-            "Every rank computes on a GPU of its own.",
+            "Every rank needs its own GPU.",
             got=f"{ranks} ranks ({how}) for {machine.places} GPU{'s' if machine.places > 1 else ''}.",
-            remedy=f"ask for {machine.places} or fewer, leave ranks and mesh out, or use processors: device cpu.",
+            remedy=f"use {machine.places} ranks or fewer, leave ranks and mesh out, or use CPUs with device cpu.",
         )
 
 
 def check_device(device: str, site: Machine | None) -> None:
-    """Refuse a GPU that a site's nodes do not have; what this machine has, ``this_machine`` knows.
+    """Check that a site's nodes have a GPU if the recipe requires one; ``this_machine`` checks this machine.
 
     Raises:
-        PlanError: the recipe insists on a GPU, and the nodes have none.
+        PlanError: the recipe requires a GPU, and the nodes have none.
     """
     if site is not None and device not in ("auto", "cpu") and not site.accelerator:
         raise PlanError(
@@ -69,7 +69,7 @@ def check_device(device: str, site: Machine | None) -> None:
 
 
 def device_for(device: str, machine: Machine) -> str:
-    """Return where ranks compute: what the recipe says or, where that is ``auto``, what was planned for."""
+    """Return the device of the ranks: the recipe's, or for ``auto`` the one that the plan is made for."""
     if device != "auto":
         return device
     return "gpu" if machine.accelerator else "cpu"

@@ -1,4 +1,4 @@
-"""Cheaper fits that come before the one that a recipe asks for."""
+"""Cheaper fits that run before the fit of a recipe."""
 
 import math
 from dataclasses import replace
@@ -13,35 +13,41 @@ from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import FitSettings, Priors, RefinementSettings
 
 _LATER_STEPS = 0.3
-"""Steps of Adam in a fit that starts from an earlier one, relative to those from nothing."""
+"""Steps of Adam in a fit that starts from an earlier one, relative to a first fit."""
 
 
 _LEAST_COARSE = 8
-"""Pixels on a side of the coarsest frames."""
+"""Smallest size of the coarsest frames, pixels per side."""
 
 
 def with_smaller_steps(settings: FitSettings) -> FitSettings:
-    """Return the settings of a fit that starts near its end, where Adam's first steps would undo what is there."""
+    """Return settings with smaller steps, because Adam's first steps would undo an initial guess near the solution."""
     object_step_rad, probe_step = (_LATER_STEPS * step for step in (settings.object_step_rad, settings.probe_step))
     return replace(settings, object_step_rad=object_step_rad, probe_step=probe_step)
 
 
 def earlier_plans(recipe: Recipe, geometry: ScanGeometry, plan: Plan) -> tuple[Plan, ...]:
-    """Return the cheaper fits that come first, the coarsest before others; they refine but volume and probe."""
+    """Return the cheaper fits that run first, coarsest first; they refine only object and probe."""
     levels = recipe.coarse_levels
     factors = [2**level for level in range(levels, 0, -1)]
     if recipe.first_propagation is not None and not factors:
         factors = [1]
-    if factors and any(n % factors[0] or n < factors[0] * _LEAST_COARSE for n in geometry.detector.shape):
+    if factors and any(n % factors[0] for n in geometry.detector.shape):
         raise PlanError(
-            f"A coarser fit needs frames of a multiple of its factor, and {_LEAST_COARSE} pixels a side.",
+            "A coarser fit needs frames whose size is a multiple of its factor.",
             got=f"frames of {geometry.detector.shape} for a fit {factors[0]} times coarser.",
-            remedy="ask for fewer coarse_levels.",
+            remedy="use fewer coarse_levels.",
+        )
+    if factors and any(n < factors[0] * _LEAST_COARSE for n in geometry.detector.shape):
+        raise PlanError(
+            f"A coarser fit needs frames of at least {_LEAST_COARSE} pixels per side.",
+            got=f"frames of {geometry.detector.shape} for a fit {factors[0]} times coarser.",
+            remedy="use fewer coarse_levels.",
         )
     if factors and factors[0] > 1 and geometry.field_shape != geometry.detector.shape:
         raise PlanError(
             "A coarser fit needs frames of one magnification.",
-            got=f"frames that cover {geometry.detector.shape} to {geometry.field_shape} pixels of the finest.",
+            got=f"frames that cover {geometry.detector.shape} to {geometry.field_shape} of the smallest pixels.",
             remedy="leave coarse_levels out.",
         )
     along_z = factors if len(np.unique(geometry.angle_rad)) > 1 else [1] * len(factors)
@@ -52,7 +58,7 @@ def earlier_plans(recipe: Recipe, geometry: ScanGeometry, plan: Plan) -> tuple[P
 
 
 def _coarser(plan: Plan, factors: tuple[int, int, int], propagation: str) -> Plan:
-    """Return the plan of a fit on a grid coarser by factors (z, y, x); its depth of field is deeper by their square."""
+    """Return the plan of a fit on a grid coarser by factors (z, y, x); its depth of field is larger by their square."""
     grid, factor = plan.grid, factors[-1]
     pitch = [size * times for size, times in zip(grid.voxel_size_m, factors, strict=True)]
     shape = [math.ceil(n / times) for n, times in zip(grid.shape, factors, strict=True)]
@@ -65,35 +71,35 @@ def _coarser(plan: Plan, factors: tuple[int, int, int], propagation: str) -> Pla
         margin=plan.margin // factor,
         halo=math.ceil(plan.halo / factor),
         frame_tiles=plan.frame_tiles.coarser(factor) if plan.frame_tiles else None,
-        fit=replace(plan.fit, refinement=plan.fit.refinement.of_the_probe, polish=0, probe_variations=0),
+        fit=replace(plan.fit, refinement=plan.fit.refinement.probe_only, polish=0, probe_variations=0),
         shell_correlation=False,
         coarseness=factor,
     )
 
 
-def with_probe_light(plan: Plan, light: float) -> Plan:
-    """Return the plan whose fits bound the probe by the frames' light, mean |probe|² a pixel over the frames' scale."""
-    earlier = tuple(with_probe_light(stage, light) for stage in plan.earlier)
-    return replace(plan, fit=replace(plan.fit, probe_light=light), earlier=earlier)
+def with_probe_intensity(plan: Plan, intensity: float) -> Plan:
+    """Return the plan whose fits bound the probe by the frames' intensity, mean |probe|² per pixel over the scale."""
+    earlier = tuple(with_probe_intensity(stage, intensity) for stage in plan.earlier)
+    return replace(plan, fit=replace(plan.fit, probe_light=intensity), earlier=earlier)
 
 
 def with_probe_modes(plan: Plan, modes: int, note: str) -> Plan:
-    """Return the plan with a number of probe modes that is settled, and a note that says why."""
+    """Return the plan with a fixed number of probe modes, and a note that gives the reason."""
     earlier = tuple(with_probe_modes(stage, modes, note) for stage in plan.earlier)
     notes = (*plan.notes, note)
     return replace(plan, probe_modes=modes, modes_by_validation=False, notes=notes, earlier=earlier)
 
 
 def thin_plan(plan: Plan, *, epochs: int, batch_views: int) -> Plan:
-    """Return the plan of a few epochs on the views of one angle, as if the sample were one thin slice.
+    """Return the plan of a short fit to the views of one angle, with the sample as a single thin slice.
 
     Args:
-        plan: of the reconstruction.
-        epochs: how many.
-        batch_views: views that a rank works on at once.
+        plan: plan of the reconstruction.
+        epochs: number of epochs.
+        batch_views: views that a rank computes at once.
     """
     grid = plan.grid
-    # Its few epochs are all for the probe, whose power stays in its bounds.
+    # The probe is refined from the first epoch, within the bounds of its power.
     of_probe = replace(plan.fit.refinement.schedule_of("probe"), from_epoch=1, strength=1.0)
     plane = VolumeGrid((1, *grid.shape[1:]), (grid.thickness_m, *grid.voxel_size_m[1:]), grid.center_m)
     settings = replace(

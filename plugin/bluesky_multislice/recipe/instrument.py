@@ -1,6 +1,7 @@
-"""Instrument file: where a facility keeps each value of a scan, and in which unit.
+"""Instrument file: place and unit of each value of a scan at a facility.
 
-Order of search: recipe's ``[scan]`` table, the scan itself, the instrument file. Every value keeps its source.
+Values are searched in the recipe's ``[scan]`` table, the scan itself and the instrument file, in this order. Every
+value keeps its source.
 """
 
 import tomllib
@@ -19,26 +20,26 @@ class FieldPlace(BaseModel):
     """Place of one value: a path in the scan's documents or a fixed value, with its unit.
 
     ``path`` is ``start:KEY.SUBKEY``, ``baseline:DATA_KEY``, ``primary:DATA_KEY`` or
-    ``configuration:DEVICE.KEY`` for Bluesky runs; of ``darks`` and ``flats`` it is ``STREAM:DATA_KEY``.
+    ``configuration:DEVICE.KEY`` for Bluesky runs. For ``darks`` and ``flats`` it is ``STREAM:DATA_KEY``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     path: str | None = Field(default=None, description="Place of the value in the run's documents.")
     value: float | str | None = Field(
-        default=None, description="The value itself, for what the instrument never records."
+        default=None, description="Fixed value, for a value that the instrument does not record."
     )
-    unit: str | None = Field(default=None, description="Unit of the value there, such as keV, mm or degree.")
+    unit: str | None = Field(default=None, description="Unit of the value, such as keV, mm or degree.")
 
     @model_validator(mode="after")
     def _one_place(self) -> "FieldPlace":
         if (self.path is None) == (self.value is None):
-            raise ValueError("give either path or value")
+            raise ValueError("set exactly one of path and value")
         return self
 
 
 class Instrument(BaseModel):
-    """An instrument file. Field names are those of ``scan_fields``."""
+    """An instrument file. Its field names are those of ``scan_fields``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -75,12 +76,12 @@ _FIELDS: dict[str, str | None] = {
     "dark_run": None,
     "flat_run": None,
 }
-"""Field that scans of any technique have → its unit. Positions are the sample's translation, as in CXI."""
+"""Field of scans of any technique → its unit. Positions are the sample's translation, as in CXI."""
 
 
 def scan_fields() -> dict[str, str | None]:
-    """Return each field of a scan, those that only one technique has as well, with its unit (None: no unit)."""
-    # Here, as options and their help do not wait for PyTorch.
+    """Return the fields of a scan with their units (None: no unit), including those of a single technique."""
+    # Imported here because models import PyTorch, which options and their help do not need.
     from bluesky_multislice.models import technique_fields
 
     return _FIELDS | {name: field.unit for name, field in technique_fields().items()}
@@ -90,7 +91,7 @@ def read_instrument(path: Path) -> Instrument:
     """Read an instrument file.
 
     Raises:
-        ScanError: the file is missing, no TOML, or has unknown fields.
+        ScanError: the file is missing, is not valid TOML, or has unknown fields.
     """
     try:
         return Instrument.model_validate(tomllib.loads(path.read_text()))
@@ -98,7 +99,7 @@ def read_instrument(path: Path) -> Instrument:
         raise ScanError(
             "An instrument file must be readable TOML with known fields.",
             got=f"{path}: {error}.",
-            remedy="correct it after the examples in deploy/instruments/.",
+            remedy="correct it; see the examples in deploy/instruments/.",
         ) from error
 
 
@@ -106,17 +107,17 @@ def convert(value: float, unit: str, to: str) -> float:
     """Return ``value`` in another unit.
 
     Raises:
-        ScanError: the unit is unknown or measures something else.
+        ScanError: the unit is unknown or has another dimension.
     """
-    # Here, as jobs have their values in the right units already, and do not wait for pint.
+    # Imported here because jobs need no conversion, and pint takes time.
     import pint
 
     try:
         return float(_units().Quantity(value, unit).to(to).magnitude)
     except (pint.errors.PintError, TokenError, AssertionError, ValueError, TypeError) as error:
-        # pint has no single error for what it cannot parse: "m/" is an AssertionError, "2 mm" a ValueError.
+        # pint raises different errors for units that it cannot parse: "m/" is an AssertionError, "2 mm" a ValueError.
         raise ScanError(
-            f"A value must come in a unit that converts to {to}.",
+            f"A value must have a unit that converts to {to}.",
             got=f"{value!r} {unit}: {error}.",
             remedy="correct the unit in the instrument file or in the device's describe().",
         ) from error

@@ -1,4 +1,4 @@
-"""What a person may choose. One class makes the Prefect form, the TOML file and the command line's options.
+"""The recipe: a single class defines the Prefect form, the TOML file and the options of the command line.
 
 Everything left out is derived from the scan by ``planning``.
 """
@@ -25,7 +25,7 @@ Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "fi
 
 
 def _techniques() -> list[str]:
-    # They bring PyTorch, for which whoever asks for the options, or names no technique, need not wait.
+    # Imported here because techniques import PyTorch, which most commands do not need.
     from bluesky_multislice.models import techniques
 
     return list(techniques())
@@ -33,53 +33,54 @@ def _techniques() -> list[str]:
 
 def _known_technique(name: str) -> str:
     if name not in _techniques():
-        raise ValueError(f"the techniques are {', '.join(_techniques())}")
+        raise ValueError(f"unknown technique; known are {', '.join(_techniques())}")
     return name
 
 
 TechniqueName = Annotated[
     str,
     AfterValidator(_known_technique),
-    # Asked for when a form is made: other packages may offer techniques.
+    # Evaluated when a form is made, because other packages may provide techniques.
     Field(json_schema_extra=lambda schema: schema.update(enum=[*_techniques()])),
 ]
 
 
 class ScanValues(BaseModel):
-    """Values of the scan that overrule what its metadata says (units in the names, as people type them)."""
+    """Values of the scan that override its metadata. Units are in the names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    technique: TechniqueName | None = Field(default=None, description="Kind of measurement.")
+    technique: TechniqueName | None = Field(default=None, description="Measurement technique.")
     regime: Regime | None = Field(
         default=None, description="Whether frames are far-field diffraction patterns or near-field holograms."
     )
-    energy_ev: float | None = Field(default=None, gt=10, lt=1e6, description="Photon energy, eV: 30 to 300 000.")
+    energy_ev: float | None = Field(default=None, gt=10, lt=1e6, description="Photon energy, eV, 30 to 300 000.")
     distance_m: float | None = Field(
         default=None,
-        description="Rotation axis to the detector, or to the plane that a lens images onto it, m.",
+        description="Distance from the rotation axis to the detector, or to the plane that a lens images onto it, m.",
     )
     pixel_size_um: float | None = Field(default=None, gt=0, description="Detector pixel pitch, µm.")
     focus_distance_mm: float | None = Field(
         default=None,
-        description="Focus to rotation axis, mm; positive when the focus lies upstream. None: parallel beam.",
+        description="Distance from the focus to the rotation axis, mm; positive for a focus upstream. None: parallel "
+        "beam.",
     )
     source_size_um: float | None = Field(
-        default=None, ge=0, description="σ of the spot in the focus of a cone beam that blurs holograms, µm. None: 0."
+        default=None, ge=0, description="σ of the focal spot of a cone beam, which blurs holograms, µm. None: 0."
     )
     divergence_urad: float | None = Field(
-        default=None, ge=0, description="σ of the directions of a parallel beam that blurs holograms, µrad. None: 0."
+        default=None, ge=0, description="σ of the divergence of a parallel beam, which blurs holograms, µrad. None: 0."
     )
     orientation: Orientation | None = Field(
-        default=None, description="What turns stored frames into frames whose index grows with y and x."
+        default=None, description="Rotation or flip of stored frames that makes the index grow with y and x."
     )
-    saturation: float | None = Field(default=None, gt=0, description="Stored value from which a pixel is saturated.")
+    saturation: float | None = Field(default=None, gt=0, description="Smallest stored value of a saturated pixel.")
     angle_deg: float | None = Field(
         default=None, description="Rotation angle of a scan without a rotation stage, degrees."
     )
     values: dict[str, float] = Field(
         default_factory=dict,
-        description="Numbers that only one technique has, such as numerical_aperture, by name, in SI units.",
+        description="Values that only one technique has, such as numerical_aperture, by name, in SI units.",
     )
 
     @field_validator("values")
@@ -91,7 +92,7 @@ class ScanValues(BaseModel):
 
         unknown = sorted(set(values) - set(technique_fields()))
         if unknown:
-            raise ValueError(f"unknown {', '.join(unknown)}; known are {', '.join(technique_fields())}")
+            raise ValueError(f"unknown values {', '.join(unknown)}; known are {', '.join(technique_fields())}")
         return values
 
     @field_validator("energy_ev", mode="before")
@@ -104,153 +105,155 @@ class ScanValues(BaseModel):
 
 
 class Recipe(BaseModel):
-    """How to reconstruct a scan. Every field has a default; None means: derived from the scan."""
+    """Settings of a reconstruction. Every field has a default; None means that it is derived from the scan."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, title="Multislice recipe")
 
     propagation: Propagation = Field(
         default="multislice",
-        description="Forward model of the beam inside the sample; projection is the thin-sample baseline.",
+        description="Forward model of the beam inside the sample; projection is the thin-sample model.",
     )
     accuracy: float = Field(
         default=0.06,
         ge=1e-4,
         le=0.5,
-        description="Relative error of the scattered wave that slices, margins and halos may bring for a weakly "
-        "scattering object; smaller is slower.",
+        description="Allowed relative error of the scattered wave from slices, margins and halos, for a weakly "
+        "scattering object. Smaller is slower.",
     )
     edges: Literal["periodic", "outgoing"] = Field(
-        default="periodic", description="Whether light leaves at the window's edges or comes around to the other side."
+        default="periodic",
+        description="Boundary of the window: periodic, or outgoing, where waves leave without return.",
     )
     interpolation: Literal["linear", "cubic", "fourier"] = Field(
-        default="linear", description="How the volume is turned: fast, better for fine details, or exact for them."
+        default="linear", description="Interpolation of the rotated volume: linear is fastest, fourier is exact."
     )
     oversampling: int = Field(
-        default=1, ge=1, le=8, description="Pixels of the model on a side of each detector pixel, which sums them."
+        default=1, ge=1, le=8, description="Model pixels per detector pixel and axis. Increase for fine fringes."
     )
     point_spread_pixels: float = Field(
         default=0.0, ge=0, le=64, description="σ of the detector's Gaussian point spread, detector pixels; 0: none."
     )
     way_to_detector: Literal["fresnel", "angular_spectrum"] = Field(
         default="fresnel",
-        description="How light goes from the sample to a near-field detector: by Fresnel's kernel, or exactly, for a "
-        "parallel beam; they differ where details come near the wavelength.",
+        description="Propagator from the sample to a near-field detector. angular_spectrum is exact, for a parallel "
+        "beam only; use it for details near the wavelength.",
     )
     slices: int | None = Field(
-        default=None, ge=1, le=4096, description="Slices along the beam. None: from the accuracy."
+        default=None, ge=1, le=4096, description="Number of slices along the beam. None: from accuracy."
     )
     depth_um: float | None = Field(
         default=None, gt=0, description="Thickness of the volume along the beam, µm. None: from the field of view."
     )
     support: Support = Field(
         default="everywhere",
-        description="Where matter may be: everywhere, or only in the cylinder that the frames of every angle see.",
+        description="Region where matter is allowed: everywhere, or only the cylinder that the frames of all angles "
+        "cover.",
     )
     saturated: Saturated = Field(
-        default="refuse", description="Whether saturated pixels are refused, or left out in their frames and counted."
+        default="refuse", description="Treatment of saturated pixels: raise an error, or mask them in their frames."
     )
     illumination: Literal["divided", "joint"] | None = Field(
         default=None,
-        description="Whether flats are divided out, or tell the first illumination, which the fit then refines with "
-        "the volume: for a beam whose structure the sample refracts. None: divided where there are flats.",
+        description="Use of flats: divided out of the frames, or joint, the initial guess of an illumination fitted "
+        "with the volume. None: divided if there are flats.",
     )
     start: Start | None = Field(
         default=None,
-        description="Volume that holography of several angles starts from: a thin-sample retrieval, back-projected, or "
-        "none. None: thin_sample where there are several angles.",
+        description="Initial volume for holography of several angles: back-projected thin-sample retrieval, or empty. "
+        "None: thin_sample for several angles.",
     )
     find_axis: bool | None = Field(
         default=None,
-        description="Look for the rotation axis in holograms before the fit; of fewer than 40 angles it is believed "
-        "where two methods agree. None: where 40 angles or more cover half a turn evenly.",
+        description="Search the rotation axis in holograms before the fit. Below 40 angles, two methods must agree. "
+        "None: only for 40 or more angles spread evenly over 180°.",
     )
     fidelity: Literal["amplitude", "poisson", "intensity"] = Field(
         default="amplitude",
-        description="Noise that the fit expects: Gaussian on amplitudes, Poisson counts, or Gaussian on intensities.",
+        description="Noise model: Gaussian on amplitudes, Poisson counts, or Gaussian on intensities.",
     )
-    epochs: int | None = Field(default=None, ge=1, le=10_000, description="Most passes over all frames. None: planned.")
+    epochs: int | None = Field(
+        default=None, ge=1, le=10_000, description="Maximum number of passes over all frames. None: planned."
+    )
     polish: int = Field(
         default=0,
         ge=0,
         le=1000,
-        description="Steps of conjugate gradients over all frames after the epochs; each takes 1.5 epochs' time.",
+        description="Conjugate-gradient steps over all frames after the epochs. Each takes the time of 1.5 epochs.",
     )
     coarse_levels: int = Field(
         default=0,
         ge=0,
         le=4,
-        description="Fits to frames 2, 4, … times coarser that come first, each the next's start.",
+        description="Number of preceding fits to frames binned by 2, 4, …; each gives the next fit's initial guess.",
     )
     first_propagation: Propagation | None = Field(
-        default=None, description="Propagation of the fits that come first, such as projection. None: the same."
+        default=None, description="Propagation of a preceding fit, such as projection. None: same as propagation."
     )
     optimiser: Literal["adam", "nesterov", "weighted"] | None = Field(
         default=None,
-        description="What moves δ and β: Adam; accelerated descent, its step from the data and voxels weighted by the "
-        "light that they get; or, at one angle, descent weighted batch by batch, which moves the probe too. None: "
-        "weighted for ptychography at one angle, accelerated at several angles where vacuum is favoured, else Adam.",
+        description="Optimiser of δ and β. weighted needs a single angle. None: weighted for ptychography at one "
+        "angle, nesterov at several angles that favour vacuum, else adam.",
     )
-    step: float = Field(default=1.0, gt=0, le=100, description="Factor on the planned step of the optimiser.")
+    step: float = Field(default=1.0, gt=0, le=100, description="Factor on the planned step. Reduce if fits diverge.")
     momentum: float = Field(
         default=0.95,
         ge=0,
         lt=1,
-        description="Part of accelerated descent's last move that goes on. 0.97 brings long fits of holograms further.",
+        description="Momentum of the nesterov optimiser. 0.97 improves long fits of holograms.",
     )
-    refine_probe: bool | None = Field(default=None, description="Refine the probe. None: yes in ptychography.")
+    refine_probe: bool | None = Field(default=None, description="Refine the probe. None: only in ptychography.")
     probe_modes: int | None = Field(
         default=None,
         ge=1,
         le=16,
-        description="Mutually incoherent probe modes. None: those of a given probe, else one; at one angle three where "
-        "short fits explain validation frames a fifth better.",
+        description="Number of incoherent probe modes. None: as in a given probe, else one; at one angle three, if "
+        "short fits reduce the validation misfit by 20 %.",
     )
     probe_variations: int = Field(
         default=0,
         ge=0,
         le=16,
-        description="Shapes by which the probe's first mode may change from frame to frame, each with a weight of its "
-        "own a frame (orthogonal probe relaxation); for beams that wander or flicker. 0: none.",
+        description="Number of shapes by which the probe's first mode varies from frame to frame (orthogonal probe "
+        "relaxation). Use it for unstable beams. 0: none.",
     )
-    absorption: bool = Field(default=True, description="Reconstruct β as well as δ; otherwise β = 0.")
+    absorption: bool = Field(default=True, description="Reconstruct β as well as δ. Otherwise β = 0.")
     positivity: bool | None = Field(
-        default=None, description="Keep δ and β from going negative. None: yes for several angles."
+        default=None, description="Constrain δ and β to values ≥ 0. None: only for several angles."
     )
     total_variation: float | None = Field(
         default=None,
         ge=0,
         le=10,
-        description="Weight of total variation, relative to the fit. None: small at several angles, 0 at one.",
+        description="Weight of total variation, relative to the misfit. None: small for several angles, 0 for one.",
     )
     smoothing_by_held_back: bool = Field(
         default=False,
-        description="Choose the weight of total variation by frames held back: short fits with a third, once and three "
-        "times of it come first, in about the time of one fit more.",
+        description="Choose the weight of total variation by short fits with a third, once and three times the "
+        "weight, on validation frames. Adds the time of one fit.",
     )
     total_variation_z: float = Field(
-        default=1.0, ge=0, le=100, description="Factor on the differences along the beam inside total variation."
+        default=1.0, ge=0, le=100, description="Factor on differences along the beam in total variation."
     )
     total_variation_first: float = Field(
         default=1.0,
         ge=1,
         le=100,
-        description="Factor on the weight of total variation in the first epoch, which falls to 1 as steps shorten. "
-        "Some 3 bring sharp samples that are seen from few angles nearer to the truth.",
+        description="Factor on the weight of total variation in the first epoch; it decreases to 1. About 3 improves "
+        "sharp samples measured at few angles.",
     )
     total_variation_floor: float = Field(
         default=1.0,
         gt=0,
         le=10,
-        description="Difference between neighbours from which on total variation counts in proportion, keeping edges; "
-        "below, with its square. In 0.05 rad of phase through the volume at several angles, 0.02 rad at one, times the "
-        "recipe's step.",
+        description="Difference below which total variation is quadratic and smooths edges. Unit: 0.05 rad of phase "
+        "through the volume (0.02 rad at one angle), times step.",
     )
     l1: float | None = Field(
         default=None,
         ge=0,
         le=10,
-        description="Weight of the mean magnitude of δ and β, which favours vacuum. None: as the noise asks for it, at "
-        "several angles of ptychography with positivity; else 0.",
+        description="Weight of the mean magnitude of δ and β; favours vacuum. None: from the noise, for ptychography "
+        "of several angles with positivity; else 0.",
     )
     smoothness_z: float = Field(
         default=0.0,
@@ -259,65 +262,72 @@ class Recipe(BaseModel):
         description="Weight of squared differences between neighbouring planes along the beam.",
     )
     beta_over_delta_min: float | None = Field(
-        default=None, ge=0, le=1000, description="Least β/δ of a voxel. None: free."
+        default=None, ge=0, le=1000, description="Lower bound on β/δ of a voxel. None: no bound."
     )
     beta_over_delta_max: float | None = Field(
-        default=None, ge=0, le=1000, description="Greatest β/δ of a voxel. None: free."
+        default=None, ge=0, le=1000, description="Upper bound on β/δ of a voxel. None: no bound."
     )
     shell_correlation: bool = Field(
         default=False,
-        description="Also fit two halves of the views and give the resolution at which they agree; twice the time.",
+        description="Also fit two halves of the views and report the resolution from their correlation. Doubles the "
+        "time.",
     )
-    held_back_every: int = Field(default=20, ge=0, description="Hold back every n-th frame to judge the fit; 0: none.")
+    held_back_every: int = Field(
+        default=20, ge=0, description="Use every n-th frame for validation instead of the fit; 0: none."
+    )
     frames_in: Literal["memory", "disk"] | None = Field(
         default=None,
-        description="Where a rank keeps its frames: in memory, or on disk until their batch comes. None: on disk where "
-        "all frames take more than an eighth of the memory.",
+        description="Storage of a rank's frames: in memory, or on disk until their batch. None: on disk if all frames "
+        "exceed an eighth of the memory.",
     )
     frames_memory_gib: float | None = Field(
         default=None,
         gt=0,
-        description="Host memory that the frames of a rank may take, GiB: all of them, or a batch and the one that is "
-        "read meanwhile; more are read from disk. None: an eighth of the machine's memory for all ranks.",
+        description="Host memory for a rank's frames, GiB; further frames stay on disk. None: an eighth of the "
+        "machine's memory for all ranks.",
     )
-    batch_views: int | None = Field(default=None, ge=1, description="Views a rank works on at once. None: planned.")
+    batch_views: int | None = Field(
+        default=None, ge=1, description="Views that a rank computes at once. Reduce to save memory. None: planned."
+    )
     batches_per_step: int | None = Field(
         default=None,
         ge=1,
         le=4096,
-        description="Batches that a step of the fit adds up. The volume does not depend on how many ranks share them. "
-        "None: two, or one for each group of ranks that shares the views.",
+        description="Batches whose gradients a step sums. The result does not depend on the number of ranks. None: "
+        "planned, at least two.",
     )
     checkpoint_every: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
-        description="Epochs between two checkpoints, from which a job that was stopped goes on; more where one is "
-        "still being written. None: every five minutes, or as often as takes 2 % of the time.",
+        description="Smallest number of epochs between checkpoints, from which a stopped job resumes. None: every "
+        "five minutes, using at most 2 % of the time.",
     )
-    ranks: int | None = Field(default=None, ge=1, le=4096, description="Processes of the job. None: one a GPU or core.")
+    ranks: int | None = Field(
+        default=None, ge=1, le=4096, description="Number of processes of the job. None: one per GPU or core."
+    )
     mesh: str | None = Field(
         default=None,
         pattern=r"^[1-9]\d{0,3}x[1-9]\d{0,3}$",
-        description="Ranks as angle x slab, such as 2x2: groups that share the views, times slabs along y that the "
-        "volume is cut into. None: no more slabs than memory asks for.",
+        description="Ranks as angle x slab, such as 2x2: groups that share the views, times slabs of the volume along "
+        "y. None: as few slabs as fit into memory.",
     )
     device: Device = Field(
         default="auto",
-        description="Where the job computes: on GPUs where there are any (auto), on processors (cpu), or only on GPUs: "
-        "any (gpu), NVIDIA's and AMD's (cuda), Intel's (xpu).",
+        description="Device of the job: auto uses GPUs if there are any; cpu; gpu for any GPU, cuda for NVIDIA or "
+        "AMD, xpu for Intel.",
     )
     kernels: Kernels = Field(
         default="auto",
-        description="Kernels on a GPU: auto takes fused ones, which are faster, where a short comparison finds them to "
-        "agree with PyTorch's general ones; fused insists. Change it to rule out a fault.",
+        description="Kernels on a GPU: auto uses the faster fused kernels if they agree with PyTorch's. Use general "
+        "to rule out a kernel fault.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the order of views.")
+    seed: int = Field(default=0, ge=0, description="Random seed of the order of views.")
     resources: Resources = Field(
-        default_factory=Resources, description="What the job asks of the machine, where the site's profile lets it."
+        default_factory=Resources, description="Resources of the job, within the limits of the site's profile."
     )
-    refine: Refine = Field(default_factory=Refine, description="What is refined beside volume and probe.")
-    scan: ScanValues = Field(default_factory=ScanValues, description="Values that overrule the scan's metadata.")
+    refine: Refine = Field(default_factory=Refine, description="Quantities refined beside object and probe.")
+    scan: ScanValues = Field(default_factory=ScanValues, description="Values that override the scan's metadata.")
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> "Recipe":
@@ -330,9 +340,9 @@ class Recipe(BaseModel):
     def _scheduled_are_refined(self) -> "Recipe":
         given = self.refine.schedules.given
         if "probe_variations" in given and not self.probe_variations:
-            raise ValueError("a schedule for probe_variations needs a number of them")
+            raise ValueError("a schedule for probe_variations needs probe_variations of at least 1")
         if "probe" in given and self.refine_probe is False:
-            raise ValueError("a schedule for a probe that is not refined")
+            raise ValueError("a schedule for the probe needs a refined probe")
         return self
 
     def digest(self) -> str:
@@ -342,34 +352,34 @@ class Recipe(BaseModel):
 
 
 def make_recipe(values: Mapping[str, Any], *, origin: str) -> Recipe:
-    """Check settings and return them as a recipe.
+    """Validate settings and return them as a recipe.
 
     Args:
         values: settings by field name.
-        origin: where they came from, for the error.
+        origin: source of the values, for the error message.
 
     Raises:
-        RecipeError: a field is unknown or a value out of range.
+        RecipeError: a field is unknown or a value is out of range.
     """
     try:
         return Recipe.model_validate(dict(values))
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']} (came: {fault['input']!r})"
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']} (got {fault['input']!r})"
             for fault in error.errors()
         )
         raise RecipeError(
-            "A recipe has known fields with values in range only.",
+            "A recipe may contain only known fields with values in range.",
             got=f"{faults}, in {origin}.",
             remedy=f"correct it; the fields are {', '.join(Recipe.model_fields)}.",
         ) from error
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Return the settings in a TOML file, unchecked, so that command-line options can overrule them.
+    """Return the settings of a TOML file, not yet validated, so that command-line options can override them.
 
     Raises:
-        RecipeError: the file is missing or no TOML.
+        RecipeError: the file is missing or not valid TOML.
     """
     try:
         return tomllib.loads(path.read_text())

@@ -1,6 +1,6 @@
-"""What a recipe may choose about what is refined beside the volume: which quantities, and a schedule of each.
+"""Refinement options of a recipe: quantities to refine, and a schedule for each.
 
-A schedule says from which epoch something moves, how strongly and how far. What it leaves out is shared or planned.
+A schedule sets first epoch, strength and bound. Missing values are taken from the shared ones, or planned.
 """
 
 from typing import Any, Literal, cast
@@ -29,117 +29,126 @@ _OF_THE_BEAM = ("probe", "probe_variations")
 
 
 class Schedule(BaseModel):
-    """From which epoch something moves, and how strongly."""
+    """First epoch and strength of a refinement."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    from_epoch: int | None = Field(default=None, ge=1, le=10_000, description="First epoch in which it moves, from 1.")
-    strength: float | None = Field(default=None, gt=0, le=100, description="Factor on its planned steps.")
+    from_epoch: int | None = Field(default=None, ge=1, le=10_000, description="First epoch of the refinement, from 1.")
+    strength: float | None = Field(default=None, gt=0, le=100, description="Factor on the planned steps.")
 
 
 class PixelSchedule(Schedule):
-    """Of what is bounded in pixels."""
+    """Schedule of a quantity with a bound in pixels."""
 
-    bound: float | None = Field(default=None, gt=0, le=64, description="Furthest from the scan, pixels.")
+    bound: float | None = Field(default=None, gt=0, le=64, description="Largest difference from the scan, pixels.")
 
 
 class PartSchedule(Schedule):
-    """Of what is bounded by a part of itself, or of something else."""
+    """Schedule of a quantity with a relative bound."""
 
-    bound: float | None = Field(default=None, gt=0, lt=1, description="Furthest from the scan, a part from 0 to 1.")
+    bound: float | None = Field(default=None, gt=0, lt=1, description="Largest relative difference from the scan.")
 
 
 class DefocusSchedule(Schedule):
-    """Of what is bounded in depths of field."""
+    """Schedule of a quantity with a bound in depths of field."""
 
-    bound: float | None = Field(default=None, gt=0, le=1000, description="Furthest from the scan, depths of field.")
+    bound: float | None = Field(
+        default=None, gt=0, le=1000, description="Largest difference from the scan, depths of field."
+    )
 
 
 class ProbeSchedule(Schedule):
-    """Of the probe, whose power the frames' light gives."""
+    """Schedule of the probe, with a bound on its power."""
 
     bound: float | None = Field(
-        default=None, ge=1, le=1000, description="Factor, up and down, by which its power may leave the frames' light."
+        default=None, ge=1, le=1000, description="Largest factor between the probe's power and that of the frames."
     )
 
 
 class Schedules(BaseModel):
-    """A schedule for each of what can be refined; what it leaves out is shared, or planned."""
+    """A schedule for each refined quantity; missing values are shared or planned."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    positions: PixelSchedule = Field(default=PixelSchedule(), description="Bound in pixels of the volume; 2.")
-    axis_shift: PixelSchedule = Field(default=PixelSchedule(), description="Bound in pixels of the volume; 2.")
-    intensity: PartSchedule = Field(default=PartSchedule(), description="Bound in parts of the intensity; 0.5.")
-    distance: PartSchedule = Field(default=PartSchedule(), description="Bound in parts of the distance; 0.1.")
-    distance_shift: PixelSchedule = Field(default=PixelSchedule(), description="Bound in pixels of the volume; 2.")
+    positions: PixelSchedule = Field(default=PixelSchedule(), description="Bound in pixels of the volume, default 2.")
+    axis_shift: PixelSchedule = Field(default=PixelSchedule(), description="Bound in pixels of the volume, default 2.")
+    intensity: PartSchedule = Field(default=PartSchedule(), description="Bound relative to the intensity, default 0.5.")
+    distance: PartSchedule = Field(default=PartSchedule(), description="Bound relative to the distance, default 0.1.")
+    distance_shift: PixelSchedule = Field(
+        default=PixelSchedule(), description="Bound in pixels of the volume, default 2."
+    )
     distance_magnification: PixelSchedule = Field(
-        default=PixelSchedule(), description="Bound in pixels at the frames' edge; 10."
+        default=PixelSchedule(), description="Bound in pixels at the frame's edge, default 10."
     )
     distance_rotation: PixelSchedule = Field(
-        default=PixelSchedule(), description="Bound in pixels at the frames' edge; 10."
+        default=PixelSchedule(), description="Bound in pixels at the frame's edge, default 10."
     )
-    defocus: DefocusSchedule = Field(default=DefocusSchedule(), description="Bound in depths of field; 20.")
-    angle: PixelSchedule = Field(default=PixelSchedule(), description="Bound in pixels at the volume's edge; 5.")
-    tilt: PixelSchedule = Field(default=PixelSchedule(), description="Bound in pixels at the volume's edge; 20.")
-    slice_spacing: PartSchedule = Field(default=PartSchedule(), description="Bound in parts of the spacing; 0.5.")
+    defocus: DefocusSchedule = Field(default=DefocusSchedule(), description="Bound in depths of field, default 20.")
+    angle: PixelSchedule = Field(
+        default=PixelSchedule(), description="Bound in pixels at the volume's edge, default 5."
+    )
+    tilt: PixelSchedule = Field(
+        default=PixelSchedule(), description="Bound in pixels at the volume's edge, default 20."
+    )
+    slice_spacing: PartSchedule = Field(
+        default=PartSchedule(), description="Bound relative to the spacing, default 0.5."
+    )
     background: PartSchedule = Field(
-        default=PartSchedule(), description="Bound in parts of the frames' mean intensity; 1."
+        default=PartSchedule(), description="Bound relative to the frames' mean intensity, default 1."
     )
     background_map: PartSchedule = Field(
-        default=PartSchedule(), description="Bound in parts of the frames' mean intensity; 1."
+        default=PartSchedule(), description="Bound relative to the frames' mean intensity, default 1."
     )
     probe: ProbeSchedule = Field(
         default=ProbeSchedule(),
-        description="First epoch 1, or 2 where the optimiser is weighted; bound 4: a factor on the power that the "
-        "frames' light gives.",
+        description="First epoch: default 1, or 2 for the weighted optimiser. Bound: factor on the power that the "
+        "frames imply, default 4.",
     )
     probe_variations: PartSchedule = Field(
         default=PartSchedule(),
-        description="First epoch 3; bound of a shape's weight in parts of the probe's first mode; 1.",
+        description="First epoch: default 3. Bound: weight of a shape relative to the probe's first mode, default 1.",
     )
 
     @property
     def given(self) -> dict[Scheduled, dict[str, Any]]:
-        """By name what is not left out."""
+        """The schedules that the user set, by name."""
         return cast(dict[Scheduled, dict[str, Any]], self.model_dump(exclude_none=True, exclude_defaults=True))
 
 
 class Refine(BaseModel):
-    """What is refined beside the volume and the probe, where the scan does not know it well enough."""
+    """Quantities to refine beside object and probe, if the scan's values are not accurate enough."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     quantities: tuple[Quantity, ...] = Field(
         default=(),
-        description="positions of all views; axis_shift and intensity of every angle; distance to the detector, which "
-        "sizes the object's pixels in the far field; in the near field distance_shift, distance_magnification and "
-        "distance_rotation of a distance's frames against those of the first; defocus of the probe; rotation angles; "
-        "tilt of the rotation axis; slice_spacing at one angle; a background that is one number, or a background_map.",
+        description="Quantities to refine, such as positions, angle, tilt, defocus, slice_spacing (one angle only) "
+        "or background. distance_shift, distance_magnification and distance_rotation compare near-field distances "
+        "with the first.",
     )
     from_epoch: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
-        description="First epoch in which they move. None: the first, but after a quarter of the epochs where "
-        "slice_spacing is among them and the optimiser is weighted.",
+        description="First epoch of the refinement. None: 1, or after a quarter of the epochs for slice_spacing with "
+        "the weighted optimiser.",
     )
-    strength: float = Field(default=1.0, gt=0, le=100, description="Factor on their planned steps.")
+    strength: float = Field(default=1.0, gt=0, le=100, description="Factor on the planned steps of the quantities.")
     furthest_pixels: float = Field(
         default=2.0,
         gt=0,
         le=64,
-        description="Most that positions, axis shifts and shifts of a distance may move, pixels.",
+        description="Largest change of positions, axis shifts and distance shifts, pixels of the volume.",
     )
     schedules: Schedules = Field(
         default=Schedules(),
-        description="From which epoch, how strongly and how far one of them moves, or the probe or its variations, "
-        "where it differs from what they share.",
+        description="Individual first epoch, strength and bound of a quantity, the probe or its variations, in place "
+        "of the shared values.",
     )
 
     @model_validator(mode="after")
     def _scheduled_are_refined(self) -> "Refine":
         idle = [name for name in self.schedules.given if name not in (*self.quantities, *_OF_THE_BEAM)]
         if idle:
-            raise ValueError(f"schedules for what is not among the quantities: {', '.join(idle)}")
+            raise ValueError(f"schedules need refined quantities; not refined: {', '.join(idle)}")
         return self

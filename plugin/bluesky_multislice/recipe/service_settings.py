@@ -1,4 +1,4 @@
-"""Where the services are: read once from the environment, so that keys never stand in parameters or files."""
+"""Addresses of services, read from environment variables so that parameters and files contain no keys."""
 
 import os
 from collections.abc import Mapping
@@ -13,26 +13,26 @@ DEPLOYMENT = f"{FLOW}/{FLOW}"
 POOL = "multislice"
 """Name of the Prefect work pool whose workers run the flows."""
 LIVE_QUEUE, RERUN_QUEUE = "live", "rerun"
-"""Names of the pool's queues: of scans that the listener hands over, and of what people ask for."""
+"""Names of the pool's queues: for scans from the listener, and for reruns by users."""
 
 
 class SettingsError(MultisliceError):
-    """The environment lacks what a service needs."""
+    """An environment variable that a service needs is missing."""
 
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """Addresses and folders that the listener and the flow share.
+    """Addresses and folders of the listener and the flow.
 
-    The Tiled key is not held here: ``catalog.connect`` reads ``TILED_API_KEY`` itself.
+    They do not include the Tiled key: ``catalog.connect`` reads ``TILED_API_KEY``.
 
     Attributes:
         tiled_uri: address of the Tiled server, from ``MULTISLICE_TILED_URI``.
         jobs_root: folder of the job folders, from ``MULTISLICE_JOBS_ROOT``; Tiled must be allowed to read it.
-        instrument: instrument file, from ``MULTISLICE_INSTRUMENT``; None without.
-        site: site profile of the machine that computes, from ``MULTISLICE_SITE``; None for this machine.
-        tiled_key_block: Prefect Secret block that holds the Tiled key, from ``MULTISLICE_TILED_KEY_BLOCK``; None takes
-            the key from ``TILED_API_KEY``.
+        instrument: instrument file, from ``MULTISLICE_INSTRUMENT``; None: no file.
+        site: site profile of the compute machine, from ``MULTISLICE_SITE``; None: this machine.
+        tiled_key_block: Prefect Secret block that holds the Tiled key, from ``MULTISLICE_TILED_KEY_BLOCK``; None:
+            the key is in ``TILED_API_KEY``.
     """
 
     tiled_uri: str
@@ -63,7 +63,7 @@ def _required(environment: Mapping[str, str], name: str) -> str:
     if not value:
         raise SettingsError(
             f"The environment variable {name} must be set.",
-            got="nothing.",
-            remedy="set it where the worker and the listener are started, as in deploy/systemd.",
+            got="no value.",
+            remedy="set it for the worker and the listener, as in deploy/systemd.",
         )
     return value

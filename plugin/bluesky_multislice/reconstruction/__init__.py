@@ -1,12 +1,12 @@
-"""The reconstruction itself, what it starts from, and the expected frames of a volume."""
+"""Reconstruction of a scan, its initial guess, and simulation of a volume's frames."""
 
-from bluesky_multislice.reconstruction.predict import add_photon_noise, photon_scale, predict_frames
+from bluesky_multislice.reconstruction.predict import add_photon_noise, photon_scale, simulate_frames
 from bluesky_multislice.reconstruction.reconstruct import Reconstruction, reconstruct
 
 __all__ = [
     "Reconstruction",
     "add_photon_noise",
     "photon_scale",
-    "predict_frames",
     "reconstruct",
+    "simulate_frames",
 ]

@@ -1,4 +1,4 @@
-"""The fits of a reconstruction in turn: short ones that choose a weight, cheaper ones, and the planned one."""
+"""The sequence of fits of a reconstruction: short fits that select settings, coarse fits, and the planned fit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from bluesky_multislice.solvers import (
     Epoch,
     FitJournal,
     Journal,
-    ReadAhead,
+    Prefetcher,
     Solution,
     Unknowns,
     ViewSet,
@@ -28,44 +28,44 @@ from bluesky_multislice.solvers import (
 )
 
 _SHORTER = 3
-"""Epochs of a fit over those of one that tries a weight."""
+"""Ratio of epochs: planned fit to a short fit that tests a weight of total variation."""
 
-_TRIED_VIEWS, _JUDGED_OF_TRIED = 60, 5
-"""Views around the scan's middle that numbers of probe modes are tried on, of which every fifth judges."""
+_TEST_VIEWS, _TEST_HELD_BACK_EVERY = 60, 5
+"""Views around the centre of the scan that test the number of probe modes; every fifth is a validation view."""
 
-_TRIED_EPOCHS = 5
-"""Epochs of a fit that tries a number of probe modes."""
+_TEST_EPOCHS = 5
+"""Epochs of a fit that tests a number of probe modes."""
 
-_TRIED_BATCH = 4
-"""Views that move such a fit at once, at most: so few views have to move it often enough."""
+_TEST_BATCH = 4
+"""Largest number of views per step of such a fit, so that its few views give enough steps."""
 
-WORTH_MORE_MODES = 0.2
-"""Part of the misfit of validation frames that further modes have to take away.
+LEAST_MODE_GAIN = 0.2
+"""Fraction by which additional modes must reduce the misfit of validation frames.
 
-Of simulated patterns they took 0.23 to 0.33 away where the beam had two or three modes, and 0.10 to 0.18 where it had
-one (0.22 with patterns of 64² that a strongly defocused probe fills: pixels of a detector integrate).
+For simulated patterns, the reduction was 0.23 to 0.33 for beams with two or three modes, and 0.10 to 0.18 for beams
+with one mode (0.22 for patterns of 64² filled by a strongly defocused probe, because detector pixels integrate).
 """
 
 
-Look = Callable[[Slab, Callable[[], torch.Tensor]], None]
-"""Gets the slab of a rank, and what gives its rows of δ (z, y, x) as they are."""
+VolumeCallback = Callable[[Slab, Callable[[], torch.Tensor]], None]
+"""Called with a rank's slab and a function that returns its rows of the present δ (z, y, x)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Watch:
-    """Who follows a fit: its epochs, and its volume."""
+class FitObserver:
+    """Callbacks of a fit, after every epoch."""
 
     report: Callable[[Epoch], None] = lambda epoch: None
-    look: Look = lambda slab, delta: None
+    observe_volume: VolumeCallback = lambda slab, delta: None
 
-    def after(self, history: Sequence[Epoch]) -> "Watch":
-        """Return who follows a fit that comes after others, and counts its epochs from their first."""
+    def after(self, history: Sequence[Epoch]) -> "FitObserver":
+        """Return the callbacks of a later fit, which number its epochs after those of earlier fits."""
         return replace(self, report=lambda epoch: self.report(epoch.after(history)))
 
 
 @dataclass(frozen=True, eq=False)
 class FitData:
-    """What is fitted: the scan, its views to fit and to judge by, and which slab's rank computes each; None: all do."""
+    """Data of a fit: scan, fitted and validation views, and the slab whose rank computes each view (None: all do)."""
 
     scan: Scan
     fitted: ViewSet
@@ -76,22 +76,22 @@ class FitData:
 def load_data(
     scan: Scan, plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], scale: float, mesh: Mesh
 ) -> FitData:
-    """Read the frames that this rank computes, or make them ready to be read.
+    """Read the frames that this rank computes, or prepare to read them on demand.
 
     Args:
-        scan: what was measured.
-        plan: of the reconstruction.
-        fitted: views of all ranks to fit.
-        held: views of all ranks to judge by.
-        scale: intensity that becomes one.
+        scan: the scan.
+        plan: plan of the reconstruction.
+        fitted: views to fit, of all ranks.
+        held: validation views of all ranks.
+        scale: intensity that is normalised to 1.
         mesh: the ranks.
     """
     rank_of_view, sets = plan.ranks_of_views(scan.geometry), []
-    ahead = ReadAhead(plan.batches_ahead) if plan.frames_in == "disk" else None
+    ahead = Prefetcher(plan.batches_ahead) if plan.frames_in == "disk" else None
     slab = Slab(mesh, plan.grid.shape[1], rank_of_view)
-    judged = share_held_back(held, scan.geometry.angle_rad, mesh.angles)[mesh.angle]
+    validation = share_held_back(held, scan.geometry.angle_rad, mesh.angles)[mesh.angle]
     sectors = scan.geometry.angle_rad if plan.whole_angles else None
-    for shared, lane in (share_views(fitted, plan.lanes, mesh, sectors), (judged, None)):
+    for shared, lane in (share_views(fitted, plan.lanes, mesh, sectors), (validation, None)):
         sets.append(
             load_views(
                 scan,
@@ -116,9 +116,9 @@ def with_best_smoothing(
     mesh: Mesh,
     journal: Journal | None,
 ) -> Plan:
-    """Return the plan with the weight of total variation whose short fit explains frames held back best.
+    """Return the plan with the weight of total variation whose short fit has the lowest validation misfit.
 
-    Every one starts from ``volumes``, δ and β on the plan's grid; none: from an empty volume.
+    Every short fit starts from ``volumes``, δ and β on the plan's grid; an empty list means an empty volume.
     """
     if not plan.smoothings:
         return plan
@@ -133,8 +133,8 @@ def with_best_smoothing(
         short = replace(with_weight(weight), earlier=())
         short = replace(short, fit=replace(short.fit, epochs=epochs, polish=0))
         name = f"total variation {weight:g}"
-        tried = fit_in_turn(data, short, probe, list(volumes), mesh, Watch(), journal, name)
-        return min(epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss for epoch in tried.history)
+        found = run_fits(data, short, probe, list(volumes), mesh, FitObserver(), journal, name)
+        return min(epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss for epoch in found.history)
 
     return with_weight(min(plan.smoothings, key=misfit))
 
@@ -148,80 +148,80 @@ def with_fewest_modes(
     mesh: Mesh,
     journal: Journal | None,
 ) -> Plan:
-    """Return the plan with one probe mode, unless all of its modes explain validation frames clearly better.
+    """Return the plan with one probe mode, unless more modes clearly reduce the misfit of validation frames.
 
-    Short fits to some views in the scan's middle tell, each with all slices: a fifth of these views is held back.
+    Short fits with all slices compare them on views near the centre of the scan; a fifth of these are validation views.
 
     Args:
-        scan: what was measured.
-        plan: with the most modes.
-        fitted: views of all ranks to fit.
-        probe: complex (mode, y, x) to start from.
-        scale: intensity that becomes one.
+        scan: the scan.
+        plan: plan with the largest number of modes.
+        fitted: views to fit, of all ranks.
+        probe: initial probe, complex (mode, y, x).
+        scale: intensity that is normalised to 1.
         mesh: the ranks.
-        journal: keeps the short fits' state.
+        journal: keeps the state of the short fits.
     """
     if not plan.modes_by_validation:
         return plan
     position_m = scan.geometry.position_m[fitted]
-    away = np.linalg.norm(position_m - np.median(position_m, axis=0), axis=1)
-    tried = np.sort(fitted[np.argsort(away, kind="stable")[:_TRIED_VIEWS]])
-    moving, judging = (tried[part] for part in split_views(len(tried), _JUDGED_OF_TRIED))
-    data = load_data(scan, plan, moving, judging, scale, mesh)
-    batch = min(plan.fit.batch_views, -(-_TRIED_BATCH // plan.lanes))
-    short = replace(plan.fit, epochs=_TRIED_EPOCHS, polish=0, batch_views=batch)
+    distance_m = np.linalg.norm(position_m - np.median(position_m, axis=0), axis=1)
+    tested = np.sort(fitted[np.argsort(distance_m, kind="stable")[:_TEST_VIEWS]])
+    test_fitted, test_held = (tested[part] for part in split_views(len(tested), _TEST_HELD_BACK_EVERY))
+    data = load_data(scan, plan, test_fitted, test_held, scale, mesh)
+    batch = min(plan.fit.batch_views, -(-_TEST_BATCH // plan.lanes))
+    short = replace(plan.fit, epochs=_TEST_EPOCHS, polish=0, batch_views=batch)
     short = replace(plan, fit=short, earlier=(), smoothings=())
 
     def misfit(modes: int) -> float:
-        few = replace(short, probe_modes=modes)
+        tested_plan = replace(short, probe_modes=modes)
         name = f"{modes} probe modes"
-        found = fit_in_turn(data, few, probe[:modes], [], mesh, Watch(), journal, name)
+        found = run_fits(data, tested_plan, probe[:modes], [], mesh, FitObserver(), journal, name)
         return min(epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss for epoch in found.history)
 
     most = plan.probe_modes
     gain = 1 - misfit(most) / misfit(1)
-    chosen = most if gain > WORTH_MORE_MODES else 1
+    chosen = most if gain > LEAST_MODE_GAIN else 1
     note = (
-        f"probe modes: {chosen}; in short fits {most} modes change the misfit of validation frames by {-gain:+.0%} "
-        f"against one, and are taken where it falls by {WORTH_MORE_MODES:.0%} or more; probe_modes overrules"
+        f"probe modes: {chosen}; in short fits, {most} modes change the misfit of validation frames by {-gain:+.0%} "
+        f"relative to one mode, and are used if it falls by {LEAST_MODE_GAIN:.0%} or more; set probe_modes to override"
     )
     return with_probe_modes(plan, chosen, note)
 
 
-def fit_in_turn(
+def run_fits(
     data: FitData,
     plan: Plan,
     first_probe: torch.Tensor,
     volumes: list[torch.Tensor],
     mesh: Mesh,
-    watch: Watch,
+    observer: FitObserver,
     journal: Journal | None,
     name: str,
 ) -> Solution:
-    """Fit as the plan's earlier fits say, and then as it says itself, each from what the one before has found.
+    """Run the plan's earlier fits and then the planned fit, each from the result of the one before.
 
     Args:
-        data: what is fitted.
-        plan: of the reconstruction.
-        first_probe: complex (mode, y, x) on the pixels of the frames.
-        volumes: δ and β (z, y, x) on the plan's grid to start from, the rows held; none for an empty volume. A fit
-            takes them out of the list as it begins, so that nothing holds them from then on.
+        data: the data.
+        plan: plan of the reconstruction.
+        first_probe: initial probe, complex (mode, y, x), on the pixels of the frames.
+        volumes: initial δ and β (z, y, x) on the plan's grid, the stored rows; empty for an empty volume. The first fit
+            clears the list, so that no reference keeps their memory.
         mesh: the ranks.
-        watch: who follows the fits.
-        journal: keeps their state.
-        name: of the fits in the journal.
+        observer: callbacks after every epoch.
+        journal: keeps the state of the fits.
+        name: name of the fits in the journal.
     """
     before, found_probe, history = plan, None, ()
 
     def fit_next(number: int, stage: Plan) -> Solution:
-        """Return what a fit finds from what the one before it has left, its epochs counted from the first fit's."""
+        """Run the next fit from the result of the one before, and number its epochs after those of earlier fits."""
         probe = _coarser_probe(first_probe, stage.coarseness)
         if found_probe is not None and stage.fit.probe_step > 0:
             finer = before.coarseness // stage.coarseness
             probe = torch.from_numpy(upsample(found_probe.cpu().numpy(), finer)) * finer
-        volumes[:] = [_onto(part, before.grid, stage.grid, mesh) for part in volumes]
+        volumes[:] = [_resampled(part, before.grid, stage.grid, mesh) for part in volumes]
         kept = journal.fit(f"{name}, fit {number}") if journal else None
-        solution = _fit_stage(data, stage, probe, volumes, mesh, watch.after(history), kept)
+        solution = _fit_stage(data, stage, probe, volumes, mesh, observer.after(history), kept)
         return replace(
             solution,
             best_epoch=len(history) + solution.best_epoch,
@@ -229,18 +229,18 @@ def fit_in_turn(
         )
 
     for number, stage in enumerate(plan.earlier):
-        volumes[:], found_probe, history = _taken_apart(fit_next(number, stage))
+        volumes[:], found_probe, history = _unpack(fit_next(number, stage))
         before = stage
     return fit_next(len(plan.earlier), plan)
 
 
-def _taken_apart(solution: Solution) -> tuple[list[torch.Tensor], torch.Tensor, tuple[Epoch, ...]]:
-    """Return δ and β, the probe and the history, so that no name keeps the solution while the next fit runs."""
+def _unpack(solution: Solution) -> tuple[list[torch.Tensor], torch.Tensor, tuple[Epoch, ...]]:
+    """Return δ and β, the probe and the history, so that the solution itself is freed before the next fit."""
     return [solution.delta, solution.beta], solution.probe, solution.history
 
 
-def _onto(volume: torch.Tensor, grid: VolumeGrid, onto: VolumeGrid, mesh: Mesh) -> torch.Tensor:
-    """Return the rows that this rank holds of a volume on another grid."""
+def _resampled(volume: torch.Tensor, grid: VolumeGrid, onto: VolumeGrid, mesh: Mesh) -> torch.Tensor:
+    """Return this rank's rows of a volume resampled onto another grid."""
     if grid == onto:
         return volume
     whole = Slab(mesh, grid.shape[1]).join(volume)
@@ -253,12 +253,12 @@ def _fit_stage(
     probe: torch.Tensor,
     volumes: list[torch.Tensor],
     mesh: Mesh,
-    watch: Watch,
+    observer: FitObserver,
     journal: FitJournal | None,
 ) -> Solution:
-    """Fit the frames as coarse as a plan says, from a probe and δ and β, which are taken out of their list."""
+    """Fit the frames at the stage's coarseness from the initial probe, δ and β; clears the list ``volumes``."""
     slab, geometry = Slab(mesh, stage.grid.shape[1], data.rank_of_view), data.scan.geometry
-    # A model of its own each: a fit may move its windows.
+    # Each fit has its own model, because a fit may move the model's windows.
     model = stage.forward_model(geometry, slab).to(mesh.device)
     support = cylinder_support(geometry, stage.grid, slab.rows) if stage.support == "cylinder" else None
     unknowns = Unknowns(model, probe, stage.fit, mesh.device, support)
@@ -270,12 +270,12 @@ def _fit_stage(
     )
 
     def report(epoch: Epoch) -> None:
-        watch.report(epoch)
-        watch.look(slab, lambda: unknowns.delta.detach())
+        observer.report(epoch)
+        observer.observe_volume(slab, lambda: unknowns.delta.detach())
 
     return fit(unknowns, fitted, held, stage.fit, mesh, report, journal)
 
 
 def _coarser_probe(probe: torch.Tensor, factor: int) -> torch.Tensor:
-    """Return the probe (mode, y, x) that belongs to frames ``factor`` times coarser, of the same mean intensity."""
+    """Return the probe (mode, y, x) for frames ``factor`` times coarser, with the same mean intensity."""
     return torch.from_numpy(downsample(probe.cpu().numpy(), factor)) / factor

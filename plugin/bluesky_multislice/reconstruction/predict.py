@@ -1,4 +1,4 @@
-"""Noiseless expected frames of a known volume, and photon noise on them."""
+"""Simulated noiseless frames of a known volume, and photon noise."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from bluesky_multislice.planning import window_margin
 from bluesky_multislice.recipe import Propagation
 
 
-def predict_frames(
+def simulate_frames(
     scan: Scan,
     delta: NDArray[np.floating],
     beta: NDArray[np.floating],
@@ -25,15 +25,15 @@ def predict_frames(
     """Yield the expected intensity (y, x) of each view of a scan, float64, in the scan's order.
 
     Args:
-        scan: geometry and probe; no probe means a plane wave of amplitude one.
+        scan: geometry and probe; without a probe, a plane wave of amplitude one.
         delta: (z, y, x), centred on the rotation axis.
         beta: (z, y, x).
-        voxel_size_m: pitch (z, y, x); the lateral one must be the scan's object pixel.
+        voxel_size_m: pitch (z, y, x); the lateral pitch must be the scan's object pixel.
         propagation: name of the propagation.
-        slices: slices along the beam; None takes every plane.
+        slices: slices along the beam; None: one per plane.
 
     Raises:
-        PlanError: the volume does not fit the scan's sampling, or there are more slices than planes.
+        PlanError: the volume does not match the scan's sampling, or there are more slices than planes.
     """
     _check(scan, delta, beta, voxel_size_m, slices)
     model = ForwardModel(
@@ -61,25 +61,29 @@ def add_photon_noise(frames: NDArray[np.floating], *, scale: float, seed: int) -
     Raises:
         PlanError: the scale is not positive and finite, or the seed is negative.
     """
-    if not (0 < scale < np.inf and seed >= 0):
+    if not 0 < scale < np.inf:
         raise PlanError(
-            "Photon noise needs a positive, finite number of photons and a seed that is not negative.",
-            got=f"frames times {scale:g}, seed {seed}.",
-            remedy="correct the photons or the seed; ptychography frames without light cannot be scaled.",
+            "Photon noise needs a positive, finite number of photons.",
+            got=f"frames times {scale:g}.",
+            remedy="correct the number of photons; dark ptychography frames cannot be scaled.",
+        )
+    if seed < 0:
+        raise PlanError(
+            "The seed of photon noise must not be negative.", got=f"seed {seed}.", remedy="use a seed of 0 or more."
         )
     return np.random.default_rng(seed).poisson(frames * scale).astype(np.float64)
 
 
 def photon_scale(geometry: ScanGeometry, frames: NDArray[np.floating], photons: float) -> float:
-    """Return the factor that gives frames (view, y, x) of unit waves ``photons`` on average.
+    """Return the factor that scales frames (view, y, x) of unit waves to ``photons`` on average.
 
-    They are counted a frame where a probe is scanned, else in each pixel of the beam without a sample.
+    Photons are counted per frame if a probe is scanned, else per pixel of the beam without a sample.
     """
     return photons * len(frames) / float(frames.sum()) if technique_of(geometry).overlapping else photons
 
 
 def _runs(angles: NDArray[np.float64], longest: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of consecutive views at one angle."""
+    """Yield (start, stop) of consecutive views at the same angle, at most ``longest`` each."""
     breaks = (np.flatnonzero(np.diff(angles)) + 1).tolist()
     for start, stop in zip([0, *breaks], [*breaks, len(angles)], strict=True):
         for at in range(start, stop, longest):
@@ -89,33 +93,33 @@ def _runs(angles: NDArray[np.float64], longest: int) -> Iterator[tuple[int, int]
 def _check(scan: Scan, delta: NDArray, beta: NDArray, voxel_size_m: tuple[float, ...], slices: int | None) -> None:
     if delta.ndim != 3 or delta.shape != beta.shape:
         raise PlanError(
-            "A volume needs δ and β (z, y, x) of one shape.",
+            "δ and β of a volume must have the same shape (z, y, x).",
             got=f"{delta.shape} and {beta.shape}.",
-            remedy="write /delta and /beta alike.",
+            remedy="write /delta and /beta with equal shapes.",
         )
     if not (np.isfinite(delta).all() and np.isfinite(beta).all()):
         raise PlanError(
-            "A volume's δ and β must be finite numbers.", got="NaN or infinite voxels.", remedy="repair the volume."
+            "δ and β of a volume must be finite.", got="NaN or infinite voxels.", remedy="repair the volume."
         )
     pitch = scan.geometry.object_pixel_m
     if not np.allclose(voxel_size_m[1:], pitch, rtol=1e-3, atol=0):
         raise PlanError(
-            "The volume's voxels must have the pitch at which the detector samples the object.",
+            "The lateral voxel size must equal the scan's object pixel.",
             got=f"voxels of {voxel_size_m[1]:.4g} × {voxel_size_m[2]:.4g} m for object pixels of "
             f"{pitch[0]:.4g} × {pitch[1]:.4g} m.",
-            remedy="resample the volume, or correct the distances from focus and detector or the pixel size.",
+            remedy="resample the volume, or correct the focus distance, the detector distance or the pixel size.",
         )
     if len(np.unique(scan.geometry.angle_rad)) > 1 and not np.isclose(
         voxel_size_m[0], voxel_size_m[2], rtol=1e-3, atol=0
     ):
         raise PlanError(
-            "A volume that is turned needs voxels as deep as wide.",
+            "A rotated volume needs voxels that are as deep as wide.",
             got=f"{voxel_size_m[0]:.4g} m along z, {voxel_size_m[2]:.4g} m along x.",
             remedy="resample the volume.",
         )
     if slices is not None and not 1 <= slices <= delta.shape[0]:
         raise PlanError(
-            "A slice holds at least one plane of the volume.",
+            "A slice contains at least one plane of the volume.",
             got=f"{slices} slices for {delta.shape[0]} planes.",
-            remedy="leave slices out, or ask for fewer.",
+            remedy="leave slices out, or use fewer.",
         )

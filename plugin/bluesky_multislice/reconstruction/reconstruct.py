@@ -1,4 +1,4 @@
-"""The reconstruction: scan and plan in, volume out. Every rank calls it."""
+"""Reconstruction of a volume from a scan and a plan; collective calls of all ranks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,24 +9,24 @@ from torch import Tensor
 
 from bluesky_multislice.measurement import Scan, ScanGeometry, VolumeGrid, pattern_warnings
 from bluesky_multislice.parallel import Mesh, Slab
-from bluesky_multislice.planning import Plan, with_probe_light
+from bluesky_multislice.planning import Plan, with_probe_intensity
 from bluesky_multislice.reconstruction.fits_in_turn import (
-    Look,
-    Watch,
-    fit_in_turn,
+    FitObserver,
+    VolumeCallback,
     load_data,
+    run_fits,
     with_best_smoothing,
     with_fewest_modes,
 )
 from bluesky_multislice.reconstruction.start import (
-    Light,
+    FrameStatistics,
     empty_beam,
     find_axis_pixels,
     first_probe,
     first_volume,
-    light_of_frames,
-    measure_light,
+    measure_mean_frame,
     move_axis,
+    probe_intensity_from_frames,
 )
 from bluesky_multislice.solvers import (
     Epoch,
@@ -42,18 +42,18 @@ from bluesky_multislice.solvers import (
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """A volume and how it came about.
+    """A reconstructed volume, with its plan and quality.
 
     Attributes:
-        plan: what was done.
-        geometry: the scan's geometry, about the axis that was found.
-        solution: the unknowns and the course of the fit; δ and β of the rows that this rank holds.
-        warnings: what a person should know about the frames.
-        saturated_pixels: how many pixels of all frames to fit were left out because they are saturated.
-        axis_pixels: how far the rotation axis was found from where the scan has it, along x, pixels of the volume; None
-            where it was not looked for, or not found.
-        start: what the volume started from.
-        shell_correlation: of δ from two halves of the views; None where the plan does not ask for it.
+        plan: the plan, with choices made by short fits.
+        geometry: the scan's geometry, relative to the rotation axis that was found.
+        solution: the solution of the fit; δ and β of this rank's rows.
+        warnings: warnings about the frames.
+        saturated_pixels: number of saturated pixels excluded from all fitted frames.
+        axis_pixels: shift of the rotation axis along x from the scan's, in pixels of the volume; None if it was not
+            searched or not found.
+        start: kind of initial guess.
+        shell_correlation: Fourier shell correlation of δ from two halves of the views; None if not planned.
     """
 
     plan: Plan
@@ -67,7 +67,7 @@ class Reconstruction:
 
     @property
     def position_m(self) -> NDArray[np.float64]:
-        """(view, 2) positions (y, x) with what was refined of them."""
+        """(view, 2) positions (y, x) including refined shifts."""
         found, position_m = self.solution.differences, self.geometry.position_m
         if "positions" in found:
             position_m = position_m + found["positions"].cpu().numpy()
@@ -78,26 +78,26 @@ class Reconstruction:
 
     @property
     def grid(self) -> VolumeGrid:
-        """The volume's grid, as deep as it was refined to be, and as wide as the distance of patterns says."""
+        """Grid of the volume, with refined depth, and with the refined distance of far-field patterns."""
         return _refined_grid(self.plan.grid, self.geometry, self.solution)
 
 
 def _refined_grid(grid: VolumeGrid, geometry: ScanGeometry, solution: Solution) -> VolumeGrid:
-    (depth, y, x), wider = grid.voxel_size_m, _wider(geometry, solution)
-    more = solution.differences.get("slice_spacing")
-    if more is not None:
-        depth *= 1 + float(more.sum()) / grid.thickness_m
+    (depth, y, x), scale = grid.voxel_size_m, _pixel_scale(geometry, solution)
+    spacing = solution.differences.get("slice_spacing")
+    if spacing is not None:
+        depth *= 1 + float(spacing.sum()) / grid.thickness_m
     if len(np.unique(geometry.angle_rad)) > 1:
-        depth *= wider
-    return replace(grid, voxel_size_m=(depth, wider * y, wider * x))
+        depth *= scale
+    return replace(grid, voxel_size_m=(depth, scale * y, scale * x))
 
 
-def _wider(geometry: ScanGeometry, solution: Solution) -> float:
-    """Return the object's pixel over the scan's, where the distance of far-field patterns was refined."""
-    further = solution.differences.get("distance")
-    if further is None or geometry.detector.regime == "near_field":
+def _pixel_scale(geometry: ScanGeometry, solution: Solution) -> float:
+    """Return the ratio of refined to original object pixel, for a refined distance of far-field patterns."""
+    difference = solution.differences.get("distance")
+    if difference is None or geometry.detector.regime == "near_field":
         return 1.0
-    return 1 + float(further.mean()) / float(geometry.distance_m.mean())
+    return 1 + float(difference.mean()) / float(geometry.distance_m.mean())
 
 
 def reconstruct(
@@ -106,74 +106,74 @@ def reconstruct(
     mesh: Mesh,
     report: Callable[[Epoch], None] = lambda epoch: None,
     journal: Journal | None = None,
-    look: Look = lambda slab, delta: None,
+    observe_volume: VolumeCallback = lambda slab, delta: None,
 ) -> Reconstruction:
     """Reconstruct the volume of a scan.
 
     Args:
-        scan: what was measured; each rank reads only its own frames.
+        scan: the scan; each rank reads only its own frames.
         plan: from ``make_plan``.
         mesh: the ranks.
-        report: called after every epoch, also those that an earlier run has done.
-        journal: keeps the fits' state now and then, and may know that of an earlier run, which then goes on.
-        look: called on every rank after every epoch, to see the volume as it is.
+        report: called after every epoch, including the epochs of an earlier run.
+        journal: writes checkpoints, and resumes from those of an earlier run.
+        observe_volume: called on every rank after every epoch, with access to the present volume.
 
     Raises:
-        FramesError: a frame cannot be used, or no frame has any light.
-        Interrupted: the job was asked to stop.
-        JobError: the plan asks for fused kernels, which cannot serve here.
+        FramesError: a frame cannot be used, or all frames are dark.
+        Interrupted: a stop of the job was requested.
+        JobError: the plan requires fused kernels, which are unavailable here.
     """
     choose_kernels(plan.kernels, mesh)
     if plan.joint_illumination:
         scan = replace(scan, frames=scan.frames.undivided())
     fitted, held = split_views(scan.geometry.views, plan.held_back_every)
     own_fitted, own_held = (views[mesh.share(len(views))] for views in (fitted, held))
-    light = measure_light(scan, own_fitted, own_held, plan.saturated, mesh)
-    probe = first_probe(scan, plan, light.mean_frame, light.scale, mesh)
-    axis_pixels = find_axis_pixels(scan, plan, probe, light.scale, mesh) if plan.find_axis else None
+    statistics = measure_mean_frame(scan, own_fitted, own_held, plan.saturated, mesh)
+    probe = first_probe(scan, plan, statistics.mean_frame, statistics.scale, mesh)
+    axis_pixels = find_axis_pixels(scan, plan, probe, statistics.scale, mesh) if plan.find_axis else None
     if axis_pixels:
         scan = move_axis(scan, axis_pixels, plan.grid.voxel_size_m[2])
-    fits = _Fits(scan, plan, probe, light, mesh, journal)
-    solution, start, plan = fits.of(fitted, held, Watch(report, look), "all views")
-    agreement = fits.agreement(plan, fitted, held, solution) if plan.shell_correlation else None
-    wider = _wider(scan.geometry, solution)
-    if wider != 1 and len(np.unique(scan.geometry.angle_rad)) > 1:
-        # What was fitted is the phase that a voxel gives.
-        solution = replace(solution, delta=solution.delta / wider, beta=solution.beta / wider)
+    fits = _ScanFits(scan, plan, probe, statistics, mesh, journal)
+    solution, start, plan = fits.fit(fitted, held, FitObserver(report, observe_volume), "all views")
+    correlation = fits.half_data_correlation(plan, fitted, held, solution) if plan.shell_correlation else None
+    scale = _pixel_scale(scan.geometry, solution)
+    if scale != 1 and len(np.unique(scan.geometry.angle_rad)) > 1:
+        # The fit determines the phase per voxel, so that larger voxels have smaller δ and β.
+        solution = replace(solution, delta=solution.delta / scale, beta=solution.beta / scale)
     return Reconstruction(
         plan,
         scan.geometry,
-        solution.with_probe_in(np.sqrt(light.scale)),
+        solution.with_probe_in(np.sqrt(statistics.scale)),
         warnings=(
-            *pattern_warnings(scan.geometry, light.mean_frame, scan.probe),
-            *light.warnings,
+            *pattern_warnings(scan.geometry, statistics.mean_frame, scan.probe),
+            *statistics.warnings,
             *_axis_warnings(plan, axis_pixels),
         ),
-        saturated_pixels=light.saturated_pixels,
+        saturated_pixels=statistics.saturated_pixels,
         axis_pixels=axis_pixels,
         start=start,
-        shell_correlation=agreement,
+        shell_correlation=correlation,
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _Fits:
-    """What every fit of a scan's views starts from: the scan about its axis, a probe and the frames' light."""
+class _ScanFits:
+    """Fits of a scan's views, with their common inputs: scan, plan, initial probe and frame statistics."""
 
     scan: Scan
     plan: Plan
     probe: Tensor
-    light: Light
+    statistics: FrameStatistics
     mesh: Mesh
     journal: Journal | None
 
-    def of(
-        self, fitted: NDArray[np.intp], held: NDArray[np.intp], watch: Watch, name: str
+    def fit(
+        self, fitted: NDArray[np.intp], held: NDArray[np.intp], observer: FitObserver, name: str
     ) -> tuple[Solution, str, Plan]:
-        """Return the solution of some views, what it started from, and the plan with what was chosen on the way."""
-        scan, plan, mesh, journal, scale = self.scan, self.plan, self.mesh, self.journal, self.light.scale
+        """Return the solution for these views, the kind of initial guess, and the plan as completed by short fits."""
+        scan, plan, mesh, journal, scale = self.scan, self.plan, self.mesh, self.journal, self.statistics.scale
         if journal:
-            journal.look()
+            journal.raise_if_stop_requested()
         plan = with_fewest_modes(scan, plan, fitted, self.probe, scale, mesh, journal)
         probe = self.probe[: plan.probe_modes]
         volumes, start = first_volume(scan, plan, fitted, held, probe, scale, mesh)
@@ -182,26 +182,28 @@ class _Fits:
             empty = empty_beam(scan, plan, scale, mesh.device)
             data = replace(data, fitted=replace(data.fitted, empty=empty))
         plan = with_best_smoothing(data, plan, probe, volumes, mesh, journal)
-        lit = with_probe_light(plan, light_of_frames(probe, scan, plan, self.light.mean_frame / scale))
-        return fit_in_turn(data, lit, probe, volumes, mesh, watch, journal, name), start, plan
+        plan_with_probe = with_probe_intensity(
+            plan, probe_intensity_from_frames(probe, scan, plan, self.statistics.mean_frame / scale)
+        )
+        return run_fits(data, plan_with_probe, probe, volumes, mesh, observer, journal, name), start, plan
 
-    def agreement(
+    def half_data_correlation(
         self, plan: Plan, fitted: NDArray[np.intp], held: NDArray[np.intp], solution: Solution
     ) -> ShellCorrelation:
-        """Return how far two halves of the views agree, each fitted as the whole was."""
+        """Return the shell correlation of two halves of the views, each fitted like all views."""
         geometry, slab = self.scan.geometry, Slab(self.mesh, plan.grid.shape[1])
         pairs = zip(halves(geometry, fitted), halves(geometry, held), ("first half", "second half"), strict=True)
-        alike = replace(self, plan=plan)
-        deltas = [slab.join(alike.of(some, judging, Watch(), name)[0].delta) for some, judging, name in pairs]
+        fits = replace(self, plan=plan)
+        deltas = [slab.join(fits.fit(half, held_half, FitObserver(), name)[0].delta) for half, held_half, name in pairs]
         voxel_size_m = _refined_grid(plan.grid, geometry, solution).voxel_size_m
         axes = voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else voxel_size_m[1:]
         return shell_correlation(deltas[0], deltas[1], axes)
 
 
 def _axis_warnings(plan: Plan, axis_pixels: float | None) -> tuple[str, ...]:
-    """Return what is odd about where the rotation axis was found."""
+    """Return warnings about the rotation axis."""
     if plan.find_axis and axis_pixels is None:
-        return ("the holograms do not tell where the rotation axis is: it stays where the scan has it",)
+        return ("the rotation axis was not found in the holograms: the scan's axis is used",)
     if axis_pixels is not None and abs(axis_pixels) > 1:
-        return (f"the rotation axis was found {axis_pixels:+.2f} pixels in x from where the scan has it",)
+        return (f"the rotation axis was found {axis_pixels:+.2f} pixels along x from the scan's axis",)
     return ()

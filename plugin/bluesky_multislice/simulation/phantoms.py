@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
-from bluesky_multislice.reconstruction import add_photon_noise, photon_scale, predict_frames
+from bluesky_multislice.reconstruction import add_photon_noise, photon_scale, simulate_frames
 
 _VOXEL_M = 1e-9
 
@@ -37,7 +37,7 @@ class Sample:
         shape = (self.geometry.views, *self.geometry.detector.shape)
         scan = Scan(self.geometry, Frames(np.broadcast_to(np.zeros(1, np.float32), shape)), self.probe)
         pitch = (self.voxel_size_m, self.voxel_size_m, self.voxel_size_m)
-        expected = np.array(list(predict_frames(scan, self.delta, self.beta, voxel_size_m=pitch)))
+        expected = np.array(list(simulate_frames(scan, self.delta, self.beta, voxel_size_m=pitch)))
         scale = photon_scale(self.geometry, expected, self.photons)
         return add_photon_noise(expected, scale=scale, seed=seed).astype(np.uint32)
 

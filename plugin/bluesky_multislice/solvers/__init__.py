@@ -1,23 +1,23 @@
-"""Data fidelity, regularisers, the fit and what it gives back."""
+"""Data fidelity, priors, optimisers, the fit and its solution."""
 
 from bluesky_multislice.solvers.empty_beam import EmptyBeam
 from bluesky_multislice.solvers.fidelity import FidelityName
-from bluesky_multislice.solvers.fit import fit, judge
+from bluesky_multislice.solvers.fit import evaluate, fit
 from bluesky_multislice.solvers.journal import FitJournal, Interrupted, Journal
 from bluesky_multislice.solvers.kernel_choice import choose_kernels
 from bluesky_multislice.solvers.optimisers import ObjectOptimiser, OptimiserName
-from bluesky_multislice.solvers.priors import Priors, add_gradient_of_penalty, bound, cylinder_support
+from bluesky_multislice.solvers.priors import Priors, add_gradient_of_penalty, apply_bounds, cylinder_support
 from bluesky_multislice.solvers.refinement import Quantity, RefinementSettings, Schedule, Scheduled
 from bluesky_multislice.solvers.shell_correlation import ShellCorrelation, halves, shell_correlation
 from bluesky_multislice.solvers.solution import Epoch, Solution
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import (
     FramesIn,
-    ReadAhead,
+    Prefetcher,
     ViewSet,
-    in_batches,
-    lanes_of,
+    assign_lanes,
     load_views,
+    make_batches,
     share_held_back,
     share_views,
     split_views,
@@ -34,9 +34,9 @@ __all__ = [
     "Journal",
     "ObjectOptimiser",
     "OptimiserName",
+    "Prefetcher",
     "Priors",
     "Quantity",
-    "ReadAhead",
     "RefinementSettings",
     "Schedule",
     "Scheduled",
@@ -45,15 +45,15 @@ __all__ = [
     "Unknowns",
     "ViewSet",
     "add_gradient_of_penalty",
-    "bound",
+    "apply_bounds",
+    "assign_lanes",
     "choose_kernels",
     "cylinder_support",
+    "evaluate",
     "fit",
     "halves",
-    "in_batches",
-    "judge",
-    "lanes_of",
     "load_views",
+    "make_batches",
     "share_held_back",
     "share_views",
     "shell_correlation",

@@ -1,7 +1,7 @@
-"""The end game: conjugate gradients over all frames at once, without the noise of batches.
+"""Final fit steps by conjugate gradients over all frames at once, without the noise of batches.
 
-Polak and Ribière's direction, restarted where it would point uphill, weighted by the light that each voxel gets
-(Nocedal & Wright, Numerical Optimization, 5.2).
+Direction of Polak and Ribière, preconditioned by the exposure of each voxel, and restarted if it is no descent
+direction (Nocedal & Wright, Numerical Optimization, 5.2).
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from bluesky_multislice.solvers.views import ViewSet
 
 
 class ConjugateGradients:
-    """Moves the object alone; a step takes about the time of one and a half epochs.
+    """Conjugate gradients on the object alone; a step takes about as long as 1.5 epochs.
 
     Args:
-        unknowns: what is fitted.
+        unknowns: object and probe.
         frames: this rank's frames to fit.
-        settings: of the fit.
+        settings: fit settings.
         weight: factor on the gradient of each voxel, broadcasts to the object.
         noise: see ``regularisers.penalty``.
         mesh: the ranks.
@@ -38,7 +38,7 @@ class ConjugateGradients:
         self._before: tuple[Tensor, Tensor, Tensor] | None = None
 
     def step(self) -> float:
-        """Go to the bottom along the next direction; return the mean misfit before."""
+        """Move to the minimum along the next direction; return the mean misfit before the step."""
         loss, gradient = self._gradient()
         steepest = self._weight * gradient
         direction = steepest
@@ -50,27 +50,27 @@ class ConjugateGradients:
             if dot(gradient, direction) <= 0:
                 direction = steepest
         self._before = gradient, steepest, direction
-        bend = self._curvature(direction)
-        if bend > 0:
-            self._unknowns.move(-self._unknowns.dot(gradient, direction) / bend * direction)
+        second_derivative = self._curvature(direction)
+        if second_derivative > 0:
+            self._unknowns.move(-self._unknowns.dot(gradient, direction) / second_derivative * direction)
         return loss
 
     def state(self) -> dict[str, Tensor]:
-        """Return what it remembers, by name, of the volume's shape."""
+        """Return the state by name; its tensors have the volume's shape."""
         found = {"volume/polish_weight": self._weight}
         if self._before is not None:
             found["volume/polish_gradient"], _, found["volume/polish_direction"] = self._before
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state`` returned."""
+        """Restore what ``state`` returned."""
         self._weight = state["volume/polish_weight"]
         if "volume/polish_gradient" in state:
             gradient, direction = state["volume/polish_gradient"], state["volume/polish_direction"]
             self._before = gradient, self._weight * gradient, direction
 
     def _gradient(self) -> tuple[float, Tensor]:
-        """Return the mean misfit and the gradient of misfit and regularisers, 0 where a bound is in its way."""
+        """Return the mean misfit and the gradient of misfit and regularisers; 0 where it would violate a bound."""
         settings = self._settings
         total = add_gradients(self._unknowns, self._frames, self._batches, settings)
         gradient = self._unknowns.gradients()[0]
@@ -79,7 +79,7 @@ class ConjugateGradients:
         self._unknowns.gather_gradient()
         self._add_gradient_of_penalty(self._unknowns.object.detach(), gradient)
         gradient = self._unknowns.gradients()[0].clone()
-        self._unknowns.forget_gradients()
+        self._unknowns.zero_gradients()
         if settings.positivity:
             gradient[(self._unknowns.object <= 0) & (gradient > 0)] = 0
         return float(total[0] / total[1]), gradient
@@ -87,12 +87,12 @@ class ConjugateGradients:
     def _curvature(self, direction: Tensor) -> float:
         """Return the second derivative of misfit and regularisers along a direction."""
         settings, probing_rad = self._settings, self._settings.object_step_rad
-        bend = curvature(self._unknowns, self._frames, self._batches, direction, probing_rad, self._mesh)
-        if bend > 0 and settings.priors.weighted:
+        second_derivative = curvature(self._unknowns, self._frames, self._batches, direction, probing_rad, self._mesh)
+        if second_derivative > 0 and settings.priors.weighted:
             part = probing_rad / self._unknowns.slab.largest(float(torch.linalg.vector_norm(direction, torch.inf)))
             slopes = [self._slope_of_penalty(by, direction) for by in (-part, part)]
-            bend += (slopes[1] - slopes[0]) / (2 * part)
-        return bend
+            second_derivative += (slopes[1] - slopes[0]) / (2 * part)
+        return second_derivative
 
     def _slope_of_penalty(self, by: float, direction: Tensor) -> float:
         gradient = torch.zeros_like(direction)

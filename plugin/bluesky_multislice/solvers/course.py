@@ -1,4 +1,4 @@
-"""What the loop of a fit carries from epoch to epoch beside the unknowns: how far it is, and its random numbers."""
+"""Progress of a fit, and the state of its random numbers."""
 
 import json
 import math
@@ -14,16 +14,16 @@ from bluesky_multislice.solvers.solution import Epoch, Status
 
 
 @dataclass(frozen=True)
-class Begun:
-    """An epoch between two of its steps.
+class EpochProgress:
+    """Progress of an epoch that is stopped between two steps.
 
     Attributes:
-        lanes: number of lanes that its steps take batches from.
-        batch_views: most views of a batch.
-        batches_per_lane: batches of each lane in a step.
-        steps: how many it has done.
-        misfit: of their frames, summed, before each of them.
-        pixels: that it is summed over.
+        lanes: number of lanes; a step takes batches from each.
+        batch_views: largest number of views per batch.
+        batches_per_lane: batches of each lane per step.
+        steps: steps done.
+        misfit: misfit summed over the frames of these steps, each before its step.
+        pixels: number of pixels in this sum.
     """
 
     lanes: int
@@ -35,49 +35,56 @@ class Begun:
 
 
 @dataclass
-class Course:
-    """How far a fit is.
+class FitProgress:
+    """Progress of a fit.
 
     Attributes:
-        empty: whether the volume was empty at its start.
-        least_loss: the start's misfit of the frames that judge; inf where there were none.
-        best_epoch: epoch that explained them best so far; 0 before the first.
-        best_loss: its misfit.
-        noise: see ``regularisers.noise_of_vacuum``.
-        status: why it ended.
-        ended: whether it has.
-        history: one row an epoch.
-        begun: the epoch behind them, where it is kept between two of its steps.
+        empty: whether the initial guess is an empty volume.
+        initial_loss: misfit of the initial guess on the validation frames, or on the fitted frames if none are held
+            back; inf if there are no frames.
+        best_epoch: epoch with the lowest misfit so far; 0 before the first.
+        best_loss: misfit of that epoch.
+        noise: see ``regularisers.vacuum_noise_weight``.
+        status: why the fit ended.
+        ended: whether the fit has ended.
+        history: one row per epoch.
+        partial_epoch: the epoch after ``history``, if the fit is stopped between two of its steps.
     """
 
     empty: bool
-    least_loss: float
+    initial_loss: float
     best_epoch: int = 0
     best_loss: float = math.inf
     noise: float = 0.0
     status: Status = "epochs_spent"
     ended: bool = False
     history: list[Epoch] = field(default_factory=list)
-    begun: Begun | None = None
+    partial_epoch: EpochProgress | None = None
 
     @property
     def seconds(self) -> float:
-        """Seconds since it began, less those between an interruption and its resumption."""
+        """Seconds since the start, without the time between an interruption and its resumption."""
         return self.history[-1].seconds if self.history else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain lists and numbers, for JSON."""
-        return asdict(self)
+        """Return plain lists and numbers for JSON, with the keys that checkpoints use."""
+        return {_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Course":
+    def from_dict(cls, values: Mapping[str, Any]) -> "FitProgress":
         """Rebuild it from ``as_dict``."""
-        begun = None if values["begun"] is None else Begun(**values["begun"])
-        return cls(**{**values, "history": [Epoch(**row) for row in values["history"]], "begun": begun})
+        names = {key: name for name, key in _KEYS.items()}
+        found = {names.get(key, key): value for key, value in values.items()}
+        partial = None if found["partial_epoch"] is None else EpochProgress(**found["partial_epoch"])
+        return cls(**{**found, "history": [Epoch(**row) for row in found["history"]], "partial_epoch": partial})
+
+
+_KEYS = {"initial_loss": "least_loss", "partial_epoch": "begun"}
+"""Field of ``FitProgress`` → its key in checkpoints, where they differ."""
 
 
 def random_state(rank: int, shuffles: Mapping[int, np.random.Generator]) -> dict[str, Tensor]:
-    """Return the state of random numbers, by name: of the order of views in each lane, and PyTorch's of this rank."""
+    """Return the random state by name: the order of views in each lane, and PyTorch's generator of this rank."""
     found = {f"rank{rank}/torch": torch.get_rng_state()}
     for lane, shuffle in shuffles.items():
         text = json.dumps(shuffle.bit_generator.state).encode()
@@ -86,7 +93,7 @@ def random_state(rank: int, shuffles: Mapping[int, np.random.Generator]) -> dict
 
 
 def load_random_state(state: Mapping[str, Tensor], shuffles: Mapping[int, np.random.Generator]) -> None:
-    """Go on from ``random_state``; a lane or a rank that was not there before keeps what it has."""
+    """Restore what ``random_state`` returned; lanes and ranks that it does not name keep their state."""
     for lane, shuffle in shuffles.items():
         if f"sampler/{lane}" in state:
             shuffle.bit_generator.state = json.loads(bytes(state[f"sampler/{lane}"].tolist()))

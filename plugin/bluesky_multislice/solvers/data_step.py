@@ -1,4 +1,4 @@
-"""The step of a descent from the data, so that none is set by hand."""
+"""Step length of gradient descent from a line search."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from bluesky_multislice.solvers.unknowns import Unknowns
 from bluesky_multislice.solvers.views import ViewSet
 
 
-def step_to_the_bottom(
+def line_search_step(
     unknowns: Unknowns,
     frames: ViewSet,
     batches: Sequence[NDArray[np.intp]],
@@ -20,21 +20,21 @@ def step_to_the_bottom(
     probing_rad: float,
     mesh: Mesh,
 ) -> float:
-    """Return the multiple of a direction that leads down to the bottom of the misfit, seen as a parabola.
+    """Return the step along a direction that minimises the misfit, in its quadratic approximation.
 
     Args:
-        unknowns: with the mean gradient of all ranks' batches.
+        unknowns: object and probe with the mean gradient of all ranks' batches.
         frames: this rank's frames.
-        batches: indices of those that the gradient is of; none on a rank that has none left.
-        direction: uphill, shaped like the object.
-        probing_rad: largest change, radians through the whole volume.
+        batches: view indices of the gradient; empty on a rank without batches.
+        direction: direction of ascent, shaped like the object.
+        probing_rad: largest change of the object in a finite difference, radians through the whole volume.
         mesh: the ranks.
 
     Returns:
-        a length; 0 where the frames do not change along the direction.
+        the step as a multiple of the direction; 0 if the frames do not change along it.
     """
-    bend = curvature(unknowns, frames, batches, direction, probing_rad, mesh)
-    return unknowns.slope(direction) / bend if bend > 0 else 0.0
+    second_derivative = curvature(unknowns, frames, batches, direction, probing_rad, mesh)
+    return unknowns.slope(direction) / second_derivative if second_derivative > 0 else 0.0
 
 
 @torch.no_grad()
@@ -48,25 +48,25 @@ def curvature(
 ) -> float:
     """Return the second derivative of the mean misfit along a direction of the object.
 
-    It is that of Gauss and Newton, 2·Σ(Δ√I)² over the pixels, where Δ√I is how the expected amplitudes answer to a
-    small change. Source of the metric: Nocedal & Wright, Numerical Optimization, 10.3.
+    Uses the Gauss–Newton approximation, 2·Σ(Δ√I)² over the pixels, with the change Δ√I of the expected amplitudes for a
+    small change of the object. Source: Nocedal & Wright, Numerical Optimization, 10.3.
 
     Args:
-        unknowns: what is fitted.
+        unknowns: object and probe.
         frames: this rank's frames.
-        batches: indices of those that count.
+        batches: view indices.
         direction: shaped like the object.
-        probing_rad: largest change, radians through the whole volume.
+        probing_rad: largest change of the object, radians through the whole volume.
         mesh: the ranks.
     """
     largest = unknowns.slab.largest(float(torch.linalg.vector_norm(direction, torch.inf)))
     if largest == 0:
         return 0.0
     part = probing_rad / largest
-    # Where ranks share planes there is no memory for a copy of all, and an empty object needs none.
+    # If ranks share planes, memory has no room for a copy of the object; an empty object needs no copy.
     empty = not unknowns.object.any()
     saved = None if unknowns.shares_planes or empty else unknowns.object.detach().clone()
-    answer = torch.zeros(2, dtype=torch.float64, device=mesh.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=mesh.device)
     for batch in batches:
         before = _amplitude(unknowns, frames, batch)
         unknowns.object.sub_(direction, alpha=part)
@@ -77,12 +77,12 @@ def curvature(
             unknowns.object.add_(direction, alpha=part)
         else:
             unknowns.object.copy_(saved)
-        answer += torch.stack([difference.square().sum(dtype=torch.float64), len(difference) * frames.mask.sum()])
+        sums += torch.stack([difference.square().sum(dtype=torch.float64), len(difference) * frames.mask.sum()])
     unknowns.gather()
-    mesh.sum(answer)
-    return 2 * float(answer[0] / answer[1]) / part**2
+    mesh.sum(sums)
+    return 2 * float(sums[0] / sums[1]) / part**2
 
 
 def _amplitude(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp]) -> Tensor:
     """Return the expected amplitude (view, y, x) of good pixels."""
-    return frames.mask * torch.sqrt(unknowns.expect(frames.views[batch]))
+    return frames.mask * torch.sqrt(unknowns.expected_intensity(frames.views[batch]))

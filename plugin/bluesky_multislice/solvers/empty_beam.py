@@ -1,4 +1,4 @@
-"""Frames without a sample: what the probe alone has to explain while it is fitted with the volume."""
+"""Misfit of flats, frames without a sample that the probe must fit as well if it is fitted with the object."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ class EmptyBeam:
     """Flats as data.
 
     Attributes:
-        model: of a grid of one plane, by projection.
-        views: a view of each place of the detector that flats were taken at.
-        amplitude: (place, y, x) root of the flats, in the units of the frames' amplitude.
-        mask: (y, x) 1 where a pixel is good, else 0.
+        model: projection model with a grid of one plane.
+        views: one view per detector position at which flats were taken.
+        amplitude: (place, y, x) square root of the flats, in units of the frames' amplitude.
+        mask: (y, x) 1 for good pixels, else 0.
     """
 
     model: ForwardModel
@@ -26,7 +26,7 @@ class EmptyBeam:
     mask: Tensor
 
     def misfit(self, probe: Tensor, fidelity: FidelityName) -> Tensor:
-        """Return the misfit of a flat, the mean over places, differentiable in the probe (mode, y, x)."""
-        nothing = torch.zeros(self.model.grid.shape, device=probe.device)
-        expected = self.model(nothing, nothing, probe, self.views)
+        """Return the misfit of a flat, averaged over detector positions; differentiable in the probe (mode, y, x)."""
+        no_object = torch.zeros(self.model.grid.shape, device=probe.device)
+        expected = self.model(no_object, no_object, probe, self.views)
         return FIDELITIES[fidelity](expected, self.amplitude, self.mask) / len(self.views)

@@ -1,11 +1,11 @@
-"""How far expected intensities are from measured ones: one table of data fidelities by name.
+"""Data fidelities: misfits between expected and measured frames, in one table by name.
 
-Shapes: frames (view, y, x), in units of their mean intensity; mask (y, x) is 1 where a pixel is good. A pixel that is
+Shapes: frames (view, y, x), in units of their mean intensity; mask (y, x) is 1 for good pixels. A pixel that is
 not to be used in one frame only, such as a saturated one, is NaN in that frame's measured amplitude.
 
-Every fidelity is a sum over good pixels with one normalisation: where a frame is too bright by one small part e, each
-gives ¼e²·ΣI, and where all pixels of a frame are equally bright they agree to second order in any error. So one step
-and one weight of a regulariser serve all of them.
+Every fidelity is a sum over good pixels with a common normalisation. For a frame that is too bright by a small fraction
+e, each gives ¼e²·ΣI. For frames of uniform brightness, all agree to second order in any error. The same step length
+and regulariser weights therefore suit all of them.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from torch import Tensor
 FidelityName = Literal["amplitude", "poisson", "intensity"]
 
 _DARK = 1e-4
-"""Intensity, relative to the mean, that is added to model and measurement so that the logarithm of dark pixels ends."""
+"""Intensity, relative to the mean, added to model and measurement to keep the logarithm of dark pixels finite."""
 
 _ROOT_FLOOR = 1e-12
-"""Intensity, relative to the mean, below which the root of a model's intensity is no steeper."""
+"""Intensity, relative to the mean, added to the model's intensity to limit the slope of its root."""
 
 
 class Fidelity(Protocol):
@@ -37,7 +37,7 @@ def amplitude_misfit(expected: Tensor, measured_amplitude: Tensor, mask: Tensor)
     Source: Thibault & Guizar-Sicairos, New J. Phys. 14, 063004 (2012).
     """
     if _are_plain_frames(expected, measured_amplitude, mask):
-        # numba takes a second to import, which those who compute nothing need not wait for.
+        # Imported here because importing numba takes a second.
         from bluesky_multislice.solvers import fused_misfit
 
         return fused_misfit.amplitude_misfit(expected, measured_amplitude, mask, _ROOT_FLOOR)
@@ -46,7 +46,7 @@ def amplitude_misfit(expected: Tensor, measured_amplitude: Tensor, mask: Tensor)
 
 
 def _are_plain_frames(expected: Tensor, measured_amplitude: Tensor, mask: Tensor) -> bool:
-    """Whether frames (view, y, x) and a mask (y, x) are in single precision on the processor."""
+    """Whether frames (view, y, x) and mask (y, x) are float32 tensors on the CPU."""
     tensors = expected, measured_amplitude, mask
     return expected.shape == measured_amplitude.shape == (len(expected), *mask.shape) and all(
         tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors

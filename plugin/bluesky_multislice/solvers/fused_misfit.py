@@ -1,4 +1,4 @@
-"""The amplitude misfit in single precision on the processor, with its gradient, in one pass over memory."""
+"""Amplitude misfit and its gradient in one pass over memory, for float32 tensors on the CPU."""
 
 from typing import cast
 
@@ -17,8 +17,8 @@ def amplitude_misfit(expected: Tensor, measured_amplitude: Tensor, mask: Tensor,
     """Return Σ(√(I_model + floor) − √I)² over good pixels.
 
     Args:
-        expected: I_model (view, y, x), float32 on the processor.
-        measured_amplitude: √I (view, y, x); NaN where a pixel is not to be used in a frame.
+        expected: I_model (view, y, x), float32 on the CPU.
+        measured_amplitude: √I (view, y, x); NaN for pixels that are unusable in a frame.
         mask: (y, x) weight of each pixel.
         floor: intensity.
     """
@@ -47,16 +47,16 @@ class _AmplitudeMisfit(torch.autograd.Function):
 
 @compiled("void(float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1], float32, float64[::1], int64, int64)")
 def _misfit(expected, measured, slope, mask, floor, misfit, first, last):
-    """Leave each frame's misfit, and its derivative in the expected intensity of each pixel."""
+    """Write each frame's misfit, and its derivative with respect to the expected intensity of each pixel."""
     pixels = mask.size
     parts = np.empty(pixels, float32)
     for view in range(first, last):
-        model, seen, derivative = expected[view], measured[view], slope[view]
+        model, amplitudes, derivative = expected[view], measured[view], slope[view]
         for i in range(pixels):
-            # What is not finite differs from itself when it is subtracted.
-            finite = seen[i] - seen[i] == float32(0)
+            # A value that is not finite minus itself is NaN.
+            finite = amplitudes[i] - amplitudes[i] == float32(0)
             weight = mask[i] if finite else float32(0)
-            amplitude = seen[i] if finite else float32(0)
+            amplitude = amplitudes[i] if finite else float32(0)
             root = np.sqrt(model[i] + floor)
             difference = root - amplitude
             derivative[i] = weight * (difference / root)

@@ -1,4 +1,4 @@
-"""Small random cases that fused kernels and general ones compute on one device, to see how far they differ."""
+"""Small random cases for the comparison of fused and general kernels on one device."""
 
 import functools
 import math
@@ -13,20 +13,20 @@ from bluesky_multislice.optics.interpolation import rotate_in_planes
 from bluesky_multislice.optics.taps import KERNELS
 from bluesky_multislice.optics.transmission import EagerSlice, Slice
 from bluesky_multislice.solvers.optimisers import Adam, Descent, Nesterov, gradient_of
-from bluesky_multislice.solvers.priors import Bounds, Priors, add_gradient_of_penalty, bound, weights_of_a_voxel
+from bluesky_multislice.solvers.priors import Bounds, Priors, add_gradient_of_penalty, apply_bounds, voxel_weights
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
-"""What fused kernels have computed, and what general ones have."""
+"""Results of fused kernels, paired with those of general kernels."""
 
 
 def largest_difference(pairs: Pairs) -> float:
-    """Return the largest difference of a pair, relative to the norm of its second; infinite where it is no number."""
+    """Return the largest relative difference of a pair, by the norm of its second tensor; infinite if not finite."""
     differences = [float((found.detach() - known).norm() / known.norm()) for found, known in pairs]
     return max(difference if math.isfinite(difference) else math.inf for difference in differences)
 
 
 class _Random:
-    """Random tensors on a device, the same for the same calls."""
+    """Random tensors on a device, reproducible for the same sequence of calls."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._generator = device, torch.Generator().manual_seed(5)
@@ -39,9 +39,9 @@ class _Random:
 
 
 def slices(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what slices make of waves and their gradients: of a shared plane, of planes of the views' own, of windows.
+    """Yield waves and gradients of slices, for a plane shared by all views, one plane per view, and windows.
 
-    Waves have an odd number of pixels, and windows touch the plane's edges and each other.
+    Waves have an odd number of pixels; windows touch the plane's edges and each other.
     """
     from bluesky_multislice.optics.triton_slices import TritonSlice
 
@@ -51,16 +51,16 @@ def slices(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         random = _Random(device)
         delta, beta = 1e-4 * random.real(*shape), 1e-6 * random.real(*shape)
         waves = random.wave(2, views, ny, nx)
-        # A refined thickness is on the device.
+        # A refined thickness is a tensor on the device.
         for undo, strength in ((False, 1e5), (True, torch.full((), 1e5, dtype=torch.float64, device=device))):
             general = EagerSlice(delta, beta, strength, EagerSlice.window_origins(windows, waves[0], delta[None]))
             fused = TritonSlice(delta, beta, strength, TritonSlice.window_origins(windows, waves[0]))
-            results = (through_and_back(each, waves, delta, undo) for each in (fused, general))
+            results = (forward_and_adjoint(each, waves, delta, undo) for each in (fused, general))
             yield from zip(*results, strict=True)
 
 
-def through_and_back(through: Slice, waves: Tensor, like: Tensor, undo: bool) -> list[Tensor]:
-    """Return T·ψ, T·h, the gradients, and what is left in the wave's memory."""
+def forward_and_adjoint(through: Slice, waves: Tensor, like: Tensor, undo: bool) -> list[Tensor]:
+    """Return T·ψ, the adjoint T·h, the gradients, and the final content of the wave's memory."""
     incoming, h = waves[0], waves[1].clone()
     views = slice(0, len(h))
     wave = through.transmit(incoming, views, torch.empty_like(incoming))
@@ -69,8 +69,8 @@ def through_and_back(through: Slice, waves: Tensor, like: Tensor, undo: bool) ->
     return [transmitted, before, *gradients, wave]
 
 
-def turns(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield slices of a rotated volume, and their gradients in the volume and the angle."""
+def rotations(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield slices of a rotated volume, and their gradients with respect to volume and angle."""
     from bluesky_multislice.optics.triton_turns import rotate_volume
 
     nz, ny, nx, slices = 4, 5, 6, 3
@@ -82,22 +82,24 @@ def turns(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         for angle in (0.3, -2.2) if kernel == "linear" else (0.3,):
             random = _Random(device)
             volume, weight = with_y_last(random.real(nz, ny, nx)), random.real(slices, ny, nx)
-            results = (_turned_and_back(each, volume, angle, weight) for each in (fused, general))
+            results = (_rotated_and_gradients(each, volume, angle, weight) for each in (fused, general))
             yield from zip(*results, strict=True)
 
 
-def _turned_and_back(turning: Callable[..., Tensor], volume: Tensor, angle: float, weight: Tensor) -> list[Tensor]:
+def _rotated_and_gradients(
+    rotation: Callable[..., Tensor], volume: Tensor, angle: float, weight: Tensor
+) -> list[Tensor]:
     leaf, theta = volume.clone().requires_grad_(), torch.tensor(angle, dtype=torch.float64, requires_grad=True)
-    turned = turning(leaf, theta)
-    (turned * weight).sum().backward()
-    return [turned.detach(), gradient_of(leaf), gradient_of(theta)]
+    rotated = rotation(leaf, theta)
+    (rotated * weight).sum().backward()
+    return [rotated.detach(), gradient_of(leaf), gradient_of(theta)]
 
 
 _PRIORS = Priors(total_variation=3.0, total_variation_z=1.5, l1=0.5, smoothness_z=0.7)
 
 
 def descent(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a volume and its optimiser's moments after steps with a prior, a weight and bounds."""
+    """Yield a volume and its optimiser's moments after steps with regularisers, a weight and bounds."""
     free = Bounds(False, None, None, None)
     shape = (2, 3, 9, 7)
     support = with_y_last(_Random(device).real(*shape[1:]) > -0.5)
@@ -108,11 +110,13 @@ def descent(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     )
     for make in makers:
         for priors, bounds in ((_PRIORS, tight), (_PRIORS, free), (Priors(), tight)):
-            results = (_descended(step, make, priors, bounds, shape, device) for step in (_fused_step, _general_step))
+            results = (
+                _after_descent(step, make, priors, bounds, shape, device) for step in (_fused_step, _general_step)
+            )
             yield from zip(*results, strict=True)
 
 
-def _descended(
+def _after_descent(
     step: Callable,
     make: Callable[[Tensor], Descent],
     priors: Priors,
@@ -140,25 +144,25 @@ def _general_step(volume: Tensor, method: Descent, priors: Priors, bounds: Bound
     gradient.div_(_PIXELS).mul_(weight)
     method.step(_LENGTH)
     ratios = Priors(beta_over_delta_min=bounds.least, beta_over_delta_max=bounds.most)
-    bound(volume, ratios, positivity=bounds.positivity, support=bounds.support)
+    apply_bounds(volume, ratios, positivity=bounds.positivity, support=bounds.support)
 
 
 def _fused_step(volume: Tensor, method: Descent, priors: Priors, bounds: Bounds, weight: Tensor) -> None:
-    from bluesky_multislice.solvers.optimisers.triton_descent import Pull, move
+    from bluesky_multislice.solvers.optimisers.triton_descent import PriorTerm, move
 
     nothing, gradient = volume[..., :0, :], gradient_of(volume)
-    weights = weights_of_a_voxel(priors, _FLOOR, 0.0, 1 / volume.numel())
+    weights = voxel_weights(priors, _FLOOR, 0.0, 1 / volume.numel())
     pixels = torch.full((), _PIXELS, dtype=torch.float64, device=volume.device)
-    move(volume, gradient, method.count_step(_LENGTH), Pull(weights, nothing, nothing, pixels), weight, bounds)
+    move(volume, gradient, method.fused_inputs(_LENGTH), PriorTerm(weights, nothing, nothing, pixels), weight, bounds)
     volume.copy_(gradient)
 
 
 def graphs(device: torch.device, new_graph: Callable[..., Graph] = AcceleratorGraph) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield waves behind an object, and gradients, of calls of which the last ones replay a graph.
+    """Yield exit waves and gradients of repeated calls; the last calls replay a graph.
 
     Args:
-        device: where.
-        new_graph: what they are captured in.
+        device: the device.
+        new_graph: creates the graph that captures the calls.
     """
     replays, random = Replays(new_graph), _Random(device)
     propagate = functools.partial(
@@ -175,7 +179,7 @@ def graphs(device: torch.device, new_graph: Callable[..., Graph] = AcceleratorGr
 
 
 def propagated(propagate: Callable[..., Tensor], inputs: tuple[Tensor, ...], direction: Tensor) -> list[Tensor]:
-    """Return a propagation of wave, δ and β, and its gradients in them for one in the wave that comes out."""
+    """Return an exit wave, and its gradients with respect to wave, δ and β for a given adjoint wave."""
     leaves = [each.clone().requires_grad_() for each in inputs]
     out = propagate(*leaves)
     return [out.detach(), *torch.autograd.grad(out, leaves, direction)]
@@ -183,8 +187,8 @@ def propagated(propagate: Callable[..., Tensor], inputs: tuple[Tensor, ...], dir
 
 CASES: dict[Part, Callable[[torch.device], Pairs]] = {
     "slices": slices,
-    "turns": turns,
+    "turns": rotations,
     "descent": descent,
     "graphs": graphs,
 }
-"""In the order in which they are compared: graphs capture the kernels that have agreed before."""
+"""In the order of comparison: graphs capture the kernels that have agreed before."""

@@ -1,4 +1,4 @@
-"""Which kernels a job computes with: fused ones where they agree with the general ones on its device."""
+"""Choice of a job's kernels: fused kernels if they agree with the general ones on its device."""
 
 import hashlib
 import importlib.metadata
@@ -22,9 +22,9 @@ from bluesky_multislice.solvers.kernel_cases import CASES, Pairs, largest_differ
 _log = logging.getLogger(__name__)
 
 AGREEMENT = 1e-5
-"""Largest relative difference from the general kernels, in values and gradients, at which fused ones serve.
+"""Largest relative difference from the general kernels, in values and gradients, at which fused kernels are used.
 
-Rounding makes some 1e-7 to 1e-6.
+Rounding causes differences of 1e-7 to 1e-6.
 """
 
 _SOURCES = (
@@ -36,17 +36,17 @@ _SOURCES = (
 
 
 def choose_kernels(asked: Kernels, mesh: Mesh) -> KernelChoice:
-    """Choose the kernels of this process, and use them from now on; every rank calls it, and all choose alike.
+    """Choose the kernels of this process; collective call, with the same result on all ranks.
 
-    The first time on a device, small random cases are computed by both; their differences are kept in the user's cache
-    folder for the next time.
+    At the first start on a device, both sets of kernels compute small random cases. Their differences are cached in the
+    user's cache folder.
 
     Args:
-        asked: what the recipe says.
+        asked: the recipe's ``kernels``.
         mesh: the ranks.
 
     Raises:
-        JobError: fused kernels are asked for, and Triton or an accelerator is missing or they do not agree.
+        JobError: the recipe requires fused kernels, but Triton or an accelerator is missing, or the kernels disagree.
     """
     device = mesh.device
     if (kernels_in_use().asked, kernels_in_use().device_type) != (asked, device.type):
@@ -62,38 +62,38 @@ def _choice(asked: Kernels, device: torch.device, largest: Callable[[float], flo
     if missing or (asked == "auto" and device.type == "cpu"):
         if asked == "fused":
             raise JobError(
-                "Fused kernels need Triton and an accelerator that it compiles for.",
+                "Fused kernels need Triton and an accelerator that it supports.",
                 got=f"{missing}.",
-                remedy="ask for kernels auto or general, or install triton beside torch's build for the accelerator.",
+                remedy="use kernels auto or general, or install the triton version of torch's accelerator build.",
             )
         return KernelChoice(asked, (), missing or "the job computes on processors", device.type)
-    own = kept_or_compared(device, _compared)
-    # All ranks see the largest of their differences, and choose alike.
-    return of_differences(asked, {part: largest(difference) for part, difference in own.items()}, device.type)
+    own = cached_or_measured_differences(device, _measure_differences)
+    # The maximum over the ranks gives all ranks the same choice.
+    return choice_from_differences(asked, {part: largest(difference) for part, difference in own.items()}, device.type)
 
 
-def of_differences(
+def choice_from_differences(
     asked: Literal["auto", "fused"], differences: Mapping[Part, float], device_type: str
 ) -> KernelChoice:
-    """Return the choice where fused kernels differ so much, by part, from the general ones.
+    """Return the kernels to use for these differences between fused and general kernels, by part.
 
     Raises:
-        JobError: fused kernels are asked for and do not agree. Graphs, which they can do without, may fail.
+        JobError: the recipe requires fused kernels and they disagree. Graphs may disagree, because they are optional.
     """
     listed = ", ".join(f"{difference:.1e} ({part})" for part, difference in differences.items())
     agreeing: tuple[Part, ...] = tuple(part for part in differences if differences[part] <= AGREEMENT)
     if asked == "fused" and not {*agreeing, "graphs"} >= differences.keys():
         raise JobError(
-            "Fused kernels agree with the general ones where they are asked for.",
+            "Fused kernels must agree with the general ones.",
             got=f"relative differences of {listed}; {AGREEMENT:g} is allowed.",
-            remedy="ask for kernels auto or general, and report this with the versions of driver, torch and triton.",
+            remedy="use kernels auto or general, and report this with the versions of driver, torch and triton.",
         )
     reason = f"relative differences from the general kernels are {listed}; {AGREEMENT:g} is allowed"
     return KernelChoice(asked, agreeing, reason, device_type, dict(differences))
 
 
 def _missing(device: torch.device) -> str:
-    """Return what fused kernels lack on a device; nothing where they can be compiled for it."""
+    """Return the reason why fused kernels are unavailable on a device; empty if they are available."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     from triton import knobs
@@ -101,12 +101,14 @@ def _missing(device: torch.device) -> str:
     return "there is no accelerator" if device.type == "cpu" and not knobs.runtime.interpret else ""
 
 
-def kept_or_compared(device: torch.device, compare: Callable[[torch.device], dict[Part, float]]) -> dict[Part, float]:
-    """Return by part how far fused kernels are from the general ones, as it is kept of an earlier start, or compared.
+def cached_or_measured_differences(
+    device: torch.device, compare: Callable[[torch.device], dict[Part, float]]
+) -> dict[Part, float]:
+    """Return the differences between fused and general kernels, by part, from the cache or else by comparison.
 
     Args:
-        device: where.
-        compare: returns it.
+        device: the device.
+        compare: measures the differences.
     """
     key, file = _key(device), _cache_file()
     kept = _read(file).get(key)
@@ -120,12 +122,12 @@ def kept_or_compared(device: torch.device, compare: Callable[[torch.device], dic
 
 
 def _cases(device: torch.device) -> dict[Part, Callable[[torch.device], Pairs]]:
-    """Return what is compared on a device: graphs are captured by accelerators only."""
+    """Return the cases to compare on a device; only accelerators capture graphs."""
     return {part: cases for part, cases in CASES.items() if part != "graphs" or device.type != "cpu"}
 
 
-def _compared(device: torch.device) -> dict[Part, float]:
-    """Return by part how far fused kernels are from the general ones; infinitely where they fail."""
+def _measure_differences(device: torch.device) -> dict[Part, float]:
+    """Measure the differences between fused and general kernels, by part; infinite if fused kernels fail."""
     before, found = kernels_in_use(), {}
     try:
         for part, cases in _cases(device).items():
@@ -140,7 +142,7 @@ def _compared(device: torch.device) -> dict[Part, float]:
 def _difference(part: Part, cases: Callable[[torch.device], Pairs], device: torch.device) -> float:
     try:
         return largest_difference(cases(device))
-    except Exception as error:  # Whatever a compiler or driver raises, the general kernels serve.
+    except Exception as error:  # After any error of a compiler or driver, the general kernels are used.
         _log.warning("fused kernels for %s cannot be compared: %s: %s", part, type(error).__name__, error)
         return float("inf")
 
@@ -152,7 +154,7 @@ def _name(device: torch.device) -> str:
 
 
 def _driver(device: torch.device) -> str:
-    """Return the version of the driver, as far as it is to be known."""
+    """Return the version of the driver, as far as the system reports it."""
     own = (
         ""
         if device.type == "cpu"
@@ -166,7 +168,7 @@ def _driver(device: torch.device) -> str:
 
 
 def _key(device: torch.device) -> str:
-    """Return what an agreement depends on: device, driver, versions, and the kernels' text."""
+    """Return the cache key: device, driver, versions, and the source of the kernels."""
     package = Path(__file__).parents[1]
     sources = hashlib.sha256(b"".join((package / name).read_bytes() for name in _SOURCES)).hexdigest()[:16]
     versions = (f"{name} {importlib.metadata.version(name)}" for name in ("torch", "triton", "bluesky-multislice"))
@@ -174,7 +176,7 @@ def _key(device: torch.device) -> str:
 
 
 def _cache_file() -> Path | None:
-    """Return where differences are kept: in the user's cache folder, where there is one."""
+    """Return the cache file in the user's cache folder; None without such a folder."""
     folder = os.environ.get("XDG_CACHE_HOME")
     with suppress(RuntimeError):
         return Path(folder or Path.home() / ".cache") / "bluesky-multislice" / "kernels.json"
@@ -182,7 +184,7 @@ def _cache_file() -> Path | None:
 
 
 def _read(file: Path | None) -> dict:
-    """Return what is kept; nothing where the file is missing, torn or not ours."""
+    """Return the cached differences; empty if the file is missing, incomplete or invalid."""
     with suppress(OSError, ValueError):
         kept = json.loads(file.read_text()) if file else {}
         return kept if isinstance(kept, dict) else {}
@@ -190,12 +192,12 @@ def _read(file: Path | None) -> dict:
 
 
 def _write(file: Path | None, key: str, differences: Mapping[Part, float]) -> None:
-    """Keep differences; a folder that cannot be written only costs the comparison next time."""
+    """Cache the differences; without write access, the next start repeats the comparison."""
     if file is None:
         return
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Put in its place whole: another rank may read it meanwhile.
+        # Replaced atomically, because another rank may read the file at the same time.
         with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
             json.dump(_read(file) | {key: dict(differences)}, new)
         os.replace(new.name, file)

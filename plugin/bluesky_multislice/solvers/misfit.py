@@ -1,4 +1,4 @@
-"""The misfit of frames by a fit's data fidelity, and its gradient."""
+"""Misfit of frames and its gradient, for the data fidelity of a fit."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,21 +15,21 @@ from bluesky_multislice.solvers.views import ViewSet
 
 
 def misfit_of(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp], settings: FitSettings) -> Tensor:
-    """Return the sum of the misfit over the pixels of those of a batch's views that this rank computes, differentiable.
+    """Return the misfit summed over the views of a batch that this rank computes; differentiable.
 
-    Every rank of the angle calls it with the same batch.
+    Every rank of the angle group calls it with the same batch.
     """
-    expected, measured = unknowns.expect(frames.views[batch]), frames.measured(batch)
+    expected, measured = unknowns.expected_intensity(frames.views[batch]), frames.measured(batch)
     return FIDELITIES[settings.fidelity](expected, measured, frames.mask)
 
 
 def add_gradients(
     unknowns: Unknowns, frames: ViewSet, batches: Sequence[NDArray[np.intp]], settings: FitSettings
 ) -> Tensor:
-    """Add the gradients of batches, and their light, to the unknowns'; return their misfit and number of pixels, (2,).
+    """Add gradients and illumination of these batches to the unknowns; return their misfit and number of pixels, (2,).
 
-    One angle after the other: the turned planes of one, and of the next one on its way, and a gradient as large as the
-    volume, are held at a time.
+    Angles are computed one after another. Memory holds the rotated planes of two angles and one gradient as large as
+    the volume.
     """
     total = torch.zeros(2, device=frames.mask.device)
     for expected, measured in expected_and_measured(unknowns, frames, batches, gradients=True):
@@ -40,57 +40,59 @@ def add_gradients(
     for batch in batches:
         views = frames.views[batch]
         if frames.empty is not None and (probe := unknowns.probe).requires_grad:
-            # All flats together count as much as a batch.
+            # All flats together have the weight of one batch.
             (int(unknowns.computes(views).sum()) * frames.empty.misfit(probe, settings.fidelity)).backward()
-        unknowns.add_light(views)
+        unknowns.add_illumination(views)
     return total
 
 
 def expected_and_measured(
     unknowns: Unknowns, frames: ViewSet, batches: Sequence[NDArray[np.intp]], *, gradients: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield expected intensities and measured amplitudes, (view, y, x) each, of one angle of a batch after another.
+    """Yield expected intensity and measured amplitude, (view, y, x) each, for one angle of a batch after another.
 
-    Let go of what came before asking for more: the frames of one batch are held at a time.
+    Delete the previous pair before requesting the next, so that memory holds the frames of one batch.
 
     Args:
-        unknowns: what the frames are expected from.
+        unknowns: object and probe.
         frames: the frames.
-        batches: which of their views, the same on every rank of the angle.
-        gradients: whether a backward pass goes through what is expected, each before the next is asked for.
+        batches: view indices; equal on every rank of the angle group.
+        gradients: whether the caller runs a backward pass through each expected intensity before requesting the next.
     """
-    at_an_angle = [
+    batch_angles = [
         (batch, frames.angles[batch] == angle) for batch in batches for angle in np.unique(frames.angles[batch])
     ]
-    turned = _turned_ahead(unknowns, [frames.views[batch[members]] for batch, members in at_an_angle], gradients)
+    rotated = _prefetch_rotated(unknowns, [frames.views[batch[members]] for batch, members in batch_angles], gradients)
     measured, last = torch.empty(0), None
-    for batch, members in at_an_angle:
+    for batch, members in batch_angles:
         if batch is not last:
-            # Before the next ones are read.
+            # Freed before the next frames are read.
             del measured
             measured, last = frames.measured(batch), batch
-        seen = measured
+        selected = measured
         if not members.all():
             own = np.flatnonzero(members[unknowns.computes(frames.views[batch])])
-            seen = measured[on_device(own, measured.device)]
-        yield unknowns.expect(frames.views[batch[members]], next(turned)), seen
-        del seen
-    # The last gradients are on their way back.
-    next(turned, None)
+            selected = measured[on_device(own, measured.device)]
+        yield unknowns.expected_intensity(frames.views[batch[members]], next(rotated)), selected
+        del selected
+    # Completes the exchange of the last gradients.
+    next(rotated, None)
 
 
-def _turned_ahead(unknowns: Unknowns, views: list[NDArray[np.intp]], gradients: bool) -> Iterator[RotatedObject | None]:
-    """Yield the turned object for some views after the others; the next one's rows, and gradients, travel meanwhile."""
-    back: RotatedObject | None = None
-    ahead = unknowns.turn(views[0]) if views else None
-    for after in range(1, len(views) + 1):
-        turned, ahead = ahead, unknowns.turn(views[after]) if after < len(views) else None
-        yield turned
-        if turned is None or not gradients:
+def _prefetch_rotated(
+    unknowns: Unknowns, views: list[NDArray[np.intp]], gradients: bool
+) -> Iterator[RotatedObject | None]:
+    """Yield the rotated object for each set of views; the next one's rows and the gradients are sent meanwhile."""
+    returning: RotatedObject | None = None
+    ahead = unknowns.rotate(views[0]) if views else None
+    for following in range(1, len(views) + 1):
+        rotated, ahead = ahead, unknowns.rotate(views[following]) if following < len(views) else None
+        yield rotated
+        if rotated is None or not gradients:
             continue
-        turned.send_back()
-        if back is not None:
-            back.finish()
-        back = turned
-    if back is not None:
-        back.finish()
+        rotated.send_back()
+        if returning is not None:
+            returning.finish()
+        returning = rotated
+    if returning is not None:
+        returning.finish()

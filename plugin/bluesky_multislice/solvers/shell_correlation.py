@@ -1,4 +1,4 @@
-"""How fine two independent reconstructions agree: Fourier shell correlation, and the views of each half of the data."""
+"""Fourier shell correlation of two independent reconstructions, and the views of each."""
 
 import math
 from dataclasses import dataclass
@@ -17,11 +17,12 @@ class ShellCorrelation:
     """Correlation of two volumes by spatial frequency.
 
     Attributes:
-        frequency_per_m: (shell,) middle of each shell, 1/m, up to the Nyquist frequency of the coarsest axis.
+        frequency_per_m: (shell,) central frequency of each shell, 1/m, up to the Nyquist frequency of the coarsest
+            axis.
         correlation: (shell,) from −1 to 1.
-        half_bit: (shell,) the half-bit curve, above which a shell holds at least half a bit of information a voxel.
-        resolution_m: 1/f where the correlation first falls below the half-bit curve; at best two voxels; None where it
-            is below from the first shell.
+        half_bit: (shell,) half-bit curve, above which a shell contains at least half a bit of information per voxel.
+        resolution_m: 1/f at the first crossing below the half-bit curve, at best two voxels; None if the first shell is
+            already below.
     """
 
     frequency_per_m: NDArray[np.float64]
@@ -31,7 +32,7 @@ class ShellCorrelation:
 
     @property
     def curves(self) -> dict[str, NDArray[np.float64]]:
-        """Columns by name."""
+        """The curves by name."""
         return {
             "frequency_per_m": self.frequency_per_m,
             "correlation": self.correlation,
@@ -42,12 +43,13 @@ class ShellCorrelation:
 def shell_correlation(first: Tensor, second: Tensor, voxel_size_m: tuple[float, ...]) -> ShellCorrelation:
     """Return the Fourier shell correlation of two volumes.
 
-    The means are left out. Shells are as wide as the lowest frequency of the shortest axis in metres.
+    Zero frequency is excluded. The width of shells is the lowest frequency of the axis with the smallest length in
+    metres.
 
     Args:
-        first: (..., z, y, x) for shells, (..., y, x) for rings; leading axes are summed over.
-        second: the same shape.
-        voxel_size_m: pitch of the axes that are transformed: (z, y, x) for shells, (y, x) for rings.
+        first: (..., z, y, x) for shells, (..., y, x) for rings; summed over leading axes.
+        second: same shape.
+        voxel_size_m: pitch of the transformed axes: (z, y, x) for shells, (y, x) for rings.
 
     Source: van Heel & Schatz, J. Struct. Biol. 151, 250 (2005), eq. 17 for the half-bit curve.
     """
@@ -75,28 +77,28 @@ def shell_correlation(first: Tensor, second: Tensor, voxel_size_m: tuple[float, 
 
 
 def half_bit_curve(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the half-bit threshold of shells of so many voxels (van Heel & Schatz 2005, eq. 17)."""
+    """Return the half-bit threshold for shells with this number of voxels (van Heel & Schatz 2005, eq. 17)."""
     root = 1 / np.sqrt(np.maximum(voxels, 1))
     return (0.2071 + 1.9102 * root) / (1.2071 + 0.9102 * root)
 
 
 def halves(geometry: ScanGeometry, views: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return two halves of some views, each of which can be reconstructed alone.
+    """Divide views into two halves that can be reconstructed independently.
 
-    Even and odd angles where each view shows the whole sample; all distances of an angle stay together. Where a probe
-    is scanned, even and odd views of each angle: both halves then see the sample from all sides, at neighbouring
-    positions, so the loss of angles does not count as a loss of resolution.
+    If each view shows the whole sample, these are even and odd angles; all distances of an angle stay together. If a
+    probe is scanned, they are even and odd views of each angle. Both halves then contain all angles, at neighbouring
+    positions, so that missing angles do not reduce the resolution.
 
     Args:
         geometry: the scan.
-        views: (n,) which of its views to share out.
+        views: (n,) indices of the views to divide.
     """
     _, angle = np.unique(geometry.angle_rad[views], return_inverse=True)
     odd = angle % 2
     if technique_of(geometry).overlapping or angle.max(initial=0) == 0:
         for number in range(int(angle.max(initial=-1)) + 1):
             members = np.flatnonzero(angle == number)
-            # Angles begin in turn with either half, so that single views left over are shared out too.
+            # Angles alternate in the half that gets their first view, so that odd view counts balance.
             odd[members] = (np.arange(len(members)) + number) % 2
     return views[odd == 0], views[odd == 1]
 
@@ -108,7 +110,7 @@ def _radius(shape: tuple[int, ...], voxel_size_m: tuple[float, ...]) -> Tensor:
 
 
 def _resolution_m(frequency: NDArray, correlation: NDArray, half_bit: NDArray) -> float | None:
-    """Return 1/f of the first crossing, between shells by a straight line."""
+    """Return 1/f of the first crossing, by linear interpolation between shells."""
     above = correlation - half_bit
     below = np.flatnonzero(above < 0)
     if not len(below):

@@ -1,4 +1,4 @@
-"""What a fit gives back."""
+"""Solution of a fit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 Status = Literal["converged", "epochs_spent", "overfitting_stopped", "stalled", "diverged"]
-"""Why a fit ended; a stalled one explains the frames hardly better than the empty volume that it started from."""
+"""Why a fit ended; ``stalled`` means hardly any improvement on an empty initial guess."""
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,11 @@ class Epoch:
     """One pass over the frames.
 
     Attributes:
-        epoch: from 1.
-        loss: mean misfit of a pixel of the fitted frames by the fit's data fidelity, relative to their mean intensity.
-        held_back_loss: the same of the frames held back; None where there are none.
-        seconds: since the first fit began.
-        coarseness: pixels of the frames on a side of one that was fitted.
+        epoch: number of the epoch, from 1.
+        loss: mean misfit per pixel of the fitted frames, relative to their mean intensity.
+        held_back_loss: mean misfit per pixel of the validation frames; None if there are none.
+        seconds: seconds since the start of the first fit.
+        coarseness: binning factor of the fitted frames.
     """
 
     epoch: int
@@ -29,7 +29,7 @@ class Epoch:
     coarseness: int = 1
 
     def after(self, earlier: Sequence["Epoch"]) -> "Epoch":
-        """Return this epoch of a fit that comes after others, counted from their first."""
+        """Return this epoch renumbered to follow the epochs of earlier fits."""
         if not earlier:
             return self
         last = earlier[-1]
@@ -38,23 +38,23 @@ class Epoch:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """The unknowns after a fit, and how it went.
+    """The unknowns after a fit, and its quality.
 
     Attributes:
         delta: (z, y, x).
         beta: (z, y, x).
         probe: complex (mode, y, x) at z = 0, in the square root of the frames' units.
         status: why the fit ended.
-        advice: what to do about it, empty when nothing.
-        best_epoch: the epoch that these unknowns come from, by the held-back frames.
-        history: one row an epoch.
-        r_factor: Σ|√I−√I_model|/Σ√I of the fitted frames; None where the model of a diverged fit has no number.
-        held_back_r_factor: the same of the frames held back; None where there are none.
-        differences: what was refined beside volume and probe, by name (``Quantity``), as differences from the scan: SI
-            units, a part for intensities, the frames' units for backgrounds. Positions (view, 2), axis shifts (angle,
-            2), intensities and angles (angle,), distances (distance,), their shifts (distance,
-            2), magnifications and rotations (distance,), tilt (2,), slice spacing (slice,), backgrounds
-            () or (y, x), probe variations complex (variation, y, x) in the probe's unit and of views (view, variation).
+        advice: what to change after a failed fit; else empty.
+        best_epoch: epoch of these unknowns, with the lowest misfit on the validation frames.
+        history: one row per epoch.
+        r_factor: Σ|√I−√I_model|/Σ√I of the fitted frames; None if the model of a diverged fit is not finite.
+        held_back_r_factor: R-factor of the validation frames; None if there are none.
+        differences: refined quantities beside object and probe, by name (``Quantity``), as differences from the scan in
+            SI units; fractions for intensities, the frames' units for backgrounds. Positions (view, 2), axis shifts
+            (angle, 2), intensities and angles (angle,), distances (distance,), their shifts (distance, 2),
+            magnifications and rotations (distance,), tilt (2,), slice spacing (slice,), backgrounds () or (y, x), probe
+            variations complex (variation, y, x) in the probe's unit and their weights (view, variation).
     """
 
     delta: Tensor
@@ -69,7 +69,7 @@ class Solution:
     differences: Mapping[str, Tensor] = field(default_factory=dict)
 
     def with_probe_in(self, unit: float) -> "Solution":
-        """Return the same with the probe multiplied by ``unit``, and its variations; backgrounds by its square."""
+        """Return the solution with probe and variations multiplied by ``unit``, and backgrounds by its square."""
         factors = {"background": unit**2, "background_map": unit**2, "probe_variations": unit}
         differences = {name: value * factors.get(name, 1.0) for name, value in self.differences.items()}
         return replace(self, probe=self.probe * unit, differences=differences)

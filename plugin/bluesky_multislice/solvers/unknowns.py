@@ -1,7 +1,7 @@
-"""The tensors that are fitted, in units of their effect, and the optimisers that move them.
+"""The unknowns of a fit, in scaled units, and their optimisers.
 
-δ and β are kept in radians through the whole volume, the probe in its own root mean square, so that one step serves
-every sample, energy and voxel. All steps shorten by a cosine.
+δ and β are in radians of phase through the whole volume. The probe is in units of its root mean square. One step
+length therefore suits every sample, energy and voxel size. All step lengths decrease along a cosine.
 """
 
 import functools
@@ -20,39 +20,40 @@ from bluesky_multislice.optics import in_memory_order, propagate, with_y_last
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.parallel import Mesh, PlaneShares
 from bluesky_multislice.solvers.fidelity import FidelityName
-from bluesky_multislice.solvers.optimisers import ObjectOptimiser, OnePass, OptimiserName, gradient_of
-from bluesky_multislice.solvers.priors import Bounds, Priors, bound
+from bluesky_multislice.solvers.optimisers import FusedStep, ObjectOptimiser, OptimiserName, gradient_of
+from bluesky_multislice.solvers.priors import Bounds, Priors, apply_bounds
 from bluesky_multislice.solvers.refinement import ProbeOptimiser, ProbeVariation, Refinement, RefinementSettings
 
 _LAST_STEP = 0.02
-"""Step of the last epoch, relative to the first's."""
+"""Step length of the last epoch relative to the first."""
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to fit.
+    """Settings of a fit.
 
     Attributes:
-        epochs: most passes over the frames.
-        batch_views: views that a rank works on at once.
-        batches_per_lane: batches of each lane that a step adds up.
-        object_step_rad: step of δ and β in radians of phase through the whole volume, of Adam and in differences.
-        probe_step: step of the probe relative to its root mean square, or factor on its weighted step; 0 keeps it as it
-            is.
-        gradient_floor: part of the first step's largest gradient below which Adam moves voxels less.
-        absorption: fit β; otherwise it stays 0.
-        positivity: keep δ and β from going negative.
-        seed: of the order of views.
+        epochs: maximum number of passes over the frames.
+        batch_views: views that a rank computes at once.
+        batches_per_lane: batches of each lane per step; their gradients are summed.
+        object_step_rad: step of δ and β for Adam and for finite differences, in radians of phase through the whole
+            volume.
+        probe_step: step of the probe relative to its root mean square, or factor on its weighted step; 0 keeps the
+            probe fixed.
+        gradient_floor: gradient below which Adam moves voxels less, relative to the largest gradient of the first step.
+        absorption: fit β; if False, β stays 0.
+        positivity: constrain δ and β to values ≥ 0.
+        seed: random seed of the order of views.
         fidelity: name of a data fidelity in ``fidelity.FIDELITIES``.
         priors: regularisers and bounds.
-        refinement: what is refined beside volume and probe.
-        optimiser: what moves the object.
-        step: factor on the object's step where that comes from the data.
-        momentum: of the object, where Nesterov's method moves it.
+        refinement: quantities refined beside object and probe.
+        optimiser: optimiser of the object.
+        step: factor on the object's step, if the step is computed from the data.
+        momentum: momentum of the object for Nesterov's method.
         polish: steps of conjugate gradients over all frames after the epochs.
-        probe_variations: shapes by which the probe may change from view to view.
-        probe_light: mean |probe|² a pixel that the frames' light gives, which bounds a refined probe; None: that of the
-            probe to start from.
+        probe_variations: number of shapes by which the probe may change from view to view.
+        probe_light: mean |probe|² per pixel that the frames' intensity implies; it bounds a refined probe. None: that
+            of the initial probe.
     """
 
     epochs: int
@@ -76,25 +77,25 @@ class FitSettings:
 
     @property
     def floor_rad(self) -> float:
-        """Length of a difference of δ, in radians through the volume, below which total variation turns quadratic."""
+        """Smoothing length of total variation: the difference of δ below which it is quadratic, in radians."""
         return self.priors.floor * self.object_step_rad
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "FitSettings":
-        """Rebuild settings from ``dataclasses.asdict``, with or without JSON in between."""
+        """Rebuild settings from ``dataclasses.asdict``, also after a JSON round trip."""
         refinement = RefinementSettings.from_dict(values["refinement"])
         return cls(**{**values, "priors": Priors(**values["priors"]), "refinement": refinement})
 
 
 class Unknowns:
-    """δ, β and probe during a fit.
+    """Object and probe during a fit.
 
     Args:
         model: the forward model.
-        probe: complex (mode, y, x) to start from.
-        settings: how to fit.
-        device: where they are kept.
-        support: bool (z, y, x), True where there may be matter, in the rows held; None is everywhere.
+        probe: initial probe, complex (mode, y, x).
+        settings: fit settings.
+        device: device of the tensors.
+        support: bool (z, y, x), True where matter is allowed, for the stored rows; None: everywhere.
     """
 
     def __init__(
@@ -106,31 +107,31 @@ class Unknowns:
         support: Tensor | None = None,
     ) -> None:
         self._model, self._settings = model, settings
-        #: which rows of the volume are held here.
+        #: rows of the volume that this rank stores.
         self.slab = model.slab
         self._support = None if support is None else with_y_last(support.to(device))
         self._unit = 1 / (wavenumber(model.wavelength_m) * model.grid.thickness_m)
         self._probe_unit = float(probe.abs().square().mean().sqrt())
         depth, _, width = model.grid.shape
         held = (depth, self.slab.rows.stop - self.slab.rows.start, width)
-        #: (part, z, y, x) δ and, where it is fitted, β in radians through the volume; the rows held, y last in memory.
+        #: (part, z, y, x) δ and, if fitted, β, in radians through the volume; the stored rows, y contiguous in memory.
         self.object = with_y_last(torch.zeros((1 + settings.absorption, *held), device=device)).requires_grad_()
         self.object.grad = torch.zeros_like(self.object)
-        # Views of the object and its gradient: what backward passes add goes where it belongs without a copy.
+        # Views of the object and its gradient: backward passes accumulate in place without a copy.
         self._volumes = [part.detach().requires_grad_() for part in self.object]
         for volume, gradient in zip(self._volumes, self.object.grad, strict=True):
             volume.grad = gradient
         self._probe_parts = torch.view_as_real(probe.to(device) / self._probe_unit).contiguous()
-        # Nothing in here holds the unknowns themselves: their memory is free as soon as nobody else does.
+        # The callbacks hold no reference to ``self``, so that the tensors are freed as soon as their owner drops them.
         relative_step = functools.partial(_relative_step, settings.epochs)
         weighted = settings.optimiser == "weighted"
-        # One angle has few planes, and weighted descent counts all of them.
+        # A single angle has few planes, and weighted descent needs all of them on every rank.
         self._shares = PlaneShares(self.slab.mesh, depth, divided=not weighted)
         self._moved = self.object
         if self.shares_planes:
             self._moved = with_y_last(self._shares.part_of(self.object.detach()).clone()).requires_grad_()
             self._moved.grad = torch.zeros_like(self._moved)
-        #: moves the object, this rank's planes of it where ranks share them.
+        #: optimiser of the object, or of this rank's planes if ranks share them.
         self.optimiser = ObjectOptimiser(
             self._moved,
             name=settings.optimiser,
@@ -141,14 +142,14 @@ class Unknowns:
             relative_step=relative_step,
             largest=self._largest,
         )
-        self._light = with_y_last(torch.zeros(held[1:], device=device)) if weighted else None
-        light = settings.probe_light
+        self._illumination = with_y_last(torch.zeros(held[1:], device=device)) if weighted else None
+        intensity = settings.probe_light
         self._probe_optimiser = ProbeOptimiser(
             self._probe_parts,
             weighted=weighted,
             step=settings.probe_step,
             schedule=settings.refinement.schedule_of("probe"),
-            power=None if light is None else light * probe.numel() / len(probe) / self._probe_unit**2,
+            power=None if intensity is None else intensity * probe.numel() / len(probe) / self._probe_unit**2,
             relative_step=relative_step,
         )
         self._refinement = Refinement(
@@ -158,7 +159,7 @@ class Unknowns:
             relative_step=relative_step,
             device=device,
         )
-        self._refinement.hold_windows(model)
+        self._refinement.fix_windows(model)
         self._variation: ProbeVariation | None = None
         if settings.probe_variations:
             self._variation = ProbeVariation(
@@ -171,34 +172,34 @@ class Unknowns:
 
     @torch.no_grad()
     def start_from(self, delta: Tensor, beta: Tensor) -> None:
-        """Take δ and β (z, y, x), the rows held, to start from, brought within their bounds; empty without."""
+        """Set the initial guess of δ and β (z, y, x) for the stored rows, clipped to the bounds."""
         for part, given in zip(self.object, (delta, beta), strict=False):
             part.copy_(given).div_(self._unit)
         self.move(torch.zeros((), device=self.object.device))
 
     @property
     def _largest(self) -> Callable[[Tensor], Tensor]:
-        """What returns the largest of a number over all ranks that move other voxels."""
+        """Function that returns the maximum of a number over all ranks that update different voxels."""
         return self.slab.mesh.largest_value if self.shares_planes else self.slab.largest_value
 
     @property
     def empty(self) -> bool:
-        """Whether there is no matter anywhere."""
+        """Whether the object is zero everywhere."""
         return self.slab.largest(float(self.object.any())) == 0
 
     @property
     def delta(self) -> Tensor:
-        """(z, y, x), the rows held."""
+        """δ (z, y, x) of the stored rows."""
         return self.object[0] * self._unit
 
     @property
     def beta(self) -> Tensor:
-        """(z, y, x), the rows held."""
+        """β (z, y, x) of the stored rows."""
         return self.object[1] * self._unit if self._settings.absorption else torch.zeros_like(self.object[0])
 
     @property
     def probe(self) -> Tensor:
-        """Complex (mode, y, x)."""
+        """Probe at z = 0, complex (mode, y, x)."""
         probe = torch.view_as_complex(self._probe_parts) * self._probe_unit
         defocus_m = self._refinement.defocus_m
         if defocus_m is None:
@@ -209,30 +210,30 @@ class Unknowns:
 
     @property
     def differences(self) -> dict[str, Tensor]:
-        """By name what was refined beside volume and probe, as in ``Solution``."""
+        """Refined quantities beside object and probe, by name, as in ``Solution``."""
         found = {name: value.detach() for name, value in self._refinement.differences().items()}
         if self._variation is not None:
-            self._variation.tidy()
+            self._variation.orthogonalise()
             found["probe_variations"] = self._variation.shapes.detach() * self._probe_unit
             found["variation_of_view"] = self._variation.weights.detach()
         return found
 
     def computes(self, views: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Return which of some views this rank computes."""
+        """Return which of these views this rank computes (bool)."""
         return self.slab.computes(views)
 
-    def turn(self, views: NDArray[np.intp]) -> RotatedObject | None:
-        """Turn the object for views at one angle; return what is on its way, None where this rank holds it all."""
+    def rotate(self, views: NDArray[np.intp]) -> RotatedObject | None:
+        """Start to rotate the object to the angle of these views; return None if this rank stores the whole object."""
         if self.slab.whole:
             return None
         return self._model.rotate_object(*self._delta_and_beta, views, self._refinement.adjustments())
 
-    def expect(self, views: NDArray[np.intp], turned: RotatedObject | None = None) -> Tensor:
+    def expected_intensity(self, views: NDArray[np.intp], turned: RotatedObject | None = None) -> Tensor:
         """Return the expected intensity (view, y, x) of the views that this rank computes.
 
         Args:
-            views: which views.
-            turned: from ``turn`` for these.
+            views: indices of the views.
+            turned: rotated object from ``rotate`` for these views.
         """
         adjustments = self._refinement.adjustments()
         if self._variation is not None:
@@ -245,53 +246,53 @@ class Unknowns:
         return self._volumes[0], self._volumes[1] if self._settings.absorption else None
 
     @property
-    def follows(self) -> bool:
-        """Whether frames held back have values of their own, such as positions, that move."""
+    def refines_views(self) -> bool:
+        """Whether quantities of single views, such as positions, are refined in this epoch."""
         varies = self._variation is not None and self._variation.active
-        return varies or self._refinement.follows
+        return varies or self._refinement.refines_views
 
-    def follow(self, misfit: Tensor, views: NDArray[np.intp]) -> None:
-        """Add the gradients of frames held back to what belongs to their views alone, such as their positions.
+    def add_view_gradients(self, misfit: Tensor, views: NDArray[np.intp]) -> None:
+        """Add the gradients of validation frames to the quantities of their own views, such as positions.
 
-        Without it these frames would keep the positions that were wrong, and judge a fit by these.
+        Otherwise these views would keep their initial positions, and the validation misfit would measure those.
         """
-        inputs = self._refinement.of_views if self._refinement.follows else []
+        inputs = self._refinement.per_view_values if self._refinement.refines_views else []
         if self._variation is not None and self._variation.active:
             inputs = [*inputs, self._variation.weights]
-            self._variation.see(self.slab.counts(views))
+            self._variation.count_views(self.slab.counts(views))
         misfit.backward(inputs=inputs)
 
-    def add_light(self, views: NDArray[np.intp]) -> None:
-        """Add the light of views whose gradients are taken, where the optimiser weighs by it."""
-        if self._light is not None:
-            self._light += self._model.summed_illumination(self.probe.detach(), views)
+    def add_illumination(self, views: NDArray[np.intp]) -> None:
+        """Add the illumination of views whose gradients are summed, if the optimiser is preconditioned by it."""
+        if self._illumination is not None:
+            self._illumination += self._model.summed_illumination(self.probe.detach(), views)
         if self._variation is not None:
-            self._variation.see(self.slab.counts(views))
+            self._variation.count_views(self.slab.counts(views))
 
     def sum_small_gradients(self, mesh: Mesh, sums: Tensor) -> None:
-        """Replace numbers, and all gradients but the object's, by sums over the ranks, in few messages.
+        """Sum numbers, and all gradients except the object's, over the ranks in few messages, in place.
 
         Args:
             mesh: the ranks.
-            sums: (number,), of which the second is the count of pixels that gradients are divided by.
+            sums: (number,); the second is the number of pixels by which gradients are divided.
         """
         others = self.gradients()[1:]
-        if self._light is None or mesh.slabs == 1:
+        if self._illumination is None or mesh.slabs == 1:
             mesh.sum(sums, *others)
         else:
-            mesh.sum(sums, *(tensor for tensor in others if tensor is not self._light))
-            mesh.sum_over_angles(self._light)
+            mesh.sum(sums, *(tensor for tensor in others if tensor is not self._illumination))
+            mesh.sum_over_angles(self._illumination)
         for gradient in others:
             gradient /= sums[1]
 
     def sum_object_gradient(self, mesh: Mesh, over: Tensor | None) -> None:
-        """Replace the object's gradient by its sum over the ranks of the same rows.
+        """Sum the object's gradient over the ranks that store the same rows, in place.
 
-        Where ranks share the object's planes, each has the sum in its own; ``gather_gradient`` gives it the others.
+        If ranks share the planes, each rank has the sum for its own planes only; see ``gather_gradient``.
 
         Args:
             mesh: the ranks.
-            over: what the sum is divided by; None leaves it as it is.
+            over: divisor of the sum; None: 1.
         """
         gradient = gradient_of(self._moved)
         if self.shares_planes:
@@ -302,17 +303,17 @@ class Unknowns:
             gradient /= over
 
     def gather_gradient(self) -> None:
-        """Give every rank the whole gradient of the rows held, after ``sum_object_gradient``."""
+        """Give every rank the gradient of all its stored rows, after ``sum_object_gradient``."""
         if self.shares_planes:
             self._shares.gather(gradient_of(self._moved), gradient_of(self.object))
 
-    def uphill(self, weight: Tensor) -> Tensor:
-        """Return the weighted gradient of the rows held, after ``sum_object_gradient``.
+    def weighted_gradient(self, weight: Tensor) -> Tensor:
+        """Return the weighted gradient of the stored rows, after ``sum_object_gradient``.
 
-        Where ranks share planes it takes the place of the gradient, of which each keeps its own planes.
+        If ranks share planes, it overwrites the gradient; each rank keeps the gradient of its own planes.
 
         Args:
-            weight: (z, y, x) factor on each voxel's gradient.
+            weight: (z, y, x) factor on the gradient of each voxel.
         """
         if not self.shares_planes:
             return weight * gradient_of(self.object)
@@ -323,7 +324,7 @@ class Unknowns:
         """Return Σ gradient·direction over the whole volume, after ``sum_object_gradient``.
 
         Args:
-            direction: (part, z, y, x) of the rows held.
+            direction: (part, z, y, x) for the stored rows.
         """
         if not self.shares_planes:
             return self.dot(gradient_of(self.object), direction)
@@ -332,73 +333,73 @@ class Unknowns:
         self.slab.mesh.sum(slope)
         return float(slope)
 
-    def start_optimiser(self, way_to_the_bottom: float, weight: Tensor) -> None:
+    def initialise_optimiser(self, minimising_step: float, weight: Tensor) -> None:
         """Set the length of the first steps; see ``ObjectOptimiser.start``."""
         own = self._shares.part_of(weight)
-        self.optimiser.start(way_to_the_bottom, with_y_last(own.clone()) if self.shares_planes else own)
+        self.optimiser.start(minimising_step, with_y_last(own.clone()) if self.shares_planes else own)
 
     @property
     def shares_planes(self) -> bool:
-        """Whether this rank moves its share of the object's planes, and gets the others from those that move them."""
+        """Whether ranks that store the same rows each update a share of the planes."""
         return self._shares.divided
 
     @torch.no_grad()
     def gather(self) -> None:
-        """Give every rank the planes that others move."""
+        """Give every rank the planes that other ranks update."""
         if self.shares_planes:
             self._shares.gather(self._moved, self.object)
 
     def dot(self, one: Tensor, other: Tensor) -> float:
-        """Return Σ one·other over the whole volume of tensors that are shaped like the object."""
+        """Return Σ one·other over the whole volume, for tensors shaped like the object."""
         planes = zip(one.flatten(0, 1), other.flatten(0, 1), strict=True)
         return self.slab.total(float(sum((ours * theirs).sum(dtype=torch.float64) for ours, theirs in planes)))
 
     def gradients(self) -> list[Tensor]:
-        """Return the gradient of each tensor that is fitted, zero before the first backward pass, and their light."""
+        """Return the gradients of the fitted tensors, zero before the first backward pass, and the illumination."""
         fitted = [self.object, self._probe_parts] if self._probe_parts.requires_grad else [self.object]
         own = [gradient_of(tensor) for tensor in fitted]
-        light = [] if self._light is None else [self._light]
-        return own + light + self._waiting
+        illumination = [] if self._illumination is None else [self._illumination]
+        return own + illumination + self._held_back_gradients
 
     def exposure(self, views: NDArray[np.intp]) -> Tensor:
-        """Return the light (z, y, x) that each voxel held gets in some views, see ``ForwardModel.exposure``."""
+        """Return the exposure (z, y, x) of each stored voxel in these views; see ``ForwardModel.exposure``."""
         return self._model.exposure(self.probe.detach(), views)
 
     @torch.no_grad()
     def move(self, change: Tensor) -> None:
-        """Add a change to the object and bring it within its bounds."""
+        """Add a change to the object and clip it to the bounds."""
         self.object += change
-        bound(self.object, self._settings.priors, positivity=self._settings.positivity, support=self._support)
+        apply_bounds(self.object, self._settings.priors, positivity=self._settings.positivity, support=self._support)
         self._take_own()
 
     def _take_own(self) -> None:
-        """Take this rank's planes of the object to move them from there."""
+        """Copy this rank's planes of the object to the tensor that the optimiser updates."""
         if self.shares_planes:
             self._moved.detach().copy_(self._shares.part_of(self.object))
 
-    def forget_gradients(self) -> None:
+    def zero_gradients(self) -> None:
         """Set the gradients to zero."""
         for gradient in (gradient_of(self._moved), *self.gradients()):
             gradient.zero_()
 
     @torch.no_grad()
-    def step(self, one_pass: OnePass | None = None) -> None:
-        """Move against the gradients, and set them to zero.
+    def step(self, fused: FusedStep | None = None) -> None:
+        """Update the unknowns along their gradients, and set the gradients to zero.
 
         Args:
-            one_pass: has the object moved, penalised and bounded in one pass, see ``ObjectOptimiser``.
+            fused: update, regularise and bound the object in one pass; see ``ObjectOptimiser.fused_step``.
         """
         self.gradients()
-        if self._light is not None:
-            self.optimiser.weigh(self._light, in_step=one_pass is not None)
-            self._probe_optimiser.weigh(self.slab.total_value(self._light.sum()))
-            self._light.zero_()
-        if one_pass is None:
+        if self._illumination is not None:
+            self.optimiser.precondition(self._illumination, in_step=fused is not None)
+            self._probe_optimiser.precondition(self.slab.total_value(self._illumination.sum()))
+            self._illumination.zero_()
+        if fused is None:
             self.optimiser.step()
             positivity = self._settings.positivity
-            bound(self._moved, self._settings.priors, positivity=positivity, support=self._own_support)
+            apply_bounds(self._moved, self._settings.priors, positivity=positivity, support=self._own_support)
         else:
-            self._step_in_one_pass(one_pass)
+            self._fused_step(fused)
         self._probe_optimiser.step()
         if self._variation is not None:
             self._variation.step()
@@ -407,45 +408,45 @@ class Unknowns:
             gradient_of(self.object).zero_()
         self.gather()
 
-    def _step_in_one_pass(self, one_pass: OnePass) -> None:
-        settings, nothing = self._settings, self._moved[..., :0, :]
+    def _fused_step(self, fused: FusedStep) -> None:
+        settings, no_rows = self._settings, self._moved[..., :0, :]
         least, most = settings.priors.beta_over_delta_min, settings.priors.beta_over_delta_max
-        alone = one_pass.weights is None or self.slab.whole
-        around = (nothing, nothing) if alone else self.slab.rows_around(self.object)
+        alone = fused.weights is None or self.slab.whole
+        around = (no_rows, no_rows) if alone else self.slab.rows_around(self.object)
         bounds = Bounds(settings.positivity, self._own_support, least, most)
-        self.optimiser.step_in_one_pass(one_pass, around, bounds)
+        self.optimiser.fused_step(fused, around, bounds)
         if self.shares_planes:
             return
-        # The object lies where its gradient was, and the other way round.
+        # The object and its gradient have exchanged their memory.
         for part, volume, gradient in zip(self._volumes, self.object, gradient_of(self.object), strict=True):
             part.data, gradient_of(part).data = volume, gradient
 
     @property
     def _own_support(self) -> Tensor | None:
-        """The support in the planes that this rank moves."""
+        """Support in the planes that this rank updates."""
         return None if self._support is None else self._shares.part_of(self._support)
 
     def end_epoch(self) -> None:
-        """Shorten the step."""
+        """Shorten the steps for the next epoch."""
         self.optimiser.end_epoch()
         self._probe_optimiser.end_epoch()
         if self._variation is not None:
             self._variation.end_epoch()
         self._refinement.end_epoch()
-        self._refinement.hold_windows(self._model)
+        self._refinement.fix_windows(self._model)
 
     def halve_steps(self) -> None:
-        """Go on from rest, with steps half as long."""
+        """Reset the momentum and halve the step lengths."""
         self.optimiser.halve_steps()
         self._probe_optimiser.halve_steps()
 
     def finite(self) -> bool:
-        """Return whether every number is finite."""
+        """Return whether every unknown is finite."""
         extremes = (torch.stack(torch.aminmax(in_memory_order(tensor.detach()))) for tensor in self._tensors)
         return not self._somewhere(not all(bool(torch.isfinite(pair).all()) for pair in extremes))
 
     def _somewhere(self, here: bool) -> bool:
-        """Return whether something is true on any of the ranks that move other voxels; all of them call it."""
+        """Return whether the condition holds on any rank that updates other voxels; collective call."""
         ranks = self.slab.mesh if self.shares_planes else self.slab
         return ranks.largest(float(here)) > 0
 
@@ -456,36 +457,36 @@ class Unknowns:
 
     @torch.no_grad()
     def copy(self, over: list[Tensor | None] | None = None) -> list[Tensor | None]:
-        """Return what ``restore`` takes; an empty volume takes no memory.
+        """Return a copy for ``restore``; an empty volume is stored as None.
 
         Args:
-            over: a former copy whose memory may be used.
+            over: earlier copy whose memory is reused.
         """
-        rooms = [None] * len(self._tensors) if over is None else over
+        buffers = [None] * len(self._tensors) if over is None else over
         return [
             None
             if tensor is self._moved and not tensor.any()
-            else (torch.empty_like(tensor) if room is None else room).copy_(tensor)
-            for tensor, room in zip(self._tensors, rooms, strict=True)
+            else (torch.empty_like(tensor) if buffer is None else buffer).copy_(tensor)
+            for tensor, buffer in zip(self._tensors, buffers, strict=True)
         ]
 
     @torch.no_grad()
     def restore(self, saved: list[Tensor | None]) -> None:
-        """Go back to a copy."""
-        for tensor, was in zip(self._tensors, saved, strict=True):
-            tensor.zero_() if was is None else tensor.copy_(was)
+        """Restore a copy from ``copy``."""
+        for tensor, values in zip(self._tensors, saved, strict=True):
+            tensor.zero_() if values is None else tensor.copy_(values)
         self.gather()
-        self._refinement.hold_windows(self._model)
+        self._refinement.fix_windows(self._model)
 
     def state(self, best: list[Tensor | None], mesh: Mesh) -> dict[str, Tensor]:
-        """Return all that a fit needs to go on, by name; they are no copies.
+        """Return the tensors from which a fit resumes, by name, without copying them.
 
-        What is called ``volume/…`` lies on the ranks as the object does, ``planes/…`` as what the optimiser moves of
-        it, all else is the same on every rank.
+        Tensors named ``volume/…`` are distributed over the ranks like the object. Those named ``planes/…`` are
+        distributed like the planes that the optimiser updates. All others are equal on every rank.
 
         Args:
             best: from ``copy``.
-            mesh: the ranks, which all call this.
+            mesh: the ranks; collective call.
         """
         found = {"volume/object": self.object, "probe/parts": self._probe_parts}
         found["probe/unit"] = torch.tensor(self._probe_unit, dtype=torch.float64)
@@ -493,19 +494,19 @@ class Unknowns:
         found |= self._probe_optimiser.state() | self._refinement.state()
         if self._variation is not None:
             found |= self._variation.state()
-        waiting = [gradient.clone() for gradient in self._waiting]
-        mesh.sum(*waiting)
-        found |= {f"waiting/{number}": gradient for number, gradient in enumerate(waiting)}
+        gradients = [gradient.clone() for gradient in self._held_back_gradients]
+        mesh.sum(*gradients)
+        found |= {f"waiting/{number}": gradient for number, gradient in enumerate(gradients)}
         best_name, (volume, *_) = self._named("volume/best"), best or [None]
         if self._somewhere(volume is not None):
-            # A slab, or some planes, may be empty and the volume not.
+            # Some slabs or planes may be empty although the volume is not.
             best = [torch.zeros_like(self._moved) if volume is None else volume, *best[1:]]
         kept = ((number, tensor) for number, tensor in enumerate(best) if tensor is not None)
         return found | {f"best/{number}" if number else best_name: tensor for number, tensor in kept}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor], mesh: Mesh) -> list[Tensor | None]:
-        """Go on from what ``state`` returned; return the copy that it held."""
+        """Restore what ``state`` returned; return the best unknowns that it contains."""
         self.object.copy_(state["volume/object"])
         self._take_own()
         self._probe_parts.copy_(state["probe/parts"])
@@ -514,19 +515,19 @@ class Unknowns:
         self.optimiser.load(moved)
         self._probe_optimiser.load(state)
         self._refinement.load(state)
-        self._refinement.hold_windows_again(self._model)
+        self._refinement.restore_fixed_windows(self._model)
         if self._variation is not None:
             self._variation.load(state)
-        for number, gradient in enumerate(self._waiting if mesh.rank == 0 else []):
+        for number, gradient in enumerate(self._held_back_gradients if mesh.rank == 0 else []):
             gradient.copy_(state.get(f"waiting/{number}", torch.zeros(())))
         return [moved.get(f"best/{number}" if number else "volume/best") for number in range(len(self._tensors))]
 
     def _named(self, name: str) -> str:
-        """Return the name under which a part of the optimiser's state is kept: it says whether ranks share planes."""
+        """Return the checkpoint name of an optimiser tensor: ``planes/…`` if ranks share planes."""
         return name.replace("volume/", "planes/") if self.shares_planes else name
 
     def _moved_part_of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state that has this rank's planes, whether those that kept it shared them or not."""
+        """Return a state restricted to this rank's planes, whether or not the ranks that wrote it shared planes."""
         found = {}
         for name, tensor in state.items():
             whole = name.startswith("volume/")
@@ -535,13 +536,13 @@ class Unknowns:
         return found
 
     @property
-    def _waiting(self) -> list[Tensor]:
-        """The gradients that frames held back add to after an epoch (``follow``), and that the next step takes."""
+    def _held_back_gradients(self) -> list[Tensor]:
+        """Gradients that ``add_view_gradients`` adds to after an epoch, and that the next step uses."""
         variation = [] if self._variation is None else self._variation.gradients()
         return variation + self._refinement.gradients()
 
 
 def _relative_step(epochs: int, done: int) -> float:
-    """Return the step after so many epochs of so many, relative to the first one's."""
+    """Return the step length after ``done`` of ``epochs`` epochs, relative to the first."""
     part = min(done / epochs, 1)
     return _LAST_STEP + (1 - _LAST_STEP) * 0.5 * (1 + math.cos(math.pi * part))

@@ -22,13 +22,13 @@ PROFILE = MachineProfile(
     threads=1,
     fft_pair_s={64: 1e-4, 128: 6e-4},
     slice_pair_s={64: 2e-4, 128: 1e-3},
-    turn_s_a_voxel=1e-8,
-    turned_s_a_voxel=2e-8,
-    matrix_s_a_pixel=1e-6,
+    rotation_seconds_per_voxel=1e-8,
+    slice_rotation_seconds_per_voxel=2e-8,
+    rotation_matrix_seconds_per_pixel=1e-6,
     batch_s=1e-3,
-    move_s_a_voxel=3e-9,
-    regularise_s_a_voxel=5e-9,
-    exchange_bytes_a_s=1e9,
+    optimiser_seconds_per_voxel=3e-9,
+    regulariser_seconds_per_voxel=5e-9,
+    exchange_bytes_per_s=1e9,
 )
 
 CASE = Case(4096, 1e-8, 1e-10, 0.06, 25)
@@ -59,8 +59,8 @@ def test_hours_follow_speed_network_and_epochs():
     assert outlook(replace(CASE, epochs=50), "slabs", MACHINE).hours == pytest.approx(2 * usual)
     assert outlook(CASE, "slabs", replace(MACHINE, network_bytes_a_s=1e11)).hours < usual
     assert outlook(CASE, "slabs", replace(MACHINE, pair_s_a_pixel=1e-11)).hours > usual
-    assert outlook(CASE, "slabs", replace(MACHINE, turn_s_a_voxel=1e-12)).hours > usual
-    assert outlook(CASE, "slabs", replace(MACHINE, matrix_s_a_pixel=1e-9)).hours > usual
+    assert outlook(CASE, "slabs", replace(MACHINE, rotation_seconds_per_voxel=1e-12)).hours > usual
+    assert outlook(CASE, "slabs", replace(MACHINE, rotation_matrix_seconds_per_pixel=1e-9)).hours > usual
     small = replace(CASE, side=256)
     assert outlook(small, "data parallelism", MACHINE).nodes == math.ceil(small.angles / 4)
     assert outlook(small, "data parallelism", replace(MACHINE, nodes=1)).nodes == 1

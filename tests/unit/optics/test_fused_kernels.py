@@ -68,7 +68,7 @@ NUMBERS = dict.fromkeys(
     "strength length momentum squares total_variation stretch floor smoothness_z magnitude least most".split(), "fp32"
 )
 MOVES = dict.fromkeys(
-    ("ADAM", "PULLED", "DIFFERENCES", "BEFORE", "BEHIND", "WEIGHTED", "SUPPORTED", "POSITIVE", "LEAST", "MOST"), True
+    ("ADAM", "MAGNITUDE", "DIFFERENCES", "BEFORE", "BEHIND", "WEIGHTED", "SUPPORTED", "POSITIVE", "LEAST", "MOST"), True
 )
 KERNELS = {
     "shared": (triton_slices.transmit_planes, {"OWN": False, "STORED": False, "BLOCK": 256}),

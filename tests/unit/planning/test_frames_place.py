@@ -97,7 +97,7 @@ def test_a_batch_that_does_not_fit_into_the_memory_of_frames_is_refused():
 
 
 def test_frames_that_are_to_be_in_memory_must_fit_there():
-    with pytest.raises(PlanError, match=r"0.75 MiB of a rank, and frames_memory_gib .* leave frames_in out"):
+    with pytest.raises(PlanError, match=r"0.75 MiB per rank, and frames_memory_gib .* leave frames_in out"):
         in_frames_memory(11, frames_in="memory")
 
 
@@ -144,7 +144,7 @@ def test_a_field_that_does_not_fit_as_a_whole_is_cut_into_tiles(machine):
     assert min(tiled.tiles) > 1
     assert tiled.options["halo"] == tiled.halo > 0
     assert tiled.memory_bytes < 0.7 * whole.memory_bytes
-    assert f"it is cut into {tiled.tiles[0]} by {tiled.tiles[1]} tiles" in tiled.notes[-1]
+    assert f"it is divided into {tiled.tiles[0]} by {tiled.tiles[1]} tiles" in tiled.notes[-1]
 
 
 def on_site(views=64, ranks_per_node=4, memory_bytes=10**11, accelerator=False, **recipe):
@@ -205,7 +205,7 @@ def test_a_plan_for_this_machine_takes_the_gpus_that_are_there(monkeypatch, kind
     ("gpus", "recipe"), [(1, {"ranks": 2}), (1, {"mesh": "1x2"}), (2, {"ranks": 3}), (2, {"mesh": "2x2"})]
 )
 def test_more_ranks_than_gpus_are_refused(monkeypatch, gpus, recipe):
-    with pytest.raises(PlanError, match=rf"GPU of its own.* for {gpus} GPUs?\..*ask for {gpus} or fewer.*device cpu"):
+    with pytest.raises(PlanError, match=rf"its own GPU.* for {gpus} GPUs?\..*use {gpus} ranks or fewer.*device cpu"):
         here(monkeypatch, *gpus * [80 * GIB], **recipe)
     assert here(monkeypatch, *gpus * [80 * GIB], device="cpu", **recipe).ranks > gpus
 
@@ -259,7 +259,7 @@ def test_a_gpu_holds_what_the_driver_and_the_libraries_take():
     assert parts.transforms == wave
     assert parts.context == 600 * 2**20
     assert parts.graphs == 4 * wave * (plan.slices + 6)
-    of_fits = parts.volumes + parts.frames + parts.batch + parts.turns
+    of_fits = parts.volumes + parts.frames + parts.batch + parts.rotations
     tensors = of_fits + parts.propagators + parts.transforms + parts.graphs
     assert parts.allocator == pytest.approx(tensors / 10)
     assert parts.total == int(1.1 * tensors + parts.context)
@@ -349,7 +349,7 @@ def ran_out(error, device="cpu", **recipe):
 )
 def test_memory_that_runs_out_is_said_with_what_would_fit(error):
     plan, told = ran_out(error)
-    assert f"{plan.memory_bytes / GIB:.1f} GiB were planned for a rank" in told.got
+    assert f"{plan.memory_bytes / GIB:.1f} GiB per rank" in told.got
     assert (str(error).splitlines() or ["MemoryError()"])[0] in told.got
     assert "\n" not in told.got
     assert "recomputed waves" in told.remedy

@@ -5,7 +5,7 @@ from small_scan import hologram_geometry
 from test_planning import pattern_geometry, plan_of
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.planning import thin_plan, with_probe_light
+from bluesky_multislice.planning import thin_plan, with_probe_intensity
 from bluesky_multislice.solvers import RefinementSettings, Schedule
 
 
@@ -42,7 +42,7 @@ def test_earlier_fits_keep_the_probes_schedule_and_no_others():
 
 
 def test_the_frames_light_reaches_every_fit_of_a_plan():
-    plan = with_probe_light(plan_of(pattern_geometry(), coarse_levels=1), 0.7)
+    plan = with_probe_intensity(plan_of(pattern_geometry(), coarse_levels=1), 0.7)
     assert [each.fit.probe_light for each in (*plan.earlier, plan)] == [0.7, 0.7]
 
 
@@ -62,7 +62,9 @@ def test_a_schedule_of_a_probe_that_is_not_refined_is_refused():
     ],
 )
 def test_what_never_moves_is_said(recipe, names):
-    notes = [note for note in plan_of(pattern_geometry(), **{"epochs": 8, **recipe}).notes if "will not move" in note]
+    notes = [
+        note for note in plan_of(pattern_geometry(), **{"epochs": 8, **recipe}).notes if "will not be refined" in note
+    ]
     assert len(notes) == (names is not None)
     assert names is None or names in notes[0]
 

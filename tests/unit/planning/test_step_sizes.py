@@ -24,7 +24,7 @@ from bluesky_multislice.planning import (
 from bluesky_multislice.planning.cost import memory_parts
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruction.fits_in_turn import load_data
-from bluesky_multislice.solvers import Unknowns, fit, lanes_of, split_views
+from bluesky_multislice.solvers import Unknowns, assign_lanes, fit, split_views
 
 GPUS = Machine(8, 8, 80 * 10**9, accelerator=True)
 
@@ -58,7 +58,7 @@ def test_a_large_volume_is_turned_once_to_each_angle(large):
     # Every twentieth view is held back: those of each angle are looked at, too, on the way there only.
     assert plan.fit.batch_views in (per_angle - 9, per_angle - 8)
     # A rank has 25 angles to fit and, as others may share one of them, 27 to judge by, of δ and β.
-    assert 2 * 2 * 25 < work.most_turns <= 2 * (2 * 25 + 27)
+    assert 2 * 2 * 25 < work.most_rotations <= 2 * (2 * 25 + 27)
     assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
 
 
@@ -126,9 +126,9 @@ def test_slabs_that_memory_asks_for_leave_a_lane_for_each_group_of_ranks():
 def test_lanes_are_sectors_of_the_angles_and_hold_all_views_of_each():
     angle_rad = np.repeat(np.arange(6) * 0.5, 4)
     views = np.arange(24)[np.arange(24) % 5 > 0]
-    lane = lanes_of(views, 3, angle_rad)
+    lane = assign_lanes(views, 3, angle_rad)
     assert np.array_equal(lane, (angle_rad[views] / 0.5).astype(int) // 2)
-    assert np.array_equal(lanes_of(views, 3), np.arange(len(views)) % 3)
+    assert np.array_equal(assign_lanes(views, 3), np.arange(len(views)) % 3)
 
 
 @pytest.mark.parametrize("per_lane", [1, 2, 5])
@@ -137,7 +137,7 @@ def test_a_fit_takes_as_many_steps_as_are_counted(per_lane, monkeypatch):
     plan = make_plan(Recipe(ranks=1, device="cpu", epochs=1, slices=2), scan)
     settings = replace(plan.fit, batch_views=30, batches_per_lane=per_lane)
     plan = replace(plan, whole_angles=True, fit=settings)
-    monkeypatch.setattr(Unknowns, "step", lambda unknowns, one_pass: (steps.append(1), unknowns.forget_gradients()))
+    monkeypatch.setattr(Unknowns, "step", lambda unknowns, one_pass: (steps.append(1), unknowns.zero_gradients()))
     with join_mesh("cpu") as mesh:
         data = load_data(scan, plan, *split_views(scan.geometry.views, plan.held_back_every), scale=1.0, mesh=mesh)
         model = plan.forward_model(scan.geometry)

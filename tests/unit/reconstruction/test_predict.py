@@ -8,14 +8,14 @@ from small_scan import VOXEL_M, ball, blank, hologram_geometry, pattern_scan
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.measurement import Detector, Scan
-from bluesky_multislice.reconstruction import add_photon_noise, predict_frames
+from bluesky_multislice.reconstruction import add_photon_noise, simulate_frames
 
 PITCH = (VOXEL_M, VOXEL_M, VOXEL_M)
 DELTA = ball().astype(float)
 
 
 def predicted(scan, delta=DELTA, beta=0.1 * DELTA, voxel_size_m=PITCH, **choice):
-    return np.array(list(predict_frames(scan, delta, beta, voxel_size_m=voxel_size_m, **choice)))
+    return np.array(list(simulate_frames(scan, delta, beta, voxel_size_m=voxel_size_m, **choice)))
 
 
 @pytest.fixture(scope="module")

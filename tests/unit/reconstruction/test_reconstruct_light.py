@@ -61,7 +61,7 @@ def test_frames_without_light_among_others_are_said():
     stored = frames_of(scan)
     stored[3] = 0
     result = result_of(Scan(scan.geometry, Frames(stored)), epochs=1)
-    assert result.warnings == ("1 of the frames to fit have no light: leave them out of the scan",)
+    assert result.warnings == ("1 of the frames to fit are dark: remove them from the scan",)
 
 
 def test_frames_held_back_without_light_are_said():
@@ -69,7 +69,7 @@ def test_frames_held_back_without_light_are_said():
     stored = frames_of(scan)
     stored[4] = 0
     (warning,) = result_of(Scan(scan.geometry, Frames(stored)), epochs=1, held_back_every=4).warnings
-    assert "1 of the frames held back, which judge the fit, have no light" in warning
+    assert "1 of the validation frames are dark" in warning
 
 
 def test_patterns_off_the_centre_are_said(patterns):

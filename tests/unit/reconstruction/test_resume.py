@@ -12,7 +12,7 @@ from bluesky_multislice.planning import identity, make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruction import reconstruct
 from bluesky_multislice.solvers import Interrupted, Journal
-from bluesky_multislice.solvers.course import Course
+from bluesky_multislice.solvers.course import FitProgress
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def run(scan, plan, folder, stop_after):
     reported = []
     with join_mesh("cpu") as mesh:
         checkpoints = Checkpoints(folder, mesh, identity(scan, plan))
-        journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, asked=Stops(stop_after))
+        journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, stop_reason=Stops(stop_after))
         try:
             return reconstruct(scan, plan, mesh, reported.append, journal), reported, checkpoints
         except Interrupted:
@@ -119,10 +119,10 @@ def test_a_checkpoint_is_written_every_so_many_epochs(every, number, holograms, 
     plan = make_plan(Recipe(ranks=1, device="cpu", epochs=7), holograms)
     with join_mesh("cpu") as mesh:
         checkpoints = Checkpoints(tmp_path, mesh, identity(holograms, plan))
-        journal = Journal(checkpoints, mesh, every=every, asked=lambda: "")
+        journal = Journal(checkpoints, mesh, every=every, stop_reason=lambda: "")
         fit = journal.fit("all views")
         saved = []
-        course, state = Course(empty=True, least_loss=1.0), lambda: {"volume/object": torch.zeros(1, 2, 3, 4)}
+        course, state = FitProgress(empty=True, initial_loss=1.0), lambda: {"volume/object": torch.zeros(1, 2, 3, 4)}
         for epoch in range(1, 8):
             fit.end_epoch(course, state)
             checkpoints.wait()

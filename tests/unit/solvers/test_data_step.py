@@ -9,7 +9,7 @@ from bluesky_multislice.parallel import Mesh, join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import Unknowns, load_views
-from bluesky_multislice.solvers.data_step import step_to_the_bottom
+from bluesky_multislice.solvers.data_step import line_search_step
 from bluesky_multislice.solvers.fidelity import amplitude_misfit
 
 PROBING_RAD = 0.01
@@ -31,7 +31,10 @@ def prepared(fill=None):
 
 
 def misfit(unknowns, frames):
-    return amplitude_misfit(unknowns.expect(frames.views), frames.amplitude, frames.mask) / frames.amplitude.numel()
+    return (
+        amplitude_misfit(unknowns.expected_intensity(frames.views), frames.amplitude, frames.mask)
+        / frames.amplitude.numel()
+    )
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -40,7 +43,7 @@ def test_it_leads_to_the_bottom_of_a_weak_samples_misfit(weighted):
     gradient = unknowns.gradients()[0].clone()
     weight = torch.linspace(0.5, 2.0, gradient.shape[-1]) if weighted else torch.tensor(1.0)
     with join_mesh("cpu") as mesh:
-        way = step_to_the_bottom(unknowns, frames, [np.arange(8)], weight * gradient, PROBING_RAD, mesh)
+        way = line_search_step(unknowns, frames, [np.arange(8)], weight * gradient, PROBING_RAD, mesh)
     assert not unknowns.object.any(), "nothing has moved"
 
     def depth(part):
@@ -56,7 +59,7 @@ def test_a_gradient_of_nothing_has_no_way():
     unknowns, frames = prepared(fill=0.0)
     with join_mesh("cpu") as mesh:
         nowhere = unknowns.gradients()[0]
-        assert step_to_the_bottom(unknowns, frames, [np.arange(8)], nowhere, PROBING_RAD, mesh) == 0
+        assert line_search_step(unknowns, frames, [np.arange(8)], nowhere, PROBING_RAD, mesh) == 0
 
 
 def test_a_rank_without_a_batch_takes_part_in_the_sum():
@@ -68,7 +71,7 @@ def test_a_rank_without_a_batch_takes_part_in_the_sum():
 
     gradient = unknowns.gradients()[0]
     other = Counted(1, 2, torch.device("cpu"))
-    way = step_to_the_bottom(unknowns, frames, [], gradient, PROBING_RAD, other)
+    way = line_search_step(unknowns, frames, [], gradient, PROBING_RAD, other)
     # Along the change the curvature is 2·2/8, and the slope Σ(gradient·change).
     scale = PROBING_RAD / float(gradient.abs().max())
     assert way == pytest.approx(float((gradient**2).sum()) * scale**2 / 0.5, rel=1e-4)

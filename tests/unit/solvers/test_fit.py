@@ -8,7 +8,7 @@ import torch
 from small_scan import VOXEL_M, ball, blank, hologram_geometry, hologram_scan, rebuild, relative_error, thick_scan
 
 from bluesky_multislice.measurement import Frames, Scan
-from bluesky_multislice.reconstruction import add_photon_noise, predict_frames
+from bluesky_multislice.reconstruction import add_photon_noise, simulate_frames
 from bluesky_multislice.solvers.priors.regularisers import total_variation
 
 
@@ -74,7 +74,7 @@ def test_a_fit_that_its_prior_brings_to_a_stand_has_converged(few_photons):
 def test_frames_of_vacuum_give_an_empty_volume_and_say_so(photons, seed):
     geometry = hologram_geometry()
     empty = np.zeros((16, 16, 16))
-    frames = predict_frames(blank(geometry), empty, empty, voxel_size_m=(VOXEL_M, VOXEL_M, VOXEL_M))
+    frames = simulate_frames(blank(geometry), empty, empty, voxel_size_m=(VOXEL_M, VOXEL_M, VOXEL_M))
     noisy = add_photon_noise(np.array(list(frames)), scale=photons, seed=seed)
     solution = rebuild(Scan(geometry, Frames(noisy)), held_back_every=4)
     assert solution.best_epoch == 0

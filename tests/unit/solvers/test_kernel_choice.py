@@ -11,7 +11,7 @@ from bluesky_multislice.errors import JobError
 from bluesky_multislice.optics import KernelChoice, kernels_in_use, use_kernels, uses_fused
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers import choose_kernels
-from bluesky_multislice.solvers.kernel_choice import AGREEMENT, kept_or_compared, of_differences
+from bluesky_multislice.solvers.kernel_choice import AGREEMENT, cached_or_measured_differences, choice_from_differences
 
 CPU = torch.device("cpu")
 ALIKE = {"slices": 1e-7, "turns": 2e-7, "descent": 1e-7, "graphs": 0.0}
@@ -52,7 +52,7 @@ def test_fused_kernels_without_triton_are_refused_and_auto_does_without():
 
 
 def test_auto_takes_the_parts_that_agree():
-    choice = of_differences("auto", ALIKE | {"turns": 2 * AGREEMENT, "graphs": float("inf")}, "cuda")
+    choice = choice_from_differences("auto", ALIKE | {"turns": 2 * AGREEMENT, "graphs": float("inf")}, "cuda")
     assert choice.fused == ("slices", "descent")
     assert "2.0e-05 (turns)" in choice.reason
     use_kernels(choice)
@@ -64,11 +64,11 @@ def test_auto_takes_the_parts_that_agree():
 
 def test_fused_kernels_that_do_not_agree_are_refused():
     with pytest.raises(JobError, match=r"1\.0e-04 \(descent\)"):
-        of_differences("fused", ALIKE | {"descent": 1e-4}, "cuda")
+        choice_from_differences("fused", ALIKE | {"descent": 1e-4}, "cuda")
 
 
 def test_fused_kernels_serve_where_only_graphs_fail():
-    assert "graphs" not in of_differences("fused", ALIKE | {"graphs": float("inf")}, "cuda").fused
+    assert "graphs" not in choice_from_differences("fused", ALIKE | {"graphs": float("inf")}, "cuda").fused
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def counted(tmp_path, monkeypatch):
 
 def test_a_comparison_is_kept_for_the_next_start(counted):
     file, calls, compare = counted
-    assert [kept_or_compared(CPU, compare) for _ in range(2)] == [dict(list(ALIKE.items())[:3])] * 2
+    assert [cached_or_measured_differences(CPU, compare) for _ in range(2)] == [dict(list(ALIKE.items())[:3])] * 2
     assert calls == [CPU]
     ((key, kept),) = json.loads(file.read_text()).items()
     assert kept["turns"] == 2e-7
@@ -96,9 +96,9 @@ def test_a_comparison_is_kept_for_the_next_start(counted):
 
 def test_another_version_compares_again(counted):
     file, calls, compare = counted
-    kept_or_compared(CPU, compare)
+    cached_or_measured_differences(CPU, compare)
     file.write_text(file.read_text().replace("torch 2", "torch 1"))
-    kept_or_compared(CPU, compare)
+    cached_or_measured_differences(CPU, compare)
     assert len(calls) == 2
     assert len(json.loads(file.read_text())) == 2
 
@@ -108,19 +108,19 @@ def test_a_torn_file_costs_a_comparison(counted, text):
     file, calls, compare = counted
     file.parent.mkdir()
     file.write_text(text)
-    kept_or_compared(CPU, compare)
-    kept_or_compared(CPU, compare)
+    cached_or_measured_differences(CPU, compare)
+    cached_or_measured_differences(CPU, compare)
     assert calls == [CPU]
 
 
 def test_a_folder_that_cannot_be_written_costs_a_comparison_each_time(counted):
     file, calls, compare = counted
     file.parent.write_text("a file where the folder would be")
-    assert [kept_or_compared(CPU, compare) for _ in range(2)] == [dict(list(ALIKE.items())[:3])] * 2
+    assert [cached_or_measured_differences(CPU, compare) for _ in range(2)] == [dict(list(ALIKE.items())[:3])] * 2
     assert len(calls) == 2
 
 
 def test_a_comparison_that_failed_is_not_kept(counted):
     file, _, _ = counted
-    kept_or_compared(CPU, lambda device: {"slices": float("inf"), "turns": 0.0, "descent": 0.0})
+    cached_or_measured_differences(CPU, lambda device: {"slices": float("inf"), "turns": 0.0, "descent": 0.0})
     assert not file.exists()

@@ -116,7 +116,7 @@ def test_without_absorption_beta_stays_zero(absorption):
     assert moved.delta.any()
     assert len(moved.object) == 1 + absorption
     # Its phase and its absorption through the whole volume are one step of 0.05.
-    expected = moved.expect(np.array([0])).detach()
+    expected = moved.expected_intensity(np.array([0])).detach()
     np.testing.assert_allclose(expected, 25 * np.exp(-2 * 0.05 * absorption), rtol=1e-3)
 
 
@@ -148,4 +148,4 @@ def test_a_number_that_is_not_finite_is_noticed():
 
 def test_expectation_is_the_models():
     start = unknowns()
-    np.testing.assert_allclose(start.expect(np.array([0, 3])).detach(), 25.0, rtol=1e-4)
+    np.testing.assert_allclose(start.expected_intensity(np.array([0, 3])).detach(), 25.0, rtol=1e-4)

@@ -202,7 +202,7 @@ def granted(profile: SiteProfile, resources: Resources) -> SiteProfile:
     Raises:
         RecipeError: the profile does not allow it.
     """
-    asked = resources.asked()
+    asked = resources.requested()
     refused = {field: why for field, value in asked.items() if (why := profile.overrides.refusal(field, value))}
     if refused:
         raise RecipeError(

@@ -1,7 +1,7 @@
-"""What a plan costs: memory, exchange, work and time, counted before anything is allocated."""
+"""Predicted cost of a plan: memory, exchange, work and time."""
 
 from bluesky_multislice.planning.cost.data_sheet import DataSheet, data_sheets, machine_name
-from bluesky_multislice.planning.cost.exchange import Exchange, exchange_of, rows_outside
+from bluesky_multislice.planning.cost.exchange import Exchange, exchange_of, rows_from_other_slabs
 from bluesky_multislice.planning.cost.machine_profile import (
     MachineProfile,
     measure_machine,
@@ -19,8 +19,8 @@ from bluesky_multislice.planning.cost.prediction import (
     Prediction,
     predict_cost,
     reduction_seconds,
+    rotation_seconds_per_voxel,
     step_seconds_per_voxel,
-    turn_seconds_per_voxel,
 )
 from bluesky_multislice.planning.cost.work import Work, transforms_of, work_of
 
@@ -41,10 +41,10 @@ __all__ = [
     "predict_cost",
     "read_profile",
     "reduction_seconds",
-    "rows_outside",
+    "rotation_seconds_per_voxel",
+    "rows_from_other_slabs",
     "step_seconds_per_voxel",
     "transforms_of",
-    "turn_seconds_per_voxel",
     "with_memory",
     "work_of",
     "write_profile",

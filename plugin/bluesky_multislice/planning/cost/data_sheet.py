@@ -1,4 +1,4 @@
-"""Machines as their makers describe them: the profile that predictions have where nobody has measured."""
+"""Machines by their data sheets: profiles for predictions without a measurement."""
 
 import functools
 import math
@@ -14,48 +14,48 @@ from bluesky_multislice.planning.machine import Machine
 _SIDES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 _FFT_BYTES_PER_PIXEL = 64
-"""Of a pair: two transforms, each in two passes that read and write eight bytes."""
+"""Memory traffic of an FFT pair: two transforms, each in two passes that read and write eight bytes."""
 
 _WAVE_BYTES_PER_PIXEL = 8
 
 _ENOUGH = 0.9
-"""Part of a data sheet's memory from which on a GPU is taken for one of its kind: some of it is never free."""
+"""Smallest memory of a GPU relative to its data sheet, because some of it is never free."""
 
 _Positive = Annotated[float, Field(gt=0)]
 
 
 class BytesPerVoxel(BaseModel):
-    """What is read and written of a volume for each of its voxels."""
+    """Memory traffic per voxel of a volume, in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    turn: _Positive
-    turned: _Positive
-    move: _Positive
-    regularise: _Positive
+    rotation: _Positive
+    slice_rotation: _Positive
+    optimiser: _Positive
+    regulariser: _Positive
 
 
 class DataSheet(BaseModel):
-    """What a maker says of the place of one rank, and what is assumed beside it; see ``data_sheets.toml``.
+    """Data sheet values of one rank, and assumed efficiencies; see ``data_sheets.toml``.
 
     Attributes:
-        name: what it is.
-        source: where the figures come from.
-        device: as of a profile.
-        memory_gb: memory of the rank.
-        memory_bytes_per_s: that it reads and writes.
-        flop_per_s: operations in single precision.
-        cache_bytes: of a wave that is computed without its memory.
-        link_bytes_per_s: that it sends to others of its node.
-        network_bytes_per_s: that it sends to other nodes.
-        ranks_per_node: how many share a node.
-        memory_efficiency: part of the memory's rate that is reached.
-        flop_efficiency: part of the operations' rate that FFTs reach.
-        link_efficiency: part of the rates of links and network that collectives reach.
-        slice_over_fft: time of a slice's gradient over that of its FFTs.
-        bytes_per_voxel: of volumes.
+        name: name of the device.
+        source: source of the figures.
+        device: type of device, as in a profile.
+        memory_gb: memory per rank.
+        memory_bytes_per_s: memory bandwidth.
+        flop_per_s: single-precision operations per second.
+        cache_bytes: largest wave that is computed in the cache.
+        link_bytes_per_s: bandwidth to other ranks of the node.
+        network_bytes_per_s: bandwidth to other nodes.
+        ranks_per_node: ranks per node.
+        memory_efficiency: achieved fraction of the memory bandwidth.
+        flop_efficiency: fraction of the peak operations that FFTs achieve.
+        link_efficiency: fraction of link and network bandwidth that collectives achieve.
+        slice_over_fft: ratio of times, a slice's gradient to its FFTs.
+        bytes_per_voxel: memory traffic of volumes.
         batch_s: see ``MachineProfile``.
-        matrix_s_per_pixel: see ``MachineProfile``.
+        matrix_s_per_pixel: see ``MachineProfile.rotation_matrix_seconds_per_pixel``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -80,7 +80,7 @@ class DataSheet(BaseModel):
 
     @property
     def profile(self) -> MachineProfile:
-        """The times of a rank that follow."""
+        """The profile of a rank that follows from the data sheet."""
         fft_pair_s = {side: self._fft_pair_s(side) for side in _SIDES}
         voxel_s = {name: size / self._memory_rate for name, size in self.bytes_per_voxel.model_dump().items()}
         return MachineProfile(
@@ -89,13 +89,13 @@ class DataSheet(BaseModel):
             threads=1,
             fft_pair_s=fft_pair_s,
             slice_pair_s={side: self.slice_over_fft * seconds for side, seconds in fft_pair_s.items()},
-            turn_s_a_voxel=voxel_s["turn"],
-            turned_s_a_voxel=voxel_s["turned"],
-            matrix_s_a_pixel=self.matrix_s_per_pixel,
+            rotation_seconds_per_voxel=voxel_s["rotation"],
+            slice_rotation_seconds_per_voxel=voxel_s["slice_rotation"],
+            rotation_matrix_seconds_per_pixel=self.matrix_s_per_pixel,
             batch_s=self.batch_s,
-            move_s_a_voxel=voxel_s["move"],
-            regularise_s_a_voxel=voxel_s["regularise"],
-            exchange_bytes_a_s=self.link_bytes_per_s * self.link_efficiency,
+            optimiser_seconds_per_voxel=voxel_s["optimiser"],
+            regulariser_seconds_per_voxel=voxel_s["regulariser"],
+            exchange_bytes_per_s=self.link_bytes_per_s * self.link_efficiency,
             network_bytes_per_s=self.network_bytes_per_s * self.link_efficiency,
             ranks_per_node=self.ranks_per_node,
             measured=False,
@@ -106,7 +106,7 @@ class DataSheet(BaseModel):
         return self.memory_bytes_per_s * self.memory_efficiency
 
     def _fft_pair_s(self, side: int) -> float:
-        """Return the seconds of an FFT pair of a window: as long as its operations or its memory take."""
+        """Return the seconds of an FFT pair of a window, limited by either operations or memory."""
         pixels = side**2
         computing = 10 * pixels * math.log2(pixels) / (self.flop_per_s * self.flop_efficiency)
         cached = pixels * _WAVE_BYTES_PER_PIXEL <= self.cache_bytes
@@ -115,13 +115,13 @@ class DataSheet(BaseModel):
 
 @functools.cache
 def data_sheets() -> dict[str, DataSheet]:
-    """Return the machines that the package knows, by name."""
+    """Return the data sheets of known machines, by name."""
     text = files("bluesky_multislice.planning.cost").joinpath("data_sheets.toml").read_text()
     return {name: DataSheet.model_validate(values) for name, values in tomllib.loads(text).items()}
 
 
 def machine_name(machine: Machine) -> str:
-    """Return which of the known machines is most like one: by the memory of its GPUs, the largest that it may be."""
+    """Return the known machine most similar to this one: the largest GPU that its memory allows."""
     if not machine.accelerator:
         return "cpu-node"
     by_memory = ("h200", "a100", "mi250")

@@ -1,4 +1,4 @@
-"""What ranks that hold slabs of a volume send each other in an epoch, counted before anything is computed."""
+"""Data that ranks with slabs of a volume exchange per epoch, counted before anything is computed."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.parallel import Mesh, Rows, Slab
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.solvers import in_batches, lanes_of, share_held_back, split_views
+from bluesky_multislice.solvers import assign_lanes, make_batches, share_held_back, split_views
 
 _FLOAT = 4
 _Batches = list[NDArray[np.intp]]
@@ -19,14 +19,13 @@ _Batches = list[NDArray[np.intp]]
 
 @dataclass(frozen=True)
 class Exchange:
-    """Bytes that all ranks together send to others of their angle in an epoch.
+    """Bytes that all ranks together send to ranks of their angle group per epoch.
 
     Attributes:
-        rows: turned rows and their gradients: those of a batch's windows outside of the slab, once for all its views.
-        priors: rows beside the slabs, for the regularisers.
-        strips: what it would be instead of ``rows`` if every view gathered the rows of its window over the full width
-            from wherever they are stored, and gave back their gradients, as in Du et al., Opt. Express 29, 10000
-            (2021).
+        rows: rotated rows and their gradients: rows of a batch's windows outside of the slab, once for all its views.
+        priors: rows next to the slabs, for the regularisers.
+        strips: alternative to ``rows``, if every view gathered the rows of its window over the full width and returned
+            their gradients, as in Du et al., Opt. Express 29, 10000 (2021).
     """
 
     rows: int
@@ -35,11 +34,11 @@ class Exchange:
 
 
 def exchange_of(plan: Plan, geometry: ScanGeometry) -> Exchange:
-    """Return what is sent in the first epoch of a plan; others differ by the order of views.
+    """Return the exchange of the first epoch of a plan; other epochs differ by the order of views.
 
     Args:
-        plan: of the reconstruction.
-        geometry: of the scan.
+        plan: plan of the reconstruction.
+        geometry: geometry of the scan.
     """
     model = plan.forward_model(geometry)
     rank_of_view, first = plan.ranks_of_views(geometry), model.first_rows
@@ -48,11 +47,11 @@ def exchange_of(plan: Plan, geometry: ScanGeometry) -> Exchange:
     fitted, held = split_views(geometry.views, plan.held_back_every)
     batches = batches_of(plan, geometry)
     outside = 0
-    for shares, ways in zip(batches, (2, 1), strict=True):
+    for shares, directions in zip(batches, (2, 1), strict=True):
         for batch in (batch for share in shares for batch in share):
             for angle in np.unique(geometry.angle_rad[batch]):
-                seen = batch[geometry.angle_rad[batch] == angle]
-                outside += ways * rows_outside(plan, rank_of_view, seen, first[seen], windows)
+                views = batch[geometry.angle_rad[batch] == angle]
+                outside += directions * rows_from_other_slabs(plan, rank_of_view, views, first[views], windows)
     steps = steps_of(plan, batches[0])
     borders = 2 * (plan.slabs - 1) * (plan.ranks // plan.slabs) if plan.fit.priors.weighted else 0
     row = parts * width * _FLOAT
@@ -61,17 +60,17 @@ def exchange_of(plan: Plan, geometry: ScanGeometry) -> Exchange:
 
 
 def batches_of(plan: Plan, geometry: ScanGeometry) -> tuple[list[_Batches], list[_Batches]]:
-    """Return the batches of views of the first epoch: those fitted of each lane, and those held back of each group.
+    """Return the batches of the first epoch: fitted views of each lane, and validation views of each group.
 
-    The ranks of group number n work on lanes n, n + groups, …
+    The ranks of group n compute the lanes n, n + groups, …
     """
     angle_rad, heights, size = geometry.angle_rad, geometry.position_m[:, 0], plan.fit.batch_views
 
     def batched(part: NDArray[np.intp], shuffle: np.random.Generator | None) -> _Batches:
-        return [part[batch] for batch in in_batches(angle_rad[part], heights[part], size, shuffle)]
+        return [part[batch] for batch in make_batches(angle_rad[part], heights[part], size, shuffle)]
 
     fitted, held = split_views(geometry.views, plan.held_back_every)
-    lane_of = lanes_of(fitted, plan.lanes, angle_rad if plan.whole_angles else None)
+    lane_of = assign_lanes(fitted, plan.lanes, angle_rad if plan.whole_angles else None)
     lanes = [
         batched(fitted[lane_of == lane], np.random.default_rng([plan.fit.seed, lane])) for lane in range(plan.lanes)
     ]
@@ -80,18 +79,18 @@ def batches_of(plan: Plan, geometry: ScanGeometry) -> tuple[list[_Batches], list
 
 
 def steps_of(plan: Plan, fitted: Sequence[_Batches]) -> int:
-    """Return how many steps an epoch of some batches of each lane has."""
+    """Return the number of steps per epoch for these batches of each lane."""
     return math.ceil(max(map(len, fitted), default=0) / plan.fit.batches_per_lane)
 
 
-def rows_outside(
+def rows_from_other_slabs(
     plan: Plan,
     rank_of_view: NDArray[np.intp] | None,
     views: NDArray[np.intp],
     first: NDArray[np.intp],
     windows: Sequence[Rows],
 ) -> int:
-    """Return how many rows of the windows of some views at an angle all ranks need from others."""
+    """Return the number of window rows, for views at one angle, that ranks receive from other slabs."""
     found = 0
     for number in range(plan.slabs):
         slab = Slab(Mesh(number, plan.slabs, torch.device("cpu"), plan.slabs), plan.grid.shape[1], rank_of_view)

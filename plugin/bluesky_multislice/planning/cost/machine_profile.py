@@ -1,4 +1,4 @@
-"""How fast a machine is: measured once, kept in a file, and read by predictions."""
+"""Profile of a machine: measured times of one rank, stored in a file for predictions."""
 
 import functools
 import json
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from bluesky_multislice.errors import PlanError
@@ -20,57 +20,78 @@ from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.optics import PROPAGATIONS, rotate, with_y_last
 from bluesky_multislice.optics.accelerator import accelerator_count, device_name, resolve_device_type, synchronise
 from bluesky_multislice.parallel import measured_rate
-from bluesky_multislice.solvers import ObjectOptimiser, Priors, add_gradient_of_penalty, bound
+from bluesky_multislice.solvers import ObjectOptimiser, Priors, add_gradient_of_penalty, apply_bounds
 
 _SIDES = (64, 128, 256, 512)
-_SLICES, _TURNED, _A_SLICE, _FEW = 8, 128, 8, 8
+_SLICES, _SIDE, _PLANES_PER_SLICE, _SMALL_SIDE = 8, 128, 8, 8
 
 _PIXELS = 2**17
-"""Pixels of all waves that are timed together, as many as stay in a processor's cache."""
+"""Pixels of all waves that are timed together; they fit into a CPU's cache."""
 
 _Positive = Annotated[float, Field(gt=0)]
 _Times = Annotated[dict[Annotated[int, Field(gt=0)], _Positive], Field(min_length=1)]
 
 
 class MachineProfile(BaseModel):
-    """Times of one rank of a machine."""
+    """Times of one rank of a machine. Names of earlier versions are accepted in files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, title="Machine profile")
 
-    machine: str = Field(description="What was measured.")
+    machine: str = Field(description="Name of the device.")
     device: str = Field(description="Type of device: cpu, cuda or xpu.")
-    threads: int = Field(ge=1, description="Threads of the rank.")
-    fft_pair_s: _Times = Field(description="Pixels on a side of a window → seconds of its FFT pair.")
+    threads: int = Field(ge=1, description="Threads per rank.")
+    fft_pair_s: _Times = Field(description="Side of a window in pixels → seconds of its FFT pair.")
     slice_pair_s: _Times = Field(
-        description="The same with all that multislice and its gradient do beside each FFT pair."
+        description="Side of a window in pixels → seconds per FFT pair in multislice with gradient, all included."
     )
-    turn_s_a_voxel: float = Field(gt=0, description="Seconds to turn one voxel of a volume.")
-    turned_s_a_voxel: float = Field(gt=0, description="The same for one voxel of the slices that it is turned into.")
-    matrix_s_a_pixel: float = Field(
-        gt=0, description="Seconds to make the matrix of a turn by a new angle, over the pixels of a plane (z, x)."
+    rotation_seconds_per_voxel: float = Field(
+        gt=0,
+        validation_alias=AliasChoices("rotation_seconds_per_voxel", "turn_s_a_voxel"),
+        description="Seconds of a rotation per voxel of the volume.",
     )
-    batch_s: float = Field(gt=0, description="Seconds of a batch's gradient in which next to nothing is computed.")
-    move_s_a_voxel: float = Field(gt=0, description="Seconds of the optimiser for one voxel.")
-    regularise_s_a_voxel: float = Field(gt=0, description="Seconds of total variation's gradient for one voxel.")
-    exchange_bytes_a_s: float | None = Field(
-        default=None, gt=0, description="Bytes a second that each of two ranks sends to the other; None: not measured."
+    slice_rotation_seconds_per_voxel: float = Field(
+        gt=0,
+        validation_alias=AliasChoices("slice_rotation_seconds_per_voxel", "turned_s_a_voxel"),
+        description="Additional seconds of a rotation per voxel of the resulting slices.",
+    )
+    rotation_matrix_seconds_per_pixel: float = Field(
+        gt=0,
+        validation_alias=AliasChoices("rotation_matrix_seconds_per_pixel", "matrix_s_a_pixel"),
+        description="Seconds to make the rotation matrix of a new angle, per pixel of a plane (z, x).",
+    )
+    batch_s: float = Field(gt=0, description="Overhead of a batch: seconds of its gradient for a tiny problem.")
+    optimiser_seconds_per_voxel: float = Field(
+        gt=0,
+        validation_alias=AliasChoices("optimiser_seconds_per_voxel", "move_s_a_voxel"),
+        description="Seconds of an optimiser step per voxel.",
+    )
+    regulariser_seconds_per_voxel: float = Field(
+        gt=0,
+        validation_alias=AliasChoices("regulariser_seconds_per_voxel", "regularise_s_a_voxel"),
+        description="Seconds of total variation's gradient per voxel.",
+    )
+    exchange_bytes_per_s: float | None = Field(
+        default=None,
+        gt=0,
+        validation_alias=AliasChoices("exchange_bytes_per_s", "exchange_bytes_a_s"),
+        description="Bytes per second that each of two ranks sends to the other. None: not measured.",
     )
     network_bytes_per_s: float | None = Field(
-        default=None, gt=0, description="The same of ranks on two nodes; None: as on one."
+        default=None, gt=0, description="Bytes per second between ranks on different nodes. None: as on one node."
     )
-    ranks_per_node: int | None = Field(default=None, ge=1, description="Ranks that share a node; None: all.")
-    measured: bool = Field(default=True, description="Whether it was measured; else it follows from a data sheet.")
+    ranks_per_node: int | None = Field(default=None, ge=1, description="Ranks per node. None: all.")
+    measured: bool = Field(default=True, description="Whether the times were measured, not taken from a data sheet.")
 
     def slice_pair(self, pixels: float) -> float:
-        """Return the seconds of an FFT pair of a window in multislice, by pixels · log(pixels) of measured ones.
+        """Return the seconds of an FFT pair of a window in multislice, scaled by pixels · log(pixels).
 
         Args:
-            pixels: of the window.
+            pixels: number of pixels of the window.
         """
         return _of_size(self.slice_pair_s, pixels)
 
     def fft_pair(self, pixels: float) -> float:
-        """Return the seconds of a bare FFT pair of a window of so many pixels."""
+        """Return the seconds of a bare FFT pair of a window with this number of pixels."""
         return _of_size(self.fft_pair_s, pixels)
 
 
@@ -78,13 +99,13 @@ def read_profile(path: Path) -> MachineProfile:
     """Read a profile.
 
     Raises:
-        PlanError: it cannot be read, or is not one.
+        PlanError: the file cannot be read, or is not a profile.
     """
     try:
         return MachineProfile.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as exc:
         raise PlanError(
-            "A machine profile is a JSON file that multislice plan --measure has written.",
+            "A machine profile must be a JSON file written by multislice plan --measure.",
             got=f"{path}: {exc}",
             remedy="measure the machine again, or correct the path.",
         ) from exc
@@ -100,36 +121,36 @@ def write_profile(path: Path, profile: MachineProfile) -> None:
         path.write_text(json.dumps(profile.model_dump(mode="json"), indent=2) + "\n")
     except OSError as exc:
         raise PlanError(
-            "A machine profile needs a file that can be written.", got=f"{path}: {exc}", remedy="choose another place."
+            "A machine profile must be written to a writable file.", got=f"{path}: {exc}", remedy="choose another file."
         ) from exc
 
 
 def measure_machine(device: str, *, sides: tuple[int, ...] = _SIDES, least_s: float = 0.3) -> MachineProfile:
-    """Time one rank on this machine, and what two of them exchange.
+    """Measure the times of one rank on this machine, and the exchange between two.
 
     Args:
-        device: of the recipe.
-        sides: pixels on a side of the windows.
-        least_s: seconds that each measurement takes at least.
+        device: device of the recipe.
+        sides: sides of the windows in pixels.
+        least_s: smallest duration of each measurement, s.
     """
     place = torch.device(resolve_device_type(device))
     name = device_name(place) or f"{platform.system()} {platform.machine()}"
     # Two ranks cannot share a GPU.
     two = place.type == "cpu" or accelerator_count() > 1
-    turn_s, turned_s, matrix_s = _turn(place, least_s)
+    rotation_s, slice_rotation_s, matrix_s = _rotation(place, least_s)
     return MachineProfile(
         machine=name,
         device=place.type,
         threads=torch.get_num_threads(),
         fft_pair_s={side: _fft_pair(side, place, least_s) for side in sides},
         slice_pair_s={side: _slice_pair(side, place, least_s) for side in sides},
-        turn_s_a_voxel=turn_s,
-        turned_s_a_voxel=turned_s,
-        matrix_s_a_pixel=matrix_s,
+        rotation_seconds_per_voxel=rotation_s,
+        slice_rotation_seconds_per_voxel=slice_rotation_s,
+        rotation_matrix_seconds_per_pixel=matrix_s,
         batch_s=_batch(place, least_s),
-        move_s_a_voxel=_move(place, least_s),
-        regularise_s_a_voxel=_regularise(place, least_s),
-        exchange_bytes_a_s=measured_rate(place.type) if two else None,
+        optimiser_seconds_per_voxel=_optimiser_step(place, least_s),
+        regulariser_seconds_per_voxel=_regulariser(place, least_s),
+        exchange_bytes_per_s=measured_rate(place.type) if two else None,
     )
 
 
@@ -161,45 +182,47 @@ def _slice_pair(side: int, place: torch.device, least_s: float) -> float:
     return _seconds(gradient, place, least_s) / (2 * len(wave) * (_SLICES + 1))
 
 
-def _turn(place: torch.device, least_s: float) -> tuple[float, float, float]:
-    """Return the seconds of a turn for a voxel of the volume and of the slices, and of a new matrix for a pixel.
+def _rotation(place: torch.device, least_s: float) -> tuple[float, float, float]:
+    """Return the seconds of a rotation per voxel of the volume and of the slices, and of a new matrix per pixel.
 
-    A turn there and one back are two, and cost alike.
+    A rotation and its adjoint count as two, with equal cost.
     """
-    volume, angles = with_y_last(torch.zeros((_TURNED,) * 3, device=place)).requires_grad_(), _new_angles()
-    thin = _TURNED // _A_SLICE
+    volume, angles = with_y_last(torch.zeros((_SIDE,) * 3, device=place)).requires_grad_(), _new_angles()
+    few_slices = _SIDE // _PLANES_PER_SLICE
 
-    def turn(angle: float, slices: int) -> None:
+    def rotate_and_back(angle: float, slices: int) -> None:
         planes = rotate(volume, angle, slices=slices)
         planes.backward(torch.ones_like(planes))
 
-    whole, few = (_seconds(lambda n=n: turn(1.0, n), place, least_s) for n in (_TURNED, thin))
-    anew = _seconds(lambda: turn(next(angles), thin), place, least_s)
-    of_planes = max(whole - few, 1e-9) / (1 - 1 / _A_SLICE)
-    of_volume = max(few - of_planes / _A_SLICE, 1e-9)
+    many, few = (_seconds(lambda n=n: rotate_and_back(1.0, n), place, least_s) for n in (_SIDE, few_slices))
+    new_angle = _seconds(lambda: rotate_and_back(next(angles), few_slices), place, least_s)
+    of_planes = max(many - few, 1e-9) / (1 - 1 / _PLANES_PER_SLICE)
+    of_volume = max(few - of_planes / _PLANES_PER_SLICE, 1e-9)
     voxels = 2 * volume.numel()
-    return of_volume / voxels, of_planes / voxels, max(anew - few, 1e-9) / _TURNED**2
+    return of_volume / voxels, of_planes / voxels, max(new_angle - few, 1e-9) / _SIDE**2
 
 
 def _batch(place: torch.device, least_s: float) -> float:
-    """Return the seconds of a gradient from the volume to a hologram and back, where all of them are tiny."""
+    """Return the seconds of a gradient from the volume to a hologram and back, for a tiny problem."""
     geometry = ScanGeometry(
         technique="holography",
         beam=Beam(1e-10),
-        detector=Detector((_FEW, _FEW), (1e-8, 1e-8), "near_field"),
+        detector=Detector((_SMALL_SIDE, _SMALL_SIDE), (1e-8, 1e-8), "near_field"),
         distance_m=np.full(1, 1e-6),
         angle_rad=np.ones(1),
         position_m=np.zeros((1, 2)),
     )
-    model = ForwardModel(geometry, VolumeGrid((_FEW, _FEW, _FEW), (1e-8, 1e-8, 1e-8)), slices=2).to(place)
-    delta, beta = (with_y_last(torch.zeros((_FEW,) * 3, device=place)).requires_grad_() for _ in range(2))
+    model = ForwardModel(
+        geometry, VolumeGrid((_SMALL_SIDE, _SMALL_SIDE, _SMALL_SIDE), (1e-8, 1e-8, 1e-8)), slices=2
+    ).to(place)
+    delta, beta = (with_y_last(torch.zeros((_SMALL_SIDE,) * 3, device=place)).requires_grad_() for _ in range(2))
     probe = torch.ones((1, *model.window), dtype=torch.complex64, device=place)
     return _seconds(lambda: model(delta, beta, probe, np.zeros(1, int)).sum().backward(), place, least_s)
 
 
-def _move(place: torch.device, least_s: float) -> float:
-    """Return the seconds in which a voxel is moved along its weighted gradient and kept from going negative."""
-    volume = torch.zeros((1, *(_TURNED,) * 3), device=place, requires_grad=True)
+def _optimiser_step(place: torch.device, least_s: float) -> float:
+    """Return the seconds per voxel of an optimiser step with weights and positivity."""
+    volume = torch.zeros((1, *(_SIDE,) * 3), device=place, requires_grad=True)
     volume.grad = torch.ones_like(volume)
     optimiser = ObjectOptimiser(
         volume,
@@ -212,18 +235,18 @@ def _move(place: torch.device, least_s: float) -> float:
     )
     optimiser.start(1.0, torch.ones_like(volume[0]))
 
-    def move() -> None:
+    def step() -> None:
         optimiser.step()
-        bound(volume.detach(), Priors(), positivity=True, support=None)
+        apply_bounds(volume.detach(), Priors(), positivity=True, support=None)
 
-    return _seconds(move, place, least_s) / volume.numel()
+    return _seconds(step, place, least_s) / volume.numel()
 
 
-def _regularise(place: torch.device, least_s: float) -> float:
-    """Return the seconds of total variation's gradient in a voxel."""
-    volume, gradient = torch.zeros((2, 1, *(_TURNED,) * 3), device=place)
-    once = functools.partial(add_gradient_of_penalty, volume, gradient, Priors(total_variation=1.0), 1.0, 0.0)
-    return _seconds(once, place, least_s) / volume.numel()
+def _regulariser(place: torch.device, least_s: float) -> float:
+    """Return the seconds of total variation's gradient per voxel."""
+    volume, gradient = torch.zeros((2, 1, *(_SIDE,) * 3), device=place)
+    compute = functools.partial(add_gradient_of_penalty, volume, gradient, Priors(total_variation=1.0), 1.0, 0.0)
+    return _seconds(compute, place, least_s) / volume.numel()
 
 
 def _new_angles() -> Iterator[float]:
@@ -234,7 +257,7 @@ def _new_angles() -> Iterator[float]:
 
 
 def _seconds(compute: Callable[[], object], place: torch.device, least_s: float) -> float:
-    """Return the least time of a computation, to which others on the machine only add, after one that warms up."""
+    """Return the shortest time of a computation after a warm-up, because other processes can only add time."""
     times: list[float] = []
     compute()
     while len(times) < 3 or sum(times) < least_s:

@@ -1,4 +1,4 @@
-"""What a plan costs, from the plan alone and, for time, from a measured profile of the machine."""
+"""Predicted cost of a plan; times need a profile of the machine."""
 
 import math
 from dataclasses import dataclass
@@ -14,47 +14,47 @@ _FLOAT = 4
 
 
 @dataclass(frozen=True)
-class Seconds:
-    """Time of an epoch of the ranks that have most to do, as if nothing overlapped.
+class EpochSeconds:
+    """Time of an epoch for the ranks with the most work, without overlap of computation and exchange.
 
     Attributes:
-        slices: FFT pairs with the transmissions between them.
-        batches: what a batch of views at an angle takes besides, however few they are.
-        turns: turning the volume and its gradient.
-        steps: regularisers, and moving the volume.
-        exchange: None where the profile has no rate of it.
+        slices: FFT pairs and the transmissions between them.
+        batches: overhead per batch of views at an angle, independent of its size.
+        rotations: rotations of the volume and its gradient.
+        steps: regularisers and optimiser.
+        exchange: exchange between ranks; None if the profile has no rate.
     """
 
     slices: float
     batches: float
-    turns: float
+    rotations: float
     steps: float
     exchange: float | None
 
     @property
     def total(self) -> float:
-        """All together, of what is known."""
-        return self.slices + self.batches + self.turns + self.steps + (self.exchange or 0.0)
+        """Sum of the known times."""
+        return self.slices + self.batches + self.rotations + self.steps + (self.exchange or 0.0)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a plan costs.
+    """Predicted cost of a plan.
 
     Attributes:
-        memory: of one rank at its peak.
-        exchange: bytes of rows an epoch.
-        gradients: bytes that all ranks together send in an epoch to add up the gradients of groups of ranks.
-        work: what is computed in an epoch.
-        seconds: of an epoch; None without a profile, and for finite differences, which a profile does not measure.
-        useful: part of these seconds in which bare FFTs of the gradient are computed; None where ``seconds`` is.
+        memory: peak memory of one rank.
+        exchange: bytes of rows per epoch.
+        gradients: bytes that all ranks together send per epoch to sum gradients over groups of ranks.
+        work: computations per epoch.
+        seconds: time per epoch; None without a profile, and for finite differences, which profiles do not include.
+        useful: fraction of the time that the gradient's bare FFTs would take; None if ``seconds`` is None.
     """
 
     memory: MemoryParts
     exchange: Exchange
     gradients: int
     work: Work
-    seconds: Seconds | None
+    seconds: EpochSeconds | None
     useful: float | None
 
     @property
@@ -66,13 +66,13 @@ class Prediction:
 def predict_cost(
     plan: Plan, geometry: ScanGeometry, *, accelerator: bool, profile: MachineProfile | None
 ) -> Prediction:
-    """Return what the last fit of a plan costs.
+    """Return the cost of the last fit of a plan.
 
     Args:
-        plan: of the reconstruction.
-        geometry: of the scan.
+        plan: plan of the reconstruction.
+        geometry: geometry of the scan.
         accelerator: whether ranks compute on GPUs.
-        profile: of the machine that computes; None predicts no time.
+        profile: profile of the machine; None: predict no times.
     """
     sampled = geometry.coarser(plan.coarseness).oversampled(plan.oversampling)
     exchange, work = exchange_of(plan, geometry), work_of(plan, geometry)
@@ -80,11 +80,11 @@ def predict_cost(
     if profile is not None and not plan.propagation.startswith("finite-difference"):
         window = math.prod(n + 2 * plan.margin for n in sampled.field_shape)
         voxels, (depth, _, width) = math.prod(plan.grid.shape) / plan.slabs, plan.grid.shape
-        matrices = work.most_matrices * depth * width * profile.matrix_s_a_pixel
-        seconds = Seconds(
+        matrices = work.most_matrices * depth * width * profile.rotation_matrix_seconds_per_pixel
+        seconds = EpochSeconds(
             slices=work.awaited_pairs * profile.slice_pair(window),
             batches=work.most_batches * profile.batch_s,
-            turns=work.most_turns * voxels * turn_seconds_per_voxel(plan, profile) + matrices,
+            rotations=work.most_rotations * voxels * rotation_seconds_per_voxel(plan, profile) + matrices,
             steps=work.steps * voxels * step_seconds_per_voxel(plan, profile),
             exchange=_exchange_seconds(plan, exchange, work.steps, profile),
         )
@@ -93,35 +93,37 @@ def predict_cost(
     return Prediction(memory_parts(plan, sampled, accelerator), exchange, gradients, work, seconds, useful)
 
 
-def turn_seconds_per_voxel(plan: Plan, profile: MachineProfile) -> float:
-    """Return the seconds of a turn for a voxel of the volume, its part of the slices included."""
-    return profile.turn_s_a_voxel + profile.turned_s_a_voxel * plan.slices / plan.grid.shape[0]
+def rotation_seconds_per_voxel(plan: Plan, profile: MachineProfile) -> float:
+    """Return the seconds of a rotation per voxel of the volume, including the slices."""
+    return (
+        profile.rotation_seconds_per_voxel + profile.slice_rotation_seconds_per_voxel * plan.slices / plan.grid.shape[0]
+    )
 
 
 def step_seconds_per_voxel(plan: Plan, profile: MachineProfile) -> float:
-    """Return the seconds of a step for a voxel of all parts; groups of ranks share the regularisers, and what moves."""
+    """Return the seconds of a step per voxel, for all parts; groups share the regularisers, and planes if divided."""
     parts = 2 if plan.fit.absorption else 1
-    regularised = profile.regularise_s_a_voxel * plan.slabs / plan.ranks if plan.fit.priors.weighted else 0.0
-    return parts * (profile.move_s_a_voxel / plan.ranks_sharing_planes + regularised)
+    regularised = profile.regulariser_seconds_per_voxel * plan.slabs / plan.ranks if plan.fit.priors.weighted else 0.0
+    return parts * (profile.optimiser_seconds_per_voxel / plan.ranks_sharing_planes + regularised)
 
 
 def reduced_bytes(plan: Plan, steps: int) -> int:
-    """Return the bytes that all ranks send to add up gradients over groups, in a ring: 2·(1 − 1/groups) of each slab.
+    """Return the bytes to sum gradients over groups, for all ranks, as a ring reduction: 2·(1 − 1/groups) of each slab.
 
     Args:
-        plan: of the reconstruction.
-        steps: of the optimiser.
+        plan: plan of the reconstruction.
+        steps: number of optimiser steps.
     """
     groups, parts = plan.ranks // plan.slabs, 2 if plan.fit.absorption else 1
     return 2 * (groups - 1) * steps * parts * math.prod(plan.grid.shape) * _FLOAT
 
 
 def reduction_seconds(plan: Plan, steps: int, profile: MachineProfile) -> float:
-    """Return the seconds in which groups of ranks add up their gradients; 0 where the profile has no rate.
+    """Return the seconds to sum gradients over groups of ranks; 0 if the profile has no rate.
 
-    Those of a node that are in one group send to other nodes side by side, each by its own adapter.
+    Ranks of the same node and group send to other nodes in parallel, each through its own adapter.
     """
-    rate = profile.exchange_bytes_a_s
+    rate = profile.exchange_bytes_per_s
     if rate is None:
         return 0.0
     per_node = profile.ranks_per_node or plan.ranks
@@ -131,7 +133,7 @@ def reduction_seconds(plan: Plan, steps: int, profile: MachineProfile) -> float:
 
 
 def _exchange_seconds(plan: Plan, exchange: Exchange, steps: int, profile: MachineProfile) -> float | None:
-    rows, rate = exchange.rows + exchange.priors, profile.exchange_bytes_a_s
+    rows, rate = exchange.rows + exchange.priors, profile.exchange_bytes_per_s
     if rows + reduced_bytes(plan, steps) == 0:
         return 0.0
     if rate is None:

@@ -1,4 +1,4 @@
-"""Volumes from projections by filtered back-projection, for all rows at once; the filter is algotom's."""
+"""Filtered back-projection of all rows at once, with the filter of algotom."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from bluesky_multislice.optics import on_device
 from bluesky_multislice.optics.conventions import centred
 
 _AT_ONCE = 2**24
-"""Pixels that are read from projections together: 200 MB of places and weights."""
+"""Pixels gathered from projections at once: 200 MB of indices and weights."""
 
 
 def back_project(
@@ -19,19 +19,19 @@ def back_project(
     weights_rad: NDArray[np.float64],
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Return the sum of filtered projections, back-projected: (x, y, x), the first axis along z.
+    """Return the filtered back-projection (x, y, x), with the first axis along z.
 
-    The values are those of the volume times the pitch. Other angles' volumes can be added.
+    The values are the volume's times the pitch. Results for subsets of angles can be added.
 
     Args:
         projections: (angle, y, x) line integrals along the beam; the rotation axis is at (x − 1)/2.
-        angles_rad: (angle,) turn of the sample, see ``optics.conventions``.
-        weights_rad: (angle,) part of half a turn that each angle stands for, see ``angle_weights``.
-        device: where it is computed, and the volume lies.
+        angles_rad: (angle,) rotation of the sample; see ``optics.conventions``.
+        weights_rad: (angle,) angular range that each angle represents; see ``angle_weights``.
+        device: device of the computation and of the result.
 
     Source: Kak & Slaney, Principles of Computerized Tomographic Imaging (1988), ch. 3.
     """
-    # algotom takes time and 180 MB, which those who project nothing back need not spend.
+    # Imported here because algotom takes time and 180 MB.
     from algotom.rec.reconstruction import apply_ramp_filter
 
     angles, rows, width = projections.shape
@@ -44,12 +44,12 @@ def back_project(
     at_once = max(1, _AT_ONCE // (2 * width**2))
     for first in range(0, angles, at_once):
         some = slice(first, first + at_once)
-        volume += _smeared(on_device(filtered[some], place), on_device(angles_rad[some], place))
+        volume += _back_projected(on_device(filtered[some], place), on_device(angles_rad[some], place))
     return volume.mT
 
 
-def _smeared(projections: Tensor, angles_rad: Tensor) -> Tensor:
-    """Return the sum (z, x, y) of projections (angle, y, x), read by linear interpolation where each pixel is seen."""
+def _back_projected(projections: Tensor, angles_rad: Tensor) -> Tensor:
+    """Return the sum (z, x, y) of projections (angle, y, x), each interpolated linearly at every pixel's coordinate."""
     angles, rows, width = projections.shape
     z = x = centred(width, device=projections.device)
     at = x[:, None] * angles_rad.cos() + z[:, None, None] * angles_rad.sin() + (width - 1) / 2
@@ -68,15 +68,15 @@ def _smeared(projections: Tensor, angles_rad: Tensor) -> Tensor:
 
 
 def angle_weights(angles_rad: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (angle,) the part of half a turn that each angle stands for, half way to its neighbours.
+    """Return (angle,) the part of the range π that each angle represents, up to the midpoints to its neighbours.
 
-    Views half a turn apart show the same line integrals and count as neighbours. Beside a gap of more than twice the
-    median step an angle stands for no more than half of that on this side.
+    Views that differ by π have the same line integrals and count as neighbours. Next to a gap larger than twice the
+    median step, an angle represents at most one median step on that side.
     """
-    around = np.asarray(angles_rad) % np.pi
-    order = np.argsort(around, kind="stable")
-    steps = np.diff(around[order], append=around[order[:1]] + np.pi)
+    folded = np.asarray(angles_rad) % np.pi
+    order = np.argsort(folded, kind="stable")
+    steps = np.diff(folded[order], append=folded[order[:1]] + np.pi)
     steps = np.minimum(steps, 2 * np.median(steps[steps > 0]))
-    weights = np.empty(len(around))
+    weights = np.empty(len(folded))
     weights[order] = (steps + np.roll(steps, 1)) / 2
     return weights

@@ -1,4 +1,4 @@
-"""The probe that a reconstruction starts from, tried on a few views where the scan does not tell where the focus is."""
+"""Initial probe of a reconstruction; an unknown focus distance is searched on a few views."""
 
 import math
 from dataclasses import replace
@@ -18,8 +18,8 @@ from bluesky_multislice.reconstruction.start.joint_illumination import probe_of_
 from bluesky_multislice.reconstruction.start.shadows import (
     candidate_distances_m,
     depth_of_focus_m,
-    shadow_likeness,
-    shadows_distance_m,
+    distance_from_shadows_m,
+    shadow_similarity,
 )
 from bluesky_multislice.solvers import (
     Solution,
@@ -31,36 +31,36 @@ from bluesky_multislice.solvers import (
     split_views,
 )
 
-_TRIED_VIEWS = 100
-"""Views around the scan's middle that a first probe is tried on."""
+_TEST_VIEWS = 100
+"""Views around the centre of the scan on which initial probes are tested."""
 
-_TRIED_EPOCHS = 6
-"""Epochs after which a focus that is right within a depth of focus or a quarter leads clearly: five times in misfit."""
+_TEST_EPOCHS = 6
+"""Epochs after which the correct focus, within a depth of focus or 25 %, has a misfit five times lower than others."""
 
-_TRIED_BATCH = 5
-"""Views that move a first probe at once, at most."""
+_TEST_BATCH = 5
+"""Largest number of views per step of such a fit."""
 
 _WEAK = 0.1
-"""Amplitude of a further mode relative to the first."""
+"""Amplitude of further modes relative to the first."""
 
 
-_LEAST_SEEN = 0.5
-"""Part of the probe's light that has to fall on good pixels to tell how much of it there is."""
+_LEAST_ON_GOOD_PIXELS = 0.5
+"""Fraction of the probe's intensity that must fall on good pixels to calibrate its power by the frames."""
 
 
 def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: float, mesh: Mesh) -> Tensor:
-    """Return the probe (mode, y, x) to start from, in the root of the frames' units over ``scale``.
+    """Return the initial probe (mode, y, x), in the square root of the frames' units over ``scale``.
 
-    A given probe that may be refined is brought to the frames' mean energy. Without one, patterns of one angle are
-    fitted from several focus distances for a few epochs, and the probe that explains frames held back best is taken; of
-    several angles one serves, where the focus distance is not known. Where the plan fits the illumination, flats tell
-    the first one. Missing modes start as weak copies with a phase ramp.
+    A given probe that will be refined is scaled to the frames' mean energy. Without a given probe, far-field patterns
+    of one angle are fitted for a few epochs from several focus distances, and the probe with the lowest validation
+    misfit is returned. For several angles, this is done only if the focus distance is unknown. If the plan fits the
+    illumination, the probe comes from flats. Missing modes are weak copies of the first with a phase ramp.
 
     Args:
-        scan: what was measured.
-        plan: of the reconstruction.
+        scan: the scan.
+        plan: plan of the reconstruction.
         mean_frame: (y, x) mean of the frames to fit, zero where masked.
-        scale: intensity that becomes one.
+        scale: intensity that is normalised to 1.
         mesh: the ranks.
     """
     if scan.probe is not None:
@@ -68,7 +68,7 @@ def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: 
     elif plan.joint_illumination:
         probe = probe_of_flats(scan, plan, scale)
     elif _searches_focus(scan.geometry):
-        # It is a plane: every rank has room for all of it.
+        # A single plane fits into the memory of every rank, so no slabs are needed.
         probe = _probe_of_best_focus(scan, plan, mean_frame / scale, scale, mesh.undivided)
     else:
         probe = _made_probe(scan.geometry, plan, mean_frame / scale)
@@ -78,30 +78,30 @@ def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: 
     return probe
 
 
-def light_of_frames(probe: Tensor, scan: Scan, plan: Plan, mean_frame: NDArray[np.floating]) -> float:
-    """Return the mean of |probe|² over its pixels that gives the frames their light with nothing in the beam.
+def probe_intensity_from_frames(probe: Tensor, scan: Scan, plan: Plan, mean_frame: NDArray[np.floating]) -> float:
+    """Return the mean |probe|² per pixel with which frames without a sample would have the measured intensity.
 
-    Good pixels of patterns tell, as long as the probe's light falls on them. Other probes were made of the frames, or
-    of flats, and have it.
+    For far-field patterns it is calibrated on good pixels, if enough of the probe's intensity falls on them. Otherwise
+    the probe is returned unscaled, because it was made from frames or flats.
 
     Args:
-        probe: complex (mode, y, x) to start from, in the root of the frames' units over their scale.
-        scan: what was measured.
-        plan: of the reconstruction.
-        mean_frame: (y, x), over the scale.
+        probe: initial probe, complex (mode, y, x), in the square root of the frames' units over their scale.
+        scan: the scan.
+        plan: plan of the reconstruction.
+        mean_frame: (y, x) mean frame over the scale.
     """
-    light = float(probe.abs().square().sum(0).mean())
+    intensity = float(probe.abs().square().sum(0).mean())
     if scan.geometry.detector.regime == "near_field":
-        return light
+        return intensity
     pattern = bin_pixels(far_field(probe.cpu()).sum(0), (plan.oversampling, plan.oversampling)).numpy()
     good = scan.frames.mask
-    if pattern[good].sum() < _LEAST_SEEN * pattern.sum():
-        return light
-    return light * float(mean_frame[good].sum() / pattern[good].sum())
+    if pattern[good].sum() < _LEAST_ON_GOOD_PIXELS * pattern.sum():
+        return intensity
+    return intensity * float(mean_frame[good].sum() / pattern[good].sum())
 
 
 def _searches_focus(geometry: ScanGeometry) -> bool:
-    """Whether the focus is looked for: at one angle always, at several where its distance is not known."""
+    """Whether to search the focus: always for one angle, for several angles if its distance is unknown."""
     if not technique_of(geometry).overlapping or geometry.detector.regime == "near_field":
         return False
     several_angles = len(np.unique(geometry.angle_rad)) > 1
@@ -112,7 +112,7 @@ def _searches_focus(geometry: ScanGeometry) -> bool:
 
 
 def _of_one_angle(geometry: ScanGeometry) -> NDArray[np.intp]:
-    """Return the views at the angle that has most."""
+    """Return the views of the angle with the most views."""
     _, angle_of, count = np.unique(geometry.angle_rad, return_inverse=True, return_counts=True)
     return np.flatnonzero(angle_of == count.argmax())
 
@@ -135,8 +135,8 @@ def _made_probe(geometry: ScanGeometry, plan: Plan, mean_frame: NDArray[np.float
 
 
 def _probe_of_best_focus(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: float, mesh: Mesh) -> Tensor:
-    """Return the probe (1, y, x) that a short fit to the views in the scan's middle has found."""
-    plan = thin_plan(plan, epochs=_TRIED_EPOCHS, batch_views=min(plan.fit.batch_views, _TRIED_BATCH))
+    """Return the probe (1, y, x) of the best short fit to views near the centre of the scan."""
+    plan = thin_plan(plan, epochs=_TEST_EPOCHS, batch_views=min(plan.fit.batch_views, _TEST_BATCH))
     sets, mask = _middle_views(scan, plan, scale, mesh), scan.frames.mask
     nearest = np.asarray(ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True))
     mean_frame = mean_frame[tuple(nearest)]
@@ -152,14 +152,14 @@ def _probe_of_best_focus(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32]
 
 
 def _middle_views(scan: Scan, plan: Plan, scale: float, mesh: Mesh) -> list[ViewSet]:
-    """Return this rank's share of an angle's views nearest to the scan's middle, to fit and held back."""
+    """Return this rank's share of one angle's views nearest to the centre of the scan, to fit and to validate."""
     one_angle = _of_one_angle(scan.geometry)
     position_m = scan.geometry.position_m
-    away = np.linalg.norm(position_m - np.median(position_m[one_angle], axis=0), axis=1)
+    distance_m = np.linalg.norm(position_m - np.median(position_m[one_angle], axis=0), axis=1)
     sets = []
     for part in split_views(len(one_angle), plan.held_back_every):
         views = one_angle[part]
-        near = np.sort(views[np.argsort(away[views], kind="stable")[:_TRIED_VIEWS]])
+        near = np.sort(views[np.argsort(distance_m[views], kind="stable")[:_TEST_VIEWS]])
         own, lane = share_views(near, plan.lanes, mesh)
         sets.append(load_views(scan, own, scale=scale, device=mesh.device, saturated=plan.saturated, lane=lane))
     return sets
@@ -168,23 +168,22 @@ def _middle_views(scan: Scan, plan: Plan, scale: float, mesh: Mesh) -> list[View
 def _focus_distances_m(
     geometry: ScanGeometry, views: ViewSet, mean_frame: NDArray[np.float32], mask: NDArray[np.bool_], mesh: Mesh
 ) -> list[float]:
-    """Return the distances to try: as shadows and scan say, in the focus, and a depth of focus before and after."""
+    """Return the focus distances to test: from shadows, from the scan, 0, and one depth of focus on either side."""
     depth = depth_of_focus_m(geometry, mean_frame, mask)
     candidates = candidate_distances_m(geometry, mean_frame, mask)
     both = np.concatenate([candidates, -candidates])
     frames = views.amplitude[np.arange(len(views.views))].square().cpu().numpy()
-    likeness = torch.as_tensor(
-        shadow_likeness(frames, mean_frame, mask, geometry.select(views.views), both), device=mesh.device
+    similarity = torch.as_tensor(
+        shadow_similarity(frames, mean_frame, mask, geometry.select(views.views), both), device=mesh.device
     )
-    mesh.sum(likeness)
-    away = shadows_distance_m(candidates, likeness.cpu().numpy())
-    said = 0.0 if geometry.focus_distance_m is None else float(geometry.focus_distance_m[0])
-    wanted = [away, said, 0.0, -depth, depth]
-    apart: list[float] = []
-    for distance in wanted:
-        if all(abs(distance - other) > max(0.5 * depth, 0.2 * abs(other)) for other in apart):
-            apart.append(distance)
-    return apart
+    mesh.sum(similarity)
+    from_shadows = distance_from_shadows_m(candidates, similarity.cpu().numpy())
+    from_scan = 0.0 if geometry.focus_distance_m is None else float(geometry.focus_distance_m[0])
+    distances: list[float] = []
+    for distance in [from_shadows, from_scan, 0.0, -depth, depth]:
+        if all(abs(distance - other) > max(0.5 * depth, 0.2 * abs(other)) for other in distances):
+            distances.append(distance)
+    return distances
 
 
 def _short_fit(geometry: ScanGeometry, plan: Plan, probe: Tensor, sets: list[ViewSet], mesh: Mesh) -> Solution:

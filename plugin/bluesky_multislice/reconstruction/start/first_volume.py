@@ -1,6 +1,6 @@
-"""The volume that holography of several angles starts from: a thin-sample retrieval, back-projected.
+"""Initial volume for holography with several angles: a back-projected thin-sample retrieval.
 
-Every rank takes its share of the angles; volumes of angles add up.
+Every rank processes its share of the angles; the back-projections of all angles are summed.
 """
 
 import functools
@@ -23,23 +23,23 @@ from bluesky_multislice.planning import Plan
 from bluesky_multislice.reconstruction.start.back_projection import angle_weights, back_project
 from bluesky_multislice.reconstruction.start.thin_sample import contrast_transfer_phase, paganin_phase
 from bluesky_multislice.solvers import (
-    ReadAhead,
+    Prefetcher,
     RefinementSettings,
     Unknowns,
     cylinder_support,
-    judge,
+    evaluate,
     load_views,
     share_views,
 )
 
 _RATIOS = (0.01, 0.1)
-"""β/δ that are tried where the recipe does not bound it; the fit then finds each voxel's own."""
+"""Values of β/δ to test unless the recipe bounds it; the fit then determines each voxel's own ratio."""
 
-_JUDGED_VIEWS = 6
-"""Views, spread over the scan, that a first volume has to explain better than an empty one."""
+_TEST_VIEWS = 6
+"""Views, spread over the scan, on which an initial volume is compared with an empty one."""
 
-_MOST_LEFT = 0.5
-"""Most of an empty volume's misfit that a first volume may leave: retrievals of mere noise gain a little, too."""
+_LARGEST_MISFIT = 0.5
+"""Largest misfit relative to an empty volume's; retrievals of pure noise also gain a little."""
 
 _ROWS = 32
 """Rows along y that are back-projected at once."""
@@ -47,12 +47,12 @@ _ROWS = 32
 
 @dataclass(frozen=True, eq=False)
 class AngleHolograms:
-    """The holograms of an angle, over the intensity of the beam and on the volume's lateral pixels.
+    """Holograms of one angle, divided by the beam's intensity, on the volume's lateral pixels.
 
     Attributes:
-        angle_rad: the angle.
+        angle_rad: rotation angle.
         distances_m: (distance,) effective distances.
-        frames: (distance, y, x); 1 where no frame reaches.
+        frames: (distance, y, x); 1 outside of the frames.
     """
 
     angle_rad: float
@@ -72,34 +72,34 @@ def first_volume(
     scale: float,
     mesh: Mesh,
 ) -> tuple[list[Tensor], str]:
-    """Return δ and β of the first volume that explains a few views best, and what it is, for a person.
+    """Return δ and β of the best initial volume, and a description of it.
 
-    They are (z, y, x) on the plan's grid, the rows held; none, and "empty", where an empty one explains the views best,
-    or is planned.
+    Both are (z, y, x) on the plan's grid, the stored rows. The result is an empty list and "empty" if an empty volume
+    fits the test views better or is planned.
 
-    The views are of those held back, where there are any: a retrieval explains also noise of what it is made of.
+    Test views are validation views if there are any, because a retrieval also fits the noise of its own frames.
 
-    Contrast transfer serves any number of distances. For one distance Paganin's retrieval is tried too: it is the
-    better one where fringes are much finer than the sample's details.
+    Contrast transfer is tried for any number of distances. For a single distance, Paganin's retrieval is also tried; it
+    is better if the fringes are much finer than the sample's details.
 
     Args:
-        scan: what was measured.
-        plan: of the reconstruction.
-        fitted: views of all ranks to make it of.
-        held_back: views of all ranks to judge it by.
-        probe: complex (mode, y, x), in the root of the frames' units over ``scale``.
-        scale: intensity that becomes one.
+        scan: the scan.
+        plan: plan of the reconstruction.
+        fitted: views for the retrieval, of all ranks.
+        held_back: validation views of all ranks.
+        probe: complex (mode, y, x), in the square root of the frames' units over ``scale``.
+        scale: intensity that is normalised to 1.
         mesh: the ranks.
     """
     best: tuple[list[Tensor], str] = [], "empty"
     if plan.start == "empty":
         return best
     read = functools.partial(load_holograms, scan, plan, fitted, probe, scale, mesh)
-    # On disk they stay there, and are read again for every retrieval.
+    # Frames on disk are read again for every retrieval, to save memory.
     kept = list(read()) if plan.frames_in == "memory" else None
-    misfit_of = _judge_of(scan, plan, held_back if len(held_back) else fitted, probe, scale, mesh)
+    misfit_of = _misfit_function(scan, plan, held_back if len(held_back) else fitted, probe, scale, mesh)
     empty = Slab(mesh, plan.grid.shape[1]).part_of(torch.zeros((), device=mesh.device).expand(plan.grid.shape))
-    least = _MOST_LEFT * misfit_of(empty, empty)
+    least = _LARGEST_MISFIT * misfit_of(empty, empty)
     retrievals: dict[str, Retrieval] = {"contrast transfer": by_contrast_transfer}
     if len(np.unique(scan.geometry.effective_distance_m)) == 1:
         retrievals["Paganin"] = by_paganin
@@ -118,26 +118,26 @@ def first_volume(
 def load_holograms(
     scan: Scan, plan: Plan, views: NDArray[np.intp], probe: Tensor, scale: float, mesh: Mesh
 ) -> Iterator[AngleHolograms]:
-    """Yield the holograms of this rank's share of the angles that some views have, read angle by angle.
+    """Yield the holograms of this rank's share of the angles, read angle by angle.
 
     Args:
-        scan: what was measured.
-        plan: of the reconstruction.
-        views: which views, of all ranks.
-        probe: complex (mode, y, x), in the root of the frames' units over ``scale``.
-        scale: intensity that becomes one.
+        scan: the scan.
+        plan: plan of the reconstruction.
+        views: view indices of all ranks.
+        probe: complex (mode, y, x), in the square root of the frames' units over ``scale``.
+        scale: intensity that is normalised to 1.
         mesh: the ranks.
     """
     geometry, angles = scan.geometry, np.unique(scan.geometry.angle_rad[views])
-    beam_at = _beam_of(geometry, plan, probe)
+    beam_of_view = _beam_of(geometry, plan, probe)
     for angle in angles[mesh.share(len(angles))].tolist():
         members = views[geometry.angle_rad[views] == angle]
         distances_m = np.unique(geometry.effective_distance_m[members])
         frames = []
         for distance_m in distances_m:
             own = members[geometry.effective_distance_m[members] == distance_m]
-            seen = ((view, _hologram(scan, plan, view, scale * beam_at(view))) for view in own.tolist())
-            frames.append(_mean_on_grid(seen, geometry, plan.grid))
+            holograms = ((view, _hologram(scan, plan, view, scale * beam_of_view(view))) for view in own.tolist())
+            frames.append(_mean_on_grid(holograms, geometry, plan.grid))
         yield AngleHolograms(angle, tuple(distances_m.tolist()), torch.stack(frames))
 
 
@@ -153,7 +153,7 @@ def by_contrast_transfer(holograms: AngleHolograms, geometry: ScanGeometry, grid
 
 
 def by_paganin(holograms: AngleHolograms, geometry: ScanGeometry, grid: VolumeGrid, ratio: float) -> Tensor:
-    """Return the projected phase (y, x) by Paganin's retrieval, of one distance."""
+    """Return the projected phase (y, x) by Paganin's retrieval, for a single distance."""
     return paganin_phase(
         holograms.frames,
         distance_m=holograms.distances_m[0],
@@ -170,31 +170,31 @@ def _ratios(plan: Plan) -> tuple[float, ...]:
 
 
 def _beam_of(geometry: ScanGeometry, plan: Plan, probe: Tensor) -> Callable[[int], Tensor]:
-    """Return what gives the frame (y, x) of a view without a sample, in the units of |probe|²."""
+    """Return a function that simulates the frame (y, x) of a view without a sample, in units of |probe|²."""
     flat = VolumeGrid((1, *plan.grid.shape[1:]), plan.grid.voxel_size_m, plan.grid.center_m)
     model = replace(plan, propagation="projection", slices=1, grid=flat).forward_model(geometry)
-    nothing, probe = torch.zeros(flat.shape), probe.cpu()
+    no_object, probe = torch.zeros(flat.shape), probe.cpu()
     known: dict[tuple[float, ...], Tensor] = {}
 
     @torch.no_grad()
     def beam(view: int) -> Tensor:
-        place = (geometry.effective_distance_m[view], *geometry.position_m[view].tolist())
-        if place not in known:
+        key = (geometry.effective_distance_m[view], *geometry.position_m[view].tolist())
+        if key not in known:
             known.clear()
-            known[place] = model(nothing, nothing, probe, [view])[0]
-        return known[place]
+            known[key] = model(no_object, no_object, probe, [view])[0]
+        return known[key]
 
     return beam
 
 
 def _hologram(scan: Scan, plan: Plan, view: int, beam: Tensor) -> Tensor:
-    """Return a frame (y, x) over the beam's, with its nearest good neighbour in place of a bad pixel.
+    """Return a frame (y, x) divided by the beam's, with bad pixels replaced by their nearest good neighbour.
 
-    Its border is brought to 1, as if there were no sample: retrievals take it for granted around the frame.
+    Its border is normalised to 1, because retrievals assume that there is no sample around the frame.
     """
     frame = scan.frames.read(np.array([view]), saturated=plan.saturated)[0]
-    lit = beam.numpy() > 1e-3 * float(beam.max())
-    good = scan.frames.mask & np.isfinite(frame) & lit
+    illuminated = beam.numpy() > 1e-3 * float(beam.max())
+    good = scan.frames.mask & np.isfinite(frame) & illuminated
     relative = np.divide(frame, beam.numpy(), out=np.ones_like(frame), where=good)
     if not good.all() and good.any():
         nearest = ndimage.distance_transform_edt(~good, return_distances=False, return_indices=True)
@@ -205,28 +205,28 @@ def _hologram(scan: Scan, plan: Plan, view: int, beam: Tensor) -> Tensor:
 
 
 def _mean_on_grid(holograms: Iterator[tuple[int, Tensor]], geometry: ScanGeometry, grid: VolumeGrid) -> Tensor:
-    """Return the mean (y, x) of the holograms of views on the volume's lateral pixels, 1 where there are none."""
+    """Return the mean (y, x) of these views' holograms on the volume's lateral pixels, 1 outside of the frames."""
     pitch_z, (height, width), magnification = grid.voxel_size_m[0], grid.shape[1:], geometry.magnification
     onto = VolumeGrid((1, height, width), grid.voxel_size_m, (0.0, *grid.center_m[1:]))
-    total, seen = torch.zeros(height, width), torch.zeros(height, width)
+    total, count = torch.zeros(height, width), torch.zeros(height, width)
     for view, hologram in holograms:
         ny, nx = hologram.shape
         y, x = geometry.position_m[view].tolist()
         pitch_y, pitch_x = np.array(geometry.detector.pixel_size_m) / magnification[view]
         own = VolumeGrid((1, ny, nx), (pitch_z, pitch_y, pitch_x), (0.0, y, x))
-        covers = _inside(own, onto)
+        covers = _covered(own, onto)
         total += covers * resample(hologram[None], own, onto)[0]
-        seen += covers
-    return torch.where(seen > 0, total / seen.clamp(min=1), 1.0)
+        count += covers
+    return torch.where(count > 0, total / count.clamp(min=1), 1.0)
 
 
-def _inside(grid: VolumeGrid, onto: VolumeGrid) -> Tensor:
-    """Return which lateral pixels (y, x) of one grid lie in the field of the other."""
+def _covered(grid: VolumeGrid, onto: VolumeGrid) -> Tensor:
+    """Return the lateral pixels (y, x) of ``onto`` that the field of ``grid`` covers."""
     lines = []
     for axis in (1, 2):
         index = torch.arange(onto.shape[axis], dtype=torch.float64) - (onto.shape[axis] - 1) / 2
-        away_m = onto.center_m[axis] + index * onto.voxel_size_m[axis] - grid.center_m[axis]
-        lines.append(away_m.abs() <= grid.shape[axis] * grid.voxel_size_m[axis] / 2)
+        distance_m = onto.center_m[axis] + index * onto.voxel_size_m[axis] - grid.center_m[axis]
+        lines.append(distance_m.abs() <= grid.shape[axis] * grid.voxel_size_m[axis] / 2)
     return lines[0][:, None] & lines[1]
 
 
@@ -237,9 +237,9 @@ def _volume(
     plan: Plan,
     mesh: Mesh,
 ) -> Tensor:
-    """Return δ (z, y, x), the rows held, from the projected phases of all ranks' angles, within its bounds.
+    """Return δ (z, y, x) of the stored rows from the projected phases of all ranks' angles, clipped to its bounds.
 
-    A rank holds the phases of some of its angles at a time; volumes of angles add up.
+    A rank holds the phases of a few of its angles at a time; their back-projections are summed.
     """
     grid, angles_rad = plan.grid, np.unique(all_angles_rad)
     depth, height, width = grid.shape
@@ -248,7 +248,7 @@ def _volume(
     volume = torch.zeros((width, held.stop - held.start, width), device=mesh.device)
     most = math.ceil(len(angles_rad) / mesh.size)
     at_once = plan.angles_at_once or most
-    # Every rank takes part in the sums, also where it has no angle left.
+    # Every rank takes part in the collective sums, even without angles left.
     for _ in range(math.ceil(most / at_once)):
         some = list(itertools.islice(phases, at_once))
         own, weights = (np.array(part) for part in ([a for a, _ in some], [weight_of[a] for a, _ in some]))
@@ -263,23 +263,23 @@ def _volume(
             if first < end:
                 volume[:, first - held.start : end - held.start] += block[:, first - row : end - row]
     volume /= wavenumber(geometry.beam.wavelength_m) * grid.voxel_size_m[2]
-    # Rows lie where they lay: only z and x are sampled anew.
-    pitch_m, rows_held = (grid.voxel_size_m[2], *grid.voxel_size_m[1:]), volume.shape[1]
-    found = VolumeGrid((width, rows_held, width), pitch_m, grid.center_m)
-    volume = resample(volume, found, replace(grid, shape=(depth, rows_held, width)))
+    # Only z and x are resampled, because all rows stay in place.
+    pitch_m, stored_rows = (grid.voxel_size_m[2], *grid.voxel_size_m[1:]), volume.shape[1]
+    found = VolumeGrid((width, stored_rows, width), pitch_m, grid.center_m)
+    volume = resample(volume, found, replace(grid, shape=(depth, stored_rows, width)))
     return volume.clamp(min=0) if plan.fit.positivity else volume
 
 
-def _judge_of(
+def _misfit_function(
     scan: Scan, plan: Plan, views: NDArray[np.intp], probe: Tensor, scale: float, mesh: Mesh
 ) -> Callable[[Tensor, Tensor], float]:
-    """Return what gives the misfit of a volume at a few views."""
+    """Return a function that evaluates the misfit of a volume on a few views."""
     settings = replace(plan.fit, batch_views=1, refinement=RefinementSettings())
     slab = Slab(mesh, plan.grid.shape[1], plan.ranks_of_views(scan.geometry))
     support = cylinder_support(scan.geometry, plan.grid, slab.rows) if plan.support == "cylinder" else None
     model = plan.forward_model(scan.geometry, slab).to(mesh.device)
     unknowns = Unknowns(model, probe, settings, mesh.device, support)
-    spread = views[np.unique(np.linspace(0, len(views) - 1, _JUDGED_VIEWS).astype(int))]
+    spread = views[np.unique(np.linspace(0, len(views) - 1, _TEST_VIEWS).astype(int))]
     some, _ = share_views(spread, mesh.angles, mesh)
     frames = load_views(
         scan,
@@ -287,14 +287,14 @@ def _judge_of(
         scale=scale,
         device=mesh.device,
         saturated=plan.saturated,
-        ahead=ReadAhead(plan.batches_ahead) if plan.frames_in == "disk" else None,
+        ahead=Prefetcher(plan.batches_ahead) if plan.frames_in == "disk" else None,
         own=slab.computes(some),
         rows=plan.frame_rows(mesh),
     )
 
     def misfit(delta: Tensor, beta: Tensor) -> float:
         unknowns.start_from(delta, beta)
-        found, _ = judge(unknowns, frames, settings, mesh)
+        found, _ = evaluate(unknowns, frames, settings, mesh)
         return float("inf") if found is None else found
 
     return misfit

@@ -1,4 +1,4 @@
-"""An illumination that is fitted with the volume: flats tell the first one, and stay data while it is refined."""
+"""Illumination that is fitted with the object: flats give its initial guess, and are data of the fit."""
 
 from dataclasses import replace
 
@@ -15,18 +15,18 @@ from bluesky_multislice.solvers import EmptyBeam
 
 
 def probe_of_flats(scan: Scan, plan: Plan, scale: float) -> Tensor:
-    """Return the probe (1, y, x) that the flats of the shortest distance show, its phase even there.
+    """Return the probe (1, y, x) from the flat at the shortest distance, with constant phase at the detector.
 
     Args:
-        scan: with frames that are not divided.
-        plan: of the reconstruction.
-        scale: intensity that becomes one.
+        scan: scan with frames that are not divided by flats.
+        plan: plan of the reconstruction.
+        scale: intensity that is normalised to 1.
     """
     finer, geometry = plan.oversampling, scan.geometry
     view = int(np.argmin(np.abs(geometry.effective_distance_m)))
     flat = np.kron(_whole_flat(scan, view) / (scale * finer**2), np.ones((finer, finer)))
-    room = [n - m for n, m in zip(plan.forward_model(geometry).window, flat.shape, strict=True)]
-    flat = np.pad(flat, [(part // 2, part - part // 2) for part in room], mode="edge")
+    padding = [n - m for n, m in zip(plan.forward_model(geometry).window, flat.shape, strict=True)]
+    flat = np.pad(flat, [(part // 2, part - part // 2) for part in padding], mode="edge")
     return propagate(
         torch.from_numpy(np.sqrt(flat).astype(np.complex64))[None],
         distance_m=-float(geometry.effective_distance_m[view]),
@@ -37,13 +37,13 @@ def probe_of_flats(scan: Scan, plan: Plan, scale: float) -> Tensor:
 
 
 def empty_beam(scan: Scan, plan: Plan, scale: float, device: torch.device) -> EmptyBeam:
-    """Return the flats of every distance as data of the probe.
+    """Return the flats of every distance as data for the probe.
 
     Args:
-        scan: with frames that are not divided.
-        plan: of the reconstruction.
-        scale: intensity that becomes one.
-        device: where they are kept.
+        scan: scan with frames that are not divided by flats.
+        plan: plan of the reconstruction.
+        scale: intensity that is normalised to 1.
+        device: device of the tensors.
     """
     grid = VolumeGrid((1, *plan.grid.shape[1:]), plan.grid.voxel_size_m, plan.grid.center_m)
     model = replace(plan, propagation="projection", slices=1, grid=grid).forward_model(scan.geometry).to(device)
@@ -55,6 +55,6 @@ def empty_beam(scan: Scan, plan: Plan, scale: float, device: torch.device) -> Em
 
 
 def _whole_flat(scan: Scan, view: int) -> NDArray[np.float32]:
-    """Return the flat (y, x) with its nearest good neighbour in place of a bad pixel."""
+    """Return the flat (y, x), with bad pixels replaced by their nearest good neighbour."""
     nearest = ndimage.distance_transform_edt(~scan.frames.mask, return_distances=False, return_indices=True)
     return scan.frames.flat(view)[tuple(np.asarray(nearest))]

@@ -1,4 +1,4 @@
-"""What the frames to fit show at a glance."""
+"""Statistics of the frames to fit."""
 
 from dataclasses import dataclass
 
@@ -12,49 +12,46 @@ from bluesky_multislice.parallel import Mesh
 
 
 @dataclass(frozen=True, eq=False)
-class Light:
-    """The light of the frames to fit.
+class FrameStatistics:
+    """Statistics of all ranks' frames.
 
     Attributes:
-        mean_frame: (y, x), 0 where masked.
-        scale: its mean over good pixels.
-        saturated_pixels: how many are left out of all frames.
-        dark_views: frames without any light.
-        dark_judges: the same of those held back.
+        mean_frame: (y, x) mean of the frames to fit, 0 where masked.
+        scale: mean over good pixels of ``mean_frame``.
+        saturated_pixels: number of saturated pixels in all frames to fit.
+        dark_views: number of dark frames among those to fit.
+        dark_held_back: number of dark validation frames.
     """
 
     mean_frame: NDArray[np.float32]
     scale: float
     saturated_pixels: int
     dark_views: int
-    dark_judges: int
+    dark_held_back: int
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person should know about it."""
+        """Warnings about dark frames and saturated pixels."""
         found = []
         if self.dark_views:
-            found.append(f"{self.dark_views} of the frames to fit have no light: leave them out of the scan")
-        if self.dark_judges:
-            found.append(
-                f"{self.dark_judges} of the frames held back, which judge the fit, have no light: leave them out "
-                "of the scan"
-            )
+            found.append(f"{self.dark_views} of the frames to fit are dark: remove them from the scan")
+        if self.dark_held_back:
+            found.append(f"{self.dark_held_back} of the validation frames are dark: remove them from the scan")
         if self.saturated_pixels:
-            found.append(f"{self.saturated_pixels} saturated pixels of the frames to fit are left out")
+            found.append(f"{self.saturated_pixels} saturated pixels of the frames to fit are excluded")
         return tuple(found)
 
 
-def measure_light(
+def measure_mean_frame(
     scan: Scan, fitted: NDArray[np.intp], held: NDArray[np.intp], saturated: Saturated, mesh: Mesh
-) -> Light:
-    """Look at the frames of all ranks, one after the other; the mean is of those to fit, less saturated pixels.
+) -> FrameStatistics:
+    """Return statistics of all ranks' frames, read one by one; the mean excludes saturated pixels.
 
     Args:
-        scan: what was measured.
+        scan: the scan.
         fitted: this rank's share of the views to fit.
-        held: its share of those held back.
-        saturated: what a saturated pixel means.
+        held: this rank's share of the validation views.
+        saturated: treatment of saturated pixels.
         mesh: the ranks.
 
     Raises:
@@ -80,4 +77,4 @@ def measure_light(
             got="zero in every good pixel of every frame.",
             remedy="check the shutter, the mask and the dark frames.",
         )
-    return Light(mean, scale, int(count[0]), int(count[1]), int(count[2]))
+    return FrameStatistics(mean, scale, int(count[0]), int(count[1]), int(count[2]))

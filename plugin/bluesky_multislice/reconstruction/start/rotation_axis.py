@@ -1,6 +1,6 @@
-"""Where the rotation axis is, from the holograms: where back-projections of the thin-sample phase are sharpest.
+"""Search for the rotation axis in holograms, by the sharpness of back-projected thin-sample phases.
 
-Few angles do not tell it alone: the centre of mass has to agree.
+For few angles, the centre of mass must confirm the result.
 """
 
 from dataclasses import replace
@@ -13,73 +13,74 @@ from torch import Tensor
 
 from bluesky_multislice.measurement import Scan
 from bluesky_multislice.parallel import Mesh
-from bluesky_multislice.planning import Plan, angles_tell_axis
+from bluesky_multislice.planning import Plan, angles_determine_axis
 from bluesky_multislice.reconstruction.start.back_projection import angle_weights, back_project
 from bluesky_multislice.reconstruction.start.first_volume import by_contrast_transfer, load_holograms
 
 _BANDS = 8
-"""Groups of rows whose phases are looked at; odd and even ones judge each other."""
+"""Bands of rows whose phases are evaluated; odd and even bands must agree."""
 
 _RATIO = 0.1
-"""β/δ of the retrieval: the sharpness hardly depends on it."""
+"""β/δ of the retrieval; the sharpness hardly depends on it."""
 
 _MOST_MOTION = 4.2
-"""Pixels to which phases are binned along x, times the largest step of the angle, radians.
+"""Binned pixels along x times the largest angular step in radians; determines the binning factor.
 
-What lies at the border moves by half of it from angle to angle. Where it moves by more, the sharpness says little: with
-twice as much the axis was 3 pixels off, with this 0.1.
+A detail at the edge moves by half of this between angles. For larger motion, the sharpness is unreliable: with twice
+the value the axis was off by 3 pixels, with this value by 0.1.
 """
 
 _DETAILS = 10
-"""Details larger than the width over this number are left out: thin-sample phases are wrong in them."""
+"""Details larger than the width over this number are filtered out, because their thin-sample phase is wrong."""
 
 _REACH = 8
-"""The axis is looked for within the frame's width over this number, either way of its middle."""
+"""The axis is searched within the frame's width over this number on either side of its centre."""
 
 _LEAST_PIXELS = 0.1
-"""Distances between axis and middle that are left as they are."""
+"""Smaller shifts of the axis are ignored."""
 
 _AGREEMENT_PIXELS = 1.0
-"""Most by which odd and even rows may differ for their axis to be believed."""
+"""Largest difference between the axes of odd and even bands."""
 
 _METHODS_AGREE_PIXELS = 0.5
-"""Most by which sharpness and centre of mass may differ where angles are few.
+"""Largest difference between the axes from sharpness and centre of mass, for few angles.
 
-Of 48 scans of 8 to 32 angles 16 pass, and the mean of both is at most 0.23 pixel off; sharpness alone was up to nine.
+Of 48 scans with 8 to 32 angles, 16 pass; the mean of both is then off by at most 0.23 pixels, sharpness alone by up to
+9.
 """
 
 
 def find_axis_pixels(scan: Scan, plan: Plan, probe: Tensor, scale: float, mesh: Mesh) -> float | None:
-    """Return how far the axis is to the right of where the scan has it, pixels of the volume; None where none is found.
+    """Return the shift of the axis along x from the scan's axis, in pixels of the volume; None if it is not found.
 
-    A volume that is back-projected about the right axis has the largest sum of squares: projections of a detail meet
-    in one place, above all those half a turn apart. The sample need not fit into the frames, unless angles are few
-    (``angles_tell_axis``): then its centre of mass has to give the same axis, and the mean of both is returned. All
-    views count, also those that are held back: this is one number, and a missing angle makes a gap.
+    Back-projection about the correct axis maximises the sum of squares, because the projections of a detail meet in one
+    place, above all those that differ by π. The sample may be larger than the frames, except for few angles
+    (``angles_determine_axis``): then its centre of mass must give the same axis, and the mean of both is returned. All
+    views are used, including validation views, because a missing angle would leave a gap and only one number is fitted.
 
     Args:
-        scan: what was measured.
-        plan: of the reconstruction.
-        probe: complex (mode, y, x), in the root of the frames' units over ``scale``.
-        scale: intensity that becomes one.
+        scan: the scan.
+        plan: plan of the reconstruction.
+        probe: complex (mode, y, x), in the square root of the frames' units over ``scale``.
+        scale: intensity that is normalised to 1.
         mesh: the ranks.
     """
     angles_rad = np.unique(scan.geometry.angle_rad)
     phases = _phases_in_bands(scan, plan, probe, scale, mesh, angles_rad)
-    whole = _sharpest(phases, angles_rad)
-    halves = [_sharpest(phases[:, part::2], angles_rad) for part in (0, 1)]
-    if abs(halves[0] - halves[1]) > _AGREEMENT_PIXELS or abs(whole) >= phases.shape[-1] / _REACH:
+    axis = _axis_from_sharpness(phases, angles_rad)
+    halves = [_axis_from_sharpness(phases[:, part::2], angles_rad) for part in (0, 1)]
+    if abs(halves[0] - halves[1]) > _AGREEMENT_PIXELS or abs(axis) >= phases.shape[-1] / _REACH:
         return None
-    if not angles_tell_axis(scan.geometry):
-        balanced = _balanced(phases, angles_rad)
-        if abs(balanced - whole) > _METHODS_AGREE_PIXELS:
+    if not angles_determine_axis(scan.geometry):
+        centre_of_mass = _axis_from_centre_of_mass(phases, angles_rad)
+        if abs(centre_of_mass - axis) > _METHODS_AGREE_PIXELS:
             return None
-        whole = (balanced + whole) / 2
-    return whole if abs(whole) >= _LEAST_PIXELS else 0.0
+        axis = (centre_of_mass + axis) / 2
+    return axis if abs(axis) >= _LEAST_PIXELS else 0.0
 
 
 def move_axis(scan: Scan, pixels: float, pixel_m: float) -> Scan:
-    """Return the scan with its axis so much further to the right: its frames lie further to the left of it."""
+    """Return the scan with its axis shifted by this many pixels along x; the positions shift the opposite way."""
     position_m = scan.geometry.position_m - np.array([0.0, pixels * pixel_m])
     return replace(scan, geometry=replace(scan.geometry, position_m=position_m))
 
@@ -92,7 +93,7 @@ def _phases_in_bands(
     mesh: Mesh,
     angles_rad: NDArray[np.float64],
 ) -> NDArray[np.float32]:
-    """Return the projected phases (angle, band, x) of all ranks' angles, rows averaged in bands."""
+    """Return the projected phases (angle, band, x) of all ranks' angles, averaged over the rows of each band."""
     _, height, width = plan.grid.shape
     bands = min(_BANDS, height)
     phases = torch.zeros(len(angles_rad), bands, width)
@@ -105,38 +106,40 @@ def _phases_in_bands(
     return phases.cpu().numpy()
 
 
-def _balanced(phases: NDArray[np.float32], angles_rad: NDArray[np.float64]) -> float:
-    """Return how many pixels right of the middle the axis is about which the centre of mass turns.
+def _axis_from_centre_of_mass(phases: NDArray[np.float32], angles_rad: NDArray[np.float64]) -> float:
+    """Return the axis about which the centre of mass rotates, in pixels along x from the centre.
 
-    It moves by a sine of the angle where projections hold the whole sample, and the axis is the middle of the sine.
+    If projections contain the whole sample, the centre of mass is a sine of the angle, with its mean at the axis.
     """
     lines, width = phases.mean(1), phases.shape[-1]
     centres = lines @ (np.arange(width) - (width - 1) / 2) / lines.sum(-1)
-    turns = np.stack([np.ones_like(angles_rad), np.cos(angles_rad), np.sin(angles_rad)], axis=-1)
-    return float(np.linalg.lstsq(turns, centres, rcond=None)[0][0])
+    basis = np.stack([np.ones_like(angles_rad), np.cos(angles_rad), np.sin(angles_rad)], axis=-1)
+    return float(np.linalg.lstsq(basis, centres, rcond=None)[0][0])
 
 
-def _sharpest(phases: NDArray[np.float32], angles_rad: NDArray[np.float64]) -> float:
-    """Return how many pixels right of the middle the axis is about which back-projections are sharpest."""
-    around = np.sort(angles_rad % np.pi)
-    largest_step = np.diff(around, append=around[0] + np.pi).max()
+def _axis_from_sharpness(phases: NDArray[np.float32], angles_rad: NDArray[np.float64]) -> float:
+    """Return the axis with the sharpest back-projection, in pixels along x from the centre."""
+    folded = np.sort(angles_rad % np.pi)
+    largest_step = np.diff(folded, append=folded[0] + np.pi).max()
     factor = int(np.ceil(phases.shape[-1] * largest_step / _MOST_MOTION - 1e-3))
     width = phases.shape[-1] // factor
     binned = phases[..., : width * factor].reshape(*phases.shape[:2], width, factor).mean(-1)
     details = binned - ndimage.gaussian_filter1d(binned, width / _DETAILS, axis=-1, mode="nearest")
-    # In a field of twice the width no volume reaches outside, whatever its axis: only sharpness tells them apart.
+    # The field is twice as wide, so that the volume stays inside for every axis and only sharpness differs.
     details = np.fft.rfft(np.pad(details, ((0, 0), (0, 0), (width // 2, width - width // 2))))
     frequency = np.fft.rfftfreq(2 * width)
     weights_rad = angle_weights(angles_rad)
 
-    def blur(pixels: float) -> float:
-        # Projections are moved and not the axis: all axes then lose as little to the interpolation of the volume.
+    def negative_sharpness(pixels: float) -> float:
+        # Shifts the projections rather than the axis, so that all axes have the same interpolation loss.
         moved = np.fft.irfft(details * np.exp(2j * np.pi * frequency * pixels), 2 * width)
         volume = back_project(moved.astype(np.float32), angles_rad, weights_rad)
         return -float(volume.double().square().sum())
 
     reach = width // _REACH
     candidates = np.arange(-reach, reach + 1)
-    near = float(candidates[np.argmin([blur(pixels) for pixels in candidates])])
-    found = optimize.minimize_scalar(blur, bounds=(near - 1, near + 1), method="bounded", options={"xatol": 0.02})
+    near = float(candidates[np.argmin([negative_sharpness(pixels) for pixels in candidates])])
+    found = optimize.minimize_scalar(
+        negative_sharpness, bounds=(near - 1, near + 1), method="bounded", options={"xatol": 0.02}
+    )
     return factor * float(found.x)

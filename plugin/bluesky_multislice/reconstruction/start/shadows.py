@@ -1,8 +1,8 @@
-"""How far away the focus is, from far-field patterns alone: how shadows of the sample move through the lens's cone.
+"""Focus distance from far-field patterns alone, by the motion of the sample's shadows in the lens's cone.
 
-Behind a focus at distance z the light of frequency f lies at x = λzf. A detail of the sample that the cone lights casts
-its shadow at the f that belongs to its x, so a step ΔR of the scan moves shadows by ΔR/(λz) towards the other side;
-where the focus lies downstream they move the other way. Close to the focus there are no shadows.
+At a distance z behind the focus, the wave of frequency f is at x = λzf. A detail of the sample at x casts its shadow at
+the corresponding f. A step ΔR of the scan therefore moves shadows by −ΔR/(λz), and in the opposite direction if the
+focus is downstream. Close to the focus there are no shadows.
 """
 
 import numpy as np
@@ -13,39 +13,39 @@ from scipy.spatial import KDTree
 from bluesky_multislice.measurement import ScanGeometry
 
 _STEPS = np.geomspace(0.03, 0.6, 60)
-"""Steps of a scan, in diameters of the probe, that are looked for."""
+"""Scan steps to search, in diameters of the probe."""
 
 _NEIGHBOURS = slice(5, 25)
-"""Views that each is compared with, by distance; nearer ones are alike without any shadow having moved."""
+"""Neighbours of a view to compare it with, by distance; the nearest are similar even without moving shadows."""
 
 _BRIGHT = 0.25
-"""Part of the brightest light above which the mean pattern counts as the lens's pupil."""
+"""Intensity relative to the maximum above which the mean pattern belongs to the lens's pupil."""
 
 _LEAST_OVERLAP = 0.2
-"""Part of the pupil that two moved pupils share at least."""
+"""Smallest overlap of two shifted pupils, relative to the pupil's area."""
 
 
 def pupil(mean_frame: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return where in the mean far-field pattern (y, x) the direct light of the lens falls on good pixels."""
+    """Return the pixels of the mean far-field pattern (y, x) in the pupil of the lens that are good."""
     return mask & (mean_frame > _BRIGHT * np.percentile(mean_frame[mask], 99.5))
 
 
 def depth_of_focus_m(geometry: ScanGeometry, mean_frame: NDArray, mask: NDArray[np.bool_]) -> float:
-    """Return λ/NA² of a round lens whose pupil is as large as that of the mean far-field pattern (y, x)."""
+    """Return λ/NA² of a round lens with the pupil area of the mean far-field pattern (y, x)."""
     extent = [n * pitch for n, pitch in zip(mean_frame.shape, geometry.object_pixel_m, strict=True)]
     aperture2 = geometry.beam.wavelength_m**2 * pupil(mean_frame, mask).sum() / np.pi / (extent[0] * extent[1])
     return geometry.beam.wavelength_m / float(aperture2)
 
 
 def candidate_distances_m(geometry: ScanGeometry, mean_frame: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return distances (n,) from the focus to z = 0 for which the scan's steps fit the probe.
+    """Return distances (n,) from the focus to z = 0 for which the scan step matches the probe diameter.
 
-    They are positive; the focus may lie as far downstream.
+    They are positive; the focus may also be downstream at the same distances.
 
     Args:
-        geometry: the scan, of two positions at least.
+        geometry: the scan, with at least two positions.
         mean_frame: (y, x) mean of its patterns.
-        mask: (y, x) True where a pixel is good.
+        mask: (y, x) True for good pixels.
     """
     places = np.unique(geometry.position_m, axis=0)
     step = np.median(KDTree(places).query(places, k=2)[0][:, 1])
@@ -53,20 +53,20 @@ def candidate_distances_m(geometry: ScanGeometry, mean_frame: NDArray, mask: NDA
     return step / _STEPS / (2 * half_angle)
 
 
-def shadow_likeness(
+def shadow_similarity(
     frames: NDArray, mean_frame: NDArray, mask: NDArray[np.bool_], geometry: ScanGeometry, distances_m: NDArray
 ) -> NDArray[np.float64]:
-    """Return how alike the shadows in neighbouring views are, moved as each distance says.
+    """Return the similarity of shadows in neighbouring views, shifted according to each distance.
 
     Args:
         frames: (view, y, x) far-field patterns.
         mean_frame: (y, x) their mean.
-        mask: (y, x) True where a pixel is good.
-        geometry: of these views.
-        distances_m: (n,) from the focus to z = 0.
+        mask: (y, x) True for good pixels.
+        geometry: geometry of these views.
+        distances_m: (n,) distances from the focus to z = 0.
 
     Returns:
-        (2, n) sums over pairs of views of the likeness and of its weight; their ratio is the mean.
+        (2, n) sums over pairs of views of correlation and weight; their ratio is the mean similarity.
     """
     sums = np.zeros((2, len(distances_m)))
     if len(frames) <= _NEIGHBOURS.start:
@@ -81,36 +81,36 @@ def shadow_likeness(
     reach = min(_NEIGHBOURS.stop, len(frames))
     near = np.asarray(KDTree(geometry.position_m).query(geometry.position_m, k=reach)[1])[:, _NEIGHBOURS]
     for one, other in {(min(i, j), max(i, j)) for i, row in enumerate(near.tolist()) for j in row}:
-        way = geometry.position_m[one] - geometry.position_m[other]
-        moved = np.outer(extent / geometry.beam.wavelength_m * way, 1 / distances_m)
-        shared = ndimage.map_coordinates(overlap, moved, order=1, mode="grid-wrap")
-        shared = np.where((np.abs(moved) < np.array(inside.shape)[:, None]).all(0), shared, 0)
+        step_m = geometry.position_m[one] - geometry.position_m[other]
+        shift = np.outer(extent / geometry.beam.wavelength_m * step_m, 1 / distances_m)
+        shared = ndimage.map_coordinates(overlap, shift, order=1, mode="grid-wrap")
+        shared = np.where((np.abs(shift) < np.array(inside.shape)[:, None]).all(0), shared, 0)
         correlation = np.fft.irfft2(spectra[other] * spectra[one].conj(), s=size)
-        alike = ndimage.map_coordinates(correlation, moved, order=1, mode="grid-wrap")
-        sums += np.where(shared > _LEAST_OVERLAP, np.stack([alike, shared]), 0)
+        similarity = ndimage.map_coordinates(correlation, shift, order=1, mode="grid-wrap")
+        sums += np.where(shared > _LEAST_OVERLAP, np.stack([similarity, shared]), 0)
     return sums
 
 
-def shadows_distance_m(distances_m: NDArray[np.float64], likeness: NDArray[np.float64]) -> float:
-    """Return the distance from the focus to z = 0 at which shadows are most alike.
+def distance_from_shadows_m(distances_m: NDArray[np.float64], similarity: NDArray[np.float64]) -> float:
+    """Return the distance from the focus to z = 0 at which shadows are most similar.
 
-    Neighbouring views are somewhat alike however their shadows are moved; what tells is how much more alike they are on
-    one side of the focus than on the other.
+    Neighbouring views are similar for any shift. The decisive quantity is the difference in similarity between the two
+    sides of the focus.
 
     Args:
-        distances_m: (n,) positive.
-        likeness: (2, 2n) from ``shadow_likeness`` of these and of the same ones with the focus downstream.
+        distances_m: (n,) positive distances.
+        similarity: (2, 2n) from ``shadow_similarity``, for these distances upstream and then downstream.
     """
-    alike, weight = likeness
-    mean = np.where(weight > 0.1 * weight.max(), alike / np.maximum(weight, 1e-9), 0)
+    total, weight = similarity
+    mean = np.where(weight > 0.1 * weight.max(), total / np.maximum(weight, 1e-9), 0)
     upstream, downstream = np.split(mean, 2)
-    more = upstream - downstream
-    best = np.abs(more).argmax()
-    return float(np.copysign(distances_m[best], more[best]))
+    difference = upstream - downstream
+    best = np.abs(difference).argmax()
+    return float(np.copysign(distances_m[best], difference[best]))
 
 
 def _shadows(frames: NDArray, mean_frame: NDArray, inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return what differs from the mean in the pupil (view, y, x), without slow changes, of even noise and norm 1."""
+    """Return relative changes in the pupil (view, y, x), high-pass filtered, with uniform noise and norm 1."""
     level = np.where(inside, mean_frame, 1)
     change = np.where(inside, frames / level - 1, 0) * np.sqrt(level)
     width = (0, *(n / 6 for n in inside.shape))

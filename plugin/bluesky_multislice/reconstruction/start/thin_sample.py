@@ -1,8 +1,8 @@
-"""Projected phase of a thin sample from its holograms, by linear retrievals that take β for a fixed part of δ.
+"""Projected phase of a thin sample from holograms, by linear retrievals that assume a constant β/δ.
 
-Shapes: holograms (..., distance, y, x) over the intensity of the beam; phase (..., y, x), that is k·∫δ dz in radians.
+Shapes: holograms (..., distance, y, x) over the beam's intensity; phase (..., y, x), which is k·∫δ dz in radians.
 With χ = πλz·f² and γ = β/δ, the hologram of a weak sample of phase p has the spectrum δ(f) − 2(sin χ + γ·cos χ)·p(f).
-Around the frames there is no sample.
+The sample is assumed to be inside the frame.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from torch import Tensor
 from bluesky_multislice.optics.conventions import squared_frequency
 
 _DARK = 1e-3
-"""Least intensity, relative to the beam's, whose logarithm is taken."""
+"""Smallest intensity, relative to the beam's, in the logarithm."""
 
 _FLOOR = 0.01
-"""Added to the squared transfer of all distances, against what none shows.
+"""Regularisation: added to the squared transfer function of all distances, for frequencies without contrast.
 
-Error of δ of two thick phantoms, one distance: 0.25 and 0.36 with 0.01, 0.55 and 0.48 with 0.1.
+Error of δ for two thick phantoms, one distance: 0.25 and 0.36 with 0.01, 0.55 and 0.48 with 0.1.
 """
 
 
@@ -32,7 +32,7 @@ def paganin_phase(
 ) -> Tensor:
     """Return the projected phase (..., y, x) from one distance: −(1/2γ)·ln F⁻¹[F[I] / (1 + χ/γ)].
 
-    It holds for strong absorption, and for details larger than √(λz); it takes the phase of finer ones for weaker.
+    Valid for strong absorption and details larger than √(λz); it underestimates the phase of finer details.
 
     Args:
         hologram: (..., 1, y, x).
@@ -59,27 +59,27 @@ def contrast_transfer_phase(
 ) -> Tensor:
     """Return the projected phase (..., y, x) that fits all distances: −½·F⁻¹[Σ c·F[ln I] / (Σ c² + floor)].
 
-    c = sin χ + γ·cos χ. ln I stands for I − 1: they are the same for a weak sample, and ln I follows strong absorption.
+    c = sin χ + γ·cos χ. ln I replaces I − 1: both agree for a weak sample, and ln I is better for strong absorption.
 
     Args:
         holograms: (..., distance, y, x).
         distances_m: (distance,) effective distances.
         wavelength_m: wavelength.
         pixel_m: effective pitch (y, x).
-        beta_over_delta: γ; 0 is a sample of phase alone.
+        beta_over_delta: γ; 0 for a pure phase sample.
 
     Sources: Cloetens et al., Appl. Phys. Lett. 75, 2912 (1999); with one β/δ Turner et al., Opt. Express 12, 2960
     (2004).
     """
     rate = torch.pi * wavelength_m * _squared_frequency(holograms, pixel_m)
-    seen = torch.zeros((), dtype=torch.complex64)
-    power = torch.full_like(rate, _FLOOR)
+    numerator = torch.zeros((), dtype=torch.complex64)
+    denominator = torch.full_like(rate, _FLOOR)
     for number, distance_m in enumerate(distances_m):
         transfer = torch.sin(rate * distance_m) + beta_over_delta * torch.cos(rate * distance_m)
-        seen = seen + transfer * _spectrum(torch.log(holograms[..., number, :, :].clamp(min=_DARK)))
-        power = power + transfer**2
+        numerator = numerator + transfer * _spectrum(torch.log(holograms[..., number, :, :].clamp(min=_DARK)))
+        denominator = denominator + transfer**2
     ny, nx = holograms.shape[-2:]
-    return torch.fft.irfft2(-0.5 * seen / power)[..., :ny, :nx]
+    return torch.fft.irfft2(-0.5 * numerator / denominator)[..., :ny, :nx]
 
 
 def _spectrum(frames: Tensor) -> Tensor:

@@ -1,10 +1,18 @@
-"""What moves the object against its gradient."""
+"""Optimisers of the object."""
 
-from bluesky_multislice.solvers.optimisers.descent import Adam, Descent, Moments, Nesterov, gradient_of, named, of_name
+from bluesky_multislice.solvers.optimisers.descent import (
+    Adam,
+    Descent,
+    Moments,
+    Nesterov,
+    gradient_of,
+    with_prefix,
+    without_prefix,
+)
 from bluesky_multislice.solvers.optimisers.optimiser import (
     WEIGHTED_LENGTH,
+    FusedStep,
     ObjectOptimiser,
-    OnePass,
     OptimiserName,
     weighted_momentum,
 )
@@ -13,13 +21,13 @@ __all__ = [
     "WEIGHTED_LENGTH",
     "Adam",
     "Descent",
+    "FusedStep",
     "Moments",
     "Nesterov",
     "ObjectOptimiser",
-    "OnePass",
     "OptimiserName",
     "gradient_of",
-    "named",
-    "of_name",
     "weighted_momentum",
+    "with_prefix",
+    "without_prefix",
 ]

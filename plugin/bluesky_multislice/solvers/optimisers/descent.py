@@ -1,6 +1,7 @@
-"""The two methods that move a tensor against its gradient, with PyTorch's kernels.
+"""Nesterov's method and Adam for a single tensor, on PyTorch's kernels.
 
-They take the functions behind PyTorch's optimisers: the classes would import its compiler, a second of every start.
+They call the functions behind PyTorch's optimisers, because the optimiser classes import the compiler, which takes a
+second at every start.
 """
 
 from collections.abc import Mapping
@@ -14,21 +15,22 @@ from torch.optim.sgd import sgd
 from bluesky_multislice.optics import in_memory_order
 
 _BETA1, _BETA2 = 0.9, 0.99
-"""Parts of Adam's first and second moment that go on."""
+"""Decay rates of Adam's first and second moment."""
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class Moments(NamedTuple):
-    """What a step takes and moves, beside what it moves.
+    """Inputs of an update step; its tensors are updated in place.
 
     Attributes:
-        length: of the step.
-        tensors: the mean of the gradients, or the last move, and the mean of their squares where there is one.
-        momentum: part of the first that goes on.
-        squares: part of the second that goes on.
-        numbers: 0-d float64, of a method with two of them: factors on the first and on the root of the second that take
-            away their bias, and the floor under that root.
+        length: step length.
+        tensors: running mean of the gradients (Adam) or momentum buffer, and for Adam the running mean of their
+            squares.
+        momentum: decay rate of the first tensor.
+        squares: decay rate of the second tensor.
+        numbers: 0-d float64, for Adam: bias corrections of the first moment and of the root of the second moment, and
+            the floor added to that root.
     """
 
     length: float
@@ -39,26 +41,26 @@ class Moments(NamedTuple):
 
 
 class Descent(Protocol):
-    """Moves one tensor against its gradient."""
+    """Updates one tensor along its negative gradient."""
 
     def step(self, length: float) -> None:
-        """Move by a step of some length, and set the gradient to zero."""
+        """Take a step of this length, and set the gradient to zero."""
         ...
 
-    def count_step(self, length: float) -> Moments:
-        """Return what a step of some length takes, for a caller that moves in its stead."""
+    def fused_inputs(self, length: float) -> Moments:
+        """Count a step and return its inputs, for a fused kernel that performs the update itself."""
         ...
 
-    def forget(self) -> None:
-        """Go on from rest."""
+    def reset(self) -> None:
+        """Reset the momentum and the moments."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Return what it remembers of earlier steps, by name; nothing before the first."""
+        """Return the state by name; empty before the first step."""
         ...
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state`` returned."""
+        """Restore what ``state`` returned."""
         ...
 
 
@@ -66,8 +68,8 @@ class Nesterov:
     """Nesterov's momentum (Sutskever, Martens, Dahl & Hinton, Proc. ICML 28, 1139 (2013)).
 
     Args:
-        moved: what is moved, in place.
-        momentum: part of the last move that goes on.
+        moved: tensor to update in place.
+        momentum: fraction of the last update that is added to the next.
 
     Attributes:
         momentum: as above.
@@ -80,11 +82,13 @@ class Nesterov:
     @torch.no_grad()
     def step(self, length: float) -> None:
         """See ``Descent``."""
-        gradient, (buffer,) = gradient_of(self._moved), self.count_step(length).tensors
-        moved, uphill, buffer = (in_memory_order(part, self._moved) for part in (self._moved, gradient, buffer))
+        gradient, (buffer,) = gradient_of(self._moved), self.fused_inputs(length).tensors
+        moved, gradient_in_order, buffer = (
+            in_memory_order(part, self._moved) for part in (self._moved, gradient, buffer)
+        )
         sgd(
             [moved],
-            [uphill],
+            [gradient_in_order],
             [buffer],
             fused=True,
             lr=length,
@@ -97,13 +101,13 @@ class Nesterov:
         gradient.zero_()
 
     @torch.no_grad()
-    def count_step(self, length: float) -> Moments:
+    def fused_inputs(self, length: float) -> Moments:
         """See ``Descent``."""
         if self._buffer is None:
             self._buffer = torch.zeros_like(self._moved)
         return Moments(length, (self._buffer,), self.momentum)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """See ``Descent``."""
         self._buffer = None
 
@@ -120,8 +124,8 @@ class Adam:
     """Adam (Kingma & Ba 2015).
 
     Args:
-        moved: what is moved, in place.
-        floor: added to the root of the second moment, in the unit of the gradient.
+        moved: tensor to update in place.
+        floor: added to the root of the second moment, in units of the gradient.
 
     Attributes:
         floor: as above.
@@ -137,10 +141,10 @@ class Adam:
         gradient = gradient_of(self._moved)
         *moments, steps = self._kept()
         parts = (self._moved, gradient, *moments)
-        moved, uphill, first, second = (in_memory_order(part, self._moved) for part in parts)
+        moved, gradient_in_order, first, second = (in_memory_order(part, self._moved) for part in parts)
         adam(
             [moved],
-            [uphill],
+            [gradient_in_order],
             [first],
             [second],
             [],
@@ -157,7 +161,7 @@ class Adam:
         gradient.zero_()
 
     @torch.no_grad()
-    def count_step(self, length: float) -> Moments:
+    def fused_inputs(self, length: float) -> Moments:
         """See ``Descent``."""
         *moments, steps = self._kept()
         steps += 1
@@ -171,7 +175,7 @@ class Adam:
             self._moments = torch.zeros_like(self._moved), torch.zeros_like(self._moved), steps
         return self._moments
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """See ``Descent``."""
         self._moments = None
 
@@ -194,11 +198,11 @@ def gradient_of(tensor: Tensor) -> Tensor:
     return tensor.grad
 
 
-def named(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state under names that begin with that of what is moved."""
+def with_prefix(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state with ``name.`` prefixed to its keys."""
     return {f"{name}.{key}": value for key, value in state.items()}
 
 
-def of_name(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state that ``named`` has put there."""
+def without_prefix(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state that ``with_prefix`` stored under ``name``."""
     return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}

@@ -1,4 +1,4 @@
-"""What moves the object: accelerated descent with its step from the data or the light, or Adam with a step by hand."""
+"""Optimisers of the object: descent with a step computed from the data or the illumination, or Adam."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,44 +8,46 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.optics import uses_fused
-from bluesky_multislice.solvers.optimisers.descent import Adam, Nesterov, gradient_of, named, of_name
+from bluesky_multislice.solvers.optimisers.descent import Adam, Nesterov, gradient_of, with_prefix, without_prefix
 from bluesky_multislice.solvers.priors import NO_WEIGHTS, Bounds, Weights
 
 OptimiserName = Literal["adam", "nesterov", "weighted"]
 
-_PART_OF_THE_WAY = 0.2
-"""Part of the way to the bottom of a batch's misfit that one gradient moves at once; with a momentum of
-0.95 it is four times the way. Measured on a thick phantom: a third of it takes twice the epochs.
+_STEP_FRACTION = 0.2
+"""Fraction of the line search's step to the minimum that one gradient moves.
+
+With a momentum of 0.95 the total is four times the step to the minimum. On a thick phantom, a third of it takes twice
+the epochs.
 """
 
 
 _FIRST_MOMENTUM, _MOMENTUM_PER_EPOCH, _LAST_MOMENTUM = 0.8, 0.02, 0.92
-"""Part of weighted descent's last move that goes on: in the first epoch, more per epoch, and at most.
+"""Momentum of weighted descent: in the first epoch, increment per epoch, and upper limit.
 
-Some five batches of one angle light every pixel, and a fit that has settled gains by remembering more of them. Measured
-on three slices: the worst correlates with the truth after 7 epochs as after 16 with 0.8 throughout. 0.9 from the start
-loses two of the first epochs.
+About five batches of one angle expose every pixel; near convergence, averaging over more of them helps. For the worst
+of three slices, 7 epochs give the correlation with the truth that a constant 0.8 gives after 16. A constant 0.9 loses
+two of the first epochs.
 """
 
 WEIGHTED_LENGTH = 0.2
-"""Part of the way to the bottom of a batch's misfit that one weighted gradient moves at once."""
+"""Fraction of the step to the minimum of a batch's misfit that one weighted gradient moves."""
 
 _DARK_WEIGHT = 0.1
-"""Part of the brightest pixel's light that is added to that of others, so that dark ones move little."""
+"""Illumination added to that of every pixel, relative to the brightest pixel: dark pixels move less."""
 
 
 def weighted_momentum(epochs_done: int) -> float:
-    """Return the part of weighted descent's last move that goes on after so many epochs."""
+    """Return the momentum of weighted descent after this many epochs."""
     return min(_FIRST_MOMENTUM + _MOMENTUM_PER_EPOCH * epochs_done, _LAST_MOMENTUM)
 
 
 @dataclass(frozen=True, eq=False)
-class OnePass:
-    """What a step takes that adds the prior and keeps the bounds in its one pass over the volume.
+class FusedStep:
+    """Inputs of a step that adds the regularisers and applies the bounds in one pass over the volume.
 
     Attributes:
-        pixels: 0-d, what the gradient of the frames is divided by.
-        weights: of the regularisers, of one voxel; None where their gradient is in that of the frames.
+        pixels: 0-d, number of pixels by which the gradient is divided.
+        weights: regulariser weights per voxel; None if the gradient already contains the regularisers.
     """
 
     pixels: Tensor
@@ -53,25 +55,24 @@ class OnePass:
 
 
 class ObjectOptimiser:
-    """Moves one tensor against its gradient.
+    """Updates one tensor along its negative gradient.
 
-    Nesterov's momentum starts with a length that ``start`` is given, from the data. Adam has a step of its own; the
-    floor under its second moment keeps still what the beam hardly reaches, where it would otherwise amplify noise.
-    Weighted descent divides the
-    gradient by the light of each pixel, which is the curvature of the amplitude misfit of far-field patterns: |probe|²
-    summed over the views of the batch, as in the extended ptychographic engine (Maiden, Johnson & Li, Optica 4, 736
-    (2017), who add momentum too).
+    Nesterov's method gets its step length from the data through ``start``. Adam has a fixed step length; the floor
+    added to its second moment suppresses noise in voxels with little exposure. Weighted descent divides the gradient by
+    the illumination of each pixel, |probe|² summed over the views of the batch. This is the curvature of the amplitude
+    misfit of far-field patterns, as in the extended ptychographic engine (Maiden, Johnson & Li, Optica 4, 736 (2017),
+    who also use momentum).
 
     Args:
-        volume: what is moved, in place.
-        name: of the method.
-        factor: on the length that ``start`` is given.
-        adam_step: step of Adam, in the volume's unit.
-        adam_floor: part of the first gradient's largest value below which Adam moves voxels less.
-        relative_step: epochs done → factor on the step.
-        momentum: part of Nesterov's last move that goes on. A batch sees one angle or few: the mean of some twenty
-            gradients, at 0.95, speaks for the half circle.
-        largest: returns the largest of a number over all ranks that hold parts of the volume.
+        volume: tensor to update in place.
+        name: name of the method.
+        factor: factor on the step length that ``start`` sets.
+        adam_step: step of Adam, in units of the volume.
+        adam_floor: gradient below which Adam moves voxels less, relative to the largest first gradient.
+        relative_step: number of epochs done → factor on the step.
+        momentum: Nesterov's momentum. A batch contains one or few angles; 0.95 averages over about twenty gradients,
+            and so over the whole angular range.
+        largest: returns the maximum of a number over all ranks that store parts of the volume.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class ObjectOptimiser:
         self._factor, self._adam_floor, self._relative_step = factor, adam_floor, relative_step
         self._epochs_done = 0
         self._weight: Tensor | None = None
-        self._of_light: Tensor | None = None
+        self._illumination_weight: Tensor | None = None
         self._length = {"adam": adam_step, "nesterov": 0.0, "weighted": WEIGHTED_LENGTH * factor}[name]
         self._adam = Adam(volume, floor=0.0) if name == "adam" else None
         self._method = self._adam or Nesterov(volume, momentum)
@@ -98,50 +99,50 @@ class ObjectOptimiser:
         self._prepare()
 
     @property
-    def waits(self) -> bool:
-        """Whether it has to be started before it moves."""
+    def needs_first_step(self) -> bool:
+        """Whether ``start`` must be called before the first step."""
         return self._length == 0
 
     @property
-    def takes_all_in_one_pass(self) -> bool:
-        """Whether the next step may be ``step_in_one_pass``: fused kernels serve, and its length is known."""
-        known = not self.waits and (self._adam is None or self._adam.floor > 0)
+    def can_fuse_step(self) -> bool:
+        """Whether ``fused_step`` can take the next step: fused kernels are enabled and the step length is known."""
+        known = not self.needs_first_step and (self._adam is None or self._adam.floor > 0)
         return known and self._volume.dtype == torch.float32 and uses_fused("descent", self._volume.device)
 
     @property
     def relative_step(self) -> float:
-        """Step of the present epoch, relative to the first's."""
+        """Step length of the present epoch relative to the first."""
         return self._relative_step(self._epochs_done)
 
-    def start(self, way_to_the_bottom: float, weight: Tensor) -> None:
+    def start(self, minimising_step: float, weight: Tensor) -> None:
         """Set the length of the first steps.
 
         Args:
-            way_to_the_bottom: multiple of the weighted gradient that leads to the bottom of the misfit.
+            minimising_step: multiple of the weighted gradient that minimises the misfit.
             weight: factor on the gradient, broadcasts to the volume.
         """
         self._weight = weight
-        self._length = self._factor * _PART_OF_THE_WAY * way_to_the_bottom
+        self._length = self._factor * _STEP_FRACTION * minimising_step
 
     @torch.no_grad()
-    def weigh(self, light: Tensor, *, in_step: bool = False) -> None:
-        """Divide the gradient by the light that belongs to it.
+    def precondition(self, illumination: Tensor, *, in_step: bool = False) -> None:
+        """Divide the gradient by the illumination of its views.
 
         Args:
-            light: (y, x) Σ|probe|² of the views that the gradient is of, normalised as the gradient is.
-            in_step: leave it to ``step_in_one_pass``.
+            illumination: (y, x) Σ|probe|² over the views of the gradient, with the same normalisation.
+            in_step: leave the division to ``fused_step``.
         """
-        # Radians of one plane are its part of those through the volume, and all planes move at once.
-        planes, most = self._volume.shape[-3], self._largest(light.max())
-        weight = planes / ((1 - _DARK_WEIGHT) * light + _DARK_WEIGHT * most)
+        # The phase of one plane is 1/planes of the phase through the volume, and all planes move at once.
+        planes, brightest = self._volume.shape[-3], self._largest(illumination.max())
+        weight = planes / ((1 - _DARK_WEIGHT) * illumination + _DARK_WEIGHT * brightest)
         if in_step:
-            self._of_light = weight
+            self._illumination_weight = weight
         else:
             gradient_of(self._volume).mul_(weight)
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move, and set the gradient to zero."""
+        """Update the tensor, and set the gradient to zero."""
         gradient = gradient_of(self._volume)
         if self._adam is not None and self._adam.floor == 0:
             largest = float(self._largest(torch.linalg.vector_norm(gradient, torch.inf)))
@@ -151,54 +152,56 @@ class ObjectOptimiser:
         self._method.step(self._length * self.relative_step)
 
     @torch.no_grad()
-    def step_in_one_pass(self, one_pass: OnePass, around: tuple[Tensor, Tensor], bounds: Bounds) -> None:
-        """Move, keep within bounds and set the gradient to zero; volume and gradient exchange their memory.
+    def fused_step(self, fused: FusedStep, around: tuple[Tensor, Tensor], bounds: Bounds) -> None:
+        """Update the tensor, apply the bounds and set the gradient to zero; volume and gradient exchange their memory.
 
         Args:
-            one_pass: what the pass takes of the prior.
-            around: the rows (part, z, 0 or 1, x) before and behind those held.
-            bounds: what the volume is kept within.
+            fused: pixels and regulariser weights.
+            around: neighbouring rows (part, z, 0 or 1, x) before and after the stored rows.
+            bounds: bounds of the volume.
         """
-        # Triton is there where fused kernels serve only.
-        from bluesky_multislice.solvers.optimisers.triton_descent import Pull, move
+        # Imported here because Triton is installed only where fused kernels are used.
+        from bluesky_multislice.solvers.optimisers.triton_descent import PriorTerm, move
 
         volume, gradient = self._volume, gradient_of(self._volume)
-        pull = Pull(one_pass.weights or NO_WEIGHTS, *around, one_pass.pixels)
-        weight = self._weight if self._of_light is None else self._of_light
-        move(volume, gradient, self._method.count_step(self._length * self.relative_step), pull, weight, bounds)
+        prior = PriorTerm(fused.weights or NO_WEIGHTS, *around, fused.pixels)
+        weight = self._weight if self._illumination_weight is None else self._illumination_weight
+        move(volume, gradient, self._method.fused_inputs(self._length * self.relative_step), prior, weight, bounds)
         volume.data, gradient.data = gradient.data, volume.data
         gradient.zero_()
-        self._of_light = None
+        self._illumination_weight = None
 
     def end_epoch(self) -> None:
-        """Shorten the step."""
+        """Shorten the step for the next epoch."""
         self._epochs_done += 1
         self._prepare()
 
     def halve_steps(self) -> None:
-        """Forget the momentum, and go on with half the length."""
+        """Halve the step length and reset the momentum."""
         self._length /= 2
-        self._method.forget()
+        self._method.reset()
 
     def state(self) -> dict[str, Tensor]:
-        """Return what it remembers, by name; what is called ``volume/…`` lies as the volume does."""
+        """Return the state by name; tensors named ``volume/…`` are distributed over the ranks like the volume."""
         numbers = [self._epochs_done, self._length, 0.0 if self._adam is None else self._adam.floor]
         found = {"object/numbers": torch.tensor(numbers, dtype=torch.float64)}
         if self._weight is not None:
             found["volume/weight"] = self._weight
-        for name, tensor in named("object", self._method.state()).items():
+        for name, tensor in with_prefix("object", self._method.state()).items():
             found[f"volume/{name}" if tensor.ndim else name] = tensor
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state`` returned."""
+        """Restore what ``state`` returned."""
         epochs, self._length, floor = state["object/numbers"].tolist()
         self._epochs_done = int(epochs)
         self._prepare()
         if self._adam is not None:
             self._adam.floor = floor
         self._weight = state.get("volume/weight")
-        self._method.load(of_name("object", {name.removeprefix("volume/"): value for name, value in state.items()}))
+        self._method.load(
+            without_prefix("object", {name.removeprefix("volume/"): value for name, value in state.items()})
+        )
 
     def _prepare(self) -> None:
         if self._weighted is not None:

@@ -1,10 +1,11 @@
-"""Prior, optimiser and bounds of a volume on an accelerator in one pass over it, compiled by Triton.
+"""Regularisers, optimiser and bounds of a volume in one pass over memory, as a Triton kernel.
 
-A voxel's regularisers look at its neighbours, which must not have moved yet. So the moved volume is written over the
-gradient, at whose other voxels nobody looks, and both exchange their memory: no second volume is needed.
+The regularisers of a voxel read its neighbours, which must still have their old values. The kernel therefore writes
+the updated volume over the gradient, whose neighbours are not read, and the caller exchanges both tensors. No second
+volume is needed.
 """
 
-# Triton's compiler gives the arguments of kernels their types, which pyright does not know.
+# The Triton compiler assigns the types of kernel arguments, which pyright does not know.
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 
 from dataclasses import dataclass
@@ -18,15 +19,15 @@ from bluesky_multislice.solvers.optimisers.descent import Moments
 from bluesky_multislice.solvers.priors import Bounds, Weights
 
 _X, _Y = 8, 64
-"""Voxels along x and y that a program works on: few of the neighbours that it reads belong to others."""
+"""Voxels along x and y per program, chosen so that programs read few voxels of their neighbours."""
 
 _WARPS = 8
-"""Two voxels for each thread: with four, half as many threads find registers, as compiled for sm_90."""
+"""Two voxels per thread: with four, only half as many threads have registers, as compiled for sm_90."""
 
 
 @triton.jit
 def _voxels(volume, before, behind, z, x, y, nx, ny, valid, BEFORE: tl.constexpr, BEHIND: tl.constexpr):
-    """Return voxels of a plane, whose rows −1 and ny, where there are any, other ranks hold."""
+    """Return voxels of a plane; other ranks store the rows −1 and ny, if these exist."""
     row = (tl.full((), 0, tl.int64) + z) * nx + x
     found = tl.load(volume + row * ny + y, mask=valid & (y >= 0) & (y < ny), other=0.0)
     if BEFORE:
@@ -38,7 +39,7 @@ def _voxels(volume, before, behind, z, x, y, nx, ny, valid, BEFORE: tl.constexpr
 
 @triton.jit
 def _factor(along_x, along_y, along_z, total_variation, stretch, floor):
-    """Return what total variation makes of a difference: its weight over the length of the gradient."""
+    """Return the factor of total variation on a difference: its weight divided by the gradient's length."""
     square = along_x * along_x + along_y * along_y + stretch * (along_z * along_z) + floor
     return total_variation / tl.sqrt(square)
 
@@ -48,8 +49,8 @@ def _uphill(
     volume, before, behind, z, x, y, nz, nx, ny, valid, total_variation, stretch, floor, smoothness_z,
     BEFORE: tl.constexpr, BEHIND: tl.constexpr,
 ):  # fmt: skip
-    """Return the gradient of total variation and smoothness: of the differences from and to a voxel."""
-    # At an end of the volume the neighbour is the voxel itself, and there is no difference.
+    """Return the gradient of total variation and smoothness, from the differences to both neighbours of a voxel."""
+    # At the volume's edge, the voxel is its own neighbour, so that the difference is zero.
     z_up, z_down = tl.minimum(z + 1, nz - 1), tl.maximum(z - 1, 0)
     x_up, x_down = tl.minimum(x + 1, nx - 1), tl.maximum(x - 1, 0)
     y_up = tl.minimum(y + 1, ny if BEHIND else ny - 1)
@@ -82,13 +83,13 @@ def _uphill(
 def _moved(
     volume, gradient, first, second, before, behind, z, x, y, nz, nx, ny, valid, factor, numbers,
     length, momentum, squares, total_variation, stretch, floor, smoothness_z, magnitude,
-    ADAM: tl.constexpr, PULLED: tl.constexpr, DIFFERENCES: tl.constexpr, BEFORE: tl.constexpr, BEHIND: tl.constexpr,
+    ADAM: tl.constexpr, MAGNITUDE: tl.constexpr, DIFFERENCES: tl.constexpr, BEFORE: tl.constexpr, BEHIND: tl.constexpr,
 ):  # fmt: skip
-    """Return where voxels of a part go, and write their moments."""
+    """Return the updated voxels of a part, and store their moments."""
     at = ((tl.full((), 0, tl.int64) + z) * nx + x) * ny + y
     value = tl.load(volume + at, mask=valid, other=0.0)
     uphill = tl.load(gradient + at, mask=valid, other=0.0) * tl.load(numbers)
-    if PULLED:
+    if MAGNITUDE:
         uphill += magnitude * ((value > 0).to(tl.float32) - (value < 0).to(tl.float32))
     if DIFFERENCES:
         uphill += _uphill(
@@ -101,7 +102,7 @@ def _moved(
         mean += (1.0 - momentum) * (uphill - mean)
         square = squares * tl.load(second + at, mask=valid, other=0.0) + (1.0 - squares) * uphill * uphill
         tl.store(second + at, square, mask=valid)
-        # The moments' bias, and the floor of the root.
+        # Bias corrections of the moments, and the floor of the root.
         root = tl.sqrt(square) * tl.load(numbers + 2) + tl.load(numbers + 3)
         value -= length * tl.load(numbers + 1) * mean / root
     else:
@@ -116,11 +117,11 @@ def move_voxels(
     volume, gradient, first, second, before, behind, weight, support, numbers, nz, nx, ny,
     weight_z, weight_x, weight_y, support_z, support_x, support_y,
     length, momentum, squares, total_variation, stretch, floor, smoothness_z, magnitude, least, most,
-    PARTS: tl.constexpr, ADAM: tl.constexpr, PULLED: tl.constexpr, DIFFERENCES: tl.constexpr,
+    PARTS: tl.constexpr, ADAM: tl.constexpr, MAGNITUDE: tl.constexpr, DIFFERENCES: tl.constexpr,
     BEFORE: tl.constexpr, BEHIND: tl.constexpr, WEIGHTED: tl.constexpr, SUPPORTED: tl.constexpr,
     POSITIVE: tl.constexpr, LEAST: tl.constexpr, MOST: tl.constexpr, X: tl.constexpr, Y: tl.constexpr,
 ):  # fmt: skip
-    """Write over the gradient where δ, and β where there is one, go to."""
+    """Write the updated δ, and β if there is one, over the gradient."""
     y = tl.program_id(0) * Y + tl.arange(0, Y)[None, :]
     x = tl.program_id(1) * X + tl.arange(0, X)[:, None]
     z = tl.program_id(2)
@@ -132,7 +133,7 @@ def move_voxels(
     delta = _moved(
         volume, gradient, first, second, before, behind, z, x, y, nz, nx, ny, valid, factor, numbers,
         length, momentum, squares, total_variation, stretch, floor, smoothness_z, magnitude,
-        ADAM, PULLED, DIFFERENCES, BEFORE, BEHIND,
+        ADAM, MAGNITUDE, DIFFERENCES, BEFORE, BEHIND,
     )  # fmt: skip
     beta = delta
     rows = (zero + nz) * nx
@@ -142,9 +143,9 @@ def move_voxels(
             volume + part, gradient + part, first + part, second + part, before + rows, behind + rows,
             z, x, y, nz, nx, ny, valid, factor, numbers,
             length, momentum, squares, total_variation, stretch, floor, smoothness_z, magnitude,
-            ADAM, PULLED, DIFFERENCES, BEFORE, BEHIND,
+            ADAM, MAGNITUDE, DIFFERENCES, BEFORE, BEHIND,
         )  # fmt: skip
-        # As ``regularisers.bound`` does it, and in its order.
+        # Same operations and order as ``regularisers.apply_bounds``.
         if MOST:
             matter = (delta > 0) | POSITIVE
             beyond = matter & (beta > most * delta)
@@ -158,7 +159,7 @@ def move_voxels(
             delta, beta = tl.where(beyond, nearest, delta), tl.where(beyond, least * nearest, beta)
             beta = tl.where(matter, beta, tl.maximum(beta, 0.0))
     if POSITIVE:
-        # Written so that what is not a number stays so.
+        # Written so that NaN is preserved.
         delta, beta = tl.where(delta < 0, 0.0, delta), tl.where(beta < 0, 0.0, beta)
     if SUPPORTED:
         inside = tl.load(support + (zero + z) * support_z + x * support_x + y * support_y, mask=valid, other=0)
@@ -170,14 +171,14 @@ def move_voxels(
 
 
 @dataclass(frozen=True, eq=False)
-class Pull:
-    """What pulls at a volume beside its bounds.
+class PriorTerm:
+    """Regularisers of a volume in one step, with the neighbouring rows.
 
     Attributes:
-        weights: of the regularisers, of one voxel.
-        before: the row (part, z, 0 or 1, x) before those held.
-        behind: the row behind those held.
-        pixels: 0-d, what the gradient is divided by.
+        weights: regulariser weights per voxel.
+        before: row (part, z, 0 or 1, x) before the stored rows.
+        behind: row after the stored rows.
+        pixels: 0-d, number of pixels by which the gradient is divided.
     """
 
     weights: Weights
@@ -186,29 +187,31 @@ class Pull:
     pixels: Tensor
 
 
-def move(volume: Tensor, gradient: Tensor, moments: Moments, pull: Pull, weight: Tensor | None, bounds: Bounds) -> None:
-    """Write over the gradient where a volume goes; the volume stays as it is.
+def move(
+    volume: Tensor, gradient: Tensor, moments: Moments, prior: PriorTerm, weight: Tensor | None, bounds: Bounds
+) -> None:
+    """Write the updated volume over the gradient; the volume itself is unchanged.
 
     Args:
-        volume: float32 (part, z, y, x) with y last in memory.
-        gradient: the same.
-        moments: they move, too.
-        pull: what pulls at it.
-        weight: factor on that, broadcasts to (z, y, x); None: 1.
-        bounds: what the volume is kept within.
+        volume: float32 (part, z, y, x), y contiguous in memory.
+        gradient: same shape and layout.
+        moments: inputs of the step, updated in place.
+        prior: regularisers.
+        weight: factor on the sum of all gradients, broadcasts to (z, y, x); None: 1.
+        bounds: bounds of the volume.
     """
     parts, nz, ny, nx = volume.shape
-    numbers = torch.stack([pull.pixels.double().reciprocal(), *moments.numbers]).float()
-    before, behind, weights = pull.before.contiguous(), pull.behind.contiguous(), pull.weights
-    # What is not there is stood for by the volume: the kernel does not read it.
+    numbers = torch.stack([prior.pixels.double().reciprocal(), *moments.numbers]).float()
+    before, behind, weights = prior.before.contiguous(), prior.behind.contiguous(), prior.weights
+    # The volume stands in for missing tensors; the kernel does not read them.
     first, second = (*moments.tensors, volume)[:2]
-    weighing, weight_strides = _spread(weight, volume)
+    weights_tensor, weight_strides = _spread(weight, volume)
     support, support_strides = _spread(None if bounds.support is None else bounds.support.view(torch.uint8), volume)
     move_voxels[triton.cdiv(ny, _Y), triton.cdiv(nx, _X), nz](
-        volume, gradient, first, second, before, behind, weighing, support, numbers, nz, nx, ny,
+        volume, gradient, first, second, before, behind, weights_tensor, support, numbers, nz, nx, ny,
         *weight_strides, *support_strides,
         moments.length, moments.momentum, moments.squares, *weights, bounds.least or 0.0, bounds.most or 0.0,
-        PARTS=parts, ADAM=len(moments.tensors) == 2, PULLED=weights.magnitude > 0,
+        PARTS=parts, ADAM=len(moments.tensors) == 2, MAGNITUDE=weights.magnitude > 0,
         DIFFERENCES=max(weights.total_variation, weights.smoothness_z) > 0,
         BEFORE=before.numel() > 0, BEHIND=behind.numel() > 0, WEIGHTED=weight is not None,
         SUPPORTED=bounds.support is not None, POSITIVE=bounds.positivity,
@@ -217,7 +220,7 @@ def move(volume: Tensor, gradient: Tensor, moments: Moments, pull: Pull, weight:
 
 
 def _spread(given: Tensor | None, volume: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """Return a tensor that broadcasts to (z, y, x), and its strides along z, x and y."""
+    """Return a tensor that broadcasts to (z, y, x), or a placeholder, and its strides along z, x and y."""
     if given is None:
         return volume, (0, 0, 0)
     along_z, along_y, along_x = given.expand(volume.shape[1:]).stride()

@@ -1,4 +1,4 @@
-"""What is assumed of a volume: regularisers, bounds and the support."""
+"""Priors of the object: regularisers, bounds and support."""
 
 from bluesky_multislice.solvers.priors.regularisers import (
     NO_WEIGHTS,
@@ -6,10 +6,10 @@ from bluesky_multislice.solvers.priors.regularisers import (
     Priors,
     Weights,
     add_gradient_of_penalty,
-    bound,
-    noise_of_vacuum,
-    weights_of_a_voxel,
-    weights_of_slab,
+    apply_bounds,
+    slab_weights,
+    vacuum_noise_weight,
+    voxel_weights,
 )
 from bluesky_multislice.solvers.priors.support import cylinder_support
 
@@ -19,9 +19,9 @@ __all__ = [
     "Priors",
     "Weights",
     "add_gradient_of_penalty",
-    "bound",
+    "apply_bounds",
     "cylinder_support",
-    "noise_of_vacuum",
-    "weights_of_a_voxel",
-    "weights_of_slab",
+    "slab_weights",
+    "vacuum_noise_weight",
+    "voxel_weights",
 ]

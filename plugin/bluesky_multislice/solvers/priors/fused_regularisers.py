@@ -1,4 +1,4 @@
-"""The gradient of the regularisers in single precision on the processor: one pass over memory, compiled by numba."""
+"""Gradient of the regularisers for float32 arrays on the CPU: one pass over memory, compiled by numba."""
 
 import numpy as np
 from numpy import float32
@@ -8,13 +8,13 @@ from bluesky_multislice.solvers.priors.regularisers import Weights
 
 
 def add_gradient(block: np.ndarray, gradient: np.ndarray, counted: tuple[int, int, int], weights: Weights) -> None:
-    """Add the gradient of the first planes, rows and columns, which may have one neighbour behind them.
+    """Add the gradient of the first planes, rows and columns; the block may contain one neighbour after them.
 
     Args:
-        block: float32 (z, row, column) without gaps; whether rows are y or x makes no difference.
-        gradient: of the same shape, changed in place.
-        counted: how many planes, rows and columns count.
-        weights: of a voxel.
+        block: float32 (z, row, column), contiguous; rows may be along y or x.
+        gradient: same shape, changed in place.
+        counted: numbers of planes, rows and columns to evaluate.
+        weights: regulariser weights per voxel.
     """
     _add(block, gradient, *counted, *map(float32, weights))
 
@@ -22,7 +22,7 @@ def add_gradient(block: np.ndarray, gradient: np.ndarray, counted: tuple[int, in
 @compiled("void(float32[:,:,::1], float32[:,:,::1], int64, int64, int64, float32, float32, float32, float32, float32)")
 def _add(block, gradient, planes, rows, columns, total_variation, along_z, floor, smoothness_z, magnitude):
     to_column, to_row, to_plane = np.empty(columns, float32), np.empty(columns, float32), np.empty(columns, float32)
-    # Behind the last column is its neighbour, or where there is none itself.
+    # The last column's neighbour, or the last column itself if there is none.
     line, inside = np.empty(columns + 1, float32), min(columns, block.shape[2] - 1)
     for z in range(planes):
         for row in range(rows):

@@ -1,8 +1,8 @@
-"""What is asked of a volume besides fitting the frames: one sum of weighted terms, and the bounds it is kept within.
+"""Regularisers and bounds of the object.
 
-Volumes are (part, z, y, x), parts δ and β, in radians of phase through the whole volume. Every term is a mean over
-voxels that belong to exactly one place each, so it is evaluated once per voxel: ranks that hold the same rows share the
-planes. A rank that holds a slab of rows takes the row on either side of it, and weighs its mean with its rows.
+Volumes are (part, z, y, x), with parts δ and β, in radians of phase through the whole volume. Every term is a mean
+over voxels. Ranks that store the same rows share the planes, so each voxel is evaluated once. A rank with a slab of
+rows also reads the neighbouring row on either side.
 """
 
 import math
@@ -15,27 +15,27 @@ from torch import Tensor
 from bluesky_multislice.parallel import Slab
 
 _IN_CACHE, _ON_ACCELERATOR = 2**17, 2**22
-"""Voxels whose regularisers are differentiated together: on a processor so few that all stays in its cache."""
+"""Voxels whose regularisers are differentiated at once; on a CPU, few enough for its cache."""
 
 _PARTS = 2
-"""δ and β, also where β is not fitted: a weight means the same with and without it."""
+"""δ and β, even if β is not fitted, so that a weight has the same meaning in both cases."""
 
 
 @dataclass(frozen=True)
 class Priors:
-    """Weights of the regularisers relative to the fit, and bounds.
+    """Weights of the regularisers relative to the data fidelity, and bounds.
 
     Attributes:
         total_variation: weight of total variation.
-        total_variation_z: factor on the differences along z inside total variation.
+        total_variation_z: factor on differences along z in total variation.
         l1: weight of the mean magnitude.
-        vacuum: the same, in multiples of what the frames' noise makes of vacuum (``noise_of_vacuum``).
+        vacuum: weight of the mean magnitude in multiples of the noise in vacuum (``vacuum_noise_weight``).
         smoothness_z: weight of the mean squared difference between neighbouring planes along z.
-        beta_over_delta_min: least β/δ of a voxel; None leaves it free.
-        beta_over_delta_max: greatest β/δ of a voxel; None leaves it free.
-        first_smoothing: factor on the weight of total variation in the first epoch, which falls to 1 as steps shorten:
-            edges settle before there is detail (continuation: Hale, Yin & Zhang, SIAM J. Optim. 19, 1107 (2008)).
-        floor: length of a difference below which total variation turns quadratic, in steps of δ.
+        beta_over_delta_min: lower bound on β/δ of a voxel; None: no bound.
+        beta_over_delta_max: upper bound on β/δ of a voxel; None: no bound.
+        first_smoothing: factor on the weight of total variation in the first epoch. It decreases to 1 with the step
+            length, so that edges form before details (continuation: Hale, Yin & Zhang, SIAM J. Optim. 19, 1107 (2008)).
+        floor: difference below which total variation is quadratic, in steps of δ.
     """
 
     total_variation: float = 0.0
@@ -50,24 +50,24 @@ class Priors:
 
     @property
     def weighted(self) -> bool:
-        """Whether any term has a weight."""
+        """Whether any regulariser has a weight."""
         return max(self.total_variation, self.l1, self.vacuum, self.smoothness_z) > 0
 
     def at(self, relative_step: float) -> "Priors":
-        """Return the priors of an epoch whose steps are so long, relative to the first one's."""
+        """Return the priors of an epoch with this step length relative to the first epoch."""
         factor = 1 + (self.first_smoothing - 1) * relative_step
         return replace(self, total_variation=factor * self.total_variation)
 
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """What a volume is kept within, see ``bound``.
+    """Bounds of a volume; see ``apply_bounds``.
 
     Attributes:
-        positivity: keep δ and β from going negative.
-        support: True where there may be matter, broadcasts to (z, y, x); None is everywhere.
-        least: least β/δ of a voxel; None leaves it free.
-        most: greatest β/δ of a voxel; None leaves it free.
+        positivity: constrain δ and β to values ≥ 0.
+        support: True where matter is allowed, broadcasts to (z, y, x); None: everywhere.
+        least: lower bound on β/δ of a voxel; None: no bound.
+        most: upper bound on β/δ of a voxel; None: no bound.
     """
 
     positivity: bool
@@ -77,12 +77,12 @@ class Bounds:
 
 
 class Weights(NamedTuple):
-    """What a voxel counts.
+    """Regulariser weights per voxel.
 
     Attributes:
-        total_variation: weight of the length of its gradient.
-        along_z: factor on the square of the difference along z in that length.
-        floor: square that is added to it.
+        total_variation: weight of the gradient's length.
+        along_z: factor on the squared difference along z in this length.
+        floor: constant added to the squared length.
         smoothness_z: weight of half the squared difference along z.
         magnitude: weight of |voxel|.
     """
@@ -95,7 +95,7 @@ class Weights(NamedTuple):
 
 
 NO_WEIGHTS = Weights(total_variation=0.0, along_z=1.0, floor=1.0, smoothness_z=0.0, magnitude=0.0)
-"""What counts nothing."""
+"""Weights without any effect."""
 
 
 @torch.no_grad()
@@ -110,17 +110,17 @@ def add_gradient_of_penalty(
     weight: Tensor | float = 1.0,
     share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Add the gradient of ``penalty`` to a gradient, a few planes after the other: no volume is kept on the way.
+    """Add the gradient of ``penalty`` to a gradient, a few planes at a time, without an array as large as the volume.
 
     Args:
-        volume: (part, z, y, x), one part where β is not fitted; the rows held.
-        gradient: of the same shape, changed in place.
+        volume: (part, z, y, x), one part if β is not fitted; the stored rows.
+        gradient: same shape, changed in place.
         priors: the weights.
         floor: see ``total_variation``.
-        noise: from ``noise_of_vacuum``.
-        slab: which rows are held; None: all.
+        noise: from ``vacuum_noise_weight``.
+        slab: the stored rows; None: all rows.
         weight: factor on the penalty.
-        share: (number, of how many): which share of the planes counts. What all shares add is the whole gradient.
+        share: (index, number of shares): share of the planes to add. The sum over all shares is the full gradient.
     """
     if not priors.weighted:
         return
@@ -136,22 +136,22 @@ def add_gradient_of_penalty(
     start, end = (planes * at // shares for at in (number, number + 1))
     for part, uphill in enumerate(gradient):
         for first in range(start, end, at_once):
-            # The plane behind the block is a neighbour of its last one, and the last row has one in the next slab.
+            # A block includes the plane after its last one, and the last row may have its neighbour in the next slab.
             last = min(first + at_once, end)
             here = slice(first, last + 1)
             terms.add(volume[part, here], uphill[here], planes=last - first, rows=rows - behind.shape[-2])
         here = slice(start, end + 1)
-        for one, other, held in ((before, volume[..., :1, :], 0), (volume[..., -1:, :], behind, -1)):
-            pair = torch.cat([one[part, here], other[part, here]], dim=-2)
+        for first_row, second_row, edge in ((before, volume[..., :1, :], 0), (volume[..., -1:, :], behind, -1)):
+            pair = torch.cat([first_row[part, here], second_row[part, here]], dim=-2)
             if pair.shape[-2] > 1:
                 at_edge = torch.zeros_like(pair)
                 terms.add(pair, at_edge, planes=end - start, rows=1)
-                uphill[here, held] += at_edge[:, -1 - held]
+                uphill[here, edge] += at_edge[:, -1 - edge]
 
 
 @dataclass(frozen=True)
 class _Terms:
-    """The gradient of the penalty where few voxels are concerned; ``weight`` is that of one voxel."""
+    """Gradient of the penalty on a block of voxels; ``weight`` is that of one voxel."""
 
     priors: Priors
     floor: float
@@ -159,13 +159,13 @@ class _Terms:
     weight: Tensor | float
 
     def add(self, block: Tensor, gradient: Tensor, *, planes: int, rows: int) -> None:
-        """Add the gradient of the first planes and rows, which may have one neighbour behind them.
+        """Add the gradient of the first planes and rows; the block may contain one neighbour after them.
 
         Args:
             block: (z, y, x).
-            gradient: of the same shape, changed in place.
-            planes: how many planes count.
-            rows: how many rows count.
+            gradient: same shape, changed in place.
+            planes: number of planes to evaluate.
+            rows: number of rows to evaluate.
         """
         if block.dtype == gradient.dtype == torch.float32 and block.device.type == "cpu":
             width = block.shape[2]
@@ -193,47 +193,47 @@ class _Terms:
             here += block[:planes, :rows].sign().mul_(sparse * weight)
 
     def _add_compiled(self, block: Tensor, gradient: Tensor, counted: tuple[int, int, int]) -> None:
-        """Do what ``add`` does, of tensors without gaps, whose rows may be x as well as y."""
-        # numba takes a second to import, which those who compute nothing need not wait for.
+        """Same as ``add`` for contiguous tensors, whose rows may be along x or y."""
+        # Imported here because importing numba takes a second.
         from bluesky_multislice.solvers.priors.fused_regularisers import add_gradient
 
-        weights = weights_of_a_voxel(self.priors, self.floor, self.noise, float(self.weight))
+        weights = voxel_weights(self.priors, self.floor, self.noise, float(self.weight))
         add_gradient(block.numpy(), gradient.numpy(), counted, weights)
 
 
-def weights_of_a_voxel(priors: Priors, floor: float, noise: float, weight: float) -> Weights:
-    """Return what a voxel counts in a penalty of which it is so large a part; see ``penalty`` for the others."""
+def voxel_weights(priors: Priors, floor: float, noise: float, weight: float) -> Weights:
+    """Return the weights of a voxel whose share of the penalty is ``weight``; see ``penalty`` for the arguments."""
     return Weights(
         total_variation=weight * priors.total_variation,
         along_z=priors.total_variation_z**2,
-        # Any number where no length has a weight.
+        # Any positive number if total variation has no weight.
         floor=floor**2 if priors.total_variation > 0 else 1.0,
         smoothness_z=weight * 2 * priors.smoothness_z,
         magnitude=weight * (priors.l1 + priors.vacuum * noise),
     )
 
 
-def weights_of_slab(volume: Tensor, priors: Priors, floor: float, noise: float, slab: Slab) -> Weights:
-    """Return what each voxel (part, z, y, x) of the rows held counts in the penalty of the whole volume."""
+def slab_weights(volume: Tensor, priors: Priors, floor: float, noise: float, slab: Slab) -> Weights:
+    """Return the weights of each voxel (part, z, y, x) of the stored rows in the penalty of the whole volume."""
     _, planes, _, width = volume.shape
-    return weights_of_a_voxel(priors, floor, noise, 1 / (_PARTS * planes * slab.height * width))
+    return voxel_weights(priors, floor, noise, 1 / (_PARTS * planes * slab.height * width))
 
 
 def _forward_difference(volume: Tensor, dim: int) -> Tensor:
-    """Return the difference to the next voxel along an axis, 0 behind the last."""
+    """Return the difference to the next voxel along an axis; 0 for the last voxel."""
     difference, steps = torch.zeros_like(volume), volume.shape[dim] - 1
     difference.narrow(dim, 0, steps).add_(volume.narrow(dim, 1, steps)).sub_(volume.narrow(dim, 0, steps))
     return difference
 
 
 def penalty(volume: Tensor, priors: Priors, floor: float, noise: float) -> Tensor:
-    """Return the weighted sum of the regularisers, a scalar in the units of the fit's misfit a pixel.
+    """Return the weighted sum of the regularisers, a scalar in units of the misfit per pixel.
 
     Args:
         volume: (..., z, y, x).
         priors: the weights.
         floor: see ``total_variation``.
-        noise: from ``noise_of_vacuum``.
+        noise: from ``vacuum_noise_weight``.
     """
     total = (priors.l1 + priors.vacuum * noise) * magnitude(volume) + priors.smoothness_z * roughness_z(volume)
     if priors.total_variation > 0:
@@ -242,13 +242,12 @@ def penalty(volume: Tensor, priors: Priors, floor: float, noise: float) -> Tenso
 
 
 def total_variation(volume: Tensor, floor: float, *, along_z: float = 1.0) -> Tensor:
-    """Return the mean length of the gradient of (..., z, y, x), in units of the volume a voxel.
+    """Return the mean length of the gradient of (..., z, y, x), in units of the volume per voxel.
 
     Args:
         volume: any leading shape.
-        floor: length below which it turns quadratic, so that it can be differentiated.
-        along_z: factor on the differences along z: above 1 it smooths more along the beam of a sample seen from one
-            angle, below 1 less.
+        floor: length below which it is quadratic, so that it is differentiable.
+        along_z: factor on differences along z; above 1 it smooths more along the beam, below 1 less.
     """
     steps = [_forward_difference(volume, axis) for axis in (-3, -2, -1)]
     steps[0] = along_z * steps[0]
@@ -256,21 +255,21 @@ def total_variation(volume: Tensor, floor: float, *, along_z: float = 1.0) -> Te
 
 
 def magnitude(volume: Tensor) -> Tensor:
-    """Return the mean of |volume| (the L1 norm over the number of voxels), which favours vacuum; any shape."""
+    """Return the mean of |volume|, the L1 norm per voxel, which favours vacuum; any shape."""
     return volume.abs().mean()
 
 
-def noise_of_vacuum(misfit: float, *, lateral_pixels: int, measured_pixels: int) -> float:
-    """Return the weight of ``magnitude`` that holds a voxel of vacuum against the frames' noise (one σ).
+def vacuum_noise_weight(misfit: float, *, lateral_pixels: int, measured_pixels: int) -> float:
+    """Return the weight of ``magnitude`` that balances the frames' noise (one σ) in a voxel of vacuum.
 
-    Frames hardly depend on a haze, whose phase all of a pattern shares. Where positivity holds, noise adds to it, and
-    nothing takes it back. Noise of variance s on the amplitudes of n pixels gives their mean misfit a gradient of
-    √(2s/(m·n))/nz in a voxel of nz planes of m pixels; the mean magnitude of two parts has 1/(2·nz·m). The misfit
-    of the fit so far stands for s, as in the square-root lasso (Belloni, Chernozhukov & Wang, Biometrika 98, 791
-    (2011)): nothing need be known of the detector.
+    Frames hardly depend on a uniform phase of the whole field. With positivity, noise accumulates in such a phase.
+    Noise of variance s on the amplitudes of n pixels gives the mean misfit a gradient of √(2s/(m·n))/nz per voxel, for
+    nz planes of m pixels. The mean magnitude of two parts has the gradient 1/(2·nz·m). The misfit of the fit so far
+    replaces s, as in the square-root lasso (Belloni, Chernozhukov & Wang, Biometrika 98, 791 (2011)), so that no
+    property of the detector is needed.
 
     Args:
-        misfit: mean misfit of a pixel, relative to the mean intensity.
+        misfit: mean misfit per pixel, relative to the mean intensity.
         lateral_pixels: pixels of a plane of the volume.
         measured_pixels: good pixels of all fitted frames.
     """
@@ -278,26 +277,26 @@ def noise_of_vacuum(misfit: float, *, lateral_pixels: int, measured_pixels: int)
 
 
 def roughness_z(volume: Tensor) -> Tensor:
-    """Return the squared difference between neighbouring planes of (..., z, y, x), summed, over the number of voxels.
+    """Return the sum of squared differences between neighbouring planes of (..., z, y, x), per voxel.
 
-    It couples the slices of a sample seen from one angle, which the frames hardly tell apart at low frequencies.
+    It couples the slices of a sample measured at one angle, which the frames hardly distinguish at low frequencies.
     """
     return torch.diff(volume, dim=-3).square().sum() / volume.numel()
 
 
 @torch.no_grad()
-def bound(volume: Tensor, priors: Priors, *, positivity: bool, support: Tensor | None) -> None:
-    """Bring a volume within its bounds, in place.
+def apply_bounds(volume: Tensor, priors: Priors, *, positivity: bool, support: Tensor | None) -> None:
+    """Apply the bounds to a volume, in place.
 
     Args:
-        volume: (part, z, y, x) δ and, where it is fitted, β.
-        priors: for the bounds on β/δ of voxels of positive δ; the others keep theirs, and lose a β beyond zero.
-        positivity: keep δ and β from going negative.
-        support: True where there may be matter, broadcasts to (z, y, x); None is everywhere.
+        volume: (part, z, y, x) δ and, if fitted, β.
+        priors: bounds on β/δ, applied to voxels of positive δ; in other voxels only the sign of β is bounded.
+        positivity: constrain δ and β to values ≥ 0.
+        support: True where matter is allowed, broadcasts to (z, y, x); None: everywhere.
     """
     least, most = priors.beta_over_delta_min, priors.beta_over_delta_max
     if len(volume) == _PARTS and (least, most) != (None, None):
-        # Before what is negative is set to zero: noise would lift what is moved both ways.
+        # Before clipping negative values, because noise would otherwise raise voxels that are moved in both directions.
         for delta, beta in zip(*volume, strict=True):
             matter = torch.ones_like(delta, dtype=torch.bool) if positivity else delta > 0
             if most is not None:
@@ -313,7 +312,7 @@ def bound(volume: Tensor, priors: Priors, *, positivity: bool, support: Tensor |
 
 
 def _bring_to_ratio(delta: Tensor, beta: Tensor, ratio: float, where: Tensor) -> None:
-    """Bring voxels to the nearest δ ≥ 0 and β = ratio·δ, in place: what β tells of δ is not lost."""
+    """Project voxels onto the nearest δ ≥ 0 with β = ratio·δ, in place, so that β still contributes to δ."""
     nearest = ((delta + ratio * beta) / (1 + ratio**2)).clamp(min=0)
     delta.copy_(torch.where(where, nearest, delta))
     beta.copy_(torch.where(where, ratio * nearest, beta))

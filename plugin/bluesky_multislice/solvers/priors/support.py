@@ -1,4 +1,4 @@
-"""Where a sample seen from several angles may have matter."""
+"""Support of a sample measured at several angles."""
 
 import torch
 from torch import Tensor
@@ -10,15 +10,15 @@ _EVERY_ROW = slice(None)
 
 
 def cylinder_support(geometry: ScanGeometry, grid: VolumeGrid, rows: slice = _EVERY_ROW) -> Tensor:
-    """Return a bool mask (z, y, x), True inside the cylinder about the rotation axis that every angle's frames cover.
+    """Return a mask (z, y, x), True in the cylinder about the rotation axis that the frames of all angles cover.
 
-    The frames of an angle reach from one side of the axis to the other; the cylinder's radius is the least such reach
-    of all angles and sides, and it is as long as what all of them cover along the axis.
+    Its radius is the smallest distance from the axis to an edge of the field, over all angles and both sides. Its
+    length is the range along the axis that all angles cover.
 
     Args:
         geometry: the scan.
-        grid: the volume; about the axis along z and x.
-        rows: which of its rows to return.
+        grid: grid of the volume, relative to the rotation axis along z and x.
+        rows: rows of the grid to return.
     """
     reach_y, reach_x = (n / 2 * p for n, p in zip(geometry.field_shape, geometry.object_pixel_m, strict=True))
     bottom, top, radius = -torch.inf, torch.inf, torch.inf

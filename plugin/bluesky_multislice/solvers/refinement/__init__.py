@@ -1,4 +1,4 @@
-"""What is refined beside the volume: quantities of the geometry, the probe and its variations."""
+"""Refinement beside the object: quantities of the geometry, the probe and its variations."""
 
 from bluesky_multislice.solvers.refinement.probe import ProbeOptimiser
 from bluesky_multislice.solvers.refinement.probe_variation import ProbeVariation

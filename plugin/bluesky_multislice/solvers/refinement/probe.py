@@ -1,4 +1,4 @@
-"""What moves the probe: weighted descent with the object's weighted one, Adam otherwise."""
+"""Optimiser of the probe: weighted descent if the object uses it, else Adam."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,27 +10,27 @@ from bluesky_multislice.solvers.optimisers import (
     Adam,
     Descent,
     Nesterov,
-    named,
-    of_name,
     weighted_momentum,
+    with_prefix,
+    without_prefix,
 )
 from bluesky_multislice.solvers.refinement.schedule import Schedule
 
 
 class ProbeOptimiser:
-    """Moves the probe against its gradient.
+    """Updates the probe along its negative gradient.
 
-    Adam has a step of its own. Weighted descent has the curvature of the amplitude misfit, |object|²
-    summed over the views of the batch, where |object| ≈ 1; it rests in the first epoch at least, so that the probe does
-    not take over what an object that is still empty does not explain.
+    Adam has a fixed step length. Weighted descent divides by the curvature of the amplitude misfit, |object|² summed
+    over the views of the batch, with |object| ≈ 1. It keeps the probe fixed in the first epoch at least, so that the
+    probe does not absorb the contrast of an object that is still empty.
 
     Args:
-        parts: (mode, y, x, 2) real and imaginary part, moved in place.
-        weighted: which of the two.
-        step: of Adam, in the unit of ``parts``, or factor on the weighted step; 0 moves nothing.
-        schedule: from which epoch it moves, how strongly, and the factor by which its power may leave ``power``.
-        power: Σ|probe|² that the frames' light gives, in the unit of ``parts``; None is that of the start.
-        relative_step: epochs done → factor on the step.
+        parts: (mode, y, x, 2) real and imaginary part, updated in place.
+        weighted: use weighted descent; False: Adam.
+        step: step of Adam, in units of ``parts``, or factor on the weighted step; 0 keeps the probe fixed.
+        schedule: first epoch, strength, and the factor by which the power may differ from ``power``.
+        power: Σ|probe|² from the frames' intensity, in units of ``parts``; None: that of the initial probe.
+        relative_step: number of epochs done → factor on the step.
     """
 
     def __init__(
@@ -56,22 +56,22 @@ class ProbeOptimiser:
 
     @property
     def active(self) -> bool:
-        """Whether it moves in this epoch."""
+        """Whether the probe is fitted in this epoch."""
         return self._step > 0 and self._epochs_done + 1 >= self._from_epoch
 
     @torch.no_grad()
-    def weigh(self, light: Tensor) -> None:
+    def precondition(self, illumination: Tensor) -> None:
         """Divide the gradient by its curvature.
 
         Args:
-            light: 0-d, Σ|probe|² of the views that the gradient is of over all pixels, normalised as the gradient is.
+            illumination: 0-d, Σ|probe|² over all pixels and the views of the gradient, with the same normalisation.
         """
         if self._parts.grad is not None:
-            self._parts.grad *= self._parts.square().sum() / light
+            self._parts.grad *= self._parts.square().sum() / illumination
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move, bring the power back within its bounds, and set the gradient to zero."""
+        """Take a step, clip the power to its bounds, and set the gradient to zero."""
         if not self.active:
             return
         self._method.step(self._step * self._relative_step(self._epochs_done))
@@ -79,25 +79,25 @@ class ProbeOptimiser:
         self._parts *= (power.clamp(*self._powers) / power).sqrt()
 
     def end_epoch(self) -> None:
-        """Shorten the step, and start to move when it is time."""
+        """Shorten the step, and start to fit when the first epoch is reached."""
         self._epochs_done += 1
         self._prepare()
 
     def halve_steps(self) -> None:
-        """Forget the momentum, and go on with half the length."""
+        """Halve the step length and reset the momentum."""
         self._step /= 2
-        self._method.forget()
+        self._method.reset()
 
     def state(self) -> dict[str, Tensor]:
-        """Return what it remembers, by name."""
+        """Return the state by name."""
         numbers = torch.tensor([self._epochs_done, self._step, *self._powers], dtype=torch.float64)
-        return {"probe/numbers": numbers, **named("probe/parts", self._method.state())}
+        return {"probe/numbers": numbers, **with_prefix("probe/parts", self._method.state())}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state`` returned."""
+        """Restore what ``state`` returned."""
         epochs, self._step, *powers = state["probe/numbers"].tolist()
         self._epochs_done, self._powers = int(epochs), (powers[0], powers[1])
-        self._method.load(of_name("probe/parts", state))
+        self._method.load(without_prefix("probe/parts", state))
         self._prepare()
 
     def _prepare(self) -> None:

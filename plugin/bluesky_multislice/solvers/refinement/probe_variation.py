@@ -1,7 +1,7 @@
-"""How the probe changes along the scan: a few shapes that all views share, and how much of each a view has.
+"""Variation of the probe along the scan: a few shapes common to all views, with weights per view.
 
-Orthogonal probe relaxation (Odstrčil et al., Opt. Express 24, 8360 (2016)), by descent: shapes and weights move against
-their gradients, each divided by its curvature.
+Orthogonal probe relaxation (Odstrčil et al., Opt. Express 24, 8360 (2016)) by gradient descent. The gradients of
+shapes and weights are divided by their curvature.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,22 +16,22 @@ from bluesky_multislice.optics import on_device
 from bluesky_multislice.solvers.optimisers import gradient_of
 from bluesky_multislice.solvers.refinement.schedule import Schedule
 
-_PART = 0.5
-"""Part of the way to the bottom of a batch's misfit that a gradient moves weights and shapes."""
+_STEP_FRACTION = 0.5
+"""Fraction of the step to the minimum of a batch's misfit by which a gradient changes weights and shapes."""
 
 _LEAST_WEIGHT = 0.1
-"""Weight that every view counts with in a shape's curvature, so that shapes do not leap while weights are small."""
+"""Smallest weight of a view in a shape's curvature; limits the steps while weights are small."""
 
 
 class ProbeVariation:
-    """What is added to the first mode of each view's probe.
+    """Shapes added to the first mode of the probe, with a weight per view.
 
     Args:
-        probe: complex (y, x), the first mode; shapes start as what shifts, intensity and lens errors change in it.
+        probe: first mode, complex (y, x). The initial shapes are its changes by intensity, shifts and aberrations.
         views: number of views of the scan.
-        number: of shapes.
-        schedule: from which epoch they move, how strongly, and the largest weight.
-        relative_step: epochs done → factor on the steps.
+        number: number of shapes.
+        schedule: first epoch, strength, and largest weight.
+        relative_step: number of epochs done → factor on the steps.
     """
 
     def __init__(
@@ -47,82 +47,84 @@ class ProbeVariation:
         self._energy = float(probe.abs().square().sum())
         self.weights = torch.zeros((views, number), device=probe.device)
         self._parts = torch.view_as_real(_first_shapes(probe, number)).contiguous()
-        self._seen = torch.zeros(views, device=probe.device)
+        self._view_counts = torch.zeros(views, device=probe.device)
         self._epochs_done = 0
         self._prepare()
 
     @property
     def shapes(self) -> Tensor:
-        """Complex (variation, y, x), orthogonal to each other and of the probe's energy."""
+        """Complex (variation, y, x), mutually orthogonal, each with the energy of the probe."""
         return torch.view_as_complex(self._parts)
 
     @property
     def active(self) -> bool:
-        """Whether they move in this epoch."""
+        """Whether shapes and weights are fitted in this epoch."""
         return self._epochs_done + 1 >= self._schedule.from_epoch
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What is fitted."""
+        """The fitted tensors."""
         return [self.weights, self._parts]
 
-    def see(self, views: NDArray[np.intp]) -> None:
-        """Note the views whose gradients are added."""
-        self._seen.index_add_(0, on_device(views, self._seen.device), torch.ones_like(self._seen[: len(views)]))
+    def count_views(self, views: NDArray[np.intp]) -> None:
+        """Count the views whose gradients are summed."""
+        self._view_counts.index_add_(
+            0, on_device(views, self._view_counts.device), torch.ones_like(self._view_counts[: len(views)])
+        )
 
     def gradients(self) -> list[Tensor]:
-        """Return the gradients, zero before the first backward pass, and how often each view is in them."""
+        """Return the gradients, zero before the first backward pass, and the number of times each view was added."""
         if not self.active:
             return []
-        return [*map(gradient_of, self.tensors), self._seen]
+        return [*map(gradient_of, self.tensors), self._view_counts]
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move against the gradients, and set them to zero.
+        """Take a step along the negative gradients, and set the gradients to zero.
 
-        A shape's energy is the curvature of a weight's misfit, the sum of the squared weights that of a shape's.
+        The curvature of a weight is the energy of its shape; that of a shape is the sum of its squared weights.
         """
         if not self.active:
-            self._seen.zero_()
+            self._view_counts.zero_()
             return
-        of_weights, of_shapes, seen = self.gradients()
-        length = _PART * self._schedule.strength * self._relative_step(self._epochs_done)
-        met, squares = seen > 0, seen[:, None] * (self.weights.square() + _LEAST_WEIGHT**2)
-        times = torch.where(met, seen, 1)[:, None]
-        # Views that were not met have no gradient: without looking which, they stay.
-        self.weights -= length * of_weights * met[:, None] / (times * self._energy)
+        of_weights, of_shapes, counts = self.gradients()
+        length = _STEP_FRACTION * self._schedule.strength * self._relative_step(self._epochs_done)
+        used, squares = counts > 0, counts[:, None] * (self.weights.square() + _LEAST_WEIGHT**2)
+        times = torch.where(used, counts, 1)[:, None]
+        # The mask keeps the weights of unused views without a synchronisation.
+        self.weights -= length * of_weights * used[:, None] / (times * self._energy)
         self.weights.clamp_(-self._schedule.bound, self._schedule.bound)
-        curvature = torch.where(met.any(), squares.sum(0), 1)
+        curvature = torch.where(used.any(), squares.sum(0), 1)
         self._parts -= length * of_shapes / curvature[:, None, None, None]
-        for gradient in (of_weights, of_shapes, seen):
+        for gradient in (of_weights, of_shapes, counts):
             gradient.zero_()
 
     @torch.no_grad()
-    def tidy(self) -> None:
-        """Make the shapes orthogonal and of the probe's energy, the one that changes most first; no frame changes."""
+    def orthogonalise(self) -> None:
+        """Make the shapes orthogonal with the probe's energy, largest variation first; the frames do not change."""
         if not self.weights.any():
             return
         left, triangle = torch.linalg.qr(self.weights)
-        turned, strength, rows = torch.linalg.svd(triangle @ self._parts.flatten(1), full_matrices=False)
-        size = self._energy**0.5
-        self._parts.copy_((size * rows).view_as(self._parts))
-        self.weights.copy_(left @ turned * strength / size)
+        rotation, strength, rows = torch.linalg.svd(triangle @ self._parts.flatten(1), full_matrices=False)
+        norm = self._energy**0.5
+        self._parts.copy_((norm * rows).view_as(self._parts))
+        self.weights.copy_(left @ rotation * strength / norm)
 
     @torch.no_grad()
     def end_epoch(self) -> None:
-        """Tidy up, shorten the steps, and start to move when it is time."""
-        self.tidy()
+        """Orthogonalise the shapes, shorten the steps, and start to fit when the first epoch is reached."""
+        self.orthogonalise()
         self._epochs_done += 1
         self._prepare()
 
     def state(self) -> dict[str, Tensor]:
-        """Return weights, shapes and what else is needed to go on, by name."""
+        """Return weights, shapes and numbers by name."""
         numbers = torch.tensor([self._epochs_done, self._energy], dtype=torch.float64)
         return {"variation/numbers": numbers, "variation/weights": self.weights, "variation/shapes": self._parts}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state`` returned."""
+        """Restore what ``state`` returned."""
         epochs, self._energy = state["variation/numbers"].tolist()
         self._epochs_done = int(epochs)
         self.weights.copy_(state["variation/weights"])
@@ -135,7 +137,7 @@ class ProbeVariation:
 
 
 def _first_shapes(probe: Tensor, number: int) -> Tensor:
-    """Return orthogonal shapes (variation, y, x) of a probe's energy: itself, what shifts change, then lens errors."""
+    """Return orthogonal shapes (variation, y, x) with the probe's energy: the probe, its shifts, then aberrations."""
     fy, fx = (torch.fft.fftfreq(n, device=probe.device) for n in probe.shape)
     spectrum = torch.fft.fft2(probe)
     shapes = [probe]
@@ -143,8 +145,8 @@ def _first_shapes(probe: Tensor, number: int) -> Tensor:
         if len(shapes) >= number:
             break
         for power in range(degree + 1):
-            bend = fy[:, None] ** (degree - power) * fx**power
-            shapes.append(torch.fft.ifft2(1j * bend * spectrum))
+            aberration = fy[:, None] ** (degree - power) * fx**power
+            shapes.append(torch.fft.ifft2(1j * aberration * spectrum))
     parts = torch.view_as_real(torch.stack(shapes[:number])).flatten(1)
     basis = torch.linalg.qr(parts.T)[0].T * probe.abs().square().sum().sqrt()
     return torch.view_as_complex(basis.reshape(number, *probe.shape, 2).contiguous())

@@ -1,8 +1,8 @@
-"""What is refined beside the volume and the probe: the geometry where it is not known well enough, and stray light.
+"""Refinement of uncertain quantities of the geometry and of stray light, beside object and probe.
 
-Every quantity starts at no difference from the scan and is moved by Adam with a step in its own unit (``quantities``),
-as its schedule says. What no frame depends on is taken out after every step: positions that move with the volume, for
-instance.
+Every quantity starts at zero difference from the scan. Adam updates it according to its schedule, with a step in its
+own unit (``quantities``). After each step, changes that leave all frames unchanged are removed, such as positions that
+move with the volume.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,78 +11,78 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.models import Adjustments, ForwardModel
-from bluesky_multislice.solvers.optimisers import Adam, gradient_of, named, of_name
-from bluesky_multislice.solvers.refinement.quantities import Refined, make_quantity
+from bluesky_multislice.solvers.optimisers import Adam, gradient_of, with_prefix, without_prefix
+from bluesky_multislice.solvers.refinement.quantities import RefinedQuantity, make_quantity
 from bluesky_multislice.solvers.refinement.schedule import RefinementSettings, Schedule
 
 _FLOOR = 0.02
-"""Part of the first steps' largest gradient below which values move less."""
+"""Gradient below which values move less, relative to the largest gradient of the first steps."""
 
 
-class _Moving:
-    """A quantity that moves by a schedule.
+class _ScheduledQuantity:
+    """A refined quantity with its schedule and optimiser.
 
-    The first step is Adam's, but Adam does not remember it: the gradient in a background is endless at none, where dark
-    pixels are.
+    The first step has Adam's length but does not enter its moments: the gradient of a zero background diverges in dark
+    pixels.
     """
 
-    def __init__(self, part: Refined, schedule: Schedule) -> None:
-        self.part, self.schedule = part, schedule
+    def __init__(self, quantity: RefinedQuantity, schedule: Schedule) -> None:
+        self.quantity, self.schedule = quantity, schedule
         self.hold()
-        self._adam = Adam(part.values, floor=0.0)
+        self._adam = Adam(quantity.values, floor=0.0)
         self._steps = 0
 
     def hold(self) -> None:
-        """Remember the values of this moment as those that the epoch begins with."""
-        self._at_first = self.part.values.detach().clone()
+        """Store the present values as those at the start of the epoch."""
+        self._epoch_start = self.quantity.values.detach().clone()
 
     @property
-    def at_first(self) -> Tensor:
-        """What the epoch began with, in SI."""
-        return self._at_first * self.part.unit
+    def epoch_start(self) -> Tensor:
+        """Values at the start of the epoch, in SI."""
+        return self._epoch_start * self.quantity.unit
 
     def gradient(self) -> Tensor:
         """Return the gradient, zero before the first backward pass."""
-        return gradient_of(self.part.values)
+        return gradient_of(self.quantity.values)
 
     def step(self, relative_step: float) -> None:
-        """Move against the gradient, and set it to zero."""
-        gradient, length = self.gradient(), self.part.step * self.schedule.strength * relative_step
+        """Take a step along the negative gradient, and set the gradient to zero."""
+        gradient, length = self.gradient(), self.quantity.step * self.schedule.strength * relative_step
         if self._steps < 2:
             self._adam.floor = max(_FLOOR * float(gradient.abs().max()), 1e-12)
         if self._steps == 0:
-            self.part.values.sub_(length * gradient / (gradient.abs() + self._adam.floor))
+            self.quantity.values.sub_(length * gradient / (gradient.abs() + self._adam.floor))
             gradient.zero_()
         else:
             self._adam.step(length)
         self._steps += 1
-        self.part.tidy()
+        self.quantity.apply_constraints()
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """Return values and what else is needed to go on, under names that begin with the quantity's."""
+        """Return the state by name, with the quantity's name as prefix."""
         numbers = torch.tensor([self._steps, self._adam.floor], dtype=torch.float64)
-        own = {name: self.part.values, f"{name}/at_first": self._at_first, f"{name}/numbers": numbers}
-        return own | named(name, self._adam.state())
+        own = {name: self.quantity.values, f"{name}/at_first": self._epoch_start, f"{name}/numbers": numbers}
+        return own | with_prefix(name, self._adam.state())
 
     @torch.no_grad()
     def load(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state`` returned."""
-        self.part.values.copy_(state[name])
-        self._at_first.copy_(state[f"{name}/at_first"])
+        """Restore what ``state`` returned."""
+        self.quantity.values.copy_(state[name])
+        self._epoch_start.copy_(state[f"{name}/at_first"])
         steps, self._adam.floor = state[f"{name}/numbers"].tolist()
         self._steps = int(steps)
-        self._adam.load(of_name(name, state))
+        self._adam.load(without_prefix(name, state))
 
 
 class Refinement:
-    """The quantities that are refined, and the optimiser that moves them.
+    """The refined quantities and their optimisers.
 
     Args:
         model: the forward model.
-        settings: what to refine, and how.
-        probe_refined: whether the probe moves too: then it and some quantities can change without any frame changing.
-        relative_step: epochs done → factor on the steps.
-        device: where the values are kept.
+        settings: quantities to refine, and their schedules.
+        probe_refined: whether the probe is also fitted; it then compensates changes of some quantities.
+        relative_step: number of epochs done → factor on the steps.
+        device: device of the values.
     """
 
     def __init__(
@@ -95,34 +95,34 @@ class Refinement:
         device: torch.device,
     ) -> None:
         self._relative_step, self._epochs_done = relative_step, 0
-        self._moving: dict[str, _Moving] = {}
+        self._quantities: dict[str, _ScheduledQuantity] = {}
         for name in settings.quantities:
             schedule = settings.schedule_of(name)
-            part = make_quantity(name, model, bound=schedule.bound, probe_refined=probe_refined, device=device)
-            self._moving[name] = _Moving(part, schedule)
+            quantity = make_quantity(name, model, bound=schedule.bound, probe_refined=probe_refined, device=device)
+            self._quantities[name] = _ScheduledQuantity(quantity, schedule)
         self._prepare()
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The values of all quantities."""
-        return [each.part.values for each in self._moving.values()]
+        """Values of all quantities."""
+        return [each.quantity.values for each in self._quantities.values()]
 
     @property
-    def _active(self) -> list[_Moving]:
-        """The quantities that move in this epoch."""
-        return [each for each in self._moving.values() if self._epochs_done + 1 >= each.schedule.from_epoch]
+    def _active(self) -> list[_ScheduledQuantity]:
+        """Quantities that are refined in this epoch."""
+        return [each for each in self._quantities.values() if self._epochs_done + 1 >= each.schedule.from_epoch]
 
     def differences(self) -> dict[str, Tensor]:
-        """Return by name how far each quantity is from the scan's, in SI; backgrounds in the frames' mean intensity."""
-        return {name: each.part.difference for name, each in self._moving.items()}
+        """Return the differences from the scan, in SI; backgrounds relative to the frames' mean intensity."""
+        return {name: each.quantity.difference for name, each in self._quantities.items()}
 
     @property
     def defocus_m(self) -> Tensor | None:
-        """How far downstream the probe is taken before it counts as the wave at z = 0."""
+        """Distance by which the fitted probe is propagated downstream to give the wave at z = 0."""
         return self.differences().get("defocus")
 
     def adjustments(self) -> Adjustments:
-        """Return what the forward model takes."""
+        """Return the adjustments of the forward model."""
         found = self.differences()
         return Adjustments(
             position_m=found.get("positions"),
@@ -138,15 +138,15 @@ class Refinement:
             background=found.get("background", found.get("background_map")),
         )
 
-    def hold_windows(self, model: ForwardModel) -> None:
-        """Keep a model's windows where they are now, whatever moves views from here on."""
-        for each in self._moving.values():
+    def fix_windows(self, model: ForwardModel) -> None:
+        """Fix the model's windows at their present place, regardless of later changes of positions."""
+        for each in self._quantities.values():
             each.hold()
-        self.hold_windows_again(model)
+        self.restore_fixed_windows(model)
 
-    def hold_windows_again(self, model: ForwardModel) -> None:
-        """Keep a model's windows where they were when ``hold_windows`` was called, possibly before a restart."""
-        found = {name: each.at_first for name, each in self._moving.items()}
+    def restore_fixed_windows(self, model: ForwardModel) -> None:
+        """Fix the model's windows where the last call of ``fix_windows`` did, possibly before a restart."""
+        found = {name: each.epoch_start for name, each in self._quantities.items()}
         if found.keys() & {"positions", "axis_shift", "distance"}:
             position_m, shift_m = found.get("positions"), found.get("axis_shift")
             model.fix_windows(
@@ -154,44 +154,44 @@ class Refinement:
             )
 
     def gradients(self) -> list[Tensor]:
-        """Return the gradient of each quantity that moves, zero before the first backward pass."""
+        """Return the gradient of each active quantity, zero before the first backward pass."""
         return [each.gradient() for each in self._active]
 
     @property
-    def follows(self) -> bool:
-        """Whether frames held back have values of their own that move."""
-        return bool(self.of_views)
+    def refines_views(self) -> bool:
+        """Whether quantities of single views or angles are refined in this epoch."""
+        return bool(self.per_view_values)
 
     @property
-    def of_views(self) -> list[Tensor]:
-        """The values that move in this epoch and belong to the frames of a view or an angle alone."""
-        return [each.part.values for each in self._active if each.part.of_views]
+    def per_view_values(self) -> list[Tensor]:
+        """Values refined in this epoch that affect the frames of a single view or angle only."""
+        return [each.quantity.values for each in self._active if each.quantity.per_view]
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move against the gradients, and set them to zero."""
+        """Take a step along the negative gradients, and set the gradients to zero."""
         for each in self._active:
             each.step(self._relative_step(self._epochs_done))
 
     def end_epoch(self) -> None:
-        """Shorten the steps, and start to move what it is time for."""
+        """Shorten the steps, and activate the quantities that start in the next epoch."""
         self._epochs_done += 1
         self._prepare()
 
     def state(self) -> dict[str, Tensor]:
-        """Return the values and what else is needed to go on, by name."""
+        """Return the state by name."""
         found = {"refined/epochs": torch.tensor(self._epochs_done)}
-        for name, each in self._moving.items():
+        for name, each in self._quantities.items():
             found |= each.state(f"refined/{name}")
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state`` returned."""
+        """Restore what ``state`` returned."""
         self._epochs_done = int(state["refined/epochs"])
-        for name, each in self._moving.items():
+        for name, each in self._quantities.items():
             each.load(f"refined/{name}", state)
         self._prepare()
 
     def _prepare(self) -> None:
         for each in self._active:
-            each.part.values.requires_grad_()
+            each.quantity.values.requires_grad_()

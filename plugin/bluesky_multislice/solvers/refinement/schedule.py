@@ -1,4 +1,4 @@
-"""What is refined beside the volume: from which epoch, how strongly, how far, each by its own or by shared numbers."""
+"""Schedules of refined quantities: first epoch, strength and bound, individual or shared."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,24 +9,24 @@ from bluesky_multislice.solvers.refinement.quantities import PIXELS_OF_THE_VOLUM
 Scheduled = Quantity | Literal["probe", "probe_variations"]
 
 _FIRST_OF_VARIATIONS = 3
-"""First epoch in which the probe may change along the scan: before, it would take over what the object explains."""
+"""First epoch in which the probe may vary along the scan; earlier it would absorb the object's contrast."""
 
 _POWER_FACTOR = 4.0
-"""Bound of the probe: samples take up light, but no more than three quarters of it where they are looked through."""
+"""Bound on the factor of the probe's power: a sample transmits at least a quarter of the beam."""
 
 _LARGEST_WEIGHT = 1.0
-"""Bound of the weight that a variation of the probe has in a view, relative to the probe."""
+"""Bound on the weight of a probe variation in a view, relative to the probe."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When something moves, and how.
+    """When and how a quantity is refined.
 
     Attributes:
-        from_epoch: first epoch in which it moves, from 1.
-        strength: factor on its steps.
-        bound: of the probe the factor, up and down, by which its power may differ from what the frames' light gives; of
-            its variations the largest weight; of others the most that they may differ from the scan, in their unit.
+        from_epoch: first epoch of the refinement, from 1.
+        strength: factor on the steps.
+        bound: for the probe, the largest factor between its power and that of the frames; for probe variations, the
+            largest weight; for other quantities, the largest difference from the scan, in their unit.
     """
 
     from_epoch: int
@@ -36,14 +36,14 @@ class Schedule:
 
 @dataclass(frozen=True)
 class RefinementSettings:
-    """What to refine, and how.
+    """Which quantities to refine, and how.
 
     Attributes:
-        quantities: their names; none by default.
-        from_epoch: first epoch in which they move, from 1.
+        quantities: names of the quantities.
+        from_epoch: first epoch of their refinement, from 1.
         strength: factor on their steps.
-        furthest_pixels: most that positions, axis shifts and shifts of a distance may move, in pixels of the volume.
-        schedules: by name, of what has one of its own, the probe and its variations included.
+        furthest_pixels: bound on positions, axis shifts and distance shifts, in pixels of the volume.
+        schedules: individual schedules by name, including those of the probe and its variations.
     """
 
     quantities: tuple[Quantity, ...] = ()
@@ -53,7 +53,7 @@ class RefinementSettings:
     schedules: Mapping[Scheduled, Schedule] = field(default_factory=dict)
 
     def schedule_of(self, name: Scheduled) -> Schedule:
-        """Return the schedule of a quantity, the probe or its variations; shared numbers do not hold for the probe."""
+        """Return the schedule of a quantity, the probe or its variations; shared values do not apply to the probe."""
         if name in self.schedules:
             return self.schedules[name]
         if name == "probe":
@@ -64,8 +64,8 @@ class RefinementSettings:
         return Schedule(self.from_epoch, self.strength, bound)
 
     @property
-    def of_the_probe(self) -> "RefinementSettings":
-        """For a fit that moves volume and probe alone."""
+    def probe_only(self) -> "RefinementSettings":
+        """Settings of a fit of object and probe without other quantities."""
         return RefinementSettings(schedules={name: own for name, own in self.schedules.items() if name == "probe"})
 
     @classmethod

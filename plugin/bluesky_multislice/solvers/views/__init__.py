@@ -1,12 +1,12 @@
-"""The views of a rank: frames in batches."""
+"""The views of a rank: reading and batching of frames."""
 
 from bluesky_multislice.solvers.views.views import (
     FramesIn,
-    ReadAhead,
+    Prefetcher,
     ViewSet,
-    in_batches,
-    lanes_of,
+    assign_lanes,
     load_views,
+    make_batches,
     share_held_back,
     share_views,
     split_views,
@@ -14,11 +14,11 @@ from bluesky_multislice.solvers.views.views import (
 
 __all__ = [
     "FramesIn",
-    "ReadAhead",
+    "Prefetcher",
     "ViewSet",
-    "in_batches",
-    "lanes_of",
+    "assign_lanes",
     "load_views",
+    "make_batches",
     "share_held_back",
     "share_views",
     "split_views",

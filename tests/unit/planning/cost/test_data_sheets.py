@@ -27,7 +27,7 @@ def test_every_sheet_says_its_source_and_gives_times(name):
     assert profile.slice_pair(256**2) == pytest.approx(sheet.slice_over_fft * profile.fft_pair(256**2))
     # No rate is better than the data sheet's.
     assert profile.fft_pair(1024**2) > 10 * 1024**2 * 20 / sheet.flop_per_s
-    assert profile.exchange_bytes_a_s < sheet.link_bytes_per_s
+    assert profile.exchange_bytes_per_s < sheet.link_bytes_per_s
 
 
 def test_the_command_knows_every_sheet():
@@ -65,7 +65,7 @@ def test_gradients_of_ranks_on_several_nodes_take_the_network():
     assert reduction_seconds(on_two, 1, profile) == pytest.approx(reduced_bytes(on_two, 1) / 16 / (0.7 * 4e11))
     apart = replace(on_two, slabs=8)
     assert reduction_seconds(apart, 1, profile) == pytest.approx(reduced_bytes(apart, 1) / 16 / (0.7 * 5e10))
-    unknown = profile.model_copy(update={"exchange_bytes_a_s": None})
+    unknown = profile.model_copy(update={"exchange_bytes_per_s": None})
     assert reduction_seconds(on_one, 1, unknown) == 0
 
 

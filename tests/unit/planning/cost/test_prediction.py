@@ -41,13 +41,13 @@ PROFILE = MachineProfile(
     threads=1,
     fft_pair_s={64: 1e-4, 128: 6e-4},
     slice_pair_s={64: 2e-4, 128: 1e-3},
-    turn_s_a_voxel=1e-8,
-    turned_s_a_voxel=2e-8,
-    matrix_s_a_pixel=1e-6,
+    rotation_seconds_per_voxel=1e-8,
+    slice_rotation_seconds_per_voxel=2e-8,
+    rotation_matrix_seconds_per_pixel=1e-6,
     batch_s=1e-3,
-    move_s_a_voxel=3e-9,
-    regularise_s_a_voxel=5e-9,
-    exchange_bytes_a_s=1e9,
+    optimiser_seconds_per_voxel=3e-9,
+    regulariser_seconds_per_voxel=5e-9,
+    exchange_bytes_per_s=1e9,
 )
 
 
@@ -170,7 +170,7 @@ def test_work_is_shared_among_ranks(mesh, turns):
     work = work_of(plan_of(geometry, held_back_every=0, mesh=mesh, ranks=None), geometry)
     assert work.most_pairs == work.pairs / 2
     # Every rank of an angle turns its rows of δ and β, there and back.
-    assert work.most_turns == turns
+    assert work.most_rotations == turns
 
 
 def test_matrices_of_few_angles_are_made_once_and_those_of_many_each_time(monkeypatch):
@@ -183,9 +183,9 @@ def test_matrices_of_few_angles_are_made_once_and_those_of_many_each_time(monkey
     # Two groups of ranks turn to nine angles each.
     assert work_of(plan_of(many, held_back_every=0, mesh="2x1", ranks=None), many).most_matrices == 0
     plan = plan_of(many, held_back_every=0)
-    with_matrices = predict_cost(plan, many, accelerator=False, profile=PROFILE).seconds.turns
-    free = PROFILE.model_copy(update={"matrix_s_a_pixel": 1e-30})
-    assert with_matrices - predict_cost(plan, many, accelerator=False, profile=free).seconds.turns == pytest.approx(
+    with_matrices = predict_cost(plan, many, accelerator=False, profile=PROFILE).seconds.rotations
+    free = PROFILE.model_copy(update={"rotation_matrix_seconds_per_pixel": 1e-30})
+    assert with_matrices - predict_cost(plan, many, accelerator=False, profile=free).seconds.rotations == pytest.approx(
         18 * 16**2 * 1e-6
     )
 
@@ -259,12 +259,14 @@ def test_time_is_that_of_the_busiest_rank():
     assert cost.useful == pytest.approx(cost.work.most_pairs * PROFILE.fft_pair(window) / cost.seconds.total)
     # Eight angles in one step or more, each a batch of its own.
     assert cost.seconds.batches == pytest.approx(8 * 1e-3)
-    assert cost.seconds.turns == pytest.approx(cost.work.most_turns * 64**2 / 2 * (64 * 1e-8 + plan.slices * 2e-8))
+    assert cost.seconds.rotations == pytest.approx(
+        cost.work.most_rotations * 64**2 / 2 * (64 * 1e-8 + plan.slices * 2e-8)
+    )
     assert cost.seconds.steps == pytest.approx(cost.work.steps * 2 * 64**3 / 2 * (3e-9 + 5e-9))
     assert cost.seconds.exchange == pytest.approx(cost.sent_bytes / 2 / 1e9)
     assert cost.seconds.total == pytest.approx(sum(astuple(cost.seconds)))
     unknown = predict_cost(
-        plan, geometry, accelerator=False, profile=PROFILE.model_copy(update={"exchange_bytes_a_s": None})
+        plan, geometry, accelerator=False, profile=PROFILE.model_copy(update={"exchange_bytes_per_s": None})
     )
     assert unknown.seconds.exchange is None
     assert predict_cost(plan, geometry, accelerator=False, profile=None).seconds is None
@@ -281,7 +283,7 @@ def test_a_machine_is_measured_and_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr("bluesky_multislice.planning.cost.machine_profile._TURNED", 16)
     profile = measure_machine("cpu", sides=(16, 32), least_s=0.0)
     assert set(profile.slice_pair_s) == set(profile.fft_pair_s) == {16, 32}
-    assert profile.exchange_bytes_a_s > 1e5
+    assert profile.exchange_bytes_per_s > 1e5
     write_profile(tmp_path / "profile.json", profile)
     assert read_profile(tmp_path / "profile.json") == profile
 

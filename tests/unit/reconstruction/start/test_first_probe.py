@@ -16,9 +16,9 @@ from bluesky_multislice.reconstruction import reconstruct
 from bluesky_multislice.reconstruction.start import (
     candidate_distances_m,
     depth_of_focus_m,
-    light_of_frames,
-    shadow_likeness,
-    shadows_distance_m,
+    distance_from_shadows_m,
+    probe_intensity_from_frames,
+    shadow_similarity,
 )
 
 
@@ -44,8 +44,8 @@ def test_shadows_tell_how_far_the_focus_is_and_on_which_side(lens, depths):
     frames, mask = scan.frames.read(np.arange(60)), scan.frames.mask
     candidates = candidate_distances_m(scan.geometry, frames.mean(0), mask)
     both = np.concatenate([candidates, -candidates])
-    likeness = shadow_likeness(frames, frames.mean(0), mask, scan.geometry, both)
-    assert shadows_distance_m(candidates, likeness) == pytest.approx(simulated.focus_distance_m, rel=0.2)
+    likeness = shadow_similarity(frames, frames.mean(0), mask, scan.geometry, both)
+    assert distance_from_shadows_m(candidates, likeness) == pytest.approx(simulated.focus_distance_m, rel=0.2)
 
 
 def test_the_depth_of_focus_is_that_of_the_pupil():
@@ -115,7 +115,7 @@ def test_good_pixels_tell_how_much_light_a_probe_has(stop, oversampling):
     wave = np.fft.ifft2(np.fft.ifftshift(np.sqrt(pattern)), norm="ortho")
     probe = torch.from_numpy(3 * wave[None].astype(np.complex64))
     mean_frame = np.where(scan.frames.mask, simulated.patterns.mean(0), 0)
-    light = light_of_frames(probe, scan, plan, mean_frame)
+    light = probe_intensity_from_frames(probe, scan, plan, mean_frame)
     assert light == pytest.approx(simulated.patterns.mean(0).sum() / n**2, rel=1e-3)
 
 
@@ -126,7 +126,7 @@ def test_a_probe_behind_a_beam_stop_keeps_its_own_light():
     hidden = replace(scan, frames=Frames(scan.frames.read(np.arange(9)), mask=~bright))
     plan = make_plan(Recipe(ranks=1, device="cpu"), hidden)
     probe = torch.ones(1, 32, 32, dtype=torch.complex64)
-    assert light_of_frames(probe, hidden, plan, np.full((32, 32), 1e-3)) == pytest.approx(1)
+    assert probe_intensity_from_frames(probe, hidden, plan, np.full((32, 32), 1e-3)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("bound", "power"), [(None, None), (1.0, 1.0), (1.02, 1.02)])

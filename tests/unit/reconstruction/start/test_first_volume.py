@@ -12,7 +12,7 @@ from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.parallel import Mesh, join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruction import predict_frames, reconstruct
+from bluesky_multislice.reconstruction import reconstruct, simulate_frames
 from bluesky_multislice.reconstruction.start import first_volume
 from bluesky_multislice.reconstruction.start.first_volume import load_holograms
 from bluesky_multislice.solvers import split_views
@@ -21,7 +21,7 @@ N, ANGLES, RATIO = 32, 24, 0.1
 
 
 def measured(geometry, delta):
-    frames = predict_frames(blank(geometry), delta, RATIO * delta, voxel_size_m=(VOXEL_M,) * 3, slices=4)
+    frames = simulate_frames(blank(geometry), delta, RATIO * delta, voxel_size_m=(VOXEL_M,) * 3, slices=4)
     return Scan(geometry, Frames(np.array(list(frames), np.float32)))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from bluesky_multislice.optics import with_y_last
 from bluesky_multislice.optics.layout import has_y_last
-from bluesky_multislice.solvers.optimisers import Adam, Nesterov, gradient_of, named, of_name
+from bluesky_multislice.solvers.optimisers import Adam, Nesterov, gradient_of, with_prefix, without_prefix
 
 METHODS = {
     "nesterov": (
@@ -66,9 +66,9 @@ def test_what_it_remembers_goes_on_under_a_name(name):
     first = ours(moved)
     assert first.state() == {}
     moved_by(first, moved, GRADIENTS[:3])
-    kept = {key: value.clone() for key, value in named("probe", first.state()).items()}
+    kept = {key: value.clone() for key, value in with_prefix("probe", first.state()).items()}
     second = ours(moved)
-    second.load(of_name("probe", kept | {"other.step": torch.zeros(())}))
+    second.load(without_prefix("probe", kept | {"other.step": torch.zeros(())}))
     assert torch.equal(moved_by(second, moved, GRADIENTS[3:]), expected)
 
 
@@ -79,7 +79,7 @@ def test_it_goes_on_from_rest(name):
     expected = moved_by(ours(fresh), fresh, GRADIENTS[3:])
     method = ours(moved)
     moved_by(method, moved, GRADIENTS[:3])
-    method.forget()
+    method.reset()
     assert method.state() == {}
     with torch.no_grad():
         moved.fill_(1.0)

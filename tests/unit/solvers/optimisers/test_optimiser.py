@@ -44,8 +44,8 @@ def test_the_weight_is_on_every_gradient():
 
 
 def test_descent_waits_for_its_step_and_adam_does_not():
-    assert optimiser(torch.zeros(2)).waits
-    assert not optimiser(torch.zeros(2), name="adam").waits
+    assert optimiser(torch.zeros(2)).needs_first_step
+    assert not optimiser(torch.zeros(2), name="adam").needs_first_step
     np.testing.assert_array_equal(moved([[1.0, 2.0]]), 0)
 
 
@@ -87,8 +87,8 @@ def test_weighted_descent_moves_bright_and_dim_pixels_alike_and_dark_ones_little
     moving = optimiser(volume, name="weighted")
     volume.grad = light.expand(2, 3, 1, 3).clone() * 0.1
     volume.grad[..., 2] = 0.1
-    assert not moving.waits
-    moving.weigh(light)
+    assert not moving.needs_first_step
+    moving.precondition(light)
     moving.step()
     moved_by = -volume.detach()[0, 0, 0]
     # Momentum 0.8 starts with 0.2 of the way and Nesterov's look ahead; three planes share a radian.
@@ -104,7 +104,7 @@ def test_the_weighted_probe_rests_for_an_epoch_and_then_moves_by_its_curvature()
     places = []
     for _ in range(2):
         parts.grad = torch.full_like(parts, 0.01)
-        probe.weigh(light)
+        probe.precondition(light)
         probe.step()
         places.append(parts.detach().clone())
         probe.end_epoch()

@@ -10,9 +10,9 @@ from bluesky_multislice.measurement import VolumeGrid
 from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.optics import with_y_last
 from bluesky_multislice.optics.conventions import wavenumber
-from bluesky_multislice.solvers import Priors, add_gradient_of_penalty, bound
+from bluesky_multislice.solvers import Priors, add_gradient_of_penalty, apply_bounds
 from bluesky_multislice.solvers.fidelity import amplitude_misfit
-from bluesky_multislice.solvers.priors import noise_of_vacuum, regularisers
+from bluesky_multislice.solvers.priors import regularisers, vacuum_noise_weight
 from bluesky_multislice.solvers.priors.regularisers import magnitude, penalty, roughness_z, total_variation
 
 FLOOR = 1e-4
@@ -106,7 +106,7 @@ def test_vacuum_is_held_against_one_sigma_of_the_frames_noise():
     unit = 1 / (wavenumber(scan.beam.wavelength_m) * 16 * VOXEL_M)
     expected = model(delta * unit, torch.zeros(16, 16, 16), torch.ones(1, 16, 16, dtype=torch.complex64), range(8))
     amplitude_misfit(expected, amplitude, torch.ones(16, 16)).div(amplitude.numel()).backward()
-    pull = noise_of_vacuum(sigma**2, lateral_pixels=16**2, measured_pixels=amplitude.numel()) / (2 * voxels)
+    pull = vacuum_noise_weight(sigma**2, lateral_pixels=16**2, measured_pixels=amplitude.numel()) / (2 * voxels)
     inside = delta.grad[4:-4, 4:-4, 4:-4]
     assert float(inside.square().mean().sqrt()) == pytest.approx(pull, rel=0.3)
 
@@ -114,7 +114,7 @@ def test_vacuum_is_held_against_one_sigma_of_the_frames_noise():
 def test_bounds_keep_beta_between_two_multiples_of_delta():
     random = torch.randn(2, 4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     volume, least, most = random.clone(), 0.3, 0.8
-    bound(volume, Priors(beta_over_delta_min=least, beta_over_delta_max=most), positivity=False, support=None)
+    apply_bounds(volume, Priors(beta_over_delta_min=least, beta_over_delta_max=most), positivity=False, support=None)
     (delta, beta), matter = volume, random[0] > 0
     assert ((least * delta - 1e-12 <= beta) & (beta <= most * delta + 1e-12))[matter].all()
     torch.testing.assert_close(volume[:, ~matter], torch.stack([random[0, ~matter], torch.zeros_like(beta[~matter])]))
@@ -129,7 +129,7 @@ def test_bounds_keep_beta_between_two_multiples_of_delta():
 def test_bounds_and_positivity_together_lead_to_the_nearest_pair():
     random = torch.randn(2, 4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     volume, least, most = random.clone(), 0.3, 0.8
-    bound(volume, Priors(beta_over_delta_min=least, beta_over_delta_max=most), positivity=True, support=None)
+    apply_bounds(volume, Priors(beta_over_delta_min=least, beta_over_delta_max=most), positivity=True, support=None)
     delta, beta = volume
     assert (delta >= 0).all()
     assert ((least * delta - 1e-12 <= beta) & (beta <= most * delta + 1e-12)).all()
@@ -142,17 +142,17 @@ def test_bounds_and_positivity_together_lead_to_the_nearest_pair():
 
 def test_a_fixed_ratio_takes_what_both_parts_tell():
     volume = torch.tensor([[1.0, 0.5], [0.0, 0.75]], dtype=torch.float64).reshape(2, 1, 1, 2)
-    bound(volume, Priors(beta_over_delta_min=0.5, beta_over_delta_max=0.5), positivity=True, support=None)
+    apply_bounds(volume, Priors(beta_over_delta_min=0.5, beta_over_delta_max=0.5), positivity=True, support=None)
     torch.testing.assert_close(volume.flatten(1), torch.tensor([[0.8, 0.7], [0.4, 0.35]], dtype=torch.float64))
 
 
 def test_positivity_and_support_take_out_what_may_not_be():
     volume = torch.tensor([[1.0, -1.0, 1.0], [1.0, -1.0, 1.0]]).reshape(2, 1, 1, 3)
     support = torch.tensor([True, True, False])
-    bound(volume, Priors(), positivity=True, support=support)
+    apply_bounds(volume, Priors(), positivity=True, support=support)
     torch.testing.assert_close(volume.flatten(1), torch.tensor([[1.0, 0.0, 0.0]] * 2))
     free = torch.tensor([[-1.0], [2.0]]).reshape(2, 1, 1, 1)
-    bound(free, Priors(), positivity=False, support=None)
+    apply_bounds(free, Priors(), positivity=False, support=None)
     torch.testing.assert_close(free.flatten(), torch.tensor([-1.0, 2.0]))
 
 

@@ -65,7 +65,7 @@ def test_it_rests_until_its_epoch():
     variation.end_epoch()
     assert variation.active
     variation.weights.grad = torch.tensor([[-1.0], [0.0], [0.0]])
-    variation.see(np.array([0]))
+    variation.count_views(np.array([0]))
     variation.step()
     assert variation.weights[0] > 0
     assert not variation.weights[1:].any()

@@ -80,13 +80,13 @@ def test_every_quantity_starts_at_the_scan_and_changes_the_frames(name):
         moved.object += 0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1))
     views = np.arange(ANGLES)
     # Brighter frames are better: a background cannot get darker than none.
-    (-(moved.expect(views) ** 2)).sum().backward()
+    (-(moved.expected_intensity(views) ** 2)).sum().backward()
     gradient = moved.gradients()[-1]
     assert gradient.abs().max() > 0
-    before = moved.expect(views).detach()
+    before = moved.expected_intensity(views).detach()
     moved.step()
     assert moved.differences[name].any()
-    assert (moved.expect(views) - before).abs().max() > 0
+    assert (moved.expected_intensity(views) - before).abs().max() > 0
 
 
 def test_a_step_is_in_the_quantitys_own_unit():
@@ -165,7 +165,7 @@ def test_a_far_field_probe_takes_over_what_all_positions_share(probe_refined, ch
     along_y, along_x = quantity.gauge
     assert (along_y.shape[1], along_x.shape[1]) == (1, changes)
     quantity.values[:] = 0.5
-    quantity.tidy()
+    quantity.apply_constraints()
     assert float(quantity.values[:, 0].abs().max()) < 1e-4
     assert (float(quantity.values[:, 1].abs().max()) < 1e-4) is probe_refined
 
@@ -182,13 +182,13 @@ def test_frames_held_back_move_their_own_positions_only():
     moved = unknowns("positions", "distance", probe_step=0.02)
     with torch.no_grad():
         moved.object += 0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1))
-    assert moved.follows
-    moved.follow((moved.expect(np.array([2])) ** 2).sum(), np.array([2]))
+    assert moved.refines_views
+    moved.add_view_gradients((moved.expected_intensity(np.array([2])) ** 2).sum(), np.array([2]))
     volume, wave, positions, distance = moved.gradients()
     assert not any(part.any() for part in (volume, wave, distance))
     np.testing.assert_array_equal(positions.any(1), np.arange(ANGLES) == 2)
-    assert not unknowns("distance").follows
-    assert not unknowns("positions", from_epoch=2).follows
+    assert not unknowns("distance").refines_views
+    assert not unknowns("positions", from_epoch=2).refines_views
 
 
 def test_a_defocus_is_the_probe_further_downstream():

@@ -72,10 +72,10 @@ def test_frames_held_back_follow_only_what_moves():
     moved = unknowns(["positions", "intensity"], {"positions": Schedule(2, 1.0, 1.0)})
     with torch.no_grad():
         moved.object += 0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1))
-    moved.follow((moved.expect(np.array([2])) ** 2).sum(), np.array([2]))
+    moved.add_view_gradients((moved.expected_intensity(np.array([2])) ** 2).sum(), np.array([2]))
     assert len(moved.gradients()) == 2
     moved.end_epoch()
-    moved.follow((moved.expect(np.array([2])) ** 2).sum(), np.array([2]))
+    moved.add_view_gradients((moved.expected_intensity(np.array([2])) ** 2).sum(), np.array([2]))
     _, positions, intensity = moved.gradients()
     assert positions.shape == (ANGLES, 2)
     assert positions.any()
@@ -90,7 +90,7 @@ def test_the_probe_moves_from_its_epoch(optimiser, from_epoch, moves):
     before, changed = moved.probe.detach().clone(), []
     for _ in range(4):
         if optimiser == "weighted":
-            moved.add_light(np.arange(ANGLES))
+            moved.add_illumination(np.arange(ANGLES))
         epoch(moved, gradient=0.01)
         changed.append(bool((moved.probe - before).abs().max() > 0))
     assert changed == [number + 1 >= moves for number in range(4)]
@@ -139,7 +139,7 @@ def test_probe_variations_have_a_schedule_of_their_own():
     def after(epochs, **settings):
         moved = unknowns(optimiser="adam", probe_step=0.01, probe_variations=1, **settings)
         for _ in range(epochs):
-            moved.add_light(np.arange(ANGLES))
+            moved.add_illumination(np.arange(ANGLES))
             epoch(moved, gradient=5.0)
         return float(moved.differences["variation_of_view"].abs().max())
 
@@ -154,7 +154,7 @@ def test_the_weights_of_probe_variations_have_a_bound_and_a_strength():
     def weights(schedule):
         moved = ProbeVariation(probe()[0], views=3, number=1, schedule=schedule, relative_step=lambda epochs: 1.0)
         moved.gradients()[0].fill_(1.0)
-        moved.see(np.arange(3))
+        moved.count_views(np.arange(3))
         moved.step()
         return float(moved.weights.detach().abs().max())
 
@@ -175,4 +175,4 @@ def test_what_has_no_schedule_of_its_own_shares_one():
 def test_schedules_survive_plain_numbers():
     settings = RefinementSettings(("tilt",), schedules={"tilt": Schedule(2, 0.5, 1.0), "probe": Schedule(1, 1.0, 2.0)})
     assert RefinementSettings.from_dict(asdict(settings)) == settings
-    assert settings.of_the_probe == RefinementSettings(schedules={"probe": Schedule(1, 1.0, 2.0)})
+    assert settings.probe_only == RefinementSettings(schedules={"probe": Schedule(1, 1.0, 2.0)})

@@ -14,7 +14,7 @@ from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruction import reconstruct
-from bluesky_multislice.solvers import ReadAhead, ViewSet, load_views, share_held_back, split_views
+from bluesky_multislice.solvers import Prefetcher, ViewSet, load_views, share_held_back, split_views
 from bluesky_multislice.solvers.views.views import AmplitudeReader
 
 
@@ -154,7 +154,7 @@ def streamed(stored, **settings):
     return (
         source,
         held,
-        load_views(scan, np.arange(len(stored)), scale=2.0, device=device, saturated="mask", ahead=ReadAhead()),
+        load_views(scan, np.arange(len(stored)), scale=2.0, device=device, saturated="mask", ahead=Prefetcher()),
     )
 
 
@@ -189,7 +189,7 @@ def test_only_rows_that_a_rank_computes_are_kept(place, factor):
     stored = np.random.default_rng(1).uniform(1, 9, (5, 8, 8)).astype(np.float32)
     mask = np.random.default_rng(2).random((8, 8)) > 0.3
     scan = Scan(hologram_geometry(n=8, angles=5), Frames(stored, mask=mask, orientation="transpose_flip_y"))
-    options = {"scale": 2.0, "device": torch.device("cpu"), "ahead": ReadAhead() if place == "disk" else None}
+    options = {"scale": 2.0, "device": torch.device("cpu"), "ahead": Prefetcher() if place == "disk" else None}
     whole, part = (load_views(scan, np.arange(5), **options, rows=rows) for rows in (slice(None), slice(2, 6)))
     whole, part = (views.coarser(factor, far_field=False) for views in (whole, part))
     own = slice(2 // factor, 6 // factor)
