@@ -206,7 +206,7 @@ def reap(every_s: float | None) -> None:
         logging.getLogger("flows").setLevel(logging.INFO)
         keep_reaping(settings, every_s)
     for reaped in reap_jobs(settings):
-        _CONSOLE.print(f"{reaped.flow_run_id}: {reaped.done}", soft_wrap=True)
+        _CONSOLE.print(f"{reaped.flow_run_id}: {reaped.action}", soft_wrap=True)
 
 
 @multislice.command()

@@ -11,7 +11,7 @@ from bluesky_multislice.errors import ScanError
 from bluesky_multislice.files import FrameFile, read_provenance, read_scan, write_scan
 from bluesky_multislice.files.fields import DATA
 from bluesky_multislice.jobs import JobFolder
-from bluesky_multislice.jobs.schedulers import SiteProfile, allocate, machine_of, make_scheduler, run_to_end
+from bluesky_multislice.jobs.schedulers import SiteProfile, allocate, machine_of, make_scheduler, run_and_wait
 from bluesky_multislice.planning import Plan, make_plan
 from bluesky_multislice.recipe import Instrument, Recipe
 
@@ -65,7 +65,7 @@ def reconstruct_file(
             plan=plan.as_dict(),
             origin={"file": str(scan_file.resolve()), "sources": scan.sources, "warnings": list(scan.warnings)},
         )
-        run_to_end(make_scheduler(site), folder, name=output.name, allocation=allocation, on_progress=on_progress)
+        run_and_wait(make_scheduler(site), folder, name=output.name, allocation=allocation, on_progress=on_progress)
         shutil.move(folder.result, output)
     return read_provenance(output)
 
