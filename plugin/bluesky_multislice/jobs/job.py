@@ -44,7 +44,7 @@ from bluesky_multislice.units import energy_ev_from_wavelength
 _PREVIEW_INTERVAL_S = 60.0
 """Seconds between two previews of the volume."""
 
-_STOP_CHECK_INTERVAL_S = 1.0
+_POLL_INTERVAL_S = 1.0
 """Seconds between two checks for a stop request; the job folder may be on a slow network filesystem."""
 
 
@@ -119,7 +119,7 @@ class _StopRequest:
         self._checked_at, self._requested = -math.inf, False
 
     def __call__(self) -> str:
-        if self._mesh.rank == 0 and time.monotonic() - self._checked_at > _STOP_CHECK_INTERVAL_S:
+        if self._mesh.rank == 0 and time.monotonic() - self._checked_at > _POLL_INTERVAL_S:
             self._checked_at, self._requested = time.monotonic(), self._folder.stop_request.exists()
         return self._stop_signal() or ("stop-request" if self._requested else "")
 
