@@ -95,7 +95,7 @@ def scan_of_sizes(own: Mapping[str, Any]) -> Scan:
         )
     if frame > side or (positions == 1) != (frame == side):
         raise PlanError(
-            "Frames must be as large as the volume with one view per angle (holography), and smaller with several.",
+            "Frames must be as large as the volume for one view per angle, and smaller for several.",
             got=f"{positions} views per angle of {frame} pixels per side, for {side} voxels per side.",
             remedy="omit --frame and --views-per-angle, or give both, such as --frame 64 --views-per-angle 81.",
         )
@@ -129,10 +129,9 @@ def profile_lines(profile: MachineProfile) -> list[str]:
             for side, seconds in profile.slice_pair_s.items()
         ),
         f"rotation: {profile.turn_s_a_voxel * 1e9:.3g} ns per voxel, {profile.turned_s_a_voxel * 1e9:.3g} ns per voxel "
-        f"of the slices; new angle {matrix_ns:.3g} ns per pixel of a plane; overhead {profile.batch_s * 1e3:.3g} ms per "
-        "batch",
-        f"step: {profile.move_s_a_voxel * 1e9:.3g} ns per voxel, total variation {profile.regularise_s_a_voxel * 1e9:.3g} "
-        "ns per voxel more",
+        f"of the slices; new angle {matrix_ns:.3g} ns per pixel of a plane; {profile.batch_s * 1e3:.3g} ms per batch",
+        f"step: {profile.move_s_a_voxel * 1e9:.3g} ns per voxel, and {profile.regularise_s_a_voxel * 1e9:.3g} ns per "
+        "voxel with total variation",
         "communication: not measured" if rate is None else f"communication: {rate / 1e9:.3g} GB/s per rank",
     ]
 
@@ -177,7 +176,7 @@ def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile) -> Iterat
     yield f"  {number_text(exchange.priors):>10}B  rows for regularisers"
     yield f"  {number_text(predicted.gradients):>10}B  gradients of groups that share views"
     yield (
-        f"FFT pairs per epoch    {work.pairs:>10,.0f}, at most {work.most_pairs:,.0f} on one rank, in {work.steps} steps"
+        f"FFT pairs per epoch    {work.pairs:>10,.0f}, at most {work.most_pairs:,.0f} per rank, in {work.steps} steps"
     )
     if seconds is None or predicted.useful is None:
         yield "time per epoch: unknown, because a profile contains no times of finite differences"
