@@ -1,10 +1,10 @@
-# make setup | demo | test | check. A second run of any installs nothing unless pyproject.toml or constraints.txt changed.
+# make setup | demo | test | check. A repeated run installs nothing unless pyproject.toml or constraints.txt changed.
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test test-all lint debian-packages clean
 MAKEFLAGS += --no-print-directory
 
-# Nothing of the caller's Python environment may leak into .venv.
+# Isolate .venv from the caller's Python environment.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export PYTHONNOUSERSITE := 1
 
@@ -12,18 +12,18 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt
 
-# Tests run in three processes, a file in one of them: on two cores, for most wait for services of their own.
+# Tests run in three processes, each file in one process. Three suit two cores, because most tests wait for services.
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-# Debian packages that some tests need; without them those tests say so and skip.
+# Debian packages that some tests need. Without them these tests are skipped.
 DEBIAN_PACKAGES := chromium g++ slurmctld slurmd slurm-client munge slurmdbd mariadb-server slurm-wlm-mysql-plugin
 
 help:
-	@echo "make setup   .venv with the exact tested set; then $(BIN)/multislice runs"
-	@echo "make demo    the main job on an embedded scan: Bluesky, Tiled, Prefect, torchrun; result in demo-out/"
-	@echo "make check   ruff, pyright, import-linter and unit tests"
-	@echo "make test    everything"
-	@echo "make test-all  the same, and further combinations of threads, devices and propagations"
+	@echo "make setup     create .venv with the tested package versions and the command $(BIN)/multislice"
+	@echo "make demo      take and reconstruct simulated scans with Bluesky, Tiled, Prefect and torchrun; output in demo-out/"
+	@echo "make check     run ruff, pyright, import-linter and the unit tests"
+	@echo "make test      run all checks and tests"
+	@echo "make test-all  also test further combinations of threads, devices and propagation models"
 
 setup: .venv/setup.done
 
@@ -55,7 +55,7 @@ clean:
 	@test -n "$(PYTHON)" || { .ci/usable-python --explain; exit 1; }
 	"$(PYTHON)" -m venv --clear .venv
 
-# torch alone first: the resolver then keeps this build whatever the ranges of other packages allow.
+# Install torch first, so that the resolver keeps this build.
 .venv/setup.done: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)"
 	$(PIP_INSTALL) --editable ".[demo]"

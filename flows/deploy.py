@@ -1,7 +1,7 @@
-"""What the Prefect server needs: a work pool that limits jobs, queues by priority, and the deployment.
+"""Sets up the Prefect server: a work pool that limits the number of jobs, two queues with priorities, the deployment.
 
-Live scans go before reruns: a worker takes what waits in the queue ``live`` first, and reruns never fill the pool.
-The limits are the pool's and the queue's own, so that waiting flow runs take no process of a worker.
+Live scans have priority over reruns: a worker takes flow runs from the queue ``live`` first, and reruns can never fill
+the pool. The limits belong to the pool and the queue, so a waiting flow run does not occupy a worker process.
 """
 
 from typing import Any, cast
@@ -18,10 +18,10 @@ _ENTRYPOINT = "flows.reconstruct_scan:reconstruct_scan"
 
 
 def deploy(*, jobs: int = 4) -> None:
-    """Make pool, queues and deployment on the Prefect server of the present settings, or bring them up to date.
+    """Create or update pool, queues and deployment on the configured Prefect server.
 
     Args:
-        jobs: most jobs at a time; one of them, where there are more, is kept for live scans.
+        jobs: largest number of simultaneous jobs; if more than one, one of them is reserved for live scans.
     """
     with get_client(sync_client=True) as client:
         try:
@@ -37,7 +37,7 @@ def deploy(*, jobs: int = 4) -> None:
             FLOW, work_pool_name=POOL, work_queue_name=RERUN_QUEUE, entrypoint_type=EntrypointType.MODULE_PATH
         ),
     )
-    deployment.apply()  # a coroutine in async code only
+    deployment.apply()  # returns a coroutine only in async code
 
 
 def _make_queue(client: SyncPrefectClient, name: str, *, priority: int, limit: int | None) -> None:

@@ -1,4 +1,4 @@
-"""What happens to the job of a flow run that was cancelled, crashed, or told to end."""
+"""Prefect hooks that end the job of a cancelled or crashed flow run, or keep it for the next attempt."""
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -14,11 +14,11 @@ from flows.job_record import Outcome, write_outcome
 from flows.owned_job import OwnedJob
 
 MOST_ATTEMPTS = 10
-"""How often a flow run is run, all its crashes together."""
+"""Largest number of attempts of a flow run."""
 
 
 def end_job(flow: Flow, flow_run: FlowRun, state: State) -> None:
-    """End the job of a flow run that was cancelled, also one that waits or outlived its flow's process."""
+    """End the job of a cancelled flow run, even if the job is pending or the flow's process has ended."""
     settings = ServiceSettings.from_environment()
     folder = JobFolder.under(settings.jobs_root, flow_run.parameters["run_uid"], str(flow_run.id))
     site = read_site(settings.site)
@@ -29,27 +29,28 @@ def end_job(flow: Flow, flow_run: FlowRun, state: State) -> None:
         write_outcome(folder, Outcome("cancelled", state.message or "The flow run was cancelled."))
 
 
-def leave_job(flow: Flow, flow_run: FlowRun, state: State) -> None:
-    """Leave the job of a crashed flow run to the next attempt, which the reaper asks for; without one, end the job.
+def keep_job_for_next_attempt(flow: Flow, flow_run: FlowRun, state: State) -> None:
+    """Keep the job of a crashed flow run for the next attempt; end the job if there will be none.
 
-    The attempt is not asked for here: the worker reports the crash once more after this hook, over any other state.
+    The reaper schedules the next attempt. This hook cannot: the worker reports the crash again after the hook, which
+    overwrites any other state.
     """
     with get_client(sync_client=True) as client:
         if may_run_again(client.read_flow_run(flow_run.id)):
-            flow_run_logger(flow_run, flow).info("The job is left to the next attempt")
+            flow_run_logger(flow_run, flow).info("The job is kept for the next attempt")
             return
     end_job(flow, flow_run, state)
 
 
 def may_run_again(flow_run: FlowRun) -> bool:
-    """Return whether a crashed flow run gets another attempt: a worker can start it, and has not done so too often."""
+    """Return whether a crashed flow run gets another attempt: it has a deployment, and attempts are left."""
     return flow_run.deployment_id is not None and flow_run.run_count < MOST_ATTEMPTS
 
 
-def is_left_to_the_next_attempt(flow_run: FlowRun) -> bool:
-    """Return whether a flow run whose process is told to end leaves its job to the process that comes after it.
+def next_attempt_takes_over(flow_run: FlowRun) -> bool:
+    """Return whether the job of a flow run whose process is being terminated is kept for the next attempt.
 
-    It does unless it was cancelled or deleted, or nobody would start it again.
+    It is kept unless the flow run was cancelled or deleted, or has no deployment that could start it again.
     """
     if flow_run.deployment_id is None:
         return False
@@ -59,5 +60,5 @@ def is_left_to_the_next_attempt(flow_run: FlowRun) -> bool:
     except ObjectNotFound:
         return False
     except httpx.HTTPError:
-        return True  # whoever finds the flow run crashed decides
+        return True  # the reaper decides when it finds the flow run crashed
     return state is None or not (state.is_cancelling() or state.is_cancelled())

@@ -1,11 +1,11 @@
-"""What a flow leaves in its job's folder for whoever comes after it: a sign of life, and what became of the job.
+"""Records that a flow writes into the job folder: a heartbeat and the outcome of the job.
 
 ==================  ==============================================================================
-``followed``        touched every few seconds by the flow that owns the job
-``outcome.json``    what became of the job, once its flow has told: published, failed or cancelled
+``followed``        heartbeat: touched every few seconds by the flow that owns the job
+``outcome.json``    outcome of the job, written by its flow: published, failed or cancelled
 ==================  ==============================================================================
 
-A folder without an outcome whose flow gives no sign of life belongs to nobody: ``reap_jobs`` looks after it.
+``reap_jobs`` handles each folder that has neither an outcome nor a recent heartbeat.
 """
 
 import json
@@ -20,17 +20,17 @@ from uuid import UUID
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.jobs import JobFolder, write_json
 
-_BETWEEN_SIGNS_S = 5.0
-GONE_AFTER_S = 60.0
-"""Without a sign of life for so long, a flow counts as gone: a shared filesystem may show a touch late."""
+_HEARTBEAT_INTERVAL_S = 5.0
+HEARTBEAT_TIMEOUT_S = 60.0
+"""A flow without a heartbeat for this time counts as dead. A shared filesystem may show a heartbeat late."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """Outcome of a job.
 
     Attributes:
-        state: how it ended, for whoever asked for it.
+        state: how the job ended.
         message: the path in Tiled, or the error.
     """
 
@@ -46,8 +46,8 @@ def job_folders(jobs_root: Path) -> Iterator[tuple[UUID, JobFolder]]:
 
 
 @contextmanager
-def writing_in(folder: JobFolder) -> Iterator[None]:
-    """Give an error of the filesystem the words that whoever mends it needs.
+def explain_write_errors(folder: JobFolder) -> Iterator[None]:
+    """Convert a filesystem error into a JobError that states the rule and the remedy.
 
     Raises:
         JobError: the folder cannot be written.
@@ -55,48 +55,48 @@ def writing_in(folder: JobFolder) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # HDF5 finds only on closing that a disk is full, and h5py then raises a RuntimeError.
+        # HDF5 detects a full disk only when it closes the file, and h5py then raises a RuntimeError.
         if isinstance(error, RuntimeError) and "errno = " not in str(error):
             raise
         raise JobError(
-            "The jobs folder must be there, writable by the flow, and have room.",
+            "The jobs folder must exist, be writable by the flow, and have free space.",
             got=f"{error}, for {folder.path}.",
             remedy="mount it, make room, or correct MULTISLICE_JOBS_ROOT and its owner; then run the flow again.",
         ) from error
 
 
 def write_outcome(folder: JobFolder, outcome: Outcome) -> None:
-    """Keep what became of a job; a disk that is full or gone does not hide the outcome itself from Prefect."""
+    """Write the outcome of a job. A filesystem error is ignored, because Prefect has the outcome too."""
     with suppress(OSError):
         write_json(folder.path / "outcome.json", asdict(outcome))
 
 
 def read_outcome(folder: JobFolder) -> Outcome | None:
-    """Return what became of a job; None where its flow has not told yet."""
+    """Return the outcome of a job; None if its flow has not written one yet."""
     try:
         return Outcome(**json.loads((folder.path / "outcome.json").read_text()))
     except FileNotFoundError:
         return None
 
 
-def forget_outcome(folder: JobFolder) -> None:
-    """Forget what became of an earlier attempt."""
+def clear_outcome(folder: JobFolder) -> None:
+    """Remove the outcome of an earlier attempt."""
     (folder.path / "outcome.json").unlink(missing_ok=True)
 
 
 @contextmanager
-def followed(folder: JobFolder) -> Iterator[None]:
-    """Give signs of life in the folder as long as the block runs."""
+def heartbeat(folder: JobFolder) -> Iterator[None]:
+    """Write heartbeats into the folder while the block runs."""
     ended = threading.Event()
 
-    def give_signs() -> None:
+    def beat() -> None:
         while True:
             with suppress(OSError):
-                _sign(folder).touch()
-            if ended.wait(_BETWEEN_SIGNS_S):
+                _heartbeat_file(folder).touch()
+            if ended.wait(_HEARTBEAT_INTERVAL_S):
                 return
 
-    thread = threading.Thread(target=give_signs, name="sign-of-life", daemon=True)
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
     try:
         yield
@@ -104,16 +104,16 @@ def followed(folder: JobFolder) -> Iterator[None]:
         ended.set()
         thread.join()
         with suppress(OSError):
-            _sign(folder).unlink(missing_ok=True)
+            _heartbeat_file(folder).unlink(missing_ok=True)
 
 
-def is_followed(folder: JobFolder, *, now: float) -> bool:
-    """Return whether a flow gave a sign of life in the folder just before ``now``, s in the filesystem's own time."""
+def has_heartbeat(folder: JobFolder, *, now: float) -> bool:
+    """Return whether the folder has a recent heartbeat. ``now`` is the filesystem's clock, s."""
     try:
-        return now - _sign(folder).stat().st_mtime < GONE_AFTER_S
+        return now - _heartbeat_file(folder).stat().st_mtime < HEARTBEAT_TIMEOUT_S
     except FileNotFoundError:
         return False
 
 
-def _sign(folder: JobFolder) -> Path:
+def _heartbeat_file(folder: JobFolder) -> Path:
     return folder.path / "followed"

@@ -1,4 +1,4 @@
-"""The one job of a flow run, from submission to its end, over whatever happens to the flow in between."""
+"""The job of a flow run, from submission to its end. A later attempt of the same flow run adopts the job."""
 
 import logging
 import time
@@ -16,17 +16,17 @@ from bluesky_multislice.jobs.schedulers import (
     JobState,
     JobStatus,
     Scheduler,
-    failure,
-    follow,
-    may_go_on,
-    start_again,
+    job_error,
+    may_resume,
+    monitor_job,
+    submit_or_resume,
 )
-from flows.job_record import forget_outcome, read_outcome, writing_in
+from flows.job_record import clear_outcome, explain_write_errors, read_outcome
 
 _T = TypeVar("_T")
 _PATIENCE_S = 180.0
 _PAUSE_S = 5.0
-_NOT_OF_ITS_OWN = (JobState.NODE_FAILURE, JobState.PREEMPTED)
+_EXTERNAL_FAILURES = (JobState.NODE_FAILURE, JobState.PREEMPTED)
 _NAMES = {
     JobState.TIMEOUT: "TimedOut",
     JobState.OUT_OF_MEMORY: "OutOfMemory",
@@ -37,13 +37,13 @@ _NAMES = {
 
 
 class OwnedJob:
-    """The job that belongs to one flow run: submitted once, adopted afterwards.
+    """The job that belongs to one flow run: submitted once, adopted by later attempts.
 
     Args:
-        scheduler: where it runs.
+        scheduler: the scheduler that runs the job.
         folder: its job folder.
-        name: the flow run's id, which is the job's name.
-        most_restarts: how often it is started again where that can help.
+        name: the flow run's id, which is also the job's name.
+        most_restarts: largest number of restarts by this flow.
         log: the flow run's logger.
     """
 
@@ -60,9 +60,9 @@ class OwnedJob:
         self._most_restarts, self._log = most_restarts, log
         self._job: Job | None = None
         self.status: JobStatus | None = None
-        """How the job ended; None before."""
+        """Final status of the job; None before its end."""
         self.restarts = 0
-        """How often this flow has started it again."""
+        """How often this flow has restarted the job."""
 
     @property
     def folder(self) -> JobFolder:
@@ -70,21 +70,21 @@ class OwnedJob:
         return self._folder
 
     def find(self) -> bool:
-        """Look for the job that an earlier attempt of the flow run has submitted.
+        """Find the job that an earlier attempt of the flow run submitted.
 
         Returns:
-            Whether there is one to go on with. A job that ended badly, and whose end was told, is none: whoever runs
-            the flow again wants it to be tried again.
+            Whether a job was adopted. A failed or cancelled job with a recorded outcome is not adopted: a person who
+            runs the flow again wants the job to be tried again.
         """
-        self._job = patiently(lambda: self._scheduler.adopt(self._folder, name=self._name), self._log)
+        self._job = call_with_retries(lambda: self._scheduler.adopt(self._folder, name=self._name), self._log)
         if self._job is None:
             return False
         status = self._scheduler.status(self._job)
         if status.ended and status.state is not JobState.COMPLETED and read_outcome(self._folder):
-            self._log.info("The job of the attempt before is %s; it is started again", status)
+            self._log.info("The job of the previous attempt is %s; it is started again", status)
             self._job = None
             return False
-        self._log.info("Going on with job %s: %s", self._job.id, status)
+        self._log.info("Adopted job %s: %s", self._job.id, status)
         return True
 
     def run(
@@ -94,9 +94,9 @@ class OwnedJob:
         on_progress: Callable[[dict[str, Any]], None],
         on_status: Callable[[JobStatus], None],
     ) -> None:
-        """Submit the job unless it was found, follow it to its end, and start it again where that can help.
+        """Submit the job unless it was adopted, monitor it to its end, and restart it if that can help.
 
-        Whatever stops the following leaves the job alone: ``cancel`` ends it.
+        An exception while monitoring does not end the job; ``cancel`` does.
 
         Args:
             allocation: nodes, ranks and time.
@@ -104,25 +104,26 @@ class OwnedJob:
             on_status: called with each change of the job's status.
 
         Raises:
-            MultisliceError: the error that the job left, or the scheduler's word and the end of the log.
+            MultisliceError: the error that the job wrote; otherwise a JobError with the scheduler's status and the end
+                of the log.
         """
-        known = 0
+        epochs_before = 0
         while True:
             job = self._job or self._start(allocation)
-            self.status = follow(self._scheduler, job, on_progress=on_progress, on_status=on_status)
-            error = failure(self._scheduler, job, self.status)
+            self.status = monitor_job(self._scheduler, job, on_progress=on_progress, on_status=on_status)
+            error = job_error(self._scheduler, job, self.status)
             if error is None:
                 return
-            done = len(self._folder.read_progress())
-            if not self._may_help(job, self.status, further=done > known):
+            epochs = len(self._folder.read_progress())
+            if not self._restart_can_help(job, self.status, progressed=epochs > epochs_before):
                 raise error
-            known = done
+            epochs_before = epochs
             self.restarts += 1
             self._log.warning(
                 "Job %s %s after %d epochs; it is started again, %d of %d times",
                 job.id,
                 self.status,
-                done,
+                epochs,
                 self.restarts,
                 self._most_restarts,
             )
@@ -130,17 +131,17 @@ class OwnedJob:
 
     @property
     def all_restarts(self) -> int:
-        """How often flow and scheduler together have started the job again."""
+        """Number of restarts by the flow and by the scheduler."""
         return self.restarts + (self.status.restarts if self.status else 0)
 
     def cancel(self) -> None:
-        """End the job, also one that still waits."""
+        """End the job, even if it is pending."""
         job = self._job or self._scheduler.adopt(self._folder, name=self._name)
         if job is not None:
             self._scheduler.cancel(job)
 
     def state_of(self, error: MultisliceError) -> State:
-        """Return the flow run's state for an error of ``run``, in the scheduler's terms where it has any."""
+        """Return the flow run's state for an error of ``run``, named after the final state of the job."""
         message = f"{type(error).__name__}: {error}"
         ended = self.status.state if self.status else JobState.FAILED
         if ended is JobState.CANCELLED:
@@ -148,22 +149,23 @@ class OwnedJob:
         return Failed(name=_NAMES.get(ended, "Failed"), message=message)
 
     def _start(self, allocation: Allocation) -> Job:
-        self._log.info("By hand: %s", self._scheduler.by_hand(self._folder, name=self._name, allocation=allocation))
-        with writing_in(self._folder):
-            forget_outcome(self._folder)
-            self._job = start_again(self._scheduler, self._folder, name=self._name, allocation=allocation)
+        command = self._scheduler.manual_command(self._folder, name=self._name, allocation=allocation)
+        self._log.info("To start the job manually: %s", command)
+        with explain_write_errors(self._folder):
+            clear_outcome(self._folder)
+            self._job = submit_or_resume(self._scheduler, self._folder, name=self._name, allocation=allocation)
         self._log.info("Job %s is submitted", self._job.id)
         return self._job
 
-    def _may_help(self, job: Job, status: JobStatus, *, further: bool) -> bool:
-        """Return whether to start the job again: it was not its own fault, or it came further than the time before."""
-        if not may_go_on(job, status) or self.restarts >= self._most_restarts:
+    def _restart_can_help(self, job: Job, status: JobStatus, *, progressed: bool) -> bool:
+        """Return whether to restart the job: its end had an external cause, or it completed more epochs than before."""
+        if not may_resume(job, status) or self.restarts >= self._most_restarts:
             return False
-        return further or status.state in _NOT_OF_ITS_OWN
+        return progressed or status.state in _EXTERNAL_FAILURES
 
 
-def patiently(ask: Callable[[], _T], log: logging.Logger | logging.LoggerAdapter) -> _T:
-    """Ask a scheduler again while it does not answer.
+def call_with_retries(ask: Callable[[], _T], log: logging.Logger | logging.LoggerAdapter) -> _T:
+    """Call a scheduler, and repeat the call while it does not answer.
 
     Raises:
         SchedulerError: it has not answered for three minutes.
@@ -175,5 +177,5 @@ def patiently(ask: Callable[[], _T], log: logging.Logger | logging.LoggerAdapter
         except SchedulerError as error:
             if time.monotonic() > end:
                 raise
-            log.warning("%s; asked again in %g s", error, _PAUSE_S)
+            log.warning("%s; next attempt in %g s", error, _PAUSE_S)
             time.sleep(_PAUSE_S)

@@ -1,4 +1,4 @@
-"""How long a flow waits for Prefect, so that a restart of the server does not cost a finished job its state."""
+"""Waits for the Prefect server, so that the state of a finished job is not lost while the server restarts."""
 
 import logging
 import time
@@ -10,11 +10,11 @@ _PAUSE_S = 5.0
 
 
 def wait_for_prefect(log: logging.Logger | logging.LoggerAdapter) -> None:
-    """Wait until the Prefect server answers; after an hour let Prefect's own client fail."""
+    """Wait until the Prefect server answers, for at most one hour. After that Prefect's client raises its own error."""
     end = time.monotonic() + _PATIENCE_S
     while time.monotonic() < end:
         with get_client(sync_client=True) as client:
             if (problem := client.api_healthcheck()) is None:
                 return
-        log.warning("The Prefect server does not answer (%s); asked again in %g s", type(problem).__name__, _PAUSE_S)
+        log.warning("The Prefect server does not answer (%s); next attempt in %g s", type(problem).__name__, _PAUSE_S)
         time.sleep(_PAUSE_S)

@@ -1,4 +1,4 @@
-"""A job's result as a node in Tiled, once for each job folder."""
+"""Publishes the result of a job as a node in Tiled, once per job folder."""
 
 from typing import Any
 
@@ -14,20 +14,20 @@ from flows.job_record import Outcome, write_outcome
 def publish_once(
     client: Container, folder: JobFolder, *, run_uid: str, start: dict[str, Any], made_by: dict[str, Any]
 ) -> str:
-    """Publish the result in a job folder, unless an earlier attempt has, and say so in the folder.
+    """Publish the result in a job folder, unless an earlier attempt did, and write the outcome into the folder.
 
     Args:
         client: the Tiled container that holds the runs.
         folder: the job folder.
         run_uid: the run's unique identifier.
         start: the run's start document.
-        made_by: what the owner of the job adds to its provenance.
+        made_by: provenance that the owner of the job adds.
 
     Returns:
         Path of the node.
 
     Raises:
-        CatalogError: the server refused, or the result file is incomplete.
+        CatalogError: the server refused the request, or the result file is incomplete.
     """
     recipe = Recipe.model_validate(folder.read_job()["recipe"])
     found = catalog.find_reconstructions(client, run_uid, recipe.digest())

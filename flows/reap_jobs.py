@@ -1,8 +1,8 @@
-"""Jobs whose flow has gone, and results that nobody has published: found in the job folders, and seen to.
+"""The reaper: handles jobs whose flow process has died, and results that were never published.
 
-A job folder says itself whether it is done (``outcome.json``) and whether a flow looks after it (``followed``). What
-is left over is held against Prefect: a flow run whose process died is run again and goes on with its job; the job of
-one that was cancelled, failed or deleted is ended; a result without a flow run is published.
+A job folder records whether the job is done (``outcome.json``) and whether a flow is alive (``followed``). For all
+other folders the reaper asks Prefect. It runs a flow run again if its process died; the new process adopts the job. It
+ends the job of a cancelled, failed or deleted flow run. It publishes a completed result that has no flow run.
 """
 
 import logging
@@ -34,112 +34,115 @@ from bluesky_multislice.jobs.schedulers import JobState, Scheduler, make_schedul
 from bluesky_multislice.listener import tiled_key
 from bluesky_multislice.recipe import FLOW, ServiceSettings
 from flows.hooks import may_run_again
-from flows.job_record import GONE_AFTER_S, Outcome, is_followed, job_folders, read_outcome, write_outcome
+from flows.job_record import HEARTBEAT_TIMEOUT_S, Outcome, has_heartbeat, job_folders, read_outcome, write_outcome
 from flows.publication import publish_once
 
 _log = logging.getLogger(__name__)
-_WITHOUT_FOLDER_S = 600.0
-"""A flow run that has been about to start for so long, and has no job folder yet, will not."""
-_CRASH_SETTLED_S = 60.0
-"""Seconds after a crash within which the worker may report it once more, over any other state, or hold the flow run for
-its hooks: Prefect 3.8's worker ends when it is given one that it still holds."""
-_UNDER_WAY = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+_NO_FOLDER_TIMEOUT_S = 600.0
+"""A flow run that is pending or running for this time and still has no job folder counts as dead."""
+_CRASH_SETTLING_S = 60.0
+"""Seconds to wait after a crash before the flow run is scheduled again.
+
+During this time the worker may report the crash again, which overwrites any other state, or may still run the hooks.
+Prefect 3.8's worker ends if it gets a flow run that it still holds.
+"""
+_ACTIVE_STATES = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 
 
 @dataclass(frozen=True)
-class Reaped:
-    """What was done about one flow run.
+class ReaperAction:
+    """An action of the reaper.
 
     Attributes:
-        flow_run_id: the flow run, also of a deleted one.
-        done: what was done, in words.
+        flow_run_id: the flow run; it may have been deleted.
+        action: description of the action.
     """
 
     flow_run_id: UUID
-    done: str
+    action: str
 
 
-def reap_jobs(settings: ServiceSettings) -> list[Reaped]:
-    """See to every job that no flow looks after.
+def reap_jobs(settings: ServiceSettings) -> list[ReaperAction]:
+    """Handle every job that has no live flow.
 
-    Local jobs are found on the machine that runs them only: run it there.
+    Local jobs are visible only on the machine that runs them, so call this function there.
 
     Args:
-        settings: where the services are.
+        settings: addresses and paths of the services.
 
     Returns:
-        What was done.
+        The actions that were taken.
 
     Raises:
         SchedulerError: the scheduler does not answer.
         httpx.HTTPError: Prefect does not answer.
     """
     scheduler = make_scheduler(read_site(settings.site))
-    live = scheduler.live()
-    now = _time_of_the_file_server(settings.jobs_root)
-    done = []
+    active = scheduler.active_jobs()
+    now = _filesystem_time(settings.jobs_root)
+    actions = []
     with get_client(sync_client=True) as client:
         for flow_run_id, folder in job_folders(settings.jobs_root):
-            followed = is_followed(folder, now=now)
+            alive = has_heartbeat(folder, now=now)
             if read_outcome(folder) is None:
-                word = _see_to(client, scheduler, settings, flow_run_id, folder, followed=followed)
+                action = _handle_open_job(client, scheduler, settings, flow_run_id, folder, alive=alive)
             else:
-                word = _end(scheduler, flow_run_id, folder) if str(flow_run_id) in live and not followed else ""
-            done += [Reaped(flow_run_id, word)] if word else []
+                action = _end(scheduler, flow_run_id, folder) if str(flow_run_id) in active and not alive else ""
+            actions += [ReaperAction(flow_run_id, action)] if action else []
         for flow_run in _without_a_folder(client, settings):
-            word = _run_again(client, flow_run)
-            done += [Reaped(flow_run.id, word)] if word else []
-    for reaped in done:
-        _log.info("Flow run %s: %s", reaped.flow_run_id, reaped.done)
-    return done
+            action = _run_again(client, flow_run)
+            actions += [ReaperAction(flow_run.id, action)] if action else []
+    for taken in actions:
+        _log.info("Flow run %s: %s", taken.flow_run_id, taken.action)
+    return actions
 
 
 def keep_reaping(settings: ServiceSettings, every_s: float) -> NoReturn:
-    """See to such jobs again and again, over whatever the services do meanwhile.
+    """Call ``reap_jobs`` periodically, also after errors.
 
     Args:
-        settings: where the services are.
-        every_s: seconds between two looks.
+        settings: addresses and paths of the services.
+        every_s: seconds between two calls.
     """
     while True:
         try:
             reap_jobs(settings)
-        except Exception as error:  # it outlives Prefect, the scheduler and the jobs folder; the next look may work
-            _log.warning("%s: %s; next look in %g s", type(error).__name__, error, every_s)
+        except Exception as error:  # Prefect, the scheduler or the jobs folder may be back for the next call
+            _log.warning("%s: %s; next attempt in %g s", type(error).__name__, error, every_s)
         time.sleep(every_s)
 
 
-def _see_to(
+def _handle_open_job(
     client: SyncPrefectClient,
     scheduler: Scheduler,
     settings: ServiceSettings,
     flow_run_id: UUID,
     folder: JobFolder,
     *,
-    followed: bool,
+    alive: bool,
 ) -> str:
-    """See to a folder without an outcome; return what was done, empty where nothing had to be."""
+    """Handle a folder without an outcome. Return the action; an empty string if none was necessary."""
     try:
         flow_run = client.read_flow_run(flow_run_id)
     except ObjectNotFound:
         why = "its flow run was deleted"
-        return "" if followed else _publish_or_end(scheduler, settings, flow_run_id, folder, why)
+        return "" if alive else _publish_or_end(scheduler, settings, flow_run_id, folder, why)
     state = flow_run.state
     if state is None or state.is_scheduled() or state.is_paused():
         return ""
     if state.is_crashed():
-        # What the flow has touched before it crashed is no sign of life.
-        if _age_s(state) < _CRASH_SETTLED_S:
+        # Ignore the heartbeat: it was written before the crash.
+        if _age_s(state) < _CRASH_SETTLING_S:
             return ""
         return _run_again(client, flow_run) or _publish_or_end(
             scheduler, settings, flow_run_id, folder, "its flow run has crashed too often"
         )
-    if followed or (state.type in _UNDER_WAY and _age_s(state) < GONE_AFTER_S):
+    if alive or (state.type in _ACTIVE_STATES and _age_s(state) < HEARTBEAT_TIMEOUT_S):
         return ""
     if state.is_cancelling():
-        word = _end(scheduler, flow_run_id, folder)
-        client.set_flow_run_state(flow_run.id, Cancelled(message="Its process had gone."), force=True)
-        return word or "marked as cancelled"
+        action = _end(scheduler, flow_run_id, folder)
+        client.set_flow_run_state(flow_run.id, Cancelled(message="Its process had already ended."), force=True)
+        return action or "marked as cancelled"
     if state.is_cancelled():
         return _end(scheduler, flow_run_id, folder)
     if state.is_failed():
@@ -147,15 +150,15 @@ def _see_to(
     if state.is_completed():
         write_outcome(folder, Outcome("published", state.message or ""))
         return ""
-    # Said to be under way; the next look finds it crashed where it may not be run again.
+    # Prefect lists it as active. If it may not be run again, the next call finds it crashed and ends its job.
     return _run_again(client, flow_run)
 
 
 def _run_again(client: SyncPrefectClient, flow_run: FlowRun) -> str:
-    """Run a flow run again whose process has gone; return what was done, empty where it may not be."""
+    """Schedule a flow run whose process has died again. Return the action; an empty string if no attempt is left."""
     state = flow_run.state
     if state is None or not state.is_crashed():
-        state = Crashed(message="Its process gives no sign of life.")
+        state = Crashed(message="Its process sends no heartbeat.")
         client.set_flow_run_state(flow_run.id, state, force=True)
     if not may_run_again(flow_run):
         return ""
@@ -166,7 +169,7 @@ def _run_again(client: SyncPrefectClient, flow_run: FlowRun) -> str:
 def _publish_or_end(
     scheduler: Scheduler, settings: ServiceSettings, flow_run_id: UUID, folder: JobFolder, why: str
 ) -> str:
-    """Publish the result of a job without a flow run; end the job where it has none yet."""
+    """Publish the result of a job without a flow run; end the job if it has no result yet."""
     job = scheduler.adopt(folder, name=str(flow_run_id))
     if job is None or scheduler.status(job).state is not JobState.COMPLETED:
         return _end(scheduler, flow_run_id, folder, Outcome("cancelled", why))
@@ -187,25 +190,25 @@ def _end(
     folder: JobFolder,
     outcome: Outcome = Outcome("cancelled", "The flow run was cancelled."),  # noqa: B008  (it is frozen)
 ) -> str:
-    """End a job that waits or runs; return what was done, empty where there was none."""
+    """End a pending or running job. Return the action; an empty string if there was no such job."""
     job = scheduler.adopt(folder, name=str(flow_run_id))
-    runs = job is not None and not scheduler.status(job).ended
-    if job is not None and runs:
+    active = job is not None and not scheduler.status(job).ended
+    if job is not None and active:
         scheduler.cancel(job)
     if read_outcome(folder) is None:
         write_outcome(folder, outcome)
-    return "job ended" if runs else ""
+    return "job ended" if active else ""
 
 
 def _without_a_folder(client: SyncPrefectClient, settings: ServiceSettings) -> Iterator[FlowRun]:
-    """Yield flow runs that are said to be under way, and have been for long without making their job folder."""
+    """Yield flow runs that have been active for a long time without a job folder."""
     found = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNDER_WAY))),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ACTIVE_STATES))),
     )
     for flow_run in found:
         folder = JobFolder.under(settings.jobs_root, flow_run.parameters["run_uid"], str(flow_run.id))
-        if flow_run.state and _age_s(flow_run.state) > _WITHOUT_FOLDER_S and not folder.path.exists():
+        if flow_run.state and _age_s(flow_run.state) > _NO_FOLDER_TIMEOUT_S and not folder.path.exists():
             yield flow_run
 
 
@@ -213,8 +216,8 @@ def _age_s(state: State) -> float:
     return (datetime.now(UTC) - state.timestamp).total_seconds()
 
 
-def _time_of_the_file_server(jobs_root: Path) -> float:
-    """Return the time, s, in the terms of the filesystem that stamps the signs of life."""
+def _filesystem_time(jobs_root: Path) -> float:
+    """Return the current time of the filesystem's clock, s. The heartbeats have time stamps of the same clock."""
     clock = jobs_root / ".reaper"
     jobs_root.mkdir(parents=True, exist_ok=True)
     clock.touch()

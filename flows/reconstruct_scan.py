@@ -1,7 +1,7 @@
 """The flow that Prefect runs for each scan: resolve → plan → stage → reconstruct → publish.
 
-A flow run owns one job, whose name is the flow run's id. Whatever happens to the flow's process, the next attempt of
-the same flow run goes on with that job, or publishes what it has left.
+A flow run owns one job, whose name is the flow run's id. If the flow's process dies, the next attempt of the same flow
+run adopts the job, or publishes its result.
 """
 
 import time
@@ -24,14 +24,14 @@ from bluesky_multislice.jobs.schedulers import SiteProfile, allocate, machine_of
 from bluesky_multislice.listener import automatic_key, tiled_key
 from bluesky_multislice.planning import Plan, make_plan
 from bluesky_multislice.recipe import FLOW, Recipe, ServiceSettings, read_instrument
-from flows.hooks import end_job, is_left_to_the_next_attempt, leave_job
-from flows.job_record import Outcome, followed, write_outcome, writing_in
+from flows.hooks import end_job, keep_job_for_next_attempt, next_attempt_takes_over
+from flows.job_record import Outcome, explain_write_errors, heartbeat, write_outcome
 from flows.owned_job import OwnedJob
 from flows.patience import wait_for_prefect
 from flows.publication import publish_once
 from flows.reports import ProgressReport, report_result
 
-_EVERYTHING_DERIVED = Recipe()
+_DEFAULT_RECIPE = Recipe()
 
 
 @flow(
@@ -39,24 +39,24 @@ _EVERYTHING_DERIVED = Recipe()
     flow_run_name="{run_uid:.8} {recipe.propagation}",
     retries=0,
     on_cancellation=[end_job],
-    on_crashed=[leave_job],
+    on_crashed=[keep_job_for_next_attempt],
 )
-def reconstruct_scan(run_uid: str, recipe: Recipe = _EVERYTHING_DERIVED) -> State:
-    """Reconstruct a finished scan and publish the volume where the frames came from.
+def reconstruct_scan(run_uid: str, recipe: Recipe = _DEFAULT_RECIPE) -> State:
+    """Reconstruct a finished scan and publish the volume in the Tiled catalogue that contains the scan.
 
     Args:
         run_uid: unique identifier of the Bluesky run in Tiled.
-        recipe: how to reconstruct it; whatever is left out is derived from the scan.
+        recipe: options of the reconstruction; omitted options are derived from the scan.
     """
     settings, log = ServiceSettings.from_environment(), get_run_logger()
     client = catalog.connect(settings.tiled_uri, tiled_key(settings))
     with closing(client.context):
         if former := _made_before(client, run_uid, recipe):
-            log.info("Nothing to do: %s has this recipe", former)
-            return Completed(message=f"Was already at {former}")
+            log.info("Nothing to do: %s was made with this recipe", former)
+            return Completed(message=f"Already published at {former}")
         site = read_site(settings.site)
         folder = JobFolder.under(settings.jobs_root, run_uid, str(_this_run().id)).create(site.readers)
-        with followed(folder), _told(folder):
+        with heartbeat(folder), _record_failure(folder):
             state = _reconstruct_and_publish(client, run_uid, recipe, settings, site, folder)
             wait_for_prefect(log)
             return state
@@ -93,7 +93,7 @@ def _reconstruct_and_publish(
 
 @task(cache_policy=NO_CACHE)
 def resolve(client: Container, run_uid: str, recipe: Recipe, settings: ServiceSettings) -> catalog.ResolvedScan:
-    """Find the run in Tiled and collect what it measured, each value with its source."""
+    """Find the run in Tiled and read its frames and geometry, each value with its source."""
     instrument = read_instrument(settings.instrument) if settings.instrument else None
     resolved = catalog.resolve_scan(client, run_uid, values=recipe.scan, instrument=instrument)
     log = get_run_logger()
@@ -116,8 +116,8 @@ def make_the_plan(recipe: Recipe, resolved: catalog.ResolvedScan, site: SiteProf
 
 @task(cache_policy=NO_CACHE)
 def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.ResolvedScan) -> None:
-    """Write the job folder: everything that the job needs to run without Tiled and Prefect."""
-    with writing_in(folder):
+    """Write the job folder, which contains everything that the job needs. The job uses neither Tiled nor Prefect."""
+    with explain_write_errors(folder):
         write_scan(folder.frames, resolved.scan, files=resolved.files)
         folder.write_job(
             recipe=recipe.model_dump(mode="json"),
@@ -133,7 +133,7 @@ def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.Resol
 
 @task(cache_policy=NO_CACHE)
 def reconstruct(job: OwnedJob, site: SiteProfile, recipe: Recipe, plan: Plan, run_uid: str) -> None:
-    """Run the job, or go on with it, and follow it; a cancelled flow run takes the job's processes with it."""
+    """Run or adopt the job and monitor it. If the flow run is cancelled, the job is cancelled too."""
     report = ProgressReport(run_uid, plan.epochs, job.folder, get_run_logger())
     allocation = allocate(site, recipe.resources, ranks=plan.ranks, device=plan.device)
     try:
@@ -141,10 +141,10 @@ def reconstruct(job: OwnedJob, site: SiteProfile, recipe: Recipe, plan: Plan, ru
     except Exception:
         job.cancel()
         raise
-    except BaseException:  # Prefect's way of ending a flow; Ctrl-C
-        if not is_left_to_the_next_attempt(_this_run()):
+    except BaseException:  # Prefect terminates the flow, or Ctrl-C
+        if not next_attempt_takes_over(_this_run()):
             job.cancel()
-            write_outcome(job.folder, Outcome("cancelled", "The flow run was told to end."))
+            write_outcome(job.folder, Outcome("cancelled", "The flow run was terminated."))
         raise
     report.done()
 
@@ -158,7 +158,7 @@ def publish(client: Container, folder: JobFolder, resolved: catalog.ResolvedScan
 
 
 def _made_by(job: OwnedJob, seconds: dict[str, float]) -> dict[str, Any]:
-    """Return the flow's and the scheduler's part in what made the volume."""
+    """Return the flow's and the scheduler's entries for the provenance."""
     flow_run = _this_run()
     return {
         "flow_run": {
@@ -179,12 +179,12 @@ def _own(folder: JobFolder, site: SiteProfile) -> OwnedJob:
 def _this_run() -> FlowRun:
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
-        raise RuntimeError("reconstruct_scan runs as a Prefect flow only")
+        raise RuntimeError("reconstruct_scan must run as a Prefect flow")
     return context.flow_run
 
 
 def _made_before(client: Container, run_uid: str, recipe: Recipe) -> str | None:
-    """Return the path of a complete result of this recipe, unless a person asked for another one."""
+    """Return the path of a complete result of this recipe; None if there is none or a person started the flow run."""
     if _this_run().idempotency_key != automatic_key(run_uid, recipe.digest()):
         return None
     found = catalog.find_reconstructions(client, run_uid, recipe.digest())
@@ -192,8 +192,8 @@ def _made_before(client: Container, run_uid: str, recipe: Recipe) -> str | None:
 
 
 @contextmanager
-def _told(folder: JobFolder) -> Iterator[None]:
-    """Keep the error that ends the flow in the job folder, too."""
+def _record_failure(folder: JobFolder) -> Iterator[None]:
+    """Also write the error that ends the flow into the job folder."""
     try:
         yield
     except Exception as error:

@@ -1,6 +1,6 @@
-"""What a person sees of a reconstruction in the Prefect UI: the job's life while it lasts, figures at its end.
+"""Reports in the Prefect UI: progress while the job runs, figures of merit at its end.
 
-Prefect may be away for a while: what it could not be shown is left out, and the job goes on.
+If the Prefect server does not answer, updates are skipped and the job continues.
 """
 
 import base64
@@ -31,12 +31,12 @@ _BETWEEN_UPDATES_S = 2.0
 
 
 class ProgressReport:
-    """Turns a job's status and its progress records into log lines, a progress bar and a picture.
+    """Shows a job's status and progress records as log lines, a progress bar and a preview image.
 
     Args:
         run_uid: the scan.
-        epochs: most epochs that the job will do.
-        folder: the job folder, where the job leaves a preview of its volume now and then.
+        epochs: largest number of epochs of the job.
+        folder: the job folder, where the job writes previews of its volume.
         log: the flow run's logger.
     """
 
@@ -50,12 +50,12 @@ class ProgressReport:
         self._picture: UUID | None = None
         self._picture_time = 0.0
         self._artifact: UUID | None = None
-        with _where_prefect_answers(log):
+        with _ignoring_prefect_errors(log):
             found = create_progress_artifact(0.0, key=artifact_key("progress", run_uid), description=self._line)
             self._artifact = found if isinstance(found, UUID) else None
 
     def on_status(self, status: JobStatus) -> None:
-        """Report another status of the job, such as why it waits."""
+        """Report a change of the job's status, including the reason why it is pending."""
         self._log.info("Job %s", status)
         if not status.ended:
             self._line = f"Job {status}" if status.state is JobState.PENDING else self._line
@@ -65,7 +65,7 @@ class ProgressReport:
         """Report one record of ``progress.jsonl``."""
         first, self._last = not self._percent, record
         self._percent = min(100.0 * record["epoch"] / self._epochs, 100.0)
-        self._line = describe(record, self._epochs)
+        self._line = progress_line(record, self._epochs)
         if first or record["epoch"] == self._epochs or time.monotonic() - self._said_at > _BETWEEN_UPDATES_S:
             self._log.info(self._line)
             self._said_at = time.monotonic()
@@ -74,20 +74,20 @@ class ProgressReport:
             self._show_picture()
 
     def done(self) -> None:
-        """Show that the job has ended, also where it stopped early."""
+        """Show that the job has ended, even if it stopped before the last epoch."""
         self._percent = 100.0
         if self._last is not None:
-            self._line = describe(self._last, self._epochs, ended=True)
+            self._line = progress_line(self._last, self._epochs, ended=True)
         self._show()
 
     def _show(self) -> None:
         self._shown_at = time.monotonic()
         if self._artifact is not None:
-            with _where_prefect_answers(self._log):
+            with _ignoring_prefect_errors(self._log):
                 update_progress_artifact(self._artifact, self._percent, description=self._line)
 
     def _show_picture(self) -> None:
-        """Show the job's preview, where there is a newer one."""
+        """Show the job's preview if there is a newer one."""
         try:
             changed = self._folder.preview.stat().st_mtime
             picture = self._folder.preview.read_bytes()
@@ -97,42 +97,42 @@ class ProgressReport:
             return
         self._picture_time = changed
         address = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-        words = f"Middle of δ: {self._line}"
-        with _where_prefect_answers(self._log), get_client(sync_client=True) as client:
+        caption = f"Central slices of δ: {self._line}"
+        with _ignoring_prefect_errors(self._log), get_client(sync_client=True) as client:
             if self._picture is not None:
-                client.update_artifact(self._picture, ArtifactUpdate(data=address, description=words))
+                client.update_artifact(self._picture, ArtifactUpdate(data=address, description=caption))
                 return
-            found = create_image_artifact(address, key=artifact_key("preview", self._run_uid), description=words)
+            found = create_image_artifact(address, key=artifact_key("preview", self._run_uid), description=caption)
             self._picture = found if isinstance(found, UUID) else None
 
 
-def describe(record: dict[str, Any], epochs: int, *, ended: bool = False, now: datetime | None = None) -> str:
-    """Return a record of ``progress.jsonl`` in a line: losses, pace, memory and when it will be done.
+def progress_line(record: dict[str, Any], epochs: int, *, ended: bool = False, now: datetime | None = None) -> str:
+    """Return one line for a record of ``progress.jsonl``: losses, speed, memory and expected end.
 
     Args:
-        record: epoch, losses, seconds since the first epoch began, and memory of the largest rank where it is known.
-        epochs: most epochs that the job will do.
-        ended: whether it was the job's last.
-        now: when the record was written; None is now.
+        record: epoch, losses, seconds since the start of the first epoch, and memory of the largest rank if known.
+        epochs: largest number of epochs of the job.
+        ended: whether this is the job's last record.
+        now: when the record was written; None: now.
     """
-    words = [f"Epoch {record['epoch']} of {epochs}: loss {record['loss']:.4g}"]
+    parts = [f"Epoch {record['epoch']} of {epochs}: loss {record['loss']:.4g}"]
     if (held_back := record.get("held_back_loss")) is not None:
-        words.append(f"held-back loss {held_back:.4g}")
+        parts.append(f"validation loss {held_back:.4g}")
     if (seconds := record.get("seconds") or 0.0) > 0:
-        pace = record["epoch"] / seconds
-        end = (now or datetime.now(UTC)) + timedelta(seconds=max(0, epochs - record["epoch"]) / pace)
-        words.append(f"{60 * pace:.3g} epochs a minute")
+        epochs_per_second = record["epoch"] / seconds
+        end = (now or datetime.now(UTC)) + timedelta(seconds=max(0, epochs - record["epoch"]) / epochs_per_second)
+        parts.append(f"{60 * epochs_per_second:.3g} epochs per minute")
         if not ended:
-            words.append(f"done by {end:%H:%M:%S} UTC at the latest")
+            parts.append(f"done by {end:%H:%M:%S} UTC at the latest")
     if memory := record.get("memory_bytes"):
-        words.append(f"memory {memory / 1e9:.2g} GB a rank")
-    return ", ".join(words)
+        parts.append(f"memory {memory / 1e9:.2g} GB per rank")
+    return ", ".join(parts)
 
 
 def report_result(
     run_uid: str, path: str, *, tiled_uri: str, figures: dict[str, Any], seconds: dict[str, float]
 ) -> None:
-    """Leave a page with the figures of a reconstruction and links to it.
+    """Create a Prefect artifact with the figures of merit of a reconstruction and links to it.
 
     Args:
         run_uid: the scan.
@@ -164,7 +164,7 @@ def report_result(
 
 
 def artifact_key(kind: str, run_uid: str) -> str:
-    """Return a key of lower-case letters, digits and dashes, as Prefect wants them."""
+    """Return an artifact key of lower-case letters, digits and dashes, as Prefect requires."""
     name = safe_name(run_uid).lower().replace("_", "-").replace(".", "-")
     return f"{kind}-{name}"
 
@@ -174,8 +174,8 @@ def _text(value: object) -> str:
 
 
 @contextmanager
-def _where_prefect_answers(log: logging.Logger | logging.LoggerAdapter) -> Iterator[None]:
+def _ignoring_prefect_errors(log: logging.Logger | logging.LoggerAdapter) -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, PrefectException) as error:
-        log.warning("Prefect was not shown the job's progress: %s", type(error).__name__)
+        log.warning("The job's progress was not sent to Prefect: %s", type(error).__name__)

@@ -58,7 +58,7 @@ class Held:
     def follows_again(self, attempt):
         """The flow run has been started again and looks after the job it had."""
         eventually(lambda: self.run.run_count == attempt and self.run.state.is_running(), LONG)
-        eventually(lambda: log_of(self.id).count("Going on with job") == attempt - 1, LONG)
+        eventually(lambda: log_of(self.id).count("Adopted job") == attempt - 1, LONG)
 
     def seems_gone_for_long(self):
         (self.folder.path / "followed").touch()
@@ -84,8 +84,8 @@ def processes(wanted):
 @pytest.fixture
 def reap(monkeypatch):
     """Looks after what is left as if the flows had been gone for long."""
-    for patience in ("GONE_AFTER_S", "_CRASH_SETTLED_S"):
+    for patience in ("HEARTBEAT_TIMEOUT_S", "_CRASH_SETTLING_S"):
         monkeypatch.setattr(reap_jobs, patience, 0.0)
     return lambda: {
-        reaped.flow_run_id: reaped.done for reaped in reap_jobs.reap_jobs(ServiceSettings.from_environment())
+        reaped.flow_run_id: reaped.action for reaped in reap_jobs.reap_jobs(ServiceSettings.from_environment())
     }

@@ -15,8 +15,8 @@ from memory_benchmark import holograms
 
 from bluesky_multislice.files import read_scan, write_scan
 from bluesky_multislice.jobs import JobFolder
-from bluesky_multislice.jobs.schedulers import Allocation, LocalScheduler, run_to_end
-from bluesky_multislice.jobs.schedulers.environment import SPINS
+from bluesky_multislice.jobs.schedulers import Allocation, LocalScheduler, run_and_wait
+from bluesky_multislice.jobs.schedulers.environment import SPIN_COUNT
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 
@@ -33,13 +33,13 @@ def seconds_of(spins: str) -> float:
         plan = make_plan(recipe, read_scan(folder.frames))
         folder.write_job(recipe=recipe.model_dump(mode="json"), plan=plan.as_dict(), origin={})
         start, allocation = time.monotonic(), Allocation(ranks_per_node=1)
-        run_to_end(LocalScheduler(), folder, name="busy", allocation=allocation, on_progress=lambda record: None)
+        run_and_wait(LocalScheduler(), folder, name="busy", allocation=allocation, on_progress=lambda record: None)
         return time.monotonic() - start
 
 
 if __name__ == "__main__":
     print(f"{'spins':>10}{'alone, s':>12}{'beside another':>18}")
-    for spins in (SPINS, "300000"):
+    for spins in (SPIN_COUNT, "300000"):
         alone = seconds_of(spins)
         with subprocess.Popen([sys.executable, "-c", BUSY]) as other:
             try:

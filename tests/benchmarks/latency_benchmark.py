@@ -33,7 +33,7 @@ from small_scan import hologram_scan
 
 from bluesky_multislice.catalog import connect
 from bluesky_multislice.demo import serve
-from bluesky_multislice.demo.flow_runs import FollowedRun
+from bluesky_multislice.demo.flow_runs import MonitoredRun
 from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import read_site
 from bluesky_multislice.recipe import Recipe
@@ -101,7 +101,7 @@ def measure(client, prefect, services, scan):
     )
     moments = Moments(stop=client[uid].metadata["stop"]["time"])
     end = time.time() + LIMIT_S
-    run = FollowedRun("holography", uid, RECIPE)
+    run = MonitoredRun("holography", uid, RECIPE)
     while run.flow_run is None and time.time() < end:
         run.update(prefect)
         time.sleep(0.1)

@@ -17,7 +17,7 @@ import torch
 
 from bluesky_multislice.files import read_provenance, read_scan, write_scan
 from bluesky_multislice.jobs import JobFolder
-from bluesky_multislice.jobs.schedulers import Allocation, LocalScheduler, run_to_end
+from bluesky_multislice.jobs.schedulers import Allocation, LocalScheduler, run_and_wait
 from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 from bluesky_multislice.optics import propagate
 from bluesky_multislice.planning import make_plan
@@ -125,7 +125,7 @@ def measure(name: str) -> None:
         folder.write_job(recipe=chosen.model_dump(mode="json"), plan=plan.as_dict(), origin={})
         start = time.monotonic()
         allocation = Allocation(ranks_per_node=plan.ranks)
-        run_to_end(LocalScheduler(), folder, name="memory", allocation=allocation, on_progress=lambda record: None)
+        run_and_wait(LocalScheduler(), folder, name="memory", allocation=allocation, on_progress=lambda record: None)
         seconds = time.monotonic() - start
         peak = read_provenance(folder.result)["machine"]["peak_memory_bytes"]
         with h5py.File(folder.result) as file:

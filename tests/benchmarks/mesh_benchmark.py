@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bluesky_multislice.jobs.schedulers.environment import SPINS
+from bluesky_multislice.jobs.schedulers.environment import SPIN_COUNT
 from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 from bluesky_multislice.parallel import Mesh, Slab, end_process, join_mesh
 from bluesky_multislice.planning import Plan, exchange_of, make_plan
@@ -155,7 +155,7 @@ class Job:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         self._process = subprocess.Popen(
             [*command, __file__, "--rank", case, mesh],
-            env=os.environ | {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": SPINS},
+            env=os.environ | {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": SPIN_COUNT},
             stdout=subprocess.PIPE,
             text=True,
         )

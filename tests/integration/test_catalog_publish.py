@@ -103,7 +103,7 @@ def test_a_rerun_is_a_new_node_that_names_the_former(tiled_client, folder):
 def test_an_interrupted_publication_does_not_look_complete(tiled_client, folder, without):
     run_uid = f"run-without-{without.replace('/', '-')}"
     result = write_result(folder / "volume.h5", without=[without])
-    with pytest.raises(CatalogError, match="published whole"):
+    with pytest.raises(CatalogError, match="published completely"):
         publish_result(tiled_client, result, run_uid)
     assert [each.status for each in find_reconstructions(tiled_client, run_uid)] == ["failed"]
     again = publish_result(tiled_client, write_result(folder / "whole.h5"), run_uid)
@@ -112,9 +112,9 @@ def test_an_interrupted_publication_does_not_look_complete(tiled_client, folder,
 
 def test_a_missing_or_damaged_result_leaves_nothing(tiled_client, folder):
     result = folder / "volume.h5"
-    with pytest.raises(CatalogError, match="published whole"):
+    with pytest.raises(CatalogError, match="published completely"):
         publish_result(tiled_client, result, "run-e")
     result.write_bytes(b"no HDF5")
-    with pytest.raises(CatalogError, match="published whole"):
+    with pytest.raises(CatalogError, match="published completely"):
         publish_result(tiled_client, result, "run-e")
     assert find_reconstructions(tiled_client, "run-e") == []

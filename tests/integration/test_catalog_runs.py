@@ -124,7 +124,7 @@ def test_holography_stands_at_the_rotation_axis_and_its_regime_is_near_field(til
     assert_array_equal(scan.geometry.position_m, 0)
     assert scan.sources["position_x"] == "absent: the rotation axis"
     assert scan.geometry.detector.regime == "near_field"
-    assert "taken as near_field" in scan.warnings[0]
+    assert "near_field is assumed" in scan.warnings[0]
     assert_allclose(scan.geometry.distance_m, [0.1, 0.11, 0.12])
 
 

@@ -53,7 +53,7 @@ def test_progress_and_figures_stand_in_prefect(services, take):
     log = eventually(lambda: "Published at" in (text := log_of(flow_run_id)) and text)
     for epoch in (1, 2):
         assert f"Epoch {epoch} of 2: loss " in log
-    assert "held-back loss" in log
+    assert "validation loss" in log
 
 
 def test_the_same_event_twice_makes_one_volume(deployment, services, take, tiled_client):
@@ -67,7 +67,7 @@ def test_the_same_event_twice_makes_one_volume(deployment, services, take, tiled
     parameters = {"run_uid": uid, "recipe": QUICK}
     state = run_flow(reconstruct_scan, flow_run=flow_run, parameters=parameters, return_type="state")
     (only,) = find_reconstructions(tiled_client, uid)
-    assert state.message == f"Was already at {only.path}"
+    assert state.message == f"Already published at {only.path}"
 
 
 def test_the_recipe_can_give_a_missing_value(services, take, hologram):

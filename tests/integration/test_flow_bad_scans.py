@@ -91,7 +91,7 @@ def truncate(path):
 @pytest.mark.parametrize(
     ("spoil", "rule", "came"),
     [
-        (shorten, "The detector's file must hold every frame of the scan", "shape (5, 16, 16) for 8 frames"),
+        (shorten, "The detector's file must contain every frame of the scan", "shape (5, 16, 16) for 8 frames"),
         (truncate, "The detector's file must be readable", "truncated file"),
         (Path.unlink, "The Tiled server must be able to read the detector's frames.", ".h5"),
     ],

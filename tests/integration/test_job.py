@@ -91,7 +91,7 @@ def test_ranks_that_see_different_scans_are_refused(tmp_path):
         if kind == "scan":
             with h5py.File(folders[1].frames, "r+") as file:
                 file["entry_1/instrument_1/detector_1/distance"][...] *= 1.5
-        folders[0].forget_last_run()
+        folders[0].clear_last_run()
         order = f"{folders[0].path}:{folders[rank].path}"
         done = subprocess.run(
             [

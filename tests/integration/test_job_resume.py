@@ -19,7 +19,7 @@ from small_scan import hologram_scan
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.files import read_provenance, read_volume, write_scan
 from bluesky_multislice.jobs import JobFolder
-from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, LocalScheduler, may_go_on, run_to_end
+from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, LocalScheduler, may_resume, run_and_wait
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from flows.owned_job import OwnedJob
@@ -161,7 +161,7 @@ def test_a_job_that_is_asked_to_stop_says_so_and_goes_on_later(ask, whole, tmp_p
     assert len(folder.read_progress()) == stopped["epoch"] > 2
     assert folder.read_error() is None
     assert not folder.result.exists()
-    assert f"goes on from epoch {stopped['epoch']}" in folder.log.read_text()
+    assert f"resumes from epoch {stopped['epoch']}" in folder.log.read_text()
     if ask in ("stop-request", "SIGUSR1 to a rank"):  # torchrun tells nothing of ranks when it is asked itself
         assert "exitcode  : 75" in folder.log.read_text()
     found = finish(folder)
@@ -267,7 +267,7 @@ def test_a_job_whose_torchrun_was_killed_has_failed_and_goes_on(tmp_path):
     wait_for(lambda: scheduler.status(job).ended, 5)
     status = scheduler.status(job)
     assert (status.state, status.exit_detail) == (JobState.FAILED, "torchrun ended by signal 9")
-    assert may_go_on(job, status)
+    assert may_resume(job, status)
     assert not psutil.wait_procs(ranks, timeout=5)[1]
 
 
@@ -286,7 +286,7 @@ def test_a_scheduler_says_that_a_job_was_interrupted_and_what_to_do(tmp_path):
             folder.request_stop()
 
     with pytest.raises(JobError, match=r"stop-request.*start it again in the same folder"):
-        run_to_end(scheduler, folder, name="me", allocation=ALLOCATION, on_progress=ask)
+        run_and_wait(scheduler, folder, name="me", allocation=ALLOCATION, on_progress=ask)
     for one in (scheduler, LocalScheduler()):
         assert one.status(Job(str(folder.path), folder)).state is JobState.INTERRUPTED
 

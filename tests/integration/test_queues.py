@@ -8,8 +8,8 @@ from prefect.client.orchestration import get_client
 from prefect.states import Running
 
 from bluesky_multislice.cli.commands import multislice
-from bluesky_multislice.listener import WantedRun
-from bluesky_multislice.listener.handover import hand_over
+from bluesky_multislice.listener import RequestedRun
+from bluesky_multislice.listener.handover import start_flow_run
 from bluesky_multislice.recipe import DEPLOYMENT, LIVE_QUEUE, POOL, RERUN_QUEUE, Recipe
 
 
@@ -45,7 +45,7 @@ def offered(client):
 
 def test_live_scans_go_before_reruns_and_reruns_leave_them_room(client):
     reruns = [rerun(client) for _ in range(3)]
-    live = hand_over(WantedRun("scan", Recipe(), Recipe().digest()))
+    live = start_flow_run(RequestedRun("scan", Recipe(), Recipe().digest()))
     queues = {client.read_flow_run(flow_run_id).work_queue_name for flow_run_id in reruns}
     assert queues == {RERUN_QUEUE}
     assert client.read_flow_run(live).work_queue_name == LIVE_QUEUE
@@ -54,5 +54,5 @@ def test_live_scans_go_before_reruns_and_reruns_leave_them_room(client):
         client.set_flow_run_state(flow_run_id, Running(), force=True)
     assert offered(client) == [live]
     client.set_flow_run_state(live, Running(), force=True)
-    hand_over(WantedRun("another scan", Recipe(), Recipe().digest()))
+    start_flow_run(RequestedRun("another scan", Recipe(), Recipe().digest()))
     assert offered(client) == []

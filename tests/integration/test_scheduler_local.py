@@ -10,7 +10,7 @@ import pytest
 
 from bluesky_multislice.errors import JobError, PlanError, ScanError
 from bluesky_multislice.jobs import JobFolder, write_json
-from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, LocalScheduler, SiteProfile, run_to_end
+from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, LocalScheduler, SiteProfile, run_and_wait
 
 RANKS = 2
 TWO, ONE = Allocation(ranks_per_node=RANKS), Allocation()
@@ -48,7 +48,7 @@ def assert_gone(ranks):
 
 def test_a_job_runs_to_its_result_and_reports_every_epoch(scheduler, stage):
     folder, records = stage(result=True), []
-    run_to_end(scheduler, folder, name="me", allocation=TWO, on_progress=records.append)
+    run_and_wait(scheduler, folder, name="me", allocation=TWO, on_progress=records.append)
     assert [record["epoch"] for record in records] == [0, 1, 2]
     assert scheduler.status(Job(str(folder.path), folder)).state is JobState.COMPLETED
     assert LocalScheduler(module="sleeping_job").status(Job(str(folder.path), folder)).state is JobState.COMPLETED
@@ -62,7 +62,7 @@ def test_a_job_runs_to_its_result_and_reports_every_epoch(scheduler, stage):
 
 def threads_of(scheduler, stage, allocation, ranks):
     folder = stage(result=True)
-    run_to_end(scheduler, folder, name="me", allocation=allocation, on_progress=lambda record: None)
+    run_and_wait(scheduler, folder, name="me", allocation=allocation, on_progress=lambda record: None)
     return {json.loads((folder.path / f"rank-{rank}.json").read_text())["threads"] for rank in range(ranks)}
 
 
@@ -87,7 +87,7 @@ def test_a_failed_job_raises_the_error_it_left(scheduler, stage):
     error = {"kind": "ScanError", "rule": "The rule.", "got": "something else.", "remedy": "do this."}
     folder = stage(fail=True, error=error)
     with pytest.raises(ScanError, match=r"The rule\. Got: something else\. Remedy: do this\."):
-        run_to_end(scheduler, folder, name="me", allocation=ONE, on_progress=lambda record: None)
+        run_and_wait(scheduler, folder, name="me", allocation=ONE, on_progress=lambda record: None)
 
 
 def test_what_an_earlier_run_left_is_not_taken_for_this_one(scheduler, stage):
@@ -95,14 +95,14 @@ def test_what_an_earlier_run_left_is_not_taken_for_this_one(scheduler, stage):
     folder.write_error(ScanError("An older rule.", got="an older fault.", remedy="none."))
     folder.progress.write_text('{"epoch": 99}\n')
     with pytest.raises(JobError, match="must end with a result"):
-        run_to_end(scheduler, folder, name="me", allocation=ONE, on_progress=seen.append)
+        run_and_wait(scheduler, folder, name="me", allocation=ONE, on_progress=seen.append)
     assert [record["epoch"] for record in seen] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("order", [{"fail": True}, {}])
 def test_a_job_without_result_or_error_shows_its_log(scheduler, stage, order):
     with pytest.raises(JobError, match="rank 0 is here"):
-        run_to_end(scheduler, stage(**order), name="me", allocation=ONE, on_progress=lambda record: None)
+        run_and_wait(scheduler, stage(**order), name="me", allocation=ONE, on_progress=lambda record: None)
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -124,7 +124,7 @@ def test_an_exception_in_the_waiting_code_leaves_no_rank(scheduler, stage):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_to_end(scheduler, folder, name="me", allocation=TWO, on_progress=interrupt)
+        run_and_wait(scheduler, folder, name="me", allocation=TWO, on_progress=interrupt)
     assert_gone(seen)
 
 

@@ -15,7 +15,15 @@ from slurm_jobs import GRACE_S, ONE, ended, ranks_of, room, scheduler, site, sta
 
 from bluesky_multislice.errors import JobError, SchedulerError
 from bluesky_multislice.jobs import JobFolder
-from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, failure, may_go_on, start_again, submit_once
+from bluesky_multislice.jobs.schedulers import (
+    Allocation,
+    Job,
+    JobState,
+    job_error,
+    may_resume,
+    submit_once,
+    submit_or_resume,
+)
 
 pytestmark = pytest.mark.system
 __all__ = ["room"]
@@ -41,8 +49,8 @@ def test_a_killed_process_ends_its_job_which_may_go_on(room, victim):
     os.kill(ranks_of(folder, 2)[1][victim], signal.SIGKILL)
     status = ended(slurm, job)
     assert status.state is JobState.FAILED
-    assert may_go_on(job, status)
-    assert "Killed" in str(error := failure(slurm, job, status)) or "SIGKILL" in str(error)
+    assert may_resume(job, status)
+    assert "Killed" in str(error := job_error(slurm, job, status)) or "SIGKILL" in str(error)
 
 
 @pytest.mark.parametrize("order", [{"sleep_s": 600}, {"result": True}])
@@ -55,7 +63,7 @@ def test_the_job_of_a_killed_submitter_is_adopted_and_not_submitted_again(room, 
     )
     assert done.returncode == -signal.SIGKILL
     assert folder.read_submission() is None
-    (job_id,) = scheduler().live().values()
+    (job_id,) = scheduler().active_jobs().values()
     ranks_of(folder, 1)
     if "result" in order:
         assert ended(scheduler(), Job(job_id, folder)).state is JobState.COMPLETED
@@ -87,7 +95,7 @@ def test_a_submission_waits_for_slurms_controller_and_comes_once(room, cluster):
     later.start()
     job = slurm.submit(folder, name="patient", allocation=ONE)
     later.join()
-    assert slurm.live() == {"patient": job.id}
+    assert slurm.active_jobs() == {"patient": job.id}
     assert ended(slurm, job).state is JobState.COMPLETED
 
 
@@ -136,7 +144,7 @@ def test_without_accounting_the_folder_tells_how_a_forgotten_job_ended(tmp_path,
         unknown = scheduler()
         assert unknown.status(jobs[1]).state is JobState.NOT_VISIBLE
         status = eventually(lambda: (status := unknown.status(jobs[1])).ended and status, limit_s=3 * GRACE_S)
-        assert (status.state, status.reason) == (JobState.FAILED, "Slurm knows no such job")
+        assert (status.state, status.reason) == (JobState.FAILED, "Slurm does not know the job")
 
 
 @contextmanager
@@ -165,7 +173,7 @@ def test_a_read_only_folder_is_refused(room, cluster):
             scheduler().submit(folder, name="read-only", allocation=ONE)
         with pytest.raises(JobError, match="must be writable"):
             JobFolder(room / "storage" / "another").create()
-    assert scheduler().live() == {}
+    assert scheduler().active_jobs() == {}
 
 
 def test_a_full_folder_is_refused(room, cluster):
@@ -174,7 +182,7 @@ def test_a_full_folder_is_refused(room, cluster):
         fill(room / "storage")
         with pytest.raises(SchedulerError, match="must be writable"):
             scheduler().submit(folder, name="full", allocation=ONE)
-    assert scheduler().live() == {}
+    assert scheduler().active_jobs() == {}
 
 
 def test_a_folder_that_fills_up_fails_the_job(room, cluster):
@@ -207,7 +215,7 @@ def test_started_again_a_job_forgets_its_former_end(room):
     first = slurm.submit(folder, name="again", allocation=ONE)
     assert ended(slurm, first).state is JobState.FAILED
     staged(room / "job", result=True)
-    second = start_again(slurm, folder, name="again", allocation=ONE)
+    second = submit_or_resume(slurm, folder, name="again", allocation=ONE)
     assert int(second.id) > int(first.id)
     assert ended(slurm, second).state is JobState.COMPLETED
     assert scheduler().adopt(folder, name="again") == second

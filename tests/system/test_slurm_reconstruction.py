@@ -13,7 +13,7 @@ from bluesky_multislice.jobs.schedulers import (
     allocate,
     make_scheduler,
     read_site,
-    run_to_end,
+    run_and_wait,
 )
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
@@ -40,13 +40,13 @@ def test_two_nodes_reconstruct_what_one_machine_does(room, ranks):
     allocation = allocate(profile, Recipe().resources, ranks=ranks)
     assert (allocation.nodes, allocation.ranks_per_node) == (2, ranks // 2)
     epochs = []
-    run_to_end(make_scheduler(profile), folder, name="real", allocation=allocation, on_progress=epochs.append)
+    run_and_wait(make_scheduler(profile), folder, name="real", allocation=allocation, on_progress=epochs.append)
     assert [record["epoch"] for record in epochs] == [1, 2, 3]
     machine = read_provenance(folder.result)["machine"]
     assert (machine["ranks"], machine["restarts"]) == (ranks, 0)
     assert machine["slurm_job"] == folder.read_submission()["job_id"]
     here = stage(room / "here", ranks)
-    run_to_end(
+    run_and_wait(
         LocalScheduler(),
         here,
         name="real",

@@ -39,7 +39,7 @@ def test_a_hostile_name_is_a_name_only(room, mark, kind):
     name = HOSTILE[kind].format(mark=mark)
     slurm = scheduler(directives=("--begin=now+1hour",))
     job = slurm.submit(staged(room / "job"), name=name, allocation=ONE)
-    ((word, job_id),) = slurm.live().items()
+    ((word, job_id),) = slurm.active_jobs().items()
     assert job_id == job.id
     assert word.isascii()
     assert len(word) <= 100
@@ -65,7 +65,7 @@ def test_hostile_folders_and_environments_reach_the_ranks_as_they_are(room, mark
 def test_a_folder_whose_name_slurm_takes_for_a_pattern_is_refused(room, name):
     with pytest.raises(SchedulerError, match="MULTISLICE_JOBS_ROOT"):
         scheduler().submit(staged(room / name), name="pattern", allocation=ONE)
-    assert scheduler().live() == {}
+    assert scheduler().active_jobs() == {}
 
 
 def test_the_callers_environment_and_its_defaults_stay_outside(room, monkeypatch):
@@ -76,7 +76,7 @@ def test_the_callers_environment_and_its_defaults_stay_outside(room, monkeypatch
     monkeypatch.setenv("SBATCH_JOB_NAME", "another")
     folder, slurm = staged(room / "job", result=True), scheduler()
     job = slurm.submit(folder, name="mine", allocation=ONE)
-    assert slurm.live() == {"mine": job.id}
+    assert slurm.active_jobs() == {"mine": job.id}
     assert ended(slurm, job).state is JobState.COMPLETED
     (rank,) = ranks_of(folder, 1)
     assert "0123456789abcdef" not in rank["environment"].values()

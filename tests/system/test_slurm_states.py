@@ -10,7 +10,7 @@ from slurm_cluster import eventually
 from slurm_jobs import FOUR, ONE, ended, ranks_of, room, scheduler, staged
 
 from bluesky_multislice.errors import JobError, ScanError, SchedulerError
-from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, follow, may_go_on, run_to_end
+from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, may_resume, monitor_job, run_and_wait
 
 pytestmark = pytest.mark.system
 __all__ = ["room"]
@@ -19,7 +19,7 @@ __all__ = ["room"]
 def test_a_job_on_two_nodes_runs_to_its_result(room, cluster):
     folder, records, states = staged(room / "job", result=True), [], []
     slurm = scheduler()
-    run_to_end(slurm, folder, name="two-nodes", allocation=FOUR, on_progress=records.append, on_status=states.append)
+    run_and_wait(slurm, folder, name="two-nodes", allocation=FOUR, on_progress=records.append, on_status=states.append)
     assert [record["epoch"] for record in records] == [0, 1, 2]
     assert states[-1].state is JobState.COMPLETED
     assert {status.state for status in states} <= {
@@ -42,7 +42,7 @@ def test_a_job_on_two_nodes_runs_to_its_result(room, cluster):
 def test_gpus_are_asked_for(room, cluster):
     folder = staged(room / "job", result=True)
     allocation = Allocation(ranks_per_node=2, gpus_per_node=2, memory_gb=1, cpus_per_task=2)
-    run_to_end(scheduler(), folder, name="gpus", allocation=allocation, on_progress=lambda record: None)
+    run_and_wait(scheduler(), folder, name="gpus", allocation=allocation, on_progress=lambda record: None)
     assert {rank["environment"]["CUDA_VISIBLE_DEVICES"] for rank in ranks_of(folder, 2)} == {"0,1"}
 
 
@@ -50,17 +50,17 @@ def test_a_failed_job_raises_the_error_it_left(room):
     error = {"kind": "ScanError", "rule": "The rule.", "got": "something else.", "remedy": "do this."}
     folder = staged(room / "job", fail=True, error=error)
     with pytest.raises(ScanError, match=r"The rule\. Got: something else\. Remedy: do this\."):
-        run_to_end(scheduler(), folder, name="fails", allocation=ONE, on_progress=lambda record: None)
+        run_and_wait(scheduler(), folder, name="fails", allocation=ONE, on_progress=lambda record: None)
     job = Job(folder.read_submission()["job_id"], folder)
     status = scheduler().status(job)
     assert (status.state, status.exit_detail) == (JobState.FAILED, "exit status 1")
-    assert not may_go_on(job, status)
+    assert not may_resume(job, status)
 
 
 def test_a_job_without_a_result_has_failed_and_shows_its_log(room):
     folder = staged(room / "job")
     with pytest.raises(JobError, match=r"(?s)ended without a result.*rank 0 is here"):
-        run_to_end(scheduler(), folder, name="nothing", allocation=ONE, on_progress=lambda record: None)
+        run_and_wait(scheduler(), folder, name="nothing", allocation=ONE, on_progress=lambda record: None)
 
 
 def test_a_waiting_job_says_why_and_is_cancelled_within_seconds(room):
@@ -68,11 +68,11 @@ def test_a_waiting_job_says_why_and_is_cancelled_within_seconds(room):
     job = slurm.submit(staged(room / "job"), name="waits", allocation=ONE)
     status = eventually(lambda: (status := slurm.status(job)).reason == "BeginTime" and status)
     assert status.state is JobState.PENDING
-    assert slurm.live() == {"waits": job.id}
+    assert slurm.active_jobs() == {"waits": job.id}
     slurm.cancel(job)
     assert slurm.status(job).state is JobState.CANCELLED
     assert job.folder.cancelled.exists()
-    assert slurm.live() == {}
+    assert slurm.active_jobs() == {}
 
 
 def test_cancelling_ends_the_ranks(room):
@@ -83,7 +83,7 @@ def test_cancelling_ends_the_ranks(room):
     slurm.cancel(job)
     status = slurm.status(job)
     assert status.state is JobState.CANCELLED
-    assert not may_go_on(job, status)
+    assert not may_resume(job, status)
 
 
 def test_scancel_from_outside_is_seen(room, cluster):
@@ -91,7 +91,7 @@ def test_scancel_from_outside_is_seen(room, cluster):
     job = slurm.submit(folder, name="runs", allocation=ONE)
     ranks_of(folder, 1)
     cluster.ask("scancel", job.id)
-    assert follow(slurm, job, on_progress=lambda record: None).state is JobState.CANCELLED
+    assert monitor_job(slurm, job, on_progress=lambda record: None).state is JobState.CANCELLED
 
 
 def test_a_job_that_needs_too_much_memory_says_so(room, cluster):
@@ -100,7 +100,7 @@ def test_a_job_that_needs_too_much_memory_says_so(room, cluster):
     slurm, folder = scheduler(), staged(room / "job", hold_mb=3000)
     status = ended(slurm, job := slurm.submit(folder, name="greedy", allocation=ONE))
     assert status.state is JobState.OUT_OF_MEMORY
-    assert not may_go_on(job, status)
+    assert not may_resume(job, status)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_node_that_fails_ends_a_job_that_must_not_be_requeued(room, cluster):
     with cluster.without(node):
         status = ended(slurm, job)
     assert status.state is JobState.NODE_FAILURE
-    assert may_go_on(job, status)
+    assert may_resume(job, status)
 
 
 def test_a_preempted_job_that_must_not_be_requeued(room, cluster):
@@ -170,7 +170,7 @@ def test_a_preempted_job_that_must_not_be_requeued(room, cluster):
     ranks_of(urgent, 2)
     status = slurm.status(job)
     assert status.state is JobState.PREEMPTED
-    assert may_go_on(job, status)
+    assert may_resume(job, status)
     slurm.cancel(first)
 
 
@@ -179,7 +179,7 @@ def test_the_printed_command_starts_the_job_by_hand(room, cluster):
     first = slurm.submit(folder, name="by-hand", allocation=ONE)
     assert ended(slurm, first).state is JobState.COMPLETED
     folder.result.unlink()
-    command = slurm.by_hand(folder, name="by-hand", allocation=ONE)
+    command = slurm.manual_command(folder, name="by-hand", allocation=ONE)
     said = subprocess.run(shlex.split(command), env=cluster.environment, capture_output=True, text=True, check=True)
     second = Job(said.stdout.split()[-1], folder)
     assert ended(slurm, second).state is JobState.COMPLETED

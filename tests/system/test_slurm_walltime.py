@@ -4,7 +4,7 @@ import pytest
 from slurm_cluster import eventually
 from slurm_jobs import ONE, ended, ranks_of, room, scheduler, staged
 
-from bluesky_multislice.jobs.schedulers import Allocation, JobState, failure, may_go_on
+from bluesky_multislice.jobs.schedulers import Allocation, JobState, job_error, may_resume
 
 pytestmark = pytest.mark.system
 __all__ = ["room"]
@@ -26,8 +26,8 @@ def test_restarts_are_bounded(room, cluster):
     warn(cluster, folder, job)
     status = ended(slurm, job)
     assert (status.state, status.restarts) == (JobState.INTERRUPTED, 1)
-    assert may_go_on(job, status)
-    assert "left a checkpoint of epoch 2" in str(failure(slurm, job, status))
+    assert may_resume(job, status)
+    assert "wrote a checkpoint at epoch 2" in str(job_error(slurm, job, status))
 
 
 def test_a_job_that_comes_no_further_is_not_requeued(room, cluster):
@@ -56,6 +56,6 @@ def test_slurm_warns_before_each_walltime_and_ends_who_does_not_listen(room):
     second = slurm.submit(deaf, name="deaf", allocation=minute)
     status = ended(slurm, second)
     assert status.state is JobState.TIMEOUT
-    assert may_go_on(second, status)
+    assert may_resume(second, status)
     status = ended(slurm, first)
     assert (status.state, status.restarts) == (JobState.COMPLETED, 2)

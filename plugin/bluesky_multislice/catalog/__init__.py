@@ -1,4 +1,4 @@
-"""The catalogue: runs in, reconstructions out."""
+"""The Tiled catalogue: reads Bluesky runs and publishes reconstructions."""
 
 from bluesky_multislice.catalog.client import connect
 from bluesky_multislice.catalog.ingest import ingest

@@ -1,9 +1,9 @@
-"""Darks and flats of a run that lie outside of its primary stream: in streams of their own, or in other runs.
+"""Darks and flats of a run outside its primary stream: in separate streams or in other runs.
 
-Streams are called ``dark``, ``darks``, ``flat`` or ``flats``, or as the instrument file's fields ``darks`` and
-``flats`` say. Other runs are named by ``multislice: {dark_run, flat_run}`` in the start document, or where the
-instrument file's fields of these names say: a unique identifier, or a list of them. In such a run, a stream of those
-names is taken, else the primary stream, of which ``image_key`` may tell the rows.
+Streams are named ``dark``, ``darks``, ``flat`` or ``flats``, or by the fields ``darks`` and ``flats`` of the instrument
+file. Other runs are named by ``multislice: {dark_run, flat_run}`` in the start document, or at the place that the
+instrument file gives for ``dark_run`` and ``flat_run``: one unique identifier or a list. In another run, a stream with
+one of these names is used; otherwise its primary stream, whose ``image_key`` can select the rows.
 """
 
 from collections.abc import Iterator
@@ -33,51 +33,51 @@ class CalibrationFrames:
         kind: ``dark`` or ``flat``.
         origin: run and stream, for the provenance.
         source: stored frames (row, y, x).
-        files: the detector's HDF5 files where this machine sees them.
-        counts: (row,) True where a row is of this kind.
-        when: (row,) time of each, seconds; None where the stream has no events of its own.
+        files: the detector's HDF5 files; None if this machine cannot access them.
+        selected: (row,) True for rows of this kind.
+        when: (row,) times, s; None if the stream does not record them.
         detector_position_m: (row,) where along the beam the detector stood; NaN where that is not recorded.
-        exposure_s: (row,) exposure time; NaN where that is not recorded.
+        exposure_s: (row,) exposure times, s; NaN if not recorded.
     """
 
     kind: str
     origin: str
     source: FrameSource
     files: tuple[FrameFile, ...] | None
-    counts: NDArray[np.bool_]
+    selected: NDArray[np.bool_]
     when: NDArray[np.float64] | None
     detector_position_m: NDArray[np.float64]
     exposure_s: NDArray[np.float64]
 
 
 def find_calibrations(client: Container, lookup: RunLookup, image: str) -> list[CalibrationFrames]:
-    """Return the darks and flats that lie outside of a run's primary stream.
+    """Return the darks and flats outside a run's primary stream.
 
     Args:
-        client: where other runs are.
-        lookup: of the run.
+        client: Tiled container with the other runs.
+        lookup: lookup of the run.
         image: data key of its frames.
 
     Raises:
-        CatalogError: a run that it names does not exist.
-        ScanError: a stream or run that it names holds no such frames.
-        FramesError: they cannot be read.
+        CatalogError: a dark or flat run does not exist.
+        ScanError: a dark or flat stream or run has no frames of the detector.
+        FramesError: the frames cannot be read.
     """
     found = []
     for kind in KINDS:
         mapped = lookup.find(f"{kind}s")
-        stream, _, key = str(mapped).partition(":") if mapped is not None else (_stream_named(lookup.run, kind), "", "")
+        stream, _, key = str(mapped).partition(":") if mapped is not None else (_find_stream(lookup.run, kind), "", "")
         if stream is not None:
             found.append(_in_stream(lookup, stream, key or image, kind, f"stream {stream}"))
         for other in _other_runs(client, lookup, kind):
-            its = RunLookup(other, lookup.values, lookup.instrument)
-            named = _stream_named(other, kind)
-            where = f"run {other.uid}, stream {named or 'primary'}"
-            found.append(_in_stream(its, named or "primary", image, kind, where))
+            other_lookup = RunLookup(other, lookup.values, lookup.instrument)
+            other_stream = _find_stream(other, kind) or "primary"
+            origin = f"run {other.uid}, stream {other_stream}"
+            found.append(_in_stream(other_lookup, other_stream, image, kind, origin))
     return found
 
 
-def _stream_named(run: RunDocuments, kind: str) -> str | None:
+def _find_stream(run: RunDocuments, kind: str) -> str | None:
     return next((name for name in (kind, f"{kind}s") if name in run.streams), None)
 
 
@@ -93,9 +93,9 @@ def _other_runs(client: Container, lookup: RunLookup, kind: str) -> Iterator[Run
             run = find_run(client, str(uid))
         except CatalogError as error:
             raise CatalogError(
-                f"The {kind} run of a scan must be in its catalogue.",
+                f"The {kind} run of a scan must be in the same catalogue.",
                 got=f"{uid} from {source} of run {lookup.run.uid}: {error.got}",
-                remedy=f"correct {name}, or take {kind}s in a stream of the run itself.",
+                remedy=f"correct {name}, or record {kind}s in a stream of the scan's run.",
             ) from error
         require_success(run)
         yield run
@@ -105,37 +105,37 @@ def _in_stream(lookup: RunLookup, name: str, image: str, kind: str, origin: str)
     stream = lookup.run.streams.get(name)
     node = None if stream is None else stream.array(image) or _only_image(stream)
     if stream is None or node is None:
-        held = ", ".join(sorted(stream.parts)) if stream else "there is no such stream"
+        content = f"it has {', '.join(sorted(stream.parts))}" if stream else "there is no such stream"
         raise ScanError(
-            f"A stream of {kind}s must hold the detector's images.",
-            got=f"{origin} without {image}: {held}.",
+            f"A stream of {kind}s must contain the detector's images.",
+            got=f"{origin} without {image}: {content}.",
             remedy=f"record {image} there, or correct {kind}s in the instrument file.",
         )
     rows = node.shape[0]
     source, files = find_frames(node, rows)
     key, when = stream.read("image_key"), stream.read("time")
-    counts = np.ones(rows, bool) if key is None else np.ravel(key)[:rows] == KINDS[kind]
+    selected = np.ones(rows, bool) if key is None else np.ravel(key)[:rows] == KINDS[kind]
     return CalibrationFrames(
         kind,
-        f"{origin}: {int(counts.sum())} frames",
+        f"{origin}: {int(selected.sum())} frames",
         source,
         files,
-        counts,
+        selected,
         None if when is None or len(when) < rows else np.asarray(when, float)[:rows],
-        place_of_rows(lookup, name, rows),
-        exposure_of_rows(lookup, name, rows),
+        detector_positions(lookup, name, rows),
+        exposure_times(lookup, name, rows),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class StoredRows:
-    """What is known of every stored frame of a scan beside its pixels.
+    """Metadata of every stored frame of a scan.
 
     Attributes:
         image_key: (row,) NXtomo: 0 frame, 1 flat, 2 dark, 3 neither.
-        when: (row,) time, seconds, or order where times are not recorded.
+        when: (row,) times, s; indices if times are not recorded.
         detector_position_m: (row,) where along the beam the detector stood; None where it is one place for all frames.
-        exposure_s: (row,) exposure time; NaN where that is not recorded.
+        exposure_s: (row,) exposure times, s; NaN if not recorded.
     """
 
     image_key: NDArray[np.int_]
@@ -145,14 +145,14 @@ class StoredRows:
 
 
 def stored_rows(lookup: RunLookup, key: NDArray[np.int_], others: list[CalibrationFrames]) -> StoredRows:
-    """Return what is known of the rows of a primary stream and of other darks and flats behind them.
+    """Return the metadata of the rows of the primary stream, followed by those of other darks and flats.
 
-    Where an event has no time, all that are no event of the primary stream count as taken before it.
+    If times are missing, the other darks and flats count as taken before the primary stream.
 
     Args:
-        lookup: of the run; its sources then say where darks and flats came from.
+        lookup: lookup of the run; the sources of darks and flats are added to it.
         key: (event,) ``image_key`` of the primary stream.
-        others: what follows.
+        others: darks and flats outside the primary stream.
     """
     events = len(key)
     for kind, number in KINDS.items():
@@ -166,44 +166,46 @@ def stored_rows(lookup: RunLookup, key: NDArray[np.int_], others: list[Calibrati
     times += [other.when for other in others]
     known = [part for part in times if part is not None]
     if len(known) < len(times):
-        known = [np.arange(events, dtype=float), *(np.full(len(other.counts), -1.0) for other in others)]
-    place = np.concatenate([place_of_rows(lookup, "primary", events), *(other.detector_position_m for other in others)])
+        known = [np.arange(events, dtype=float), *(np.full(len(other.selected), -1.0) for other in others)]
+    place = np.concatenate(
+        [detector_positions(lookup, "primary", events), *(other.detector_position_m for other in others)]
+    )
     return StoredRows(
-        np.concatenate([key, *(np.where(other.counts, KINDS[other.kind], 3) for other in others)]),
+        np.concatenate([key, *(np.where(other.selected, KINDS[other.kind], 3) for other in others)]),
         np.concatenate(known),
         place if detector_positions_differ(place[:events][key == 0]) else None,
-        np.concatenate([exposure_of_rows(lookup, "primary", events), *(other.exposure_s for other in others)]),
+        np.concatenate([exposure_times(lookup, "primary", events), *(other.exposure_s for other in others)]),
     )
 
 
-def place_of_rows(lookup: RunLookup, stream: str, rows: int) -> NDArray[np.float64]:
-    """Return (row,) where along the beam the detector stood in a stream: its distance from the focus or from z = 0."""
-    place = spread(_in_stream_or_run(lookup, "distance", stream), rows)
+def detector_positions(lookup: RunLookup, stream: str, rows: int) -> NDArray[np.float64]:
+    """Return the detector position along the beam (row,) in a stream: its distance from the focus or from z = 0, m."""
+    place = per_row(_in_stream_or_run(lookup, "distance", stream), rows)
     if lookup.find("focus_distance") is None:
         return place
-    return place + spread(_in_stream_or_run(lookup, "focus_distance", stream), rows)
+    return place + per_row(_in_stream_or_run(lookup, "focus_distance", stream), rows)
 
 
-def exposure_of_rows(lookup: RunLookup, stream: str, rows: int) -> NDArray[np.float64]:
-    """Return (row,) exposure times in a stream; what the start document says is of the primary one."""
+def exposure_times(lookup: RunLookup, stream: str, rows: int) -> NDArray[np.float64]:
+    """Return the exposure times (row,) in a stream, s. The start document's value is for the primary stream only."""
     found = (
         _in_stream_or_run(lookup, "exposure", stream) if stream == "primary" else lookup.in_stream("exposure", stream)
     )
-    return spread(found, rows)
+    return per_row(found, rows)
 
 
 def _in_stream_or_run(lookup: RunLookup, name: str, stream: str) -> NDArray[np.float64] | None:
-    """Return a field's values in a stream's events, else the one of the whole run."""
+    """Return a field's values in the events of a stream, or else the single value of the run."""
     found = lookup.in_stream(name, stream)
     if found is not None:
         return found
     of_run = lookup.find(name)
-    # One value an event belongs to the frames' events.
+    # One value per event would belong to the events of the frames.
     return np.ravel(of_run) if of_run is not None and np.size(of_run) == 1 else None
 
 
-def spread(values: NDArray[np.float64] | None, rows: int) -> NDArray[np.float64]:
-    """Return one value a row (row,), NaN where neither one value nor one a row is known."""
+def per_row(values: NDArray[np.float64] | None, rows: int) -> NDArray[np.float64]:
+    """Return one value per row (row,). NaN if the number of values is neither one nor the number of rows."""
     if values is None or len(values) not in (1, rows):
         return np.full(rows, np.nan)
     return np.broadcast_to(values, rows)

@@ -11,14 +11,14 @@ from bluesky_multislice.errors import CatalogError
 
 
 def connect(uri: str, api_key: str | None = None) -> Container:
-    """Return a client of a Tiled server.
+    """Connect to a Tiled server.
 
     Args:
         uri: address of the server, or of a container on it.
-        api_key: key for it; None takes ``TILED_API_KEY`` from the environment. It is never logged.
+        api_key: API key; None: the environment variable ``TILED_API_KEY``. The key is never logged.
 
     Raises:
-        CatalogError: the server does not answer, or refuses the key.
+        CatalogError: the server does not answer, or rejects the key.
     """
     try:
         context, parts = Context.from_any_uri(uri, api_key=api_key or os.environ.get("TILED_API_KEY"))
@@ -26,7 +26,7 @@ def connect(uri: str, api_key: str | None = None) -> Container:
         raise _refused(uri, error) from error
     try:
         client = from_context(context, node_path_parts=parts)
-    except (httpx.HTTPError, KeyError, RuntimeError) as error:  # RuntimeError: it wants a key and none was given
+    except (httpx.HTTPError, KeyError, RuntimeError) as error:  # RuntimeError: the server needs a key and got none
         context.close()
         raise _refused(uri, error) from error
     if not isinstance(client, Container):
@@ -37,7 +37,7 @@ def connect(uri: str, api_key: str | None = None) -> Container:
 
 
 def _refused(uri: str, error: Exception) -> CatalogError:
-    # The error's own text can hold the address with the key in its query.
+    # Do not use the error's text: it can contain the address with the key in its query.
     return CatalogError(
         "The Tiled server must answer and accept the API key.",
         got=f"{type(error).__name__} from {uri.partition('?')[0]}.",

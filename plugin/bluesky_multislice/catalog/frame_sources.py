@@ -1,6 +1,6 @@
-"""Frames of a run: from the detector's own HDF5 files where they can be seen, else over HTTP from Tiled.
+"""Frames of a run, read from the detector's HDF5 files if this machine can access them, otherwise from Tiled.
 
-Shapes: files hold (frame, y, x) or (frame, 1, y, x); both sources give (row, y, x).
+Shapes: the files contain (frame, y, x) or (frame, 1, y, x); all sources return (row, y, x).
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from bluesky_multislice.measurement import FrameSource
 
 
 class DetectorFiles:
-    """Frames in the detector's HDF5 files, one file after the other. A file is open only while it is read.
+    """Frames in the concatenated HDF5 files of the detector. A file is open only while it is read.
 
     Args:
         files: the files, in the order of the scan.
@@ -62,11 +62,11 @@ class DetectorFiles:
 
 
 class TiledFrames:
-    """Frames of an array in Tiled, for storage that this machine does not see.
+    """Frames of an array in Tiled, for storage that this machine cannot access.
 
     Args:
         node: the array, declared (row, y, x) or (row, 1, y, x).
-        rows: how many of its rows belong to the scan.
+        rows: number of its rows that belong to the scan.
     """
 
     def __init__(self, node: ArrayClient, rows: int) -> None:
@@ -84,13 +84,13 @@ class TiledFrames:
 
 
 class JoinedFrames:
-    """Frames of several sources, one source's rows after the other's.
+    """Concatenated frames of several sources.
 
     Args:
-        sources: what gives them.
+        sources: the sources.
 
     Raises:
-        FramesError: they differ in shape.
+        FramesError: the frames differ in shape.
     """
 
     def __init__(self, sources: Sequence[FrameSource]) -> None:
@@ -100,7 +100,7 @@ class JoinedFrames:
             raise FramesError(
                 "Darks, flats and frames of a scan must have one shape.",
                 got=" and ".join(str(shape) for shape in dict.fromkeys(shapes)) + ".",
-                remedy="take darks and flats with the frames' region of interest and binning, or leave them out.",
+                remedy="take darks and flats with the region of interest and binning of the frames, or omit them.",
             )
         self._starts = np.cumsum([0, *(source.shape[0] for source in sources)])
         self.shape: tuple[int, ...] = (int(self._starts[-1]), *shapes[0])
@@ -118,10 +118,10 @@ class JoinedFrames:
 
 
 def find_frames(node: ArrayClient, events: int) -> tuple[FrameSource, tuple[FrameFile, ...] | None]:
-    """Return where the frames of a run are read, and the detector's files where they can be seen.
+    """Return the source of a run's frames, and the detector's files if this machine can access them.
 
     Args:
-        node: the array of the data key with frames.
+        node: array of the frames' data key.
         events: number of events of the scan.
 
     Raises:
@@ -130,20 +130,20 @@ def find_frames(node: ArrayClient, events: int) -> tuple[FrameSource, tuple[Fram
     shape = node.shape
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[1] != 1):
         raise FramesError(
-            "The frames of a scan must be (event, y, x), one frame an event.",
+            "The frames of a scan must be (event, y, x), one frame per event.",
             got=f"{node.uri} with shape {shape}.",
-            remedy="name the right data key as detector_image, or take one frame an event.",
+            remedy="give the frames' data key as detector_image, or take one frame per event.",
         )
     if shape[0] < events:
         raise FramesError(
             "Every event of a scan needs a frame.",
             got=f"{shape[0]} frames for {events} events in {node.uri}.",
-            remedy="the detector stopped early: repeat the scan, or leave those events out of an interchange file.",
+            remedy="repeat the scan, or write the events that have frames into an interchange file.",
         )
     files = _visible_files(node, events)
     if files:
         source = DetectorFiles(files)
-        _read_ends(source)
+        _check_ends(source)
         return source, files
     try:
         fetch_once(node, 0, 1)
@@ -154,7 +154,7 @@ def find_frames(node: ArrayClient, events: int) -> tuple[FrameSource, tuple[Fram
 
 
 def _visible_files(node: ArrayClient, events: int) -> tuple[FrameFile, ...]:
-    """Return the detector's HDF5 files, empty where they are of another kind or not on this machine's storage."""
+    """Return the detector's HDF5 files; empty if they have another format or this machine cannot access them."""
     sources = node.data_sources() or []
     if len(sources) != 1 or sources[0].mimetype != "application/x-hdf5":
         return ()
@@ -176,16 +176,16 @@ def _visible_files(node: ArrayClient, events: int) -> tuple[FrameFile, ...]:
     return tuple(file for file in files if file.frames)
 
 
-def _read_ends(source: DetectorFiles) -> None:
-    """Read the first and the last frame: a file cut short while it was copied opens and then fails."""
+def _check_ends(source: DetectorFiles) -> None:
+    """Read the first and the last frame. A truncated file can be opened and fails only when it is read."""
     try:
         for row in (0, source.shape[0] - 1):
             source[row : row + 1]
     except OSError as error:
         raise FramesError(
-            "The detector's file must hold every frame of the scan.",
+            "The detector's file must contain every frame of the scan.",
             got=f"{source.files[-1].path}: {error}.",
-            remedy="the file is truncated or damaged: restore it.",
+            remedy="restore the file: it is truncated or damaged.",
         ) from error
 
 
@@ -194,9 +194,9 @@ def _open(file: FrameFile) -> h5py.File:
         return h5py.File(file.path, "r")
     except OSError as error:
         raise FramesError(
-            "The detector's file must be readable where the catalogue says it lies.",
+            "The detector's file must be readable at the path in the catalogue.",
             got=f"{file.path}: {error}.",
-            remedy="the file is missing, truncated or damaged: restore it, or mount the storage that holds it.",
+            remedy="restore the file if it is missing, truncated or damaged, or mount its storage.",
         ) from error
 
 
@@ -206,9 +206,9 @@ def _frames_of(opened: h5py.File, file: FrameFile) -> h5py.Dataset:
     flat = shape is not None and (len(shape) == 3 or (len(shape) == 4 and shape[1] == 1))
     if not isinstance(dataset, h5py.Dataset) or shape is None or not flat or shape[0] < file.frames:
         raise FramesError(
-            "The detector's file must hold every frame of the scan, one frame a view.",
+            "The detector's file must contain every frame of the scan, one frame per view.",
             got=f"{file.path}, dataset {file.dataset} of shape {shape} for {file.frames} frames.",
-            remedy="the detector stopped early, or another dataset holds the frames: check the file.",
+            remedy="check the file: the detector stopped early, or the frames are in another dataset.",
         )
     return dataset
 
@@ -218,6 +218,6 @@ def _unreadable(node: ArrayClient, error: httpx.HTTPError) -> FramesError:
     return FramesError(
         "The Tiled server must be able to read the detector's frames.",
         got=f"{type(error).__name__} for {node.uri}, stored as {', '.join(assets)}.",
-        remedy="the file is missing, damaged or outside the server's readable storage, or the catalogue declares "
-        "another shape or type than it has: restore it, or mend the entry with client[uid].validate().",
+        remedy="restore the file if it is missing or damaged, add its folder to the server's readable_storage, or "
+        "correct the declared shape and type with client[uid].validate().",
     )

@@ -1,4 +1,4 @@
-"""An interchange file as an ordinary Bluesky run in Tiled; its frames are registered where they lie, not copied."""
+"""Writes an interchange file into Tiled as an ordinary Bluesky run. Its frames are registered, not copied."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from bluesky_tiled_plugins.writing.tiled_writer import TiledWriter
 from numpy.typing import NDArray
 from tiled.client.container import Container
 
-from bluesky_multislice.catalog.run_documents import plain
+from bluesky_multislice.catalog.run_documents import plain_container
 from bluesky_multislice.catalog.tiled_rows import fetch_once
 from bluesky_multislice.errors import CatalogError, FramesError
 from bluesky_multislice.files import read_scan
@@ -35,41 +35,41 @@ def ingest(
     """Write an interchange file into Tiled as a run that resolves to the same scan.
 
     Args:
-        client: the Tiled container that holds the runs.
+        client: the Tiled container with the runs.
         path: the interchange file, in the server's readable storage.
-        values: values that overrule the file's.
-        instrument: where else to look for values.
-        multislice: what the run asks for, ``{auto: bool, recipe: {…}}``; None asks for nothing.
+        values: values that override the file's.
+        instrument: instrument file, searched for values that the interchange file lacks.
+        multislice: the request in the start document, ``{auto: bool, recipe: {…}}``; None: no request.
 
     Returns:
         The run's unique identifier.
 
     Raises:
-        ScanError: a value is missing or contradicts another; nothing is written then.
-        CatalogError: the server cannot read the file where it lies; the run then ends as failed.
+        ScanError: a value is missing or contradicts another; nothing is written.
+        CatalogError: the server cannot read the file; the run is then marked as failed.
     """
     scan = read_scan(path, values=values, instrument=instrument)
     dataset = scan.frames.source
     if not isinstance(dataset, h5py.Dataset):
         raise FramesError(
-            "Frames must lie in an HDF5 dataset to be registered.",
+            "Only frames in an HDF5 dataset can be registered.",
             got=f"{type(dataset).__name__} for {path}.",
             remedy="give an interchange file with frames.",
         )
-    # One batch holds all events, so that the run's table is written at once; the writer keeps nothing for later.
+    # A batch of all events, so that the writer writes the run's table at once.
     writer = TiledWriter(client, batch_size=dataset.shape[0])
     run = event_model.compose_run(metadata=_start(scan, path, multislice))
     writer("start", run.start_doc)
     _write_known_arrays(writer, run, scan)
     _write_events(writer, run, scan, dataset)
     try:
-        fetch_once(plain(client)[run.start_doc["uid"], "primary", _IMAGE], 0, 1)
+        fetch_once(plain_container(client)[run.start_doc["uid"], "primary", _IMAGE], 0, 1)
     except (httpx.HTTPError, KeyError) as error:
         writer("stop", run.compose_stop(exit_status="fail", reason="the server cannot read the frames"))
         raise CatalogError(
-            "The Tiled server must be able to read the frames where they lie.",
+            "The Tiled server must be able to read the frames at their path.",
             got=f"{type(error).__name__} for {path.resolve()}.",
-            remedy="put the file into the server's readable_storage, or add its folder to the server's configuration.",
+            remedy="move the file into the server's readable_storage, or add its folder to the server's configuration.",
         ) from error
     writer("stop", run.compose_stop())
     return run.start_doc["uid"]
@@ -89,7 +89,7 @@ def _start(scan: Scan, path: Path, multislice: Mapping[str, Any] | None) -> dict
         "sources": scan.sources,
         "warnings": list(scan.warnings),
     }
-    # A default of the file format is no measurement: without it, the flow asks the recipe or the instrument file.
+    # A default of the file format is not a measured value. If omitted, the resolver uses recipe or instrument file.
     if not scan.sources["regime"].startswith("absent"):
         document["detector_regime"] = geometry.detector.regime
     document |= geometry.values
@@ -145,7 +145,7 @@ def _write_events(writer: Callable[[str, Any], None], run: Any, scan: Scan, data
         parameters={"dataset": dataset.name, "chunk_shape": dataset.chunks or dataset.shape, "swmr": False},
     )
     writer("stream_resource", resource.stream_resource_doc)
-    # The writer registers frames when a second document completes its batch: a first frame, then the others.
+    # The writer registers frames when a second document completes its batch, so send one frame, then the others.
     for start, stop in ((0, 1), (1, rows)):
         if start < stop:
             indices = {"start": start, "stop": stop}
@@ -162,32 +162,32 @@ def _write_events(writer: Callable[[str, Any], None], run: Any, scan: Scan, data
 
 
 def _distance_m(scan: Scan, distance_m: NDArray) -> NDArray:
-    """Return the distance of every stored frame; those of flats say where the detector stood."""
+    """Return the distance of every stored frame. A flat's distance gives its detector position."""
     if scan.frames.detector_position_m is None:
         return distance_m
     focus_distance_m = scan.geometry.focus_distance_m
-    of_place = scan.frames.detector_position_m - (0.0 if focus_distance_m is None else focus_distance_m[-1])
-    return np.where(np.isnan(distance_m), of_place, distance_m)
+    from_position = scan.frames.detector_position_m - (0.0 if focus_distance_m is None else focus_distance_m[-1])
+    return np.where(np.isnan(distance_m), from_position, distance_m)
 
 
 def _columns(scan: Scan, rows: int) -> dict[str, tuple[str, NDArray]]:
-    """Return event data key → (unit, value a stored frame); NaN where a dark or a flat has none."""
+    """Return event data key → (unit, one value per stored frame); NaN for darks and flats without a value."""
     geometry, frames = scan.geometry, scan.frames
 
-    def spread(values: NDArray) -> NDArray:
+    def per_row(values: NDArray) -> NDArray:
         column = np.full(rows, np.nan)
         column[frames.rows] = values
         return column
 
-    columns = {"rotation_angle": ("deg", spread(np.degrees(geometry.angle_rad)))}
+    columns = {"rotation_angle": ("deg", per_row(np.degrees(geometry.angle_rad)))}
     if not scan.sources["positions"].startswith("absent"):
-        columns["sample_y"] = ("m", spread(-geometry.position_m[:, 0]))
-        columns["sample_x"] = ("m", spread(-geometry.position_m[:, 1]))
+        columns["sample_y"] = ("m", per_row(-geometry.position_m[:, 0]))
+        columns["sample_x"] = ("m", per_row(-geometry.position_m[:, 1]))
     if np.ptp(geometry.distance_m) > 0:
-        columns["detector_distance"] = ("m", _distance_m(scan, spread(geometry.distance_m)))
+        columns["detector_distance"] = ("m", _distance_m(scan, per_row(geometry.distance_m)))
     focus_distance_m = geometry.beam.focus_distance_m
     if isinstance(focus_distance_m, tuple):
-        columns["focus_distance"] = ("m", np.nan_to_num(spread(np.array(focus_distance_m)), nan=focus_distance_m[-1]))
+        columns["focus_distance"] = ("m", np.nan_to_num(per_row(np.array(focus_distance_m)), nan=focus_distance_m[-1]))
     if frames.views < rows:
         image_key = np.full(rows, 3)  # NXtomo: 3 is an invalid image
         for key, of in ((0, frames.rows), (1, frames.flat_rows), (2, frames.dark_rows)):

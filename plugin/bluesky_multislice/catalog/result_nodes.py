@@ -1,4 +1,4 @@
-"""Arrays of a result file as nodes in Tiled: registered where they lie, or uploaded where the server cannot see them.
+"""Arrays of a result file as nodes in Tiled: registered if the server can read the file, otherwise uploaded.
 
 Shapes: δ and β (z, y, x), probe (mode, y, x), positions (view, 2).
 """
@@ -30,7 +30,7 @@ _SLAB_BYTES = 32 * 2**20
 
 
 def register_array(parent: Container, file: h5py.File, name: str, metadata: dict[str, Any]) -> ArrayClient:
-    """Register one array of a result file where it lies.
+    """Register one array of a result file without copying it.
 
     Args:
         parent: the container of the result.
@@ -53,7 +53,7 @@ def register_array(parent: Container, file: h5py.File, name: str, metadata: dict
 
 
 def upload_array(parent: Container, file: h5py.File, name: str, metadata: dict[str, Any]) -> ArrayClient:
-    """Copy one array of a result file to the server, a slab along its first axis at a time."""
+    """Copy one array of a result file to the server in slabs along its first axis."""
     dataset = _dataset(file, name)
     row_bytes = max(1, dataset.nbytes // max(1, dataset.shape[0]))
     rows = int(min(dataset.shape[0], max(1, _SLAB_BYTES // row_bytes)))
@@ -66,7 +66,7 @@ def upload_array(parent: Container, file: h5py.File, name: str, metadata: dict[s
 
 
 def can_read(node: ArrayClient, file: h5py.File, name: str) -> bool:
-    """Say whether the server reads what it was told to register: compare the first row with the file's."""
+    """Return whether the server can read a registered array: compares its first row with the file's."""
     try:
         content = fetch_once(node, 0, 1).content
     except (httpx.HTTPError, KeyError):
@@ -78,8 +78,8 @@ def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
     dataset = file.get(name)
     if not isinstance(dataset, h5py.Dataset):
         raise CatalogError(
-            "A result file holds delta, beta, probe and positions.",
-            got=f"{file.filename} without /{name}.",
+            "A result file must contain delta, beta, probe and positions.",
+            got=f"no /{name} in {file.filename}.",
             remedy="publish the volume.h5 that the job wrote.",
         )
     return dataset

@@ -1,12 +1,12 @@
-"""One Bluesky run read through plain Tiled containers, whichever of the three layouts in use holds it.
+"""Reads a Bluesky run through plain Tiled containers, in any of three layouts.
 
-=======================  ======================================================================
-``run/primary``          bluesky-tiled-plugins 2: arrays beside a table ``internal``
-``run/streams/primary``  its first releases: the same one level lower
-``run/primary/data``     databroker on MongoDB: one array a data key, descriptors in the metadata
-=======================  ======================================================================
+=======================  ========================================================================
+``run/primary``          bluesky-tiled-plugins 2: arrays and a table ``internal``
+``run/streams/primary``  first releases of bluesky-tiled-plugins: the same, one level deeper
+``run/primary/data``     databroker on MongoDB: one array per data key, descriptors in the metadata
+=======================  ========================================================================
 
-Special clients (bluesky-tiled-plugins, databroker 2) present these differently by version; containers do not.
+Plain containers are used because the special clients (bluesky-tiled-plugins, databroker 2) differ between versions.
 """
 
 from collections.abc import Iterator, Mapping
@@ -50,23 +50,23 @@ class EventStream:
         for part in self.parts.values():
             if isinstance(part, DataFrameClient):
                 events = part.read()
-                if "seq_num" in events:  # A retried append can leave a row twice.
+                if "seq_num" in events:  # A repeated append can duplicate a row.
                     events = events.drop_duplicates("seq_num").sort_values("seq_num")
                 columns |= {name: events[name].to_numpy() for name in events.columns}
         return columns
 
     @property
     def events(self) -> int:
-        """Number of events in the stream's table; 0 where it has none (all its data are external)."""
+        """Number of events in the stream's table; 0 if there is no table because all data are external."""
         return max((len(column) for column in self._columns.values()), default=0)
 
     def array(self, key: str) -> ArrayClient | None:
-        """Return the array of a data key, None where it is no array."""
+        """Return the array of a data key; None if the key has no array."""
         part = self.parts.get(key)
         return part if isinstance(part, ArrayClient) else None
 
     def read(self, key: str) -> NDArray | None:
-        """Return all values (event, …) of a data key, None where the stream has none."""
+        """Return all values (event, …) of a data key; None if the stream has none."""
         array = self.array(key)
         if array is not None:
             return fetch_rows(array, 0, array.shape[0], tuple(n for n in array.shape[1:] if n != 1))
@@ -80,7 +80,7 @@ class RunDocuments:
     Attributes:
         uid: the run's unique identifier.
         start: the start document.
-        stop: the stop document, empty while the run goes on.
+        stop: the stop document; empty while the run is in progress.
         node: the run's container.
     """
 
@@ -103,29 +103,29 @@ def find_run(client: Container, run_uid: str) -> RunDocuments:
         run_uid: the run's unique identifier.
 
     Raises:
-        CatalogError: there is no such run, or the server did not answer.
+        CatalogError: the run does not exist, or the server did not answer.
     """
     try:
-        node = client if "start" in client.metadata else plain(client)[run_uid]
+        node = client if "start" in client.metadata else plain_container(client)[run_uid]
     except (KeyError, httpx.HTTPError, httpx.InvalidURL) as error:
         raise CatalogError(
             "The run must be in the catalogue.",
             got=f"no run {run_uid!r} in {client.uri}: {type(error).__name__}.",
-            remedy="check the uid, the catalogue's address and the key's right to read it.",
+            remedy="check the uid, the catalogue's address, and the read permission of the API key.",
         ) from error
     metadata: dict[str, Any] = dict(node.metadata)
     start = metadata.get("start")
     if not isinstance(node, Container) or not start or not str(start["uid"]).startswith(run_uid):
         raise CatalogError(
-            "The node must be the Bluesky run that was asked for.",
+            "The node must be the requested Bluesky run.",
             got=f"{node.uri} for run {run_uid}.",
-            remedy="give the catalogue that holds the runs, and the run's uid.",
+            remedy="give the address of the catalogue of runs, and the run's uid.",
         )
-    return RunDocuments(start["uid"], dict(start), dict(metadata.get("stop") or {}), plain(node))
+    return RunDocuments(start["uid"], dict(start), dict(metadata.get("stop") or {}), plain_container(node))
 
 
 def require_success(run: RunDocuments) -> None:
-    """Refuse a run that has not ended well.
+    """Raise an error unless the run ended with success.
 
     Raises:
         ScanError: the run is unfinished, aborted or failed.
@@ -135,14 +135,14 @@ def require_success(run: RunDocuments) -> None:
         return
     reason = f": {run.stop['reason']}" if run.stop.get("reason") else ""
     raise ScanError(
-        "Only a run that ended with success is reconstructed.",
+        "Only a run that ended with success can be reconstructed.",
         got=f"run {run.uid} that " + (f"ended with {status}{reason}." if status else "has no stop document yet."),
-        remedy="repeat the scan; a run that still goes on is taken when it stops.",
+        remedy="repeat the scan; if the run is still in progress, wait until it stops.",
     )
 
 
-def plain(node: Container) -> Container:
-    """Return a container without the special clients, so that every version shows the same tree."""
+def plain_container(node: Container) -> Container:
+    """Return a container without special clients, so that the tree does not depend on their version."""
     return Container(
         node.context,
         item=node.item,
@@ -157,9 +157,9 @@ def _stream_nodes(run: Container) -> Iterator[tuple[str, Container]]:
             continue
         is_stream = any(spec.name == "BlueskyEventStream" for spec in node.specs)
         if name == "streams" and not is_stream:
-            yield from _stream_nodes(plain(node))
+            yield from _stream_nodes(plain_container(node))
         else:
-            yield name, plain(node)
+            yield name, plain_container(node)
 
 
 def _stream(node: Container) -> EventStream:
@@ -167,7 +167,7 @@ def _stream(node: Container) -> EventStream:
     descriptor = metadata if "data_keys" in metadata else next(iter(metadata.get("descriptors") or []), {})
     data = node["data"] if "data_keys" not in metadata and "data" in node else node
     return EventStream(
-        plain(data) if isinstance(data, Container) else node,
+        plain_container(data) if isinstance(data, Container) else node,
         descriptor.get("data_keys", {}),
         descriptor.get("configuration", {}),
     )

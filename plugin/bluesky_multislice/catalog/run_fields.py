@@ -1,4 +1,4 @@
-"""Values of a scan looked up in a run: recipe, events, start document, instrument file. Each keeps its source."""
+"""Looks up the values of a scan in recipe, events, start document and instrument file; records each value's source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,18 +52,18 @@ EVENT_FIELDS: dict[str, tuple[str, str]] = {
     "focus_distance": ("focus_distance_key", "focus_distance"),
     "exposure": ("exposure_key", "exposure_time"),
 }
-"""Field → key of the start document that names the data key in the events, and the data key where it does not."""
+"""Field → key of the start document that names the data key in the events, and the default data key."""
 
 
 @dataclass
 class RunLookup:
-    """Looks values of one run up.
+    """Looks up values of one run.
 
     Attributes:
         run: the run.
         values: the recipe's values.
-        instrument: the instrument file, None where there is none.
-        sources: field → where its value came from; filled by every successful look-up.
+        instrument: the instrument file; None if there is none.
+        sources: field → source of its value; every successful look-up adds an entry.
     """
 
     run: RunDocuments
@@ -72,20 +72,20 @@ class RunLookup:
     sources: dict[str, str] = field(default_factory=dict)
 
     def find(self, name: str) -> Any | None:
-        """Return a value in the unit of ``scan_fields`` (a word, a number or an array), None where no place has it.
+        """Return a value (text, number or array) in the unit of ``scan_fields``; None if it is not found.
 
         Raises:
-            ScanError: a place holds something that is no such value.
+            ScanError: a value was found and is not of the right kind.
         """
-        for look in (self._in_recipe, self._in_events, self._in_start, self._in_instrument):
-            source, value, factor = look(name)
+        for search in (self._in_recipe, self._in_events, self._in_start, self._in_instrument):
+            source, value, factor = search(name)
             if value is not None:
                 self.sources[name] = source + self._origin(name, source)
                 return value if scan_fields()[name] is None else self._numbers(name, value) * factor
         return None
 
     def in_stream(self, name: str, stream: str) -> NDArray[np.float64] | None:
-        """Return the numbers of a field in the events of a stream, or in its configuration, None where it has none."""
+        """Return the numbers of a field in the events of a stream or in its configuration; None if not found."""
         found, place = self.run.streams[stream], None if self.instrument is None else self.instrument.fields.get(name)
         value, factor = None, 1.0
         if name in EVENT_FIELDS:
@@ -95,56 +95,56 @@ class RunLookup:
         return None if value is None else np.ravel(np.asarray(value, np.float64) * factor)
 
     def require(self, name: str) -> Any:
-        """Like ``find``, but a missing value is an error that names every place looked in."""
+        """Like ``find``, but raise a ScanError that lists all searched places if the value is missing."""
         value = self.find(name)
         if value is None:
             raise self.missing(name)
         return value
 
     def missing(self, name: str) -> ScanError:
-        """Return the error of a field that no place has."""
+        """Return the error for a field that was not found."""
         unit = scan_fields()[name]
         return ScanError(
             f"A scan needs {name.replace('_', ' ')}.",
-            got=f"run {self.run.uid} without it; looked in {', '.join(self.places(name))}.",
+            got=f"run {self.run.uid} without it; searched {', '.join(self.places(name))}.",
             remedy=self._remedy(name, "" if unit is None else f" ({unit})"),
         )
 
     def places(self, name: str) -> list[str]:
-        """Return every place where a field is looked for, in order."""
-        looked = []
+        """Return all places that are searched for a field, in order."""
+        searched = []
         if name in technique_fields():
-            looked += [f"recipe scan.values.{name}", f"start:{name}"]
+            searched += [f"recipe scan.values.{name}", f"start:{name}"]
         if name in RECIPE_FIELDS:
-            looked.append(f"recipe scan.{RECIPE_FIELDS[name][0]}")
+            searched.append(f"recipe scan.{RECIPE_FIELDS[name][0]}")
         if name in EVENT_FIELDS:
-            looked.append(f"event data key primary:{self._event_key(name)}")
+            searched.append(f"event data key primary:{self._event_key(name)}")
         if name in START_FIELDS:
-            looked.append(f"start:{START_FIELDS[name][0]}")
+            searched.append(f"start:{START_FIELDS[name][0]}")
         if self.instrument is None:
-            return [*looked, "instrument file (none given)"]
+            return [*searched, "instrument file (none given)"]
         place = self.instrument.fields.get(name)
-        where = f"no field {name}" if place is None else place.path or "value"
-        return [*looked, f"instrument file {self.instrument.name} ({where})"]
+        detail = f"no field {name}" if place is None else place.path or "value"
+        return [*searched, f"instrument file {self.instrument.name} ({detail})"]
 
     def _origin(self, name: str, source: str) -> str:
-        """Return where a run made from a file says that the file had the value."""
+        """Return the value's source in the interchange file, for a run that was ingested from one."""
         origins = self.run.start.get("sources", {})
         origin = origins.get("positions" if name.startswith("position") else name)
         return f", from {origin}" if origin and source.startswith(("start:", "primary:")) else ""
 
     def _remedy(self, name: str, unit: str) -> str:
-        ways = []
+        remedies = []
         if name in technique_fields():
-            ways.append(f"record {name} in the start document, or give it in the recipe's [scan.values] table")
+            remedies.append(f"record {name} in the start document, or set it in the recipe's [scan.values] table")
         if name in START_FIELDS:
-            ways.append(f"record {START_FIELDS[name][0]} in the start document")
+            remedies.append(f"record {START_FIELDS[name][0]} in the start document")
         elif name in EVENT_FIELDS:
-            ways.append(f"record {EVENT_FIELDS[name][1]} in the events")
+            remedies.append(f"record {EVENT_FIELDS[name][1]} in the events")
         if name in RECIPE_FIELDS:
-            ways.append(f"give {RECIPE_FIELDS[name][0]} in the recipe's [scan] table")
-        ways.append(f"give the place or the value of {name}{unit} in an instrument file")
-        return ", or ".join(ways) + "."
+            remedies.append(f"set {RECIPE_FIELDS[name][0]} in the recipe's [scan] table")
+        remedies.append(f"give the path or the value of {name}{unit} in an instrument file")
+        return ", or ".join(remedies) + "."
 
     def _event_key(self, name: str) -> str:
         key, default = EVENT_FIELDS[name]
@@ -176,17 +176,17 @@ class RunLookup:
         return f"instrument file {self.instrument.name}: {source}", value, factor
 
     def _at_path(self, name: str, place: FieldPlace, path: str) -> tuple[str, Any, float]:
-        room, _, key = path.partition(":")
-        if room == "start":
-            value = _dig(self.run.start, key)
+        container, _, key = path.partition(":")
+        if container == "start":
+            value = _nested_value(self.run.start, key)
             return path, value, 1.0 if value is None else self._factor(name, place.unit, path)
-        if room == "configuration":
+        if container == "configuration":
             return self._in_configuration(name, place, key, list(self.run.streams.values()))
         if name in ("darks", "flats"):
             return path, path, 1.0
         if scan_fields()[name] is None and name == "frames":
-            return path, key if room == "primary" else None, 1.0
-        return self._in_stream(room, key, name, place.unit)
+            return path, key if container == "primary" else None, 1.0
+        return self._in_stream(container, key, name, place.unit)
 
     def _in_stream(self, stream: str, key: str, name: str, unit: str | None) -> tuple[str, Any, float]:
         path, found = f"{stream}:{key}", self.run.streams.get(stream)
@@ -201,26 +201,26 @@ class RunLookup:
     ) -> tuple[str, Any, float]:
         device, _, signal = key.partition(".")
         for stream in streams:
-            held = stream.configuration.get(device, {})
+            configuration = stream.configuration.get(device, {})
             for candidate in (signal, f"{device}-{signal}", f"{device}_{signal}"):
-                if candidate in held.get("data", {}):
-                    declared = held.get("data_keys", {}).get(candidate, {}).get("units")
+                if candidate in configuration.get("data", {}):
+                    declared = configuration.get("data_keys", {}).get(candidate, {}).get("units")
                     path = f"configuration:{device}.{candidate}"
-                    return path, held["data"][candidate], self._factor(name, place.unit or declared, path)
+                    return path, configuration["data"][candidate], self._factor(name, place.unit or declared, path)
         return f"configuration:{key}", None, 1.0
 
     def _factor(self, name: str, unit: str | None, path: str) -> float:
         """Return the factor from ``unit`` to the field's unit."""
-        to = scan_fields()[name]
-        if to is None:
+        field_unit = scan_fields()[name]
+        if field_unit is None:
             return 1.0
         if not unit:
             raise ScanError(
                 "A number needs a unit.",
-                got=f"{name.replace('_', ' ')} at {path} without one.",
-                remedy=f"give its unit in the instrument file, such as {to}, or units in the device's describe().",
+                got=f"{name.replace('_', ' ')} at {path} without a unit.",
+                remedy=f"give its unit in the instrument file, such as {field_unit}, or in the device's describe().",
             )
-        return convert(1.0, unit, to)
+        return convert(1.0, unit, field_unit)
 
     def _numbers(self, name: str, value: Any) -> NDArray[np.float64]:
         try:
@@ -229,11 +229,11 @@ class RunLookup:
             raise ScanError(
                 f"The {name.replace('_', ' ')} must be a number.",
                 got=f"{value!r} from {self.sources[name]}.",
-                remedy="correct it there, or give it in the recipe's [scan] table.",
+                remedy="correct it there, or set it in the recipe's [scan] table.",
             ) from error
 
 
-def _dig(document: Mapping[str, Any], path: str) -> Any | None:
+def _nested_value(document: Mapping[str, Any], path: str) -> Any | None:
     found: Any = document
     for key in path.split("."):
         if not isinstance(found, Mapping) or key not in found:

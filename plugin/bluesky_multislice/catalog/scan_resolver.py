@@ -1,33 +1,33 @@
-"""From a Bluesky run in Tiled to a scan: geometry and frames, each value with its source.
+"""Converts a Bluesky run in Tiled into a scan: geometry and frames, each value with its source.
 
-Metadata contract. The start document may hold
+Metadata contract: the start document may contain
 
 ============================  ===============================================================================
-``technique``                 ``ptychography``, ``holography``, ``microscopy`` or one that a package offers
+``technique``                 ``ptychography``, ``holography``, ``microscopy`` or one from an installed package
 ``energy_ev``                 photon energy, eV
 ``detector_distance_m``       rotation axis to detector, m
-``detector_pixel_size_m``     pitch of the stored frames after orientation, m: ``[y, x]`` or one number
-``detector_regime``           ``far_field`` or ``near_field``; absent, a focus and most techniques imply
-                              ``near_field``
-``numerical_aperture``        and other ``fields`` that only one technique has, under their own names, SI units
-``focus_distance_m``          focus to rotation axis, m; absent is a parallel beam
-``source_size_m``             σ of the spot in the focus of a cone beam, m; absent is 0
-``divergence_rad``            σ of the directions of a parallel beam, rad; absent is 0
-``detector_orientation``      one of the eight of ``frames.Orientation``; absent is ``as_is``
-``detector_saturation``       stored value from which a pixel is saturated; absent is the integer type's largest
-``detector_image``            data key of the frames; absent is the only image of the primary stream
-``rotation_angle_deg``        angle of a run that does not turn the sample, degrees
-``angle_key``                 data key of the angle in the events; absent is ``rotation_angle``
-``position_x_key``, ``_y_``   data keys of the **sample's** translation (CXI's sense); absent ``sample_x``, ``sample_y``
-``distance_key``              data key of a distance for each view; absent is ``detector_distance``
-``focus_distance_key``        data key of a focus distance for each view; absent is ``focus_distance``
+``detector_pixel_size_m``     pitch of the frames after orientation, m: ``[y, x]`` or one number
+``detector_regime``           ``far_field`` or ``near_field``; default ``near_field`` if a focus or the technique
+                              implies it
+``numerical_aperture``        and other ``fields`` of a single technique, by their names, SI units
+``focus_distance_m``          focus to rotation axis, m; default: parallel beam
+``source_size_m``             σ of the focal spot of a cone beam, m; default 0
+``divergence_rad``            σ of the beam directions of a parallel beam, rad; default 0
+``detector_orientation``      one of the eight values of ``frames.Orientation``; default ``as_is``
+``detector_saturation``       smallest stored value of a saturated pixel; default: maximum of the integer type
+``detector_image``            data key of the frames; default: the only image of the primary stream
+``rotation_angle_deg``        angle of a run that does not rotate the sample, degrees
+``angle_key``                 data key of the angle in the events; default ``rotation_angle``
+``position_x_key``, ``_y_``   data keys of the **sample** translation (CXI's sign); default ``sample_x``, ``sample_y``
+``distance_key``              data key of the distance of each view; default ``detector_distance``
+``focus_distance_key``        data key of the focus distance of each view; default ``focus_distance``
 ``multislice``                ``{auto: bool, recipe: {…}}``
 ============================  ===============================================================================
 
-Events may hold ``image_key`` (NXtomo: 0 frame, 1 flat, 2 dark); where else darks and flats may be says
-``calibration_frames``. A stream ``static`` of one event may hold
-``detector_mask`` (y, x; CXI bits, 0 is good) and ``probe`` (mode, y, x). Units of events come from the descriptor.
-Whatever is missing is looked for in the instrument file; the recipe overrules everything.
+Events may contain ``image_key`` (NXtomo: 0 frame, 1 flat, 2 dark); ``calibration_frames`` describes other places for
+darks and flats. A stream ``static`` with one event may contain ``detector_mask`` (y, x; CXI bits, 0 is good) and
+``probe`` (mode, y, x). The units of events come from the descriptor. Missing values are searched in the instrument
+file. The recipe overrides all other sources.
 """
 
 from dataclasses import dataclass
@@ -62,11 +62,11 @@ from bluesky_multislice.units import wavelength_m_from_energy
 
 @dataclass(frozen=True, eq=False)
 class ResolvedScan:
-    """A run as a scan.
+    """A run, converted into a scan.
 
     Attributes:
         scan: geometry, frames and sources.
-        files: the detector's HDF5 files where this machine sees them, to link instead of copy; else None.
+        files: the detector's HDF5 files, to link instead of copy; None if this machine cannot access them.
         run_uid: the run's full unique identifier.
         start: the run's start document.
     """
@@ -80,16 +80,16 @@ class ResolvedScan:
 def resolve_scan(
     client: Container, run_uid: str, *, values: ScanValues | None = None, instrument: Instrument | None = None
 ) -> ResolvedScan:
-    """Return a finished run as a scan.
+    """Convert a finished run into a scan.
 
     Args:
         client: a Tiled container of runs, a catalogue of bluesky-tiled-plugins or databroker 2, or the run itself.
         run_uid: the run's unique identifier.
-        values: the recipe's ``[scan]`` table, which overrules the run.
-        instrument: where else to look for values.
+        values: the recipe's ``[scan]`` table, which overrides the run.
+        instrument: instrument file, searched for values that the run lacks.
 
     Raises:
-        CatalogError: there is no such run.
+        CatalogError: the run does not exist.
         ScanError: the run did not succeed, or a value is missing or contradicts another.
         FramesError: frames are missing, fewer than the events, or unreadable.
     """
@@ -106,7 +106,7 @@ def resolve_scan(
 
 
 def _geometry(lookup: RunLookup, frames: Frames, key: NDArray[np.int_], warnings: list[str]) -> ScanGeometry:
-    technique = find_technique(_word(lookup, "technique", tuple(techniques())))
+    technique = find_technique(_choice(lookup, "technique", tuple(techniques())))
     focus = lookup.find("focus_distance")
     if focus is None:
         lookup.sources["focus_distance"] = "absent: parallel beam"
@@ -115,16 +115,18 @@ def _geometry(lookup: RunLookup, frames: Frames, key: NDArray[np.int_], warnings
     beam = Beam(
         wavelength_m_from_energy(_energy_ev(lookup)),
         None if focus is None else _focus_distance_m(lookup, focus, key),
-        *(0.0 if found is None else _one(lookup, name, found) for name, found in blurs.items()),
+        *(0.0 if found is None else _single_number(lookup, name, found) for name, found in blurs.items()),
     )
     return ScanGeometry(
         technique=technique.name,
         beam=beam,
         detector=Detector(frames.shape, _pixel_size_m(lookup), regime, imaged=technique.imaged),
-        distance_m=_by_view(lookup, "distance", lookup.require("distance"), key),
-        angle_rad=_by_view(lookup, "angle", lookup.require("angle"), key),
+        distance_m=_per_view(lookup, "distance", lookup.require("distance"), key),
+        angle_rad=_per_view(lookup, "angle", lookup.require("angle"), key),
         position_m=_position_m(lookup, technique, key),
-        values={field.name: _one(lookup, field.name, lookup.require(field.name)) for field in technique.fields},
+        values={
+            field.name: _single_number(lookup, field.name, lookup.require(field.name)) for field in technique.fields
+        },
     )
 
 
@@ -142,8 +144,8 @@ def _frames(
         sources = [source, *(other.source for other in others)]
         source = JoinedFrames(sources)
         linked = [part for part in (files, *(other.files for other in others)) if part is not None]
-        alike = len(linked) == len(sources) and len({part.dtype for part in sources}) == 1
-        files = tuple(file for part in linked for file in part) if alike else None
+        can_link = len(linked) == len(sources) and len({part.dtype for part in sources}) == 1
+        files = tuple(file for part in linked for file in part) if can_link else None
     check_exposures(rows.exposure_s, rows.image_key)
     frames = Frames(
         source,
@@ -157,7 +159,7 @@ def _frames(
         detector_position_m=rows.detector_position_m,
     )
     if (frames.dark_rows or frames.flat_rows) and (dead := frames.dead_pixels()):
-        warnings.append(f"{dead} pixels without light in a flat, or of no number in a dark, are left out")
+        warnings.append(f"{dead} pixels are ignored: zero in a flat, or not a number in a dark")
     return frames, files
 
 
@@ -169,7 +171,7 @@ def _events(run: RunDocuments) -> int:
         raise ScanError(
             "A scan needs events in its primary stream.",
             got=f"run {run.uid} with the streams {sorted(run.streams) or 'none'} and {events} events.",
-            remedy="take the scan with a plan that reads the detector and the motors in the stream primary.",
+            remedy="take the scan with a plan that reads detector and motors into the primary stream.",
         )
     return events
 
@@ -180,7 +182,7 @@ def _image_key(run: RunDocuments, events: int) -> NDArray[np.int_]:
     if len(key) != events or not (key == 0).any():
         raise ScanError(
             "Every event needs an image_key, and at least one must be 0 (a frame).",
-            got=f"{len(key)} of them for {events} events, {int((key == 0).sum())} zero.",
+            got=f"{len(key)} values for {events} events, {int((key == 0).sum())} of them zero.",
             remedy="record image_key with every event: 0 frame, 1 flat, 2 dark.",
         )
     return key
@@ -193,10 +195,10 @@ def _frames_key(lookup: RunLookup) -> str:
         images = [key for key in primary.parts if (array := primary.array(key)) is not None and array.ndim >= 3]
         if len(images) != 1:
             raise ScanError(
-                "A scan needs to know which data key holds its frames.",
-                got=f"{len(images)} images in the primary stream ({', '.join(images) or 'none'}); looked in "
+                "The data key of the frames must be known.",
+                got=f"{len(images)} images in the primary stream ({', '.join(images) or 'none'}); searched "
                 f"{', '.join(lookup.places('frames'))}.",
-                remedy="name it as detector_image in the start document, or as frames in the instrument file.",
+                remedy="give it as detector_image in the start document, or as frames in the instrument file.",
             )
         name, lookup.sources["frames"] = images[0], f"primary:{images[0]}, its only image"
     return str(name)
@@ -208,7 +210,7 @@ def _frames_array(lookup: RunLookup, name: str) -> ArrayClient:
     if node is None:
         raise ScanError(
             "The data key of the frames must be an array of the primary stream.",
-            got=f"{name!r} from {lookup.sources['frames']}; the stream holds {', '.join(sorted(primary.parts))}.",
+            got=f"{name!r} from {lookup.sources['frames']}; the stream contains {', '.join(sorted(primary.parts))}.",
             remedy="correct detector_image in the start document, or frames in the instrument file.",
         )
     return node
@@ -235,31 +237,31 @@ def _probe(run: RunDocuments, lookup: RunLookup) -> NDArray[np.complex64] | None
     return None if found is None else np.asarray(found, np.complex64).reshape(-1, *found.shape[-2:])
 
 
-def _word(lookup: RunLookup, name: str, allowed: tuple[str, ...]) -> Any:
-    word = lookup.require(name)
-    if word not in allowed:
+def _choice(lookup: RunLookup, name: str, allowed: tuple[str, ...]) -> Any:
+    value = lookup.require(name)
+    if value not in allowed:
         raise ScanError(
             f"The {name} must be {' or '.join(allowed)}.",
-            got=f"{word!r} from {lookup.sources[name]}.",
-            remedy=f"correct it there, or give {name} in the recipe's [scan] table.",
+            got=f"{value!r} from {lookup.sources[name]}.",
+            remedy=f"correct it there, or set {name} in the recipe's [scan] table.",
         )
-    return word
+    return value
 
 
 def _orientation(lookup: RunLookup) -> Orientation:
     if lookup.find("orientation") is None:
         lookup.sources["orientation"] = "absent: as_is by the metadata contract"
         return "as_is"
-    return _word(lookup, "orientation", get_args(Orientation))
+    return _choice(lookup, "orientation", get_args(Orientation))
 
 
 def _regime(lookup: RunLookup, technique: Technique, focused: bool, warnings: list[str]) -> Any:
     implied = "near_field" if focused else technique.regime
     if lookup.find("regime") is None and implied is not None:
         lookup.sources["regime"] = "implied by " + ("focus_distance" if focused else technique.name)
-        warnings.append(f"regime is not recorded; taken as {implied}, {lookup.sources['regime']}")
+        warnings.append(f"regime is not recorded; {implied} is assumed, {lookup.sources['regime']}")
         return implied
-    return _word(lookup, "regime", get_args(Regime))
+    return _choice(lookup, "regime", get_args(Regime))
 
 
 def _energy_ev(lookup: RunLookup) -> float:
@@ -269,7 +271,7 @@ def _energy_ev(lookup: RunLookup) -> float:
         raise ScanError(
             "The photon energy must be positive, finite and constant during a scan.",
             got=f"{np.min(energy)} to {np.max(energy)} eV from {lookup.sources['energy']}.",
-            remedy="correct it there, or give energy_ev in the recipe's [scan] table.",
+            remedy="correct it there, or set energy_ev in the recipe's [scan] table.",
         )
     check_energy(value, source=lookup.sources["energy"])
     return value
@@ -281,9 +283,9 @@ def _pixel_size_m(lookup: RunLookup) -> tuple[float, float]:
         pitch = pitch[:1]
     if len(pitch) not in (1, 2):
         raise ScanError(
-            "The detector pixel size is one number, or two (y, x).",
+            "The detector pixel size must be one number, or two (y, x).",
             got=f"{pitch.tolist()} from {lookup.sources['pixel_size']}.",
-            remedy="correct it there, or give pixel_size_um in the recipe's [scan] table.",
+            remedy="correct it there, or set pixel_size_um in the recipe's [scan] table.",
         )
     return float(pitch[0]), float(pitch[-1])
 
@@ -291,23 +293,23 @@ def _pixel_size_m(lookup: RunLookup) -> tuple[float, float]:
 def _focus_distance_m(
     lookup: RunLookup, found: NDArray[np.float64], key: NDArray[np.int_]
 ) -> float | tuple[float, ...]:
-    """Return one distance, or one a view where the sample was moved along the beam."""
-    by_view = _by_view(lookup, "focus_distance", found, key)
-    return tuple(by_view.tolist()) if np.ptp(by_view) > 0 else float(by_view[0])
+    """Return one distance, or one per view if the sample was moved along the beam."""
+    per_view = _per_view(lookup, "focus_distance", found, key)
+    return tuple(per_view.tolist()) if np.ptp(per_view) > 0 else float(per_view[0])
 
 
-def _one(lookup: RunLookup, name: str, found: NDArray[np.float64]) -> float:
+def _single_number(lookup: RunLookup, name: str, found: NDArray[np.float64]) -> float:
     if np.ptp(found) > 1e-3 * np.abs(found).max():
         raise ScanError(
             f"The {name.replace('_', ' ')} must not change during a scan.",
             got=f"{np.min(found)} to {np.max(found)} from {lookup.sources[name]}.",
-            remedy=f"give {name} in the recipe's [scan] table.",
+            remedy=f"set {name} in the recipe's [scan] table.",
         )
     return float(np.mean(found))
 
 
 def _position_m(lookup: RunLookup, technique: Technique, key: NDArray[np.int_]) -> NDArray[np.float64]:
-    """Return (view, 2) the probe's position on the sample, (y, x): the negative of the sample's translation."""
+    """Return the probe positions on the sample (view, 2), (y, x), m: the negative of the sample translation."""
     columns = []
     for name in ("position_y", "position_x"):
         found = lookup.find(name)
@@ -315,12 +317,12 @@ def _position_m(lookup: RunLookup, technique: Technique, key: NDArray[np.int_]) 
             raise lookup.missing(name)
         if found is None:
             found, lookup.sources[name] = np.zeros(()), "absent: the rotation axis"
-        columns.append(-_by_view(lookup, name, found, key))
+        columns.append(-_per_view(lookup, name, found, key))
     return np.stack(columns, axis=1)
 
 
-def _by_view(lookup: RunLookup, name: str, found: NDArray[np.float64], key: NDArray[np.int_]) -> NDArray[np.float64]:
-    """Spread one value over all views, or pick the views' rows from one value an event."""
+def _per_view(lookup: RunLookup, name: str, found: NDArray[np.float64], key: NDArray[np.int_]) -> NDArray[np.float64]:
+    """Return one value per view, from a single value or from one value per event."""
     found, source = np.ravel(found), lookup.sources[name]
     if "baseline:" in source:
         found = found[:1]
@@ -329,7 +331,7 @@ def _by_view(lookup: RunLookup, name: str, found: NDArray[np.float64], key: NDAr
     if len(found) == len(key):
         return found[key == 0]
     raise ScanError(
-        f"Every event needs one {name.replace('_', ' ')}.",
+        f"Every event needs one value of {name.replace('_', ' ')}.",
         got=f"{len(found)} values from {source} for {len(key)} events.",
         remedy="record it with every event, or once for the whole run.",
     )

@@ -1,8 +1,8 @@
-"""Rows of an array read over HTTP, correct whichever shape the catalogue declares for them.
+"""Reads rows of an array over HTTP, correctly even if the catalogue declares a wrong shape.
 
-Frames are often declared (row, 1, y, x) while the detector's file holds (row, y, x): slicing the client on more than
-the first axis, or by its chunks, then silently returns something else. Asking for whole rows and shaping the bytes
-is right in both cases.
+Frames are often declared (row, 1, y, x) although the detector's file contains (row, y, x). Tiled's array client then
+silently returns wrong data if it slices more than the first axis or reads chunks. Requests for whole rows, whose bytes
+are reshaped here, are correct in both cases.
 """
 
 from urllib.parse import parse_qs, urlparse
@@ -24,7 +24,7 @@ def fetch_rows(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, .
     Args:
         node: the array.
         start: first row.
-        stop: row after the last.
+        stop: index after the last row.
         row_shape: shape of a row.
 
     Returns:
@@ -48,20 +48,20 @@ def _fetch_slab(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, 
     values = np.frombuffer(content, node.dtype)
     if values.size != (stop - start) * int(np.prod(row_shape, dtype=np.int64)):
         raise FramesError(
-            "The server must hold every row that the catalogue declares.",
-            got=f"{values.size} values for rows {start} to {stop} of {row_shape} in {node.uri}.",
-            remedy="the detector's file is shorter than the catalogue says: check it.",
+            "The server must have every row that the catalogue declares.",
+            got=f"{values.size} values for rows {start} to {stop} of shape {row_shape} in {node.uri}.",
+            remedy="check the detector's file: it is shorter than the catalogue declares.",
         )
     return values.reshape(stop - start, *row_shape)
 
 
 def fetch_once(node: ArrayClient, start: int, stop: int) -> httpx.Response:
-    """Ask once, without retries, for rows of an array.
+    """Request rows of an array once, without retries.
 
     Raises:
         httpx.HTTPError: the server cannot read them.
     """
-    # A server that fails on the request drops the connection: the next request must not find it in the pool.
+    # A server that fails on the request drops the connection, so the next request must not reuse it.
     return _get(node, start, stop, Connection="close")
 
 

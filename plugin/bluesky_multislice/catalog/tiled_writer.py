@@ -1,8 +1,7 @@
 """Reconstructions in Tiled: ``reconstructions/<run uid>/<UTC time>-<recipe digest>/``.
 
-A node is written once and never changed. Its metadata's ``status`` is ``writing`` until everything stands there, then
-``complete``; a reader that sees ``complete`` sees all of it. Whatever fails in between leaves ``failed``, or
-``writing`` where the server is gone.
+A node is written once and never changed. The ``status`` in its metadata is ``writing`` until all data are written, then
+``complete``. After an error it is ``failed``, or stays ``writing`` if the server does not answer.
 """
 
 from contextlib import suppress
@@ -18,7 +17,7 @@ from tiled.client.container import Container
 from tiled.client.utils import ClientError
 
 from bluesky_multislice.catalog.result_nodes import DIMENSIONS, can_read, register_array, upload_array
-from bluesky_multislice.catalog.run_documents import plain
+from bluesky_multislice.catalog.run_documents import plain_container
 from bluesky_multislice.errors import CatalogError
 from bluesky_multislice.files import preview
 
@@ -33,10 +32,10 @@ class PublishedReconstruction:
     """A reconstruction in Tiled.
 
     Attributes:
-        path: its path below the client that was searched.
-        status: ``complete``; ``writing`` and ``failed`` are no results.
+        path: path relative to the searched client.
+        status: ``complete``, or ``writing`` or ``failed``, which are not results.
         recipe_digest: digest of its recipe.
-        job_folder: folder of the job that made it; empty where none did.
+        job_folder: folder of the job that made it; empty if there was none.
     """
 
     path: str
@@ -46,7 +45,7 @@ class PublishedReconstruction:
 
     @property
     def complete(self) -> bool:
-        """Whether all of it is there."""
+        """Whether all data were written."""
         return self.status == "complete"
 
 
@@ -62,18 +61,18 @@ def publish(
     """Publish a result file as a new reconstruction of a run.
 
     Args:
-        client: the Tiled container that holds the runs.
-        result: the result file; it is registered where it lies if the server can read it there, else uploaded.
+        client: the Tiled container with the runs.
+        result: the result file; it is registered if the server can read it, otherwise uploaded.
         run_uid: the run's unique identifier.
         recipe_digest: digest of the recipe.
-        provenance: what made the volume; its ``figures`` (with ``model``) are shown beside it.
+        provenance: provenance of the volume; its ``figures`` (with ``model``) are also stored as metadata.
         start: the run's start document.
 
     Returns:
-        Path of the new node below ``client``.
+        Path of the new node relative to ``client``.
 
     Raises:
-        CatalogError: the server refused, or the result file is incomplete; nothing looks complete then.
+        CatalogError: the server refused a request, or the result file is incomplete; the node is not ``complete``.
     """
     key = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{recipe_digest}"
     try:
@@ -83,14 +82,16 @@ def publish(
             former = [each.path for each in found if each.complete]
             metadata |= {"reran": former[-1]} if former else {}
             tags = _access_tags(client, run_uid)
-            home = _container(_container(plain(client), ROOT, tags), run_uid, tags)
-            node = plain(home.create_container(key, metadata=metadata | {"status": "writing"}, access_tags=tags))
+            folder = _container(_container(plain_container(client), ROOT, tags), run_uid, tags)
+            node = plain_container(
+                folder.create_container(key, metadata=metadata | {"status": "writing"}, access_tags=tags)
+            )
             _fill_or_fail(node, file)
     except (OSError, KeyError, httpx.HTTPError) as error:
         raise CatalogError(
-            "A reconstruction must be published whole.",
+            "A reconstruction must be published completely.",
             got=f"{type(error).__name__} while {result} was published: {error}.",
-            remedy="check the result file, the Tiled server and the key's right to write; then run the flow again.",
+            remedy="check the result file, the Tiled server and the permissions of the key; then run the flow again.",
         ) from error
     return f"{ROOT}/{run_uid}/{key}"
 
@@ -98,20 +99,20 @@ def publish(
 def find_reconstructions(
     client: Container, run_uid: str, recipe_digest: str | None = None
 ) -> list[PublishedReconstruction]:
-    """Return the reconstructions of a run, the newest last.
+    """Return the reconstructions of a run, newest last.
 
     Args:
-        client: the Tiled container that holds the runs.
+        client: the Tiled container with the runs.
         run_uid: the run's unique identifier.
-        recipe_digest: only those of this recipe; None is all.
+        recipe_digest: return only reconstructions with this recipe; None: all.
     """
-    root = plain(client)
+    root = plain_container(client)
     try:
-        home = root[ROOT, run_uid]
+        folder = root[ROOT, run_uid]
     except KeyError:
         return []
     found = []
-    for key, node in home.items():
+    for key, node in folder.items():
         digest = str(node.metadata.get("recipe_digest", ""))
         if recipe_digest in (None, digest):
             path = f"{ROOT}/{run_uid}/{key}"
@@ -125,7 +126,7 @@ def _fill_or_fail(node: Container, file: h5py.File) -> None:
         _fill(node, file)
         node.update_metadata({"status": "complete"}, drop_revision=True)
     except BaseException:
-        # Where the server is gone the node stays at "writing", which is no result either; the first error counts.
+        # If the server does not answer, the status stays "writing", which is not a result either.
         with suppress(httpx.HTTPError, OSError):
             node.update_metadata({"status": "failed"}, drop_revision=True)
         raise
@@ -141,8 +142,8 @@ def _fill(node: Container, file: h5py.File) -> None:
             write = upload_array
             array = write(node, file, name, metadata)
         if not can_read(array, file, name):
-            raise OSError(f"the server does not return the {name} that it was given")
-    # The web UI shows no complex array: δ's slices and the probe's amplitude are there to be seen.
+            raise OSError(f"the server does not return the {name} that was written")
+    # Tiled's web UI cannot show complex arrays, so slices of δ and the amplitude of the probe are added for viewing.
     node.write_array(preview(file["delta"]), key="preview", dims=("row", "column"))  # pyright: ignore[reportArgumentType]
     node.write_array(np.abs(np.asarray(file["probe"])), key="probe_amplitude", dims=DIMENSIONS["probe"])
     node.write_table({name: np.asarray(file[f"history/{name}"]) for name in HISTORY}, key="history")
@@ -169,20 +170,20 @@ def _metadata(
 
 
 def _access_tags(client: Container, run_uid: str) -> list[str] | None:
-    """Return the run's access tags: Tiled does not hand them on to what is derived from it."""
+    """Return the run's access tags. Tiled does not copy them to derived nodes."""
     try:
-        tags = plain(client)[run_uid].item["attributes"].get("access_tags")
+        tags = plain_container(client)[run_uid].item["attributes"].get("access_tags")
     except KeyError:
         return None
     return list(tags) if tags else None
 
 
 def _container(parent: Container, key: str, tags: list[str] | None) -> Container:
-    """Return a child container, made where it is missing; another process may make it at the same moment."""
+    """Return a child container; create it if it is missing. Another process may create it at the same time."""
     if key not in parent:
         try:
-            return plain(parent.create_container(key, access_tags=tags))
+            return plain_container(parent.create_container(key, access_tags=tags))
         except ClientError as error:
             if error.response.status_code != httpx.codes.CONFLICT:
                 raise
-    return plain(parent[key])
+    return plain_container(parent[key])

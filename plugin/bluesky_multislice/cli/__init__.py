@@ -1,4 +1,4 @@
-"""The command ``multislice``: the same verbs as the flow, without Prefect."""
+"""The command ``multislice``: reconstruction without Prefect, and the commands that run the services."""
 
 from bluesky_multislice.cli.commands import main
 

@@ -1,4 +1,4 @@
-"""Commands. Heavy packages are imported by the command that needs them, so that ``--help`` answers at once."""
+"""The subcommands of ``multislice``. Each imports its packages when it runs, so that ``--help`` is fast."""
 
 import logging
 import signal
@@ -30,7 +30,7 @@ multislice.add_command(plan)
 
 
 def main() -> None:
-    """Run the command line; an error of ours is printed without a traceback and gives exit status 1."""
+    """Run the command line. A MultisliceError is printed without a traceback and gives exit status 1."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     try:
         multislice()
@@ -47,10 +47,10 @@ def main() -> None:
 @click.option(
     "--job-folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the job's state; the same command goes on from there after a stop, a crash or a power cut.",
+    help="Folder for the job's state. After an interruption or crash, the same command resumes from there.",
 )
 @_instrument
-@click.option("--site", "site_file", type=_FILE, help="Profile (TOML) of the machine that computes. Without: this one.")
+@click.option("--site", "site_file", type=_FILE, help="Site profile (TOML) of the machine to use. Default: this one.")
 @recipe_options
 def reconstruct(
     scan: Path,
@@ -61,11 +61,11 @@ def reconstruct(
     recipe_file: Path | None,
     **options: Any,
 ) -> None:
-    """Reconstruct the interchange file SCAN; no service is needed."""
+    """Reconstruct the interchange file SCAN. No services are needed."""
     from bluesky_multislice.cli.reconstruct_file import reconstruct_file
     from bluesky_multislice.jobs.schedulers import read_site
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the job's ranks on its way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the exception also ends the job's ranks
     recipe = collect_recipe(recipe_file, options)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn())
     with Progress(*columns, console=_CONSOLE) as progress:
@@ -81,8 +81,8 @@ def reconstruct(
                 progress.console.print(f"[yellow]note[/yellow] {warning}")
 
         def on_progress(epoch: dict[str, Any]) -> None:
-            held = epoch["held_back_loss"]
-            loss = f"loss {epoch['loss']:.3e}" + ("" if held is None else f"  held back {held:.3e}")
+            validation = epoch["held_back_loss"]
+            loss = f"loss {epoch['loss']:.3e}" + ("" if validation is None else f"  validation {validation:.3e}")
             progress.update(task, completed=epoch["epoch"], loss=loss)
 
         provenance = reconstruct_file(
@@ -95,32 +95,36 @@ def reconstruct(
             on_plan=on_plan,
             on_progress=on_progress,
         )
-    noted = provenance["plan"]["notes"]
-    for warning in (*provenance["warnings"], *(note for note in provenance["notes"] if note not in noted)):
+    plan_notes = provenance["plan"]["notes"]
+    for warning in (*provenance["warnings"], *(note for note in provenance["notes"] if note not in plan_notes)):
         _CONSOLE.print(f"[yellow]note[/yellow] {warning}")
     figures = provenance["figures"]
-    held, resolution = figures["held_back_r_factor"], figures["half_bit_resolution_m"]
+    validation, resolution = figures["held_back_r_factor"], figures["half_bit_resolution_m"]
     _CONSOLE.print(
         f"{output}: {figures['status']}, best epoch {figures['best_epoch']} of {figures['epochs']}; R-factor "
         f"{figures['r_factor']:.4f}"
-        + ("" if held is None else f", held back {held:.4f}")
-        + ("" if resolution is None else f"; halves agree down to {resolution * 1e9:.3g} nm")
+        + ("" if validation is None else f", validation {validation:.4f}")
+        + ("" if resolution is None else f"; half-bit resolution {resolution * 1e9:.3g} nm")
     )
 
 
 @multislice.command()
 @click.argument("volume", type=_FILE)
 @click.argument("scan", type=_FILE)
-@click.option("-o", "--output", type=_FILE, required=True, help="Interchange file with frames.")
+@click.option("-o", "--output", type=_FILE, required=True, help="Output: interchange file with frames.")
 @click.option(
     "--propagation",
     type=click.Choice(get_args(Propagation)),
     default="multislice",
     show_default=True,
-    help="Forward model of the beam inside the sample.",
+    help="Model of the propagation inside the sample.",
 )
-@click.option("--slices", type=int, help="Slices along the beam; without it, every plane of the volume.")
-@click.option("--photons", type=float, help="Photon noise: mean photons a frame (ptychography) or a pixel (others).")
+@click.option("--slices", type=int, help="Number of slices along the beam. Default: one per plane of the volume.")
+@click.option(
+    "--photons",
+    type=float,
+    help="Add photon noise: mean photons per frame (ptychography) or per pixel (other techniques).",
+)
 @click.option("--seed", type=int, help="Seed of the photon noise.")
 @_instrument
 @scan_options
@@ -135,11 +139,11 @@ def simulate(
     instrument_file: Path | None,
     **options: Any,
 ) -> None:
-    """Simulate the frames of VOLUME for SCAN, an interchange file; what is given here is not written into FRAMES."""
+    """Simulate the frames of VOLUME for the interchange file SCAN. Values of SCAN given as options are not stored."""
     from bluesky_multislice.cli.simulate_file import simulate_file
 
     if seed is not None and photons is None:
-        raise PlanError("A seed needs photons.", got="--seed without --photons.", remedy="give --photons too.")
+        raise PlanError("--seed needs --photons.", got="--seed without --photons.", remedy="give --photons too.")
     with Progress(console=_CONSOLE) as progress:
         task = progress.add_task("views", total=None)
         simulate_file(
@@ -160,13 +164,13 @@ def simulate(
 @multislice.command()
 @click.argument("scan", type=_FILE)
 @click.option("--tiled", "tiled_uri", envvar="MULTISLICE_TILED_URI", required=True, help="Address of the Tiled server.")
-@click.option("--auto/--no-auto", default=True, show_default=True, help="Ask for an automatic reconstruction.")
+@click.option("--auto/--no-auto", default=True, show_default=True, help="Request an automatic reconstruction.")
 @_instrument
 @recipe_options
 def ingest(
     scan: Path, tiled_uri: str, auto: bool, instrument_file: Path | None, recipe_file: Path | None, **options: Any
 ) -> None:
-    """Turn the interchange file SCAN into a Bluesky run in Tiled; its frames stay where they lie."""
+    """Register the interchange file SCAN in Tiled as a Bluesky run. Its frames are not copied."""
     from bluesky_multislice import catalog
 
     recipe = collect_recipe(recipe_file, options)
@@ -181,10 +185,16 @@ def ingest(
 
 
 @multislice.command()
-@click.option("--state", type=_FILE, help="File that remembers what was done; without it, one in the jobs root.")
-@click.option("--sweep-s", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds a sweep.")
+@click.option("--state", type=_FILE, help="File for the listener's state. Default: a file in the jobs root.")
+@click.option(
+    "--sweep-s",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    help="Time between two sweeps of the catalogue, s.",
+)
 def listen(state: Path | None, sweep_s: float) -> None:
-    """Start a flow run for every finished scan that asks for one; runs until it is stopped."""
+    """Start a flow run for every finished scan that requests one. Runs until it is stopped."""
     from bluesky_multislice.listener import listen as listen_for_scans
     from bluesky_multislice.recipe import ServiceSettings
 
@@ -193,11 +203,9 @@ def listen(state: Path | None, sweep_s: float) -> None:
 
 
 @multislice.command()
-@click.option(
-    "--every", "every_s", type=click.FloatRange(min=1), help="Seconds between two looks; without it, one look."
-)
+@click.option("--every", "every_s", type=click.FloatRange(min=1), help="Repeat with this period, s. Default: run once.")
 def reap(every_s: float | None) -> None:
-    """See to jobs whose flow has gone, and publish results that were left; on the machine that runs local jobs."""
+    """Handle jobs whose flow has died, and publish their results. Run it on the machine that runs local jobs."""
     from bluesky_multislice.recipe import ServiceSettings
     from flows.reap_jobs import keep_reaping, reap_jobs
 
@@ -205,25 +213,31 @@ def reap(every_s: float | None) -> None:
     if every_s is not None:
         logging.getLogger("flows").setLevel(logging.INFO)
         keep_reaping(settings, every_s)
-    for reaped in reap_jobs(settings):
-        _CONSOLE.print(f"{reaped.flow_run_id}: {reaped.done}", soft_wrap=True)
+    for taken in reap_jobs(settings):
+        _CONSOLE.print(f"{taken.flow_run_id}: {taken.action}", soft_wrap=True)
 
 
 @multislice.command()
-@click.option("--jobs", type=click.IntRange(min=1), default=4, show_default=True, help="Most jobs at a time.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Largest number of simultaneous jobs.",
+)
 def deploy(jobs: int) -> None:
-    """Make work pool, queues and deployment on the Prefect server of PREFECT_API_URL, or bring them up to date."""
-    from flows.deploy import deploy as deploy_the_flow
+    """Create or update work pool, queues and deployment on the Prefect server of PREFECT_API_URL."""
+    from flows.deploy import deploy as deploy_flow
 
-    deploy_the_flow(jobs=jobs)
+    deploy_flow(jobs=jobs)
 
 
 @multislice.command()
 @click.option("--technique", type=click.Choice(["ptychography", "holography", "both"]), default="both")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo-out"), show_default=True)
-@click.option("--keep-serving", is_flag=True, help="Keep the web pages up until Ctrl-C.")
+@click.option("--keep-serving", is_flag=True, help="Keep the servers running until Ctrl-C.")
 def demo(technique: Any, out: Path, keep_serving: bool) -> None:
-    """Run the main job on a simulated beamline with real servers."""
+    """Scan and reconstruct samples on a simulated beamline with real servers."""
     from bluesky_multislice.demo import run_demo
 
     sys.exit(run_demo(technique, out, keep_serving=keep_serving))
@@ -235,10 +249,10 @@ def demo(technique: Any, out: Path, keep_serving: bool) -> None:
     "--readable",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     multiple=True,
-    help="Folder of scans that Tiled may read where they lie; may be given several times.",
+    help="Folder of scans that Tiled may read. Can be given several times.",
 )
 def serve(out: Path, readable: tuple[Path, ...]) -> None:
-    """Run Tiled, Prefect, a worker and the listener on this machine, to try them with scans of your own."""
+    """Run Tiled, Prefect, a worker and the listener on this machine, to try them with your own scans."""
     from bluesky_multislice.demo import serve_until_interrupted
 
     serve_until_interrupted(out, readable)

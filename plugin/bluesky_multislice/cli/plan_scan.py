@@ -1,4 +1,4 @@
-"""What ``multislice plan`` prints."""
+"""The text that ``multislice plan`` prints."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -31,35 +31,35 @@ from bluesky_multislice.units import wavelength_m_from_energy
 
 _PATTERN_PIXEL_M = 75e-6
 _MEMORY = {
-    "volumes": "volume, gradient, optimiser's state",
+    "volumes": "volume, gradient, optimiser state",
     "frames": "frames",
-    "batch": "planes and waves of a batch",
-    "rotations": "matrices or neighbours of rotations",
+    "batch": "slices and waves of a batch",
+    "rotations": "rotation matrices or interpolation neighbours",
     "propagators": "propagators",
-    "transforms": "work area of Fourier transforms",
-    "graphs": "captured graphs of the slices",
-    "allocator": "held by the allocator beside tensors",
-    "context": "context of the GPU",
-    "checkpoint": "checkpoint on its way",
+    "transforms": "FFT work area",
+    "graphs": "captured CUDA graphs of the slices",
+    "allocator": "overhead of the allocator",
+    "context": "GPU context",
+    "checkpoint": "checkpoint being written",
     "program": "program",
-    "libraries": "libraries of the first volume",
-    "exchange": "exchange among ranks",
+    "libraries": "libraries for the initial guess",
+    "exchange": "communication buffers",
 }
 
 
 def plan_lines(
     scan_file: Path | None, own: Mapping[str, Any], recipe: Recipe, profile: MachineProfile | None
 ) -> list[str]:
-    """Return the lines of a plan.
+    """Return the lines that describe a plan.
 
     Args:
-        scan_file: the interchange file; None plans the sizes in ``own``.
+        scan_file: the interchange file; None: plan the sizes in ``own``.
         own: options of the command, by name.
-        recipe: how to reconstruct.
-        profile: measured times; None takes those of a data sheet.
+        recipe: recipe of the reconstruction.
+        profile: measured times; None: times from a data sheet.
 
     Raises:
-        MultisliceError: the scan or the recipe cannot be used, or does not fit into memory.
+        MultisliceError: the scan or the recipe cannot be used, or the reconstruction does not fit into memory.
     """
     if scan_file is None:
         scan = scan_of_sizes(own)
@@ -80,27 +80,33 @@ def plan_lines(
 
 
 def scan_of_sizes(own: Mapping[str, Any]) -> Scan:
-    """Return a scan without light or memory: holograms, or patterns of positions on a square of the sample.
+    """Return a scan with empty frames: holograms, or diffraction patterns on a square grid of positions.
 
     Raises:
-        PlanError: positions form no square, or frames are larger than the volume.
+        PlanError: the number of positions is not a square, or the frame size does not match the technique.
     """
-    side, angles, positions = own["volume"], own["angles"] or 180, own["views_an_angle"] or 1
+    side, angles, positions = own["volume"], own["angles"] or 180, own["views_per_angle"] or 1
     frame, rows = own["frame"] or side, math.isqrt(positions)
-    if rows**2 != positions or frame > side or (positions == 1) != (frame == side):
+    if rows**2 != positions:
         raise PlanError(
-            "Holograms are as large as the volume, one an angle; patterns are smaller, a square number at each angle.",
-            got=f"{positions} views an angle of {frame} pixels a side, for {side} voxels a side.",
-            remedy="leave --frame and --views-an-angle out, or give both, such as --frame 64 --views-an-angle 81.",
+            "The number of views per angle must be a square number.",
+            got=f"{positions} views per angle.",
+            remedy="give a square number, such as --views-per-angle 81.",
+        )
+    if frame > side or (positions == 1) != (frame == side):
+        raise PlanError(
+            "Frames must be as large as the volume for one view per angle, and smaller for several.",
+            got=f"{positions} views per angle of {frame} pixels per side, for {side} voxels per side.",
+            remedy="omit --frame and --views-per-angle, or give both, such as --frame 64 --views-per-angle 81.",
         )
     pixel_m, wavelength_m = own["pixel_nm"] * 1e-9, wavelength_m_from_energy(own["energy_kev"] * 1e3)
     far = positions > 1
     pitch_m = _PATTERN_PIXEL_M if far else pixel_m
     detector = Detector((frame, frame), (pitch_m, pitch_m), "far_field" if far else "near_field")
-    # The finest detail's light goes an eighth of a hologram to the side.
+    # Near field: the finest detail diffracts by an eighth of the hologram's width.
     distance_m = pixel_m * frame * _PATTERN_PIXEL_M / wavelength_m if far else frame * pixel_m**2 / (4 * wavelength_m)
-    at = (np.linspace(0, side - frame, rows) - (side - frame) / 2) * pixel_m
-    at = np.stack(np.meshgrid(at, at, indexing="ij"), -1).reshape(-1, 2)
+    steps_m = (np.linspace(0, side - frame, rows) - (side - frame) / 2) * pixel_m
+    position_m = np.stack(np.meshgrid(steps_m, steps_m, indexing="ij"), -1).reshape(-1, 2)
     views = angles * positions
     geometry = ScanGeometry(
         technique="ptychography" if far else "holography",
@@ -108,26 +114,26 @@ def scan_of_sizes(own: Mapping[str, Any]) -> Scan:
         detector=detector,
         distance_m=np.full(views, distance_m),
         angle_rad=np.repeat(np.arange(angles) * np.pi / angles, positions),
-        position_m=np.tile(at, (angles, 1)),
+        position_m=np.tile(position_m, (angles, 1)),
     )
     return Scan(geometry, Frames(np.broadcast_to(np.zeros(1, np.float32), (views, frame, frame))))
 
 
 def profile_lines(profile: MachineProfile) -> list[str]:
-    """Return the lines of a measured machine."""
+    """Return the lines that describe the measured times of a machine."""
     rate, matrix_ns = profile.exchange_bytes_per_s, profile.rotation_matrix_seconds_per_pixel * 1e9
     volume_ns, slices_ns = profile.rotation_seconds_per_voxel * 1e9, profile.slice_rotation_seconds_per_voxel * 1e9
     step_ns, prior_ns = profile.optimiser_seconds_per_voxel * 1e9, profile.regulariser_seconds_per_voxel * 1e9
     return [
         f"{profile.machine}, {profile.device}, {profile.threads} thread(s)",
         *(
-            f"{side}²: FFT pair {profile.fft_pair_s[side] * 1e3:.3g} ms, in multislice {seconds * 1e3:.3g} ms"
+            f"{side}²: FFT pair {profile.fft_pair_s[side] * 1e3:.3g} ms, with multislice {seconds * 1e3:.3g} ms"
             for side, seconds in profile.slice_pair_s.items()
         ),
-        f"turn: {volume_ns:.3g} ns a voxel, {slices_ns:.3g} ns one of slices; "
-        f"a new angle {matrix_ns:.3g} ns a pixel of a plane; a batch {profile.batch_s * 1e3:.3g} ms besides",
-        f"step: {step_ns:.3g} ns a voxel, {prior_ns:.3g} ns with total variation besides",
-        "exchange: not measured" if rate is None else f"exchange: {rate / 1e9:.3g} GB/s a rank",
+        f"rotation: {volume_ns:.3g} ns per voxel, {slices_ns:.3g} ns per voxel of the slices; "
+        f"new angle {matrix_ns:.3g} ns per pixel of a plane; {profile.batch_s * 1e3:.3g} ms per batch",
+        f"step: {step_ns:.3g} ns per voxel, and {prior_ns:.3g} ns per voxel with total variation",
+        "communication: not measured" if rate is None else f"communication: {rate / 1e9:.3g} GB/s per rank",
     ]
 
 
@@ -148,16 +154,16 @@ def _what(plan: Plan, scan: Scan) -> Iterator[str]:
 
 def _memory(plan: Plan, geometry: ScanGeometry, predicted: Prediction) -> Iterator[str]:
     if plan.device == "cpu":
-        yield from _parts("memory of a rank", predicted.memory)
+        yield from _parts("memory per rank", predicted.memory)
         return
-    yield from _parts("memory of a rank's GPU", predicted.memory)
-    yield f"  {RESERVE:.0%} of a GPU's memory are a reserve, which no plan counts on"
+    yield from _parts("GPU memory per rank", predicted.memory)
+    yield f"  {RESERVE:.0%} of the GPU memory are kept free as a reserve"
     sampled = geometry.coarser(plan.coarseness).oversampled(plan.oversampling)
-    yield from _parts("memory of its node", host_memory_parts(plan, sampled))
+    yield from _parts("host memory per rank", host_memory_parts(plan, sampled))
 
 
-def _parts(whose: str, memory: MemoryParts) -> Iterator[str]:
-    yield f"{whose:22} {number_text(memory.total):>10}B"
+def _parts(title: str, memory: MemoryParts) -> Iterator[str]:
+    yield f"{title:22} {number_text(memory.total):>10}B"
     for part in fields(memory):
         if size := getattr(memory, part.name):
             yield f"  {number_text(size):>10}B  {_MEMORY[part.name]}"
@@ -165,32 +171,31 @@ def _parts(whose: str, memory: MemoryParts) -> Iterator[str]:
 
 def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile) -> Iterator[str]:
     exchange, work, seconds = predicted.exchange, predicted.work, predicted.seconds
-    yield f"sent in an epoch       {number_text(predicted.sent_bytes):>10}B of all ranks"
+    yield f"sent per epoch         {number_text(predicted.sent_bytes):>10}B by all ranks"
     gathered = f"({number_text(exchange.strips)}B if views gathered strips)"
     yield f"  {number_text(exchange.rows):>10}B  rows and their gradients {gathered}"
     yield f"  {number_text(exchange.priors):>10}B  rows for regularisers"
     yield f"  {number_text(predicted.gradients):>10}B  gradients of groups that share views"
     yield (
-        f"FFT pairs in an epoch  {work.pairs:>10,.0f}, {work.most_pairs:,.0f} of the rank that has most, in "
-        f"{work.steps} steps"
+        f"FFT pairs per epoch    {work.pairs:>10,.0f}, at most {work.most_pairs:,.0f} per rank, in {work.steps} steps"
     )
     if seconds is None or predicted.useful is None:
-        yield "time of an epoch: not known, a profile does not measure finite differences"
+        yield "time per epoch: unknown, because a profile contains no times of finite differences"
         return
     hours = seconds.total * plan.fit.epochs / 3600
-    sent = "exchange not measured" if seconds.exchange is None else f"exchange {seconds.exchange:.3g} s"
+    sent = "communication not measured" if seconds.exchange is None else f"communication {seconds.exchange:.3g} s"
     yield (
-        f"time of an epoch       {seconds.total:>10.3g} s: slices {seconds.slices:.3g} s, "
+        f"time per epoch         {seconds.total:>10.3g} s: slices {seconds.slices:.3g} s, "
         f"batches {seconds.batches:.3g} s, rotations {seconds.rotations:.3g} s, steps {seconds.steps:.3g} s, {sent}; "
         f"{plan.fit.epochs} epochs {hours:.3g} h"
     )
-    yield f"useful work            {100 * predicted.useful:>10.3g} % of it: FFTs of the gradient"
+    yield f"useful work            {100 * predicted.useful:>10.3g} % of the time: FFTs of the gradient"
     source = "measured" if profile.measured else "from the data sheet, not measured"
-    yield f"times of               {profile.machine}, {source}"
+    yield f"machine                {profile.machine}, times {source}"
 
 
 def number_text(value: float) -> str:
-    """Return three digits with an SI prefix, such as ``1.34 G``."""
+    """Return a number with three significant digits and an SI prefix, such as ``1.34 G``."""
     if value == 0:
         return "0 "
     power = min(max(math.floor(math.log10(abs(value)) / 3 + 1e-12), -3), 6)

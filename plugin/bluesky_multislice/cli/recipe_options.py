@@ -1,4 +1,4 @@
-"""The recipe's fields as command-line options: one class makes the form, the file and these."""
+"""Command-line options, made from the fields of the recipe class."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,14 +11,14 @@ from pydantic.fields import FieldInfo
 from bluesky_multislice.recipe import Recipe, Refine, Resources, ScanValues, Schedules, make_recipe, read_recipe
 
 _TABLES = {"scan": (ScanValues, ""), "refine": (Refine, "refine_"), "resources": (Resources, "resources_")}
-"""Table of the recipe → its class, and what its options begin with."""
+"""Table of the recipe → its class and the prefix of its options."""
 
 
 def recipe_options(command: Callable) -> Callable:
-    """Add ``--recipe FILE`` and an option for every field of the recipe to a click command."""
+    """Add ``--recipe FILE`` and one option per field of the recipe to a click command."""
     fields = {name: field for name, field in Recipe.model_fields.items() if name not in _TABLES}
-    for table, begin in _TABLES.values():
-        fields |= {begin + name: field for name, field in table.model_fields.items()}
+    for table, prefix in _TABLES.values():
+        fields |= {prefix + name: field for name, field in table.model_fields.items()}
     for name, field in reversed(fields.items()):
         command = _option(name, field)(command)
     return click.option(
@@ -27,28 +27,28 @@ def recipe_options(command: Callable) -> Callable:
 
 
 def scan_options(command: Callable) -> Callable:
-    """Add an option for every value that a scan may lack to a click command."""
+    """Add one option per field of the recipe's ``[scan]`` table to a click command."""
     for name, field in reversed(ScanValues.model_fields.items()):
         command = _option(name, field)(command)
     return command
 
 
 def collect_recipe(recipe_file: Path | None, options: dict[str, Any]) -> Recipe:
-    """Return the recipe of a file, overruled by the options that were given.
+    """Return the recipe from a file and the command line. Command-line options override the file.
 
     Args:
-        recipe_file: TOML file, None without.
-        options: option → value; None or () where it was not given.
+        recipe_file: TOML file; None: no file.
+        options: option → value; None or () if the option was not given.
 
     Raises:
-        RecipeError: a field is unknown or a value out of range.
+        RecipeError: a field is unknown, or a value is out of range.
     """
     values = read_recipe(recipe_file) if recipe_file else {}
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    for name, (table, begin) in _TABLES.items():
-        part = {field: given.pop(begin + field) for field in table.model_fields if begin + field in given}
-        if part and isinstance(values.get(name, {}), dict):
-            given[name] = _overruled(values.get(name, {}), part)
+    for name, (table, prefix) in _TABLES.items():
+        overrides = {field: given.pop(prefix + field) for field in table.model_fields if prefix + field in given}
+        if overrides and isinstance(values.get(name, {}), dict):
+            given[name] = _merged(values.get(name, {}), overrides)
     origin = "the command line" if recipe_file is None else f"{recipe_file} and the command line"
     return make_recipe({**values, **given}, origin=origin)
 
@@ -94,16 +94,16 @@ def _nested(rows: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, float
     return nested
 
 
-def _overruled(table: Any, part: dict[str, Any]) -> Any:
-    """Return a table of a file with what options say instead, tables within it likewise."""
+def _merged(table: Any, overrides: dict[str, Any]) -> Any:
+    """Return a table with overridden values. Nested tables are merged recursively."""
     if not isinstance(table, dict):
         return table
-    both = {
-        name: _overruled(table[name], value)
-        for name, value in part.items()
+    nested = {
+        name: _merged(table[name], value)
+        for name, value in overrides.items()
         if isinstance(value, dict) and isinstance(table.get(name), dict)
     }
-    return table | part | both
+    return table | overrides | nested
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""A reconstruction from file to file with no service running: the same job folder and job as the flow's."""
+"""Reconstructs an interchange file without any service, with the same job folder and job as the flow."""
 
 import shutil
 import tempfile
@@ -11,7 +11,7 @@ from bluesky_multislice.errors import ScanError
 from bluesky_multislice.files import FrameFile, read_provenance, read_scan, write_scan
 from bluesky_multislice.files.fields import DATA
 from bluesky_multislice.jobs import JobFolder
-from bluesky_multislice.jobs.schedulers import SiteProfile, allocate, machine_of, make_scheduler, run_to_end
+from bluesky_multislice.jobs.schedulers import SiteProfile, allocate, machine_of, make_scheduler, run_and_wait
 from bluesky_multislice.planning import Plan, make_plan
 from bluesky_multislice.recipe import Instrument, Recipe
 
@@ -31,50 +31,48 @@ def reconstruct_file(
 
     Args:
         scan_file: the scan.
-        output: the result file; written only when complete.
-        recipe: how to reconstruct.
-        instrument: where else to look for the scan's values.
-        site: the machine that computes.
-        job_folder: where the job keeps its state; one that was stopped or killed there goes on. None: nowhere.
-        on_plan: called with the plan and with what a person should know about the scan.
-        on_progress: called with each epoch's record.
+        output: the result file; it appears only after it is complete.
+        recipe: recipe of the reconstruction.
+        instrument: instrument file, searched for values that the scan lacks.
+        site: profile of the machine that runs the job.
+        job_folder: folder for the job's state; an interrupted job resumes from there. None: a temporary folder.
+        on_plan: called with the plan and with the warnings about scan and plan.
+        on_progress: called with the record of each epoch.
 
     Returns:
-        the provenance.
+        The provenance.
 
     Raises:
         MultisliceError: the scan or the recipe cannot be used, or the job failed.
     """
     if not output.parent.is_dir():
         raise ScanError(
-            "The result needs an existing folder.", got=f"{output.parent}.", remedy="create it or correct the path."
+            "The folder of the result must exist.", got=f"{output.parent}.", remedy="create it or correct the path."
         )
     scan = read_scan(scan_file, values=recipe.scan, instrument=instrument)
     if output.exists() and output.samefile(scan_file):
-        raise ScanError(
-            "A result must not replace the scan that it comes from.", got=f"{output}.", remedy="choose another name."
-        )
+        raise ScanError("The result must not overwrite the scan.", got=f"{output}.", remedy="choose another name.")
     plan = make_plan(recipe, scan, machine_of(site, recipe.resources))
     allocation = allocate(site, recipe.resources, ranks=plan.ranks, device=plan.device)
     on_plan(plan, scan.warnings + plan.notes)
-    with _room(job_folder, output) as room:
-        folder = JobFolder(room).create()
+    with _job_path(job_folder, output) as path:
+        folder = JobFolder(path).create()
         write_scan(folder.frames, scan, files=[FrameFile(scan_file, DATA, scan.frames.source.shape[0])])
         folder.write_job(
             recipe=recipe.model_dump(mode="json"),
             plan=plan.as_dict(),
             origin={"file": str(scan_file.resolve()), "sources": scan.sources, "warnings": list(scan.warnings)},
         )
-        run_to_end(make_scheduler(site), folder, name=output.name, allocation=allocation, on_progress=on_progress)
+        run_and_wait(make_scheduler(site), folder, name=output.name, allocation=allocation, on_progress=on_progress)
         shutil.move(folder.result, output)
     return read_provenance(output)
 
 
 @contextmanager
-def _room(job_folder: Path | None, output: Path) -> Iterator[Path]:
-    """Give a place for the job: one that stays, or a hidden one beside the result that does not."""
+def _job_path(job_folder: Path | None, output: Path) -> Iterator[Path]:
+    """Yield the given job folder, or a temporary hidden folder beside the result."""
     if job_folder is not None:
         yield job_folder.absolute()
         return
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as room:
-        yield Path(room)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as path:
+        yield Path(path)

@@ -1,4 +1,4 @@
-"""What scans of usual sizes take on one to many GPUs, with steps of few views and with those that are planned."""
+"""Table of predicted costs of typical scans on one to many GPUs, with small batches and with the planned batches."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,22 +23,22 @@ _POSITIONS = 400
 
 
 def scaling_lines(sheet: DataSheet, sides: tuple[int, ...] = _SIDES, gpus: tuple[int, ...] = _GPUS) -> Iterator[str]:
-    """Yield the lines of a table in Markdown.
+    """Yield the lines of a Markdown table.
 
     Args:
-        sheet: of the GPU.
-        sides: voxels on a side of the volumes.
-        gpus: how many GPUs.
+        sheet: data sheet of the GPU.
+        sides: voxels per side of the volumes.
+        gpus: numbers of GPUs.
     """
     yield (
-        f"{sheet.name}, {sheet.memory_gb:g} GB, {sheet.ranks_per_node} on a node; from the data sheet, not measured. "
-        f"Holograms: 0.88 angles per voxel of a side. Patterns: a quarter of a side wide, {_POSITIONS} at each of 0.7 "
-        "angles per voxel of a side."
+        f"{sheet.name}, {sheet.memory_gb:g} GB, {sheet.ranks_per_node} per node; from the data sheet, not measured. "
+        "Holograms: 0.88 angles per voxel of the side. Patterns: frames a quarter as wide as the volume, "
+        f"{_POSITIONS} per angle, 0.7 angles per voxel of the side. (small): with small batches."
     )
     yield ""
     yield (
-        "| scan | GPUs | mesh | memory | sent before | sent | epoch before | epoch | fit before | fit | useful before "
-        "| useful | efficiency |"
+        "| scan | GPUs | mesh | memory | sent (small) | sent | epoch (small) | epoch | fit (small) | fit "
+        "| useful (small) | useful | efficiency |"
     )
     yield "| --- " * 13 + "|"
     for technique in ("holograms", "patterns"):
@@ -47,32 +47,32 @@ def scaling_lines(sheet: DataSheet, sides: tuple[int, ...] = _SIDES, gpus: tuple
 
 
 def _rows(technique: str, side: int, sheet: DataSheet, gpus: tuple[int, ...]) -> Iterator[str]:
-    scan, alone = _scan(technique, side), None
+    scan, reference = _scan(technique, side), None
     for count in gpus:
         try:
             plan, cost = _planned(scan, sheet, count, Recipe())
-            before, cost_before = _planned(scan, sheet, count, small_steps(plan, scan.geometry, Recipe()))
+            small, small_cost = _planned(scan, sheet, count, small_steps(plan, scan.geometry, Recipe()))
         except PlanError:
             yield f"| {side}³ {technique} | {count} | does not fit " + "| – " * 10 + "|"
             continue
-        seconds, seconds_before = _fit_s(plan, cost), _fit_s(before, cost_before)
-        # Relative to the fewest GPUs that hold it.
-        alone = alone or count * seconds
+        seconds, small_seconds = _fit_s(plan, cost), _fit_s(small, small_cost)
+        # The efficiency is relative to the smallest number of GPUs on which the reconstruction fits.
+        reference = reference or count * seconds
         yield " | ".join(
             (
                 f"| {side}³ {technique}",
                 str(count),
                 f"{plan.ranks // plan.slabs}x{plan.slabs}",
                 f"{number_text(plan.memory_bytes)}B",
-                f"{number_text(cost_before.sent_bytes)}B",
+                f"{number_text(small_cost.sent_bytes)}B",
                 f"{number_text(cost.sent_bytes)}B",
-                _seconds_text(seconds_before / before.fit.epochs),
+                _seconds_text(small_seconds / small.fit.epochs),
                 _seconds_text(seconds / plan.fit.epochs),
-                _seconds_text(seconds_before),
+                _seconds_text(small_seconds),
                 _seconds_text(seconds),
-                f"{100 * (cost_before.useful or 0):.2g} %",
+                f"{100 * (small_cost.useful or 0):.2g} %",
                 f"{100 * (cost.useful or 0):.2g} %",
-                f"{100 * alone / (count * seconds):.0f} % |",
+                f"{100 * reference / (count * seconds):.0f} % |",
             )
         )
 
@@ -80,8 +80,8 @@ def _rows(technique: str, side: int, sheet: DataSheet, gpus: tuple[int, ...]) ->
 def _scan(technique: str, side: int) -> Scan:
     sizes: dict[str, Any] = {"volume": side, "pixel_nm": 10.0, "energy_kev": 12.4, "frame": None}
     if technique == "holograms":
-        return scan_of_sizes(sizes | {"angles": round(0.88 * side), "views_an_angle": None})
-    return scan_of_sizes(sizes | {"angles": round(0.7 * side), "frame": side // 4, "views_an_angle": _POSITIONS})
+        return scan_of_sizes(sizes | {"angles": round(0.88 * side), "views_per_angle": None})
+    return scan_of_sizes(sizes | {"angles": round(0.7 * side), "frame": side // 4, "views_per_angle": _POSITIONS})
 
 
 def _planned(scan: Scan, sheet: DataSheet, gpus: int, recipe: Recipe) -> tuple[Plan, Prediction]:

@@ -1,4 +1,4 @@
-"""Frames of a known volume, from file to file."""
+"""Simulates the frames of a known volume, from file to file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.files import read_geometry, read_volume, write_predicted
+from bluesky_multislice.files import read_geometry, read_volume, write_simulated
 from bluesky_multislice.measurement import unorient
 from bluesky_multislice.recipe import Instrument, Propagation, ScanValues
 from bluesky_multislice.reconstruction import add_photon_noise, photon_scale, simulate_frames
@@ -25,34 +25,34 @@ def simulate_file(
     instrument: Instrument | None = None,
     on_view: Callable[[int, int], None],
 ) -> None:
-    """Write the scan with the frames that the volume would give.
+    """Write a copy of a scan with the simulated frames of a volume.
 
     Args:
-        volume_file: ``/delta``, ``/beta`` (z, y, x) and ``voxel_size_m``.
-        scan_file: interchange file without frames; the frame's shape is the mask's.
-        output: the same with frames, float64.
-        propagation: name of the propagation.
-        slices: slices along the beam; None takes every plane.
-        photons: mean photons a frame (ptychography) or a pixel (others); None is noiseless.
-        seed: of the photon noise.
-        values: values that overrule the scan's; like those of the instrument they are used and not written.
-        instrument: where else to look for values.
-        on_view: called with views done and views in all.
+        volume_file: file with ``/delta``, ``/beta`` (z, y, x) and ``voxel_size_m``.
+        scan_file: interchange file without frames; the mask gives the shape of the frames.
+        output: copy of the interchange file with frames, float64.
+        propagation: propagation model.
+        slices: number of slices along the beam; None: one per plane of the volume.
+        photons: mean photons per frame (ptychography) or per pixel (other techniques); None: no noise.
+        seed: seed of the photon noise.
+        values: values that override the scan's; they are used, but not written to the output.
+        instrument: instrument file, searched for values that the scan lacks; also not written to the output.
+        on_view: called with the number of simulated views and the number of all views.
 
     Raises:
-        MultisliceError: volume and scan do not fit each other.
+        MultisliceError: volume and scan do not match.
     """
     if not output.parent.is_dir():
         raise PlanError(
-            "The frames need an existing folder.", got=f"{output.parent}.", remedy="create it or correct the path."
+            "The folder of the output must exist.", got=f"{output.parent}.", remedy="create it or correct the path."
         )
     volume, scan = read_volume(volume_file), read_geometry(scan_file, values=values, instrument=instrument)
     views = scan.geometry.views
     if scan.frames.source.shape[0] != views:
         raise PlanError(
-            "Frames can be simulated for sample views only.",
+            "A scan to simulate must contain no darks or flats.",
             got=f"an image_key with {scan.frames.source.shape[0] - views} darks or flats in {scan_file}.",
-            remedy="leave image_key out.",
+            remedy="remove image_key from the file.",
         )
     frames = np.empty((views, *scan.geometry.detector.shape))
     expected = simulate_frames(
@@ -65,4 +65,4 @@ def simulate_file(
     if photons is not None:
         scale = photon_scale(scan.geometry, frames, photons)
         frames = add_photon_noise(frames, scale=scale, seed=seed)
-    write_predicted(output, scan_file, unorient(frames, scan.frames.orientation), intensity_scale=scale)
+    write_simulated(output, scan_file, unorient(frames, scan.frames.orientation), intensity_scale=scale)

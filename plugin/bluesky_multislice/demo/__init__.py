@@ -1,4 +1,4 @@
-"""The demo: the main job on a simulated beamline, with real servers."""
+"""The demo: automatic reconstruction of scans on a simulated beamline, with real servers."""
 
 from bluesky_multislice.demo.demo import run_demo
 from bluesky_multislice.demo.processes import ServiceError

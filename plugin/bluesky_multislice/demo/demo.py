@@ -1,4 +1,4 @@
-"""The main job on a simulated beamline, with every real component between the scan and the volume in Tiled."""
+"""Scans and reconstructions on a simulated beamline. All components from the RunEngine to Tiled are real."""
 
 import logging
 import signal
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColum
 from tiled.client.container import Container
 
 from bluesky_multislice.catalog import connect
-from bluesky_multislice.demo.flow_runs import FollowedRun, rerun
+from bluesky_multislice.demo.flow_runs import MonitoredRun, rerun
 from bluesky_multislice.demo.report import Outcome, make_tables, read_outcome, save_picture
 from bluesky_multislice.demo.services import Services, serve
 from bluesky_multislice.demo.serving import keep_serving_until_interrupted
@@ -27,12 +27,12 @@ from bluesky_multislice.recipe import Propagation, Recipe
 from bluesky_multislice.simulation.beamline import run_scan
 from bluesky_multislice.simulation.phantoms import Sample, demo_sample
 
-_RANKS = 2
-"""Ranks of a reconstruction, if there are no fewer GPUs; no more, as two scans are reconstructed at once."""
+_MAX_RANKS = 2
+"""Largest number of ranks per reconstruction. It is small because two scans are reconstructed at the same time."""
 
 _SERVICES = 4
-_EVENTS_AT_ONCE = 20
-_LISTENER_LIMIT_S = 90.0
+_EVENTS_PER_BATCH = 20
+_LISTENER_TIMEOUT_S = 90.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,25 +43,25 @@ class _Case:
 
 
 def run_demo(technique: Literal["ptychography", "holography", "both"], out: Path, *, keep_serving: bool) -> int:
-    """Scan, reconstruct, compare; nobody calls the flow.
+    """Run scans, wait for their automatic reconstructions, and compare these with the truth.
 
     Args:
-        technique: which scans.
-        out: folder for everything that the demo leaves: ``report.json``, pictures, catalogue, logs.
-        keep_serving: keep the web pages up until Ctrl-C.
+        technique: techniques of the scans.
+        out: folder for the output: ``report.json``, pictures, catalogue, logs.
+        keep_serving: keep the servers running until Ctrl-C.
 
     Returns:
         Exit status.
 
     Raises:
-        ServiceError: a service did not start or ended by itself.
+        ServiceError: a service did not start, or ended unexpectedly.
         JobError: a flow run failed, or the listener did not start it.
     """
-    logging.getLogger().setLevel(logging.WARNING)  # the progress bars say it better than every HTTP request
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the services on its way out
+    logging.getLogger().setLevel(logging.WARNING)  # hides the log of HTTP requests
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # leaving the contexts ends the services
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    console, began = Console(), time.monotonic()
+    console, start_time = Console(), time.monotonic()
     cases: list[_Case] = []
     techniques: tuple[str, ...] = ("holography", "ptychography") if technique == "both" else (technique,)
     with Progress(*_columns(), console=console) as progress:
@@ -74,11 +74,11 @@ def run_demo(technique: Literal["ptychography", "holography", "both"], out: Path
             client = connect(services.tiled_uri, services.api_key)
             with closing(client.context), get_client(sync_client=True) as prefect:
                 runs = [_scan(client, services, case, progress) for case in cases]
-                runs = _follow(prefect, services, runs, progress)
+                runs = _wait_for_flow_runs(prefect, services, runs, progress)
                 samples = {case.technique: case.sample for case in cases}
                 outcomes = [read_outcome(client, run, samples[run.technique]) for run in runs]
             progress.stop()
-            _report(console, out, services, cases, outcomes, time.monotonic() - began)
+            _report(console, out, services, cases, outcomes, time.monotonic() - start_time)
             if keep_serving:
                 keep_serving_until_interrupted(console, services)
     return 0
@@ -101,18 +101,18 @@ def _simulate(technique: str, progress: Progress) -> _Case:
     return case
 
 
-def recipe_of(propagation: Propagation) -> Recipe:
-    """Return how the demo reconstructs: on two ranks, or as many as this machine has GPUs.
+def demo_recipe(propagation: Propagation) -> Recipe:
+    """Return the demo's recipe: two ranks, or fewer if this machine has fewer GPUs.
 
     Args:
         propagation: multislice, or projection for comparison.
     """
-    return Recipe(ranks=min(_RANKS, accelerator_count() or _RANKS), propagation=propagation)
+    return Recipe(ranks=min(_MAX_RANKS, accelerator_count() or _MAX_RANKS), propagation=propagation)
 
 
-def _scan(client: Container, services: Services, case: _Case, progress: Progress) -> FollowedRun:
-    """Run the scan on the simulated beamline; its start document asks for the reconstruction."""
-    recipe = recipe_of("multislice")
+def _scan(client: Container, services: Services, case: _Case, progress: Progress) -> MonitoredRun:
+    """Run the scan on the simulated beamline. Its start document requests the reconstruction."""
+    recipe = demo_recipe("multislice")
     task = progress.add_task(f"{case.technique} scan", total=len(case.frames), state="RunEngine")
     run_uid = run_scan(
         client,
@@ -121,17 +121,17 @@ def _scan(client: Container, services: Services, case: _Case, progress: Progress
         folder=services.detector,
         metadata={"multislice": {"auto": True, "recipe": recipe.model_dump(mode="json", exclude_defaults=True)}},
         progress=lambda frames: progress.update(task, completed=frames),
-        batch_size=_EVENTS_AT_ONCE,
+        batch_size=_EVENTS_PER_BATCH,
     )
     progress.update(task, state=f"run {run_uid:.8}")
-    return FollowedRun(case.technique, run_uid, recipe)
+    return MonitoredRun(case.technique, run_uid, recipe)
 
 
-def _follow(
-    prefect: SyncPrefectClient, services: Services, runs: list[FollowedRun], progress: Progress
-) -> list[FollowedRun]:
-    """Wait for the flow runs; each multislice result is followed by a rerun with the projection model."""
-    waiting, done, began = list(runs), [], time.monotonic()
+def _wait_for_flow_runs(
+    prefect: SyncPrefectClient, services: Services, runs: list[MonitoredRun], progress: Progress
+) -> list[MonitoredRun]:
+    """Wait for the flow runs. After each multislice reconstruction, start another one with the projection model."""
+    waiting, done, start_time = list(runs), [], time.monotonic()
     tasks: dict[int, TaskID] = {}
     while waiting:
         services.check()
@@ -145,11 +145,11 @@ def _follow(
                 waiting.remove(run)
                 done.append(run)
                 if run.recipe.propagation == "multislice":
-                    waiting.append(rerun(prefect, run.technique, run.run_uid, recipe_of("projection")))
-        if time.monotonic() - began > _LISTENER_LIMIT_S and any(run.flow_run is None for run in waiting):
+                    waiting.append(rerun(prefect, run.technique, run.run_uid, demo_recipe("projection")))
+        if time.monotonic() - start_time > _LISTENER_TIMEOUT_S and any(run.flow_run is None for run in waiting):
             raise JobError(
                 "The listener must start a flow run for each scan.",
-                got=f"none after {_LISTENER_LIMIT_S:g} s.",
+                got=f"no flow run after {_LISTENER_TIMEOUT_S:g} s.",
                 remedy="read logs/listener.log in the demo's folder.",
             )
         time.sleep(0.5)
@@ -163,8 +163,8 @@ def _report(
     pictures = {}
     for case in cases:
         pictures[case.technique] = out / f"{case.technique}.png"
-        own = [outcome for outcome in outcomes if outcome.run.technique == case.technique]
-        save_picture(pictures[case.technique], case.sample, own)
+        of_case = [outcome for outcome in outcomes if outcome.run.technique == case.technique]
+        save_picture(pictures[case.technique], case.sample, of_case)
         console.print(f"Picture: {pictures[case.technique]}", soft_wrap=True)
     for outcome in outcomes:
         console.print(f"Tiled path: {outcome.path}", soft_wrap=True)

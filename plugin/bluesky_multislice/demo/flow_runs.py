@@ -1,4 +1,4 @@
-"""The demo's look at Prefect: flow runs are found, followed and timed, and reruns are asked for."""
+"""Finds, monitors and times the demo's flow runs in Prefect, and starts reruns."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +15,15 @@ from bluesky_multislice.recipe import DEPLOYMENT, Recipe
 
 
 @dataclass
-class FollowedRun:
-    """A reconstruction that the demo waits for.
+class MonitoredRun:
+    """A reconstruction for which the demo waits.
 
     Attributes:
-        technique: of the scan.
+        technique: technique of the scan.
         run_uid: the scan.
-        recipe: how it is reconstructed.
-        flow_run: what Prefect last said; None until the listener has started it.
-        seconds: duration of each stage, once it has ended.
+        recipe: recipe of the reconstruction.
+        flow_run: the flow run at the last update; None until the listener has started it.
+        seconds: duration of each stage; empty until the flow run has ended.
     """
 
     technique: str
@@ -41,10 +41,10 @@ class FollowedRun:
 
     @property
     def ended(self) -> bool:
-        """Whether the flow run has ended well.
+        """Whether the flow run has completed.
 
         Raises:
-            JobError: it has ended badly.
+            JobError: the flow run ended without completing.
         """
         state = self.flow_run.state if self.flow_run else None
         if state is None or not state.is_final():
@@ -58,7 +58,7 @@ class FollowedRun:
         return True
 
     def update(self, client: SyncPrefectClient) -> None:
-        """Ask Prefect for the flow run's state."""
+        """Read the flow run's state from Prefect."""
         if self.flow_run is None:
             self.flow_run = _started_by_listener(client, self.run_uid, self.recipe)
         else:
@@ -67,20 +67,20 @@ class FollowedRun:
             self.seconds = _stage_seconds(client, self.flow_run)
 
     def epochs(self, jobs_root: Path) -> tuple[int, int | None]:
-        """Return the epochs done and the most that there will be."""
+        """Return the number of completed epochs and the largest number of epochs."""
         if self.flow_run is None:
             return 0, None
         records = JobFolder(jobs_root / self.run_uid / str(self.flow_run.id)).read_progress()
         return (records[-1]["epoch"], records[-1]["epochs"]) if records else (0, None)
 
 
-def rerun(client: SyncPrefectClient, technique: str, run_uid: str, recipe: Recipe) -> FollowedRun:
-    """Ask for another reconstruction of a scan, as a person does in the Prefect UI."""
+def rerun(client: SyncPrefectClient, technique: str, run_uid: str, recipe: Recipe) -> MonitoredRun:
+    """Start another reconstruction of a scan, as a person would in the Prefect UI."""
     flow_run = client.create_flow_run_from_deployment(
         client.read_deployment_by_name(DEPLOYMENT).id,
         parameters={"run_uid": run_uid, "recipe": recipe.model_dump(mode="json")},
     )
-    return FollowedRun(technique, run_uid, recipe, flow_run)
+    return MonitoredRun(technique, run_uid, recipe, flow_run)
 
 
 def _started_by_listener(client: SyncPrefectClient, run_uid: str, recipe: Recipe) -> FlowRun | None:
@@ -90,7 +90,7 @@ def _started_by_listener(client: SyncPrefectClient, run_uid: str, recipe: Recipe
 
 
 def _stage_seconds(client: SyncPrefectClient, flow_run: FlowRun) -> dict[str, float]:
-    """Return how long each stage took, the waiting for a worker and the start of the process first."""
+    """Return the duration of each stage. The first entry is the time until the worker has started the process."""
     ids: list[UUID] = [flow_run.id]
     tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
     ordered = sorted((task for task in tasks if task.start_time), key=lambda task: str(task.start_time))

@@ -1,4 +1,4 @@
-"""Processes that are started, watched, and ended again by their id, with all that they started."""
+"""Starts, monitors and ends service processes, including their child processes."""
 
 import socket
 import subprocess
@@ -15,7 +15,7 @@ _GRACE_S = 10.0
 
 
 class ServiceError(MultisliceError):
-    """A service did not start, or ended by itself."""
+    """A service did not start, or ended unexpectedly."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Service:
     """A running process.
 
     Attributes:
-        name: what people call it.
+        name: name of the service in messages.
         process: the process.
         log: file with its output.
     """
@@ -34,7 +34,7 @@ class Service:
 
     @classmethod
     def start(cls, name: str, command: Sequence[str], environment: Mapping[str, str], logs: Path) -> "Service":
-        """Start a process in a session of its own: Ctrl-C reaches the demo only, which then ends it in order."""
+        """Start a process in a separate session, so that Ctrl-C reaches only the demo, which then ends its services."""
         log = logs / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -51,7 +51,7 @@ class Service:
         """Wait until a service answers.
 
         Raises:
-            ServiceError: it ended, or did not answer in time.
+            ServiceError: the process ended, or did not answer in time.
         """
         end = time.monotonic() + limit_s
         while not ready():
@@ -76,7 +76,7 @@ class Service:
             )
 
     def stop(self) -> None:
-        """End the process and everything that it started, gently at first."""
+        """End the process and its descendants: SIGTERM first, SIGKILL after a grace time."""
         try:
             root = psutil.Process(self.process.pid)
             family = [root, *root.children(recursive=True)]
@@ -92,7 +92,7 @@ class Service:
 
 
 def free_port(preferred: int) -> int:
-    """Return the preferred port of this machine where it is free, else any free one."""
+    """Return the preferred port if it is free, otherwise any free port."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -101,4 +101,4 @@ def free_port(preferred: int) -> int:
             except OSError:
                 continue
             return probe.getsockname()[1]
-    raise ServiceError("A free port is needed.", got="none on 127.0.0.1.", remedy="close other servers.")
+    raise ServiceError("A server needs a free port.", got="no free port on 127.0.0.1.", remedy="stop other servers.")

@@ -1,4 +1,4 @@
-"""What came out of the demo: the volumes in Tiled compared with the truth, as table, picture and JSON.
+"""The demo's report: compares the volumes in Tiled with the truth, as table, picture and JSON.
 
 Shapes: volumes (z, y, x).
 """
@@ -16,28 +16,28 @@ from scipy.ndimage import map_coordinates
 from tiled.client.container import Container
 
 from bluesky_multislice.catalog import find_reconstructions
-from bluesky_multislice.demo.flow_runs import FollowedRun
+from bluesky_multislice.demo.flow_runs import MonitoredRun
 from bluesky_multislice.errors import CatalogError
 from bluesky_multislice.simulation.phantoms import Sample
 
 _PLANES = (("x", "y", 0), ("x", "z", 1), ("y", "z", 2))
-"""Horizontal axis, vertical axis, and the axis of the volume that is cut."""
+"""Horizontal axis, vertical axis, and the index of the axis normal to the slice."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A reconstruction as it stands in Tiled, compared with the truth.
+    """A reconstruction read from Tiled and compared with the truth.
 
     Attributes:
         run: the flow run that made it.
         path: its path in Tiled.
-        delta: (z, y, x) on the truth's grid.
+        delta: (z, y, x) δ on the grid of the truth.
         figures: figures of merit from its provenance.
         relative_error: ‖δ − truth‖ / ‖truth‖.
-        correlation: Pearson's, of δ with the truth.
+        correlation: Pearson correlation of δ with the truth.
     """
 
-    run: FollowedRun
+    run: MonitoredRun
     path: str
     delta: NDArray[np.float32]
     figures: dict[str, Any]
@@ -45,7 +45,7 @@ class Outcome:
     correlation: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything but the volume, for JSON."""
+        """Return all values except the volume, for JSON."""
         flow_run = self.run.flow_run
         return {
             "technique": self.run.technique,
@@ -62,22 +62,22 @@ class Outcome:
         }
 
 
-def read_outcome(client: Container, run: FollowedRun, sample: Sample) -> Outcome:
-    """Read a reconstruction back from Tiled and compare it.
+def read_outcome(client: Container, run: MonitoredRun, sample: Sample) -> Outcome:
+    """Read a reconstruction from Tiled and compare it with the truth.
 
     Raises:
-        CatalogError: it is not there.
+        CatalogError: Tiled has no complete reconstruction of the run.
     """
     found = find_reconstructions(client, run.run_uid, run.recipe.digest())
     complete = [reconstruction.path for reconstruction in found if reconstruction.status == "complete"]
     if not complete:
         raise CatalogError(
-            "A completed flow run leaves a complete reconstruction.",
+            "A completed flow run must have published a complete reconstruction.",
             got=f"none of {run.run_uid} with recipe {run.recipe.digest()}.",
             remedy="read the log of its flow run.",
         )
     node = client[complete[-1]]
-    delta = _on_truth_grid(node["delta"], sample)
+    delta = _on_grid_of_truth(node["delta"], sample)
     return Outcome(
         run,
         complete[-1],
@@ -88,23 +88,23 @@ def read_outcome(client: Container, run: FollowedRun, sample: Sample) -> Outcome
     )
 
 
-def _on_truth_grid(node: Any, sample: Sample) -> NDArray[np.float32]:
-    """Return the volume at the truth's voxels; both grids know where the rotation axis is."""
-    volume, places = np.asarray(node.read(), np.float32), []
+def _on_grid_of_truth(node: Any, sample: Sample) -> NDArray[np.float32]:
+    """Interpolate the volume at the voxels of the truth. Both grids are relative to the rotation axis."""
+    volume, indices = np.asarray(node.read(), np.float32), []
     for axis, (pitch, center) in enumerate(zip(node.metadata["voxel_size_m"], node.metadata["center_m"], strict=True)):
         n = sample.delta.shape[axis]
-        at_m = (np.arange(n) - (n - 1) / 2) * sample.voxel_size_m
-        places.append((at_m - center) / pitch + (volume.shape[axis] - 1) / 2)
-    return np.asarray(map_coordinates(volume, np.meshgrid(*places, indexing="ij"), order=1), np.float32)
+        position_m = (np.arange(n) - (n - 1) / 2) * sample.voxel_size_m
+        indices.append((position_m - center) / pitch + (volume.shape[axis] - 1) / 2)
+    return np.asarray(map_coordinates(volume, np.meshgrid(*indices, indexing="ij"), order=1), np.float32)
 
 
 def make_tables(outcomes: list[Outcome]) -> tuple[Table, Table]:
-    """Return the tables that the demo prints: figures, and seconds by stage."""
-    figures = Table(title="Reconstructed by themselves (multislice), and again as if thin (projection)")
-    for name in ("scan", "flow run", "model", "error δ", "correlation", "held-back R"):
+    """Return the tables that the demo prints: figures of merit, and seconds per stage."""
+    figures = Table(title="Automatic reconstructions (multislice) and reruns with a thin-sample model (projection)")
+    for name in ("scan", "flow run", "model", "error δ", "correlation", "validation R"):
         figures.add_column(name)
     stages = list(dict.fromkeys(stage for outcome in outcomes for stage in outcome.run.seconds))
-    seconds = Table("flow run", *stages, title="Seconds by stage")
+    seconds = Table("flow run", *stages, title="Seconds per stage")
     for outcome in outcomes:
         run, name = outcome.run, outcome.run.flow_run.name if outcome.run.flow_run else ""
         held_back = outcome.figures["held_back_r_factor"]
@@ -139,8 +139,8 @@ def save_picture(path: Path, sample: Sample, outcomes: list[Outcome]) -> None:
     for row, (across, up, axis) in enumerate(_PLANES):
         for column, (title, volume) in enumerate(columns):
             axes = grid[row][column]
-            cut = np.take(volume, volume.shape[axis] // 2, axis=axis)
-            image = axes.imshow(cut, origin="lower", cmap="gray", vmin=-0.1 * top, vmax=top)
+            central = np.take(volume, volume.shape[axis] // 2, axis=axis)
+            image = axes.imshow(central, origin="lower", cmap="gray", vmin=-0.1 * top, vmax=top)
             axes.set(xlabel=across, ylabel=up, xticks=[], yticks=[], title=title if row == 0 else "")
     if image is not None:
         figure.colorbar(image, ax=grid, shrink=0.5, label="δ")

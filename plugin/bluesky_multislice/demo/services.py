@@ -1,4 +1,4 @@
-"""Services on one machine, each a real process: Tiled, Prefect server, process worker, listener."""
+"""Runs the services on one machine as real processes: Tiled, Prefect server, process worker, listener and reaper."""
 
 import os
 import secrets
@@ -18,19 +18,19 @@ from bluesky_multislice.recipe import POOL
 from flows.deploy import deploy
 
 _HOST = "127.0.0.1"
-_JOBS_AT_ONCE = 2
+_MAX_JOBS = 2
 
 
 @dataclass(frozen=True)
 class Services:
-    """Where the demo's services are.
+    """Addresses and folders of the running services.
 
     Attributes:
-        tiled_uri: Tiled server.
-        api_key: key for it, made anew for each demo.
-        prefect_uri: Prefect server with its UI.
-        detector: folder that the detector writes to.
-        jobs_root: folder of the job folders.
+        tiled_uri: address of the Tiled server.
+        api_key: API key of the Tiled server, new for each start.
+        prefect_uri: address of the Prefect server and its UI.
+        detector: folder to which the detector writes.
+        jobs_root: parent folder of the job folders.
         running: the processes.
     """
 
@@ -43,11 +43,11 @@ class Services:
 
     @property
     def tiled_page(self) -> str:
-        """Address of Tiled's web page that logs a person in."""
+        """Address of Tiled's web UI, including the API key."""
         return f"{self.tiled_uri}/ui/?api_key={self.api_key}"
 
     def check(self) -> None:
-        """Raise ServiceError if a service has ended by itself."""
+        """Raise ServiceError if a service has ended."""
         for service in self.running:
             service.check()
 
@@ -60,13 +60,13 @@ def serve(
     meanwhile: Callable[[], None] = lambda: None,
     readable: Sequence[Path] = (),
 ) -> Iterator[Services]:
-    """Start the services, and end them in reverse order whatever happens.
+    """Start the services. On exit, end them in reverse order.
 
     Args:
         out: folder for catalogue, databases, frames, jobs and logs.
-        on_ready: called with the name of each service that has come up.
-        meanwhile: called while the servers come up.
-        readable: folders beside the detector's whose files Tiled may read where they lie.
+        on_ready: called with the name of each service after it has started.
+        meanwhile: called while the servers start.
+        readable: additional folders whose files Tiled may read.
 
     Raises:
         ServiceError: a service does not start.
@@ -78,7 +78,7 @@ def serve(
     tiled_uri, prefect_uri = (f"http://{_HOST}:{free_port(port)}" for port in (8000, 4200))
     running: list[Service] = []
     with ExitStack() as stack:
-        # Prefect's runner keeps flow code under one fixed name there: another user's would be in the way.
+        # Prefect's runner stores flow code under a fixed name in TMPDIR, which can conflict with another user's.
         temporary = stack.enter_context(TemporaryDirectory(prefix="multislice-", ignore_cleanup_errors=True))
         environment = _environment(api_key, tiled_uri, prefect_uri, folders) | {"TMPDIR": temporary}
 
@@ -88,7 +88,7 @@ def serve(
             running.append(service)
             return service
 
-        stack.enter_context(_prefect_at(prefect_uri, folders["prefect"]))
+        stack.enter_context(_prefect_settings(prefect_uri, folders["prefect"]))
         prefect = start("prefect-server", *_prefect("server", "start", *_address(prefect_uri)))
         tiled = start(
             "tiled-server", *_tiled("serve", "config", str(_tiled_config(folders, readable)), *_address(tiled_uri))
@@ -98,8 +98,8 @@ def serve(
         on_ready("Tiled")
         prefect.wait_until(lambda: _answers(f"{prefect_uri}/api/health"))
         on_ready("Prefect server")
-        limit = str(_JOBS_AT_ONCE)
-        deploy(jobs=_JOBS_AT_ONCE)
+        limit = str(_MAX_JOBS)
+        deploy(jobs=_MAX_JOBS)
         on_ready("deployment")
         start("worker", *_prefect("worker", "start", "--pool", POOL, "--type", "process", "--limit", limit))
         listener = start("listener", *_multislice("listen"))
@@ -110,13 +110,13 @@ def serve(
 
 
 @contextmanager
-def _prefect_at(uri: str, home: Path) -> Iterator[None]:
+def _prefect_settings(uri: str, home: Path) -> Iterator[None]:
     with temporary_settings(updates={PREFECT_API_URL: f"{uri}/api", PREFECT_HOME: home}):
         yield
 
 
 def _environment(api_key: str, tiled_uri: str, prefect_uri: str, folders: dict[str, Path]) -> dict[str, str]:
-    """Nothing of a Prefect or Tiled that the person uses otherwise may leak into the demo."""
+    """Return the environment of the services, without the user's own Prefect and Tiled settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TILED_"))}
     return inherited | {
         "DO_NOT_TRACK": "1",
@@ -149,16 +149,16 @@ def _tiled_config(folders: dict[str, Path], readable: Sequence[Path]) -> Path:
     return path
 
 
-def _prefect(*words: str) -> list[str]:
-    return [sys.executable, "-m", "prefect", *words]
+def _prefect(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "prefect", *arguments]
 
 
-def _multislice(*words: str) -> list[str]:
-    return [str(Path(sys.executable).with_name("multislice")), *words]
+def _multislice(*arguments: str) -> list[str]:
+    return [str(Path(sys.executable).with_name("multislice")), *arguments]
 
 
-def _tiled(*words: str) -> list[str]:
-    return [sys.executable, "-m", "tiled", *words]
+def _tiled(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tiled", *arguments]
 
 
 def _address(uri: str) -> list[str]:

@@ -1,8 +1,8 @@
-"""Files in and out: the interchange file, the result file and previews."""
+"""File formats: the interchange file, the result file and preview images."""
 
 from bluesky_multislice.files.preview import preview, write_preview
 from bluesky_multislice.files.scan_reader import read_geometry, read_scan
-from bluesky_multislice.files.scan_writer import write_predicted, write_scan
+from bluesky_multislice.files.scan_writer import write_scan, write_simulated
 from bluesky_multislice.files.virtual_frames import FrameFile, frame_files
 from bluesky_multislice.files.volume_file import VolumeFile, read_provenance, read_volume, write_result
 
@@ -15,8 +15,8 @@ __all__ = [
     "read_provenance",
     "read_scan",
     "read_volume",
-    "write_predicted",
     "write_preview",
     "write_result",
     "write_scan",
+    "write_simulated",
 ]

@@ -1,4 +1,4 @@
-"""CXI's basis vectors: the directions of the stored rows and columns, as one of the eight orientations."""
+"""Conversion between CXI's basis vectors and the eight detector orientations."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ def orientation_of(vectors: NDArray[np.float64]) -> Orientation:
     """Return the orientation of a detector.
 
     Args:
-        vectors: (3, 2) or (2, 3), the direction (x, y, z) of the stored row index and of the column index.
+        vectors: (3, 2) or (2, 3), directions (x, y, z) of the stored row index and column index.
 
     Raises:
         ScanError: the detector's axes are not along x and y.
@@ -35,14 +35,14 @@ def orientation_of(vectors: NDArray[np.float64]) -> Orientation:
             if basis == directions:
                 return orientation
     raise ScanError(
-        "The detector must stand across the beam with its axes along x and y.",
+        "The detector must be perpendicular to the beam, with its axes along x and y.",
         got=f"basis vectors {vectors.tolist()}.",
-        remedy="correct basis_vectors, or give scan.orientation in the recipe.",
+        remedy="correct basis_vectors, or set scan.orientation in the recipe.",
     )
 
 
 def basis_vectors(orientation: Orientation, pixel_size_m: tuple[float, float]) -> NDArray[np.float64]:
-    """Return the (3, 2) basis vectors of an orientation, as long as a pixel (y, x)."""
+    """Return the (3, 2) basis vectors of an orientation. Their lengths are the pixel size (y, x), m."""
     basis = np.zeros((3, 2))
     for column, (along_y, along_x) in enumerate(_BASIS[orientation]):
         basis[1, column], basis[0, column] = along_y * pixel_size_m[0], along_x * pixel_size_m[1]

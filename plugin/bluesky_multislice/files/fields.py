@@ -1,4 +1,4 @@
-"""Values of an interchange file, each looked up in order of precedence and kept with its source."""
+"""Looks up the values of a scan in recipe, interchange file and instrument file, and records each value's source."""
 
 from dataclasses import dataclass, field
 
@@ -18,13 +18,13 @@ SAMPLE = f"{ENTRY}/sample_1"
 
 @dataclass
 class FieldLookup:
-    """Looks values up: the recipe's ``[scan]`` table, the file, the instrument file.
+    """Looks up values in this order: the recipe's ``[scan]`` table, the interchange file, the instrument file.
 
     Attributes:
         file: the open interchange file.
         values: the recipe's values.
-        instrument: the instrument file, None where there is none.
-        sources: field → where its value came from; filled by every successful look-up.
+        instrument: the instrument file; None if there is none.
+        sources: field → source of its value; every successful look-up adds an entry.
     """
 
     file: h5py.File
@@ -33,7 +33,7 @@ class FieldLookup:
     sources: dict[str, str] = field(default_factory=dict)
 
     def text(self, name: str, *places: str) -> str | None:
-        """Return a word, None where no place has it."""
+        """Return a text value; None if it is not found."""
         found = self._first(name, places, getattr(self.values, name, None), f"recipe scan.{name}")
         if isinstance(found, h5py.Dataset):
             found = found[()]
@@ -42,16 +42,16 @@ class FieldLookup:
     def number(
         self, name: str, *places: str, override: float | None = None, override_name: str = ""
     ) -> NDArray[np.float64] | None:
-        """Return a number () or one number a row, in the file's SI unit, None where no place has it.
+        """Return one number () or one number per row (row,), in the file's SI unit; None if it is not found.
 
         Args:
             name: name of the field.
             places: paths in the file.
-            override: the recipe's value, already in that unit.
+            override: the recipe's value, in the same unit.
             override_name: name of the recipe's field.
 
         Raises:
-            ScanError: what stands there is no number.
+            ScanError: the value is not a number.
         """
         found = self._first(name, places, override, f"recipe scan.{override_name}")
         if found is None:
@@ -63,44 +63,44 @@ class FieldLookup:
             raise ScanError(
                 f"The field {name} must hold numbers.",
                 got=f"{value!r} from {self.sources[name]}.",
-                remedy="correct it, or give it in the recipe's [scan] table.",
+                remedy="correct it, or set it in the recipe's [scan] table.",
             ) from error
         return numbers.reshape(()) if numbers.shape == (1,) else numbers
 
     def single(self, name: str, found: NDArray[np.float64]) -> float:
-        """Return a found value that must be one number.
+        """Return the value of a field that must be a single number.
 
         Raises:
-            ScanError: it is several.
+            ScanError: the value is an array.
         """
         if found.ndim:
             raise ScanError(
-                f"A scan has one {name}.",
+                f"A scan must have a single value of {name}.",
                 got=f"an array {found.shape} from {self.sources[name]}.",
-                remedy="write one number, or give it in the recipe's [scan] table.",
+                remedy="write one number, or set it in the recipe's [scan] table.",
             )
         return float(found)
 
     def required(
         self, name: str, *places: str, override: float | None = None, override_name: str = ""
     ) -> NDArray[np.float64]:
-        """Like ``number``, but a missing value is an error that names every place looked in."""
+        """Like ``number``, but raise a ScanError that lists all searched places if the value is missing."""
         found = self.number(name, *places, override=override, override_name=override_name)
         if found is None:
             raise self.missing(name, *places, override_name=override_name)
         return found
 
     def missing(self, name: str, *places: str, override_name: str = "") -> ScanError:
-        """Return the error of a field that no place has."""
-        looked = [f"recipe scan.{override_name}"] if override_name else []
-        looked += [f"/{place}" for place in places]
-        looked.append(f"instrument file ({'none given' if self.instrument is None else self.instrument.name})")
+        """Return the error for a field that was not found."""
+        searched = [f"recipe scan.{override_name}"] if override_name else []
+        searched += [f"/{place}" for place in places]
+        searched.append(f"instrument file ({'none given' if self.instrument is None else self.instrument.name})")
         flag, *name_of_value = override_name.split(".")
         option = f" ({' '.join(['--' + flag.replace('_', '-'), *name_of_value])})" if flag else ""
         return ScanError(
             f"A scan needs {name}.",
-            got=f"{self.file.filename} without it; looked in {', '.join(looked)}.",
-            remedy=f"write /{places[0]}, or give it in the recipe's [scan] table{option} or in an instrument file.",
+            got=f"no {name} in {self.file.filename}; searched {', '.join(searched)}.",
+            remedy=f"write /{places[0]}, or set it in the recipe's [scan] table{option} or in an instrument file.",
         )
 
     def _first(self, name: str, places: tuple[str, ...], override: object, override_source: str):

@@ -1,4 +1,4 @@
-"""A picture of a volume: its central slices, 8 bits, small enough for a page."""
+"""Preview images of a volume: central slices in 8-bit grey, small enough for a web page."""
 
 import os
 from collections.abc import Sequence
@@ -9,37 +9,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_WIDEST = 512
-_NARROWEST = 256
-"""Pages show a picture in its own pixels."""
+_MAX_WIDTH = 512
+_MIN_WIDTH = 256
+"""Web pages show the image without scaling, so small images are enlarged."""
 
 
 def preview(delta: NDArray | h5py.Dataset) -> NDArray[np.uint8]:
-    """Return the central slices (y, x), (z, x) and (z, y) of δ one above the other, 8 bits, at most 512 pixels wide.
+    """Return the central slices (y, x), (z, x) and (z, y) of δ, stacked vertically, 8 bit, at most 512 pixels wide.
 
     Args:
-        delta: (z, y, x), an array or a dataset of which only these slices are read.
+        delta: (z, y, x), an array, or a dataset from which only these slices are read.
     """
     nz, ny, nx = delta.shape
-    step = -(-max(nz, ny, nx) // _WIDEST)
+    step = -(-max(nz, ny, nx) // _MAX_WIDTH)
     return _stacked([delta[nz // 2, ::step, ::step], delta[::step, ny // 2, ::step], delta[::step, ::step, nx // 2]])
 
 
 def write_preview(path: Path, slices: Sequence[NDArray]) -> None:
-    """Write slices of a volume, one above the other, as a PNG that readers see whole or not at all.
+    """Write slices of a volume, stacked vertically, as a PNG file. The file is replaced atomically.
 
-    Small ones are enlarged a whole number of times.
+    Small slices are enlarged by an integer factor.
 
     Args:
-        path: the picture.
-        slices: arrays of two dimensions; the first one's least and largest value are black and white.
+        path: the PNG file.
+        slices: two-dimensional arrays; black and white are the minimum and maximum of the first one.
     """
-    step = -(-max(max(plane.shape) for plane in slices) // _WIDEST)
+    step = -(-max(max(plane.shape) for plane in slices) // _MAX_WIDTH)
     grey = _stacked([plane[::step, ::step] for plane in slices])
-    times = max(1, _NARROWEST // grey.shape[1])
+    zoom = max(1, _MIN_WIDTH // grey.shape[1])
     part = path.with_suffix(f".{os.getpid()}.part")
     with part.open("wb") as file:
-        Image.fromarray(grey.repeat(times, axis=0).repeat(times, axis=1)).save(file, format="png")
+        Image.fromarray(grey.repeat(zoom, axis=0).repeat(zoom, axis=1)).save(file, format="png")
     os.replace(part, path)
 
 

@@ -1,6 +1,6 @@
-"""Reading the interchange file: CXI 1.6 with NXtomo's fields where CXI has none (table in docs/interchange.md).
+"""Reads the interchange file: CXI 1.6, with NXtomo's fields for what CXI lacks (table in docs/interchange.md).
 
-The file holds frames as the detector stored them; ``basis_vectors`` say how they are turned.
+The file contains the frames as the detector stored them; ``basis_vectors`` gives their orientation.
 """
 
 from pathlib import Path
@@ -34,45 +34,45 @@ from bluesky_multislice.units import (
 
 
 def read_scan(path: Path, *, values: ScanValues | None = None, instrument: Instrument | None = None) -> Scan:
-    """Read a scan; frames stay on disk until they are asked for.
+    """Read a scan. Frames stay on disk until they are indexed.
 
     Args:
         path: the interchange file.
-        values: values that overrule the file's.
-        instrument: where else to look for values.
+        values: values that override the file's.
+        instrument: instrument file, searched for values that the interchange file lacks.
 
     Raises:
         ScanError: a value is missing or contradicts another.
-        FramesError: frames are missing or fewer than the scan's views.
+        FramesError: frames are missing, or there are fewer frames than views.
     """
     lookup = FieldLookup(_open(path), values or ScanValues(), instrument)
     data = lookup.file.get(DATA)
     if not isinstance(data, h5py.Dataset) or not data.shape:
         raise FramesError(
-            "A scan to reconstruct needs frames.",
-            got=f"{path} without /{DATA}.",
-            remedy="write the frames there, or make them with `multislice simulate`.",
+            "A reconstruction needs frames.",
+            got=f"no /{DATA} in {path}.",
+            remedy="write the frames there, or simulate them with `multislice simulate`.",
         )
     check_virtual_sources(data)
     return _read(lookup, data)
 
 
 def read_geometry(path: Path, *, values: ScanValues | None = None, instrument: Instrument | None = None) -> Scan:
-    """Read a scan without frames, for simulation; the frames returned are all zero, shaped like ``mask``.
+    """Read a scan without frames, for simulation. The returned frames are zero and have the shape of ``mask``.
 
     Args:
         path: the interchange file.
-        values: values that overrule the file's.
-        instrument: where else to look for values.
+        values: values that override the file's.
+        instrument: instrument file, searched for values that the interchange file lacks.
 
     Raises:
-        ScanError: a value is missing, or the file has no mask to give the frames' shape.
+        ScanError: a value is missing, or the file has no mask that gives the shape of the frames.
     """
     lookup = FieldLookup(_open(path), values or ScanValues(), instrument)
     mask = lookup.file.get(f"{DETECTOR}/mask")
     if not isinstance(mask, h5py.Dataset):
         raise lookup.missing("mask", f"{DETECTOR}/mask")
-    rows = _rows_described(lookup.file)
+    rows = _stored_row_count(lookup.file)
     if rows == 0:
         raise lookup.missing("angle", f"{SAMPLE}/rotation_angle", f"{SAMPLE}/geometry_1/translation")
     return _read(lookup, np.broadcast_to(np.zeros(1, np.float32), (rows, *mask.shape)))
@@ -83,7 +83,7 @@ def _open(path: Path) -> h5py.File:
         return h5py.File(path, "r")
     except OSError as error:
         raise FramesError(
-            "A scan's file must be readable HDF5.", got=f"{path}: {error}.", remedy="check the path and the file."
+            "An interchange file must be readable HDF5.", got=f"{path}: {error}.", remedy="check the path and the file."
         ) from error
 
 
@@ -96,27 +96,27 @@ def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
     distance = lookup.required(
         "distance", f"{DETECTOR}/distance", override=lookup.values.distance_m, override_name="distance_m"
     )
-    check_exposures(_by_row(lookup.number("exposure", f"{DETECTOR}/count_time"), key), key)
+    check_exposures(_per_row(lookup.number("exposure", f"{DETECTOR}/count_time"), key), key)
     frames = Frames(
         data,
         rows=np.flatnonzero(key == 0),
         dark_rows=np.flatnonzero(key == 2).tolist(),
         flat_rows=np.flatnonzero(key == 1).tolist(),
-        mask=_good(lookup.file),
+        mask=_good_pixels(lookup.file),
         orientation=_orientation(lookup),
         saturation=_saturation(lookup),
         when=_when(lookup, key),
-        detector_position_m=_place_m(lookup, distance, focus_distance_m, key),
+        detector_position_m=_detector_position_m(lookup, distance, focus_distance_m, key),
     )
     regime = _regime(lookup, technique, focus_distance_m is not None, warnings)
     geometry = ScanGeometry(
         technique=technique.name,
         beam=Beam(wavelength_m_from_energy(_energy_ev(lookup)), focus_distance_m, *_source_blur(lookup)),
         detector=Detector(frames.shape, _pixel_size_m(lookup), regime, imaged=technique.imaged),
-        distance_m=_by_view(lookup, "distance", distance, key),
+        distance_m=_per_view(lookup, "distance", distance, key),
         angle_rad=_angle_rad(lookup, key),
         position_m=position_m,
-        values=_values(lookup, technique),
+        values=_technique_values(lookup, technique),
     )
     return Scan(geometry, frames, _probe(lookup), lookup.sources, tuple(warnings))
 
@@ -124,14 +124,14 @@ def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
 def _positions_and_technique(
     lookup: FieldLookup, key: NDArray, warnings: list[str]
 ) -> tuple[NDArray[np.float64], Technique]:
-    """Return the probe's positions (view, 2), (y, x), the negative of the sample's translation (x, y, z)."""
+    """Return the probe positions (view, 2), (y, x), which are the negative of the sample translation (x, y, z)."""
     place = f"{SAMPLE}/geometry_1/translation"
     found = lookup.number("positions", place)
-    translation = None if found is None else _by_view(lookup, "positions", found, key)
+    translation = None if found is None else _per_view(lookup, "positions", found, key)
     if translation is not None and (translation.ndim != 2 or translation.shape[1] not in (2, 3)):
         raise ScanError(
-            "The sample's translation must be (view, 3): x, y and z in metres.",
-            got=f"one of {translation.shape} in {lookup.file.filename}.",
+            "The sample translation must be (view, 3): x, y and z in metres.",
+            got=f"shape {translation.shape} in {lookup.file.filename}.",
             remedy=f"correct /{place}.",
         )
     technique = _technique(lookup, translation, warnings)
@@ -148,7 +148,7 @@ def _angle_rad(lookup: FieldLookup, key: NDArray) -> NDArray[np.float64]:
     angle = lookup.number("angle", place, override=lookup.values.angle_deg, override_name="angle_deg")
     if angle is None:
         angle, lookup.sources["angle"] = np.zeros(()), "absent: 0 by the interchange format"
-    return np.radians(_by_view(lookup, "angle", angle, key))
+    return np.radians(_per_view(lookup, "angle", angle, key))
 
 
 def _pixel_size_m(lookup: FieldLookup) -> tuple[float, float]:
@@ -166,12 +166,12 @@ def _focus_distance_m(lookup: FieldLookup, key: NDArray) -> float | tuple[float,
     found = lookup.number("focus_distance", place, override=override, override_name="focus_distance_mm")
     if found is None or found.ndim == 0:
         return None if found is None else float(found)
-    by_view = _by_view(lookup, "focus_distance", found, key)
-    return tuple(by_view.tolist()) if np.ptp(by_view) > 0 else float(by_view[0])
+    per_view = _per_view(lookup, "focus_distance", found, key)
+    return tuple(per_view.tolist()) if np.ptp(per_view) > 0 else float(per_view[0])
 
 
 def _source_blur(lookup: FieldLookup) -> tuple[float, float]:
-    """Return the source size in metres and the divergence in radians."""
+    """Return the source size, m, and the divergence, rad."""
     found = []
     for name, given, recipe_name in (
         ("source_size", lookup.values.source_size_um, "source_size_um"),
@@ -189,8 +189,8 @@ def _saturation(lookup: FieldLookup) -> float | None:
     return None if found is None else lookup.single("saturation", found)
 
 
-def _by_view(lookup: FieldLookup, name: str, found: NDArray[np.float64], key: NDArray) -> NDArray[np.float64]:
-    """Spread one value over all views, or pick the views' rows from one value a stored frame."""
+def _per_view(lookup: FieldLookup, name: str, found: NDArray[np.float64], key: NDArray) -> NDArray[np.float64]:
+    """Return one value per view, from a single value or from one value per stored frame."""
     views = int((key == 0).sum())
     if found.ndim == 0:
         return np.full(views, float(found))
@@ -199,14 +199,14 @@ def _by_view(lookup: FieldLookup, name: str, found: NDArray[np.float64], key: ND
     if len(found) == views:
         return found
     raise ScanError(
-        f"A scan needs as many frames as {name} values.",
+        f"The number of frames must equal the number of {name} values.",
         got=f"{len(key)} frames and {len(found)} values of {name} in {lookup.file.filename}.",
-        remedy="check whether the detector stopped early, or the file was cut.",
+        remedy="check whether the detector stopped early or the file was truncated.",
     )
 
 
-def _by_row(found: NDArray[np.float64] | None, key: NDArray) -> NDArray[np.float64]:
-    """Spread one value, or one a view, over all stored frames; NaN where darks and flats have none."""
+def _per_row(found: NDArray[np.float64] | None, key: NDArray) -> NDArray[np.float64]:
+    """Return one value per stored frame, from a single value or one per view; NaN for darks and flats without one."""
     rows = np.full(len(key), np.nan)
     if found is not None and found.ndim == 1 and len(found) == int((key == 0).sum()):
         rows[key == 0] = found
@@ -216,44 +216,45 @@ def _by_row(found: NDArray[np.float64] | None, key: NDArray) -> NDArray[np.float
 
 
 def _when(lookup: FieldLookup, key: NDArray) -> NDArray[np.float64] | None:
-    """Return the time of every stored frame, None where their order says it."""
+    """Return the time of every stored frame; None if only their order is known."""
     found = lookup.number("frame_times", f"{DETECTOR}/start_time")
     return found if found is not None and found.shape == key.shape else None
 
 
-def _place_m(
+def _detector_position_m(
     lookup: FieldLookup, distance: NDArray[np.float64], focus_distance_m: float | tuple[float, ...] | None, key: NDArray
 ) -> NDArray[np.float64] | None:
-    """Return where along the beam the detector stood for every stored frame, None where it never moved.
+    """Return the detector's position along the beam for every stored frame; None if it did not move.
 
-    That is its distance from the focus, or from z = 0 in a parallel beam: flats do not see the sample being moved.
+    The position is the distance from the focus, or from z = 0 in a parallel beam. Only this matters for flats, because
+    they do not contain the sample.
     """
-    place = _by_row(distance, key)
+    position = _per_row(distance, key)
     if isinstance(focus_distance_m, tuple):
-        place = place + _by_row(lookup.number("focus_distance", f"{SOURCE}/focus_distance"), key)
+        position = position + _per_row(lookup.number("focus_distance", f"{SOURCE}/focus_distance"), key)
     else:
-        place = place + (focus_distance_m or 0.0)
-    return place if detector_positions_differ(place[key == 0]) else None
+        position = position + (focus_distance_m or 0.0)
+    return position if detector_positions_differ(position[key == 0]) else None
 
 
 def _technique(lookup: FieldLookup, translation: NDArray | None, warnings: list[str]) -> Technique:
     name = lookup.text("technique", f"{ENTRY}/technique")
     if name is None and translation is not None and len(np.unique(translation[:, :2], axis=0)) > 1:
         name, lookup.sources["technique"] = "ptychography", "implied by positions that differ"
-        warnings.append("technique is not recorded; taken as ptychography because the sample was translated")
+        warnings.append("technique is not recorded; ptychography is assumed because the sample was translated")
     if name is None:
         raise lookup.missing("technique", f"{ENTRY}/technique", override_name="technique")
     if name not in techniques():
         raise ScanError(
             f"The technique must be {' or '.join(techniques())}.",
             got=f"{name!r} from {lookup.sources['technique']}.",
-            remedy="correct it, or give scan.technique in the recipe.",
+            remedy="correct it, or set scan.technique in the recipe.",
         )
     return find_technique(name)
 
 
-def _values(lookup: FieldLookup, technique: Technique) -> dict[str, float]:
-    """Return the numbers that only this technique has."""
+def _technique_values(lookup: FieldLookup, technique: Technique) -> dict[str, float]:
+    """Return the values that are specific to this technique."""
     found = {}
     for field in technique.fields:
         place, given = f"{ENTRY}/{field.place}", lookup.values.values.get(field.name)
@@ -267,14 +268,14 @@ def _regime(lookup: FieldLookup, technique: Technique, focus: bool, warnings: li
     implied = "near_field" if focus else technique.regime
     if regime is None and implied is not None:
         regime, lookup.sources["regime"] = implied, "implied by " + ("focus_distance" if focus else technique.name)
-        warnings.append(f"regime is not recorded; taken as {regime}, {lookup.sources['regime']}")
+        warnings.append(f"regime is not recorded; {regime} is assumed, {lookup.sources['regime']}")
     elif regime is None:
         regime, lookup.sources["regime"] = "far_field", "absent: far field by the interchange format"
     if regime not in ("far_field", "near_field"):
         raise ScanError(
             "The regime must be far_field or near_field.",
             got=f"{regime!r} from {lookup.sources['regime']}.",
-            remedy="correct it, or give scan.regime in the recipe.",
+            remedy="correct it, or set scan.regime in the recipe.",
         )
     return regime
 
@@ -302,18 +303,18 @@ def _probe(lookup: FieldLookup) -> NDArray[np.complex64] | None:
         raise ScanError(
             "A probe must be (mode, y, x) or (y, x).",
             got=f"an array {probe.shape} in {lookup.file.filename}.",
-            remedy=f"correct /{SOURCE}/probe, or leave it out: then it is made from the frames.",
+            remedy=f"correct /{SOURCE}/probe, or omit it: the initial guess is then derived from the frames.",
         )
     lookup.sources["probe"] = f"/{SOURCE}/probe"
     return np.asarray(probe[()], np.complex64).reshape(-1, *probe.shape[-2:])
 
 
-def _good(file: h5py.File) -> NDArray[np.bool_] | None:
+def _good_pixels(file: h5py.File) -> NDArray[np.bool_] | None:
     mask = file.get(f"{DETECTOR}/mask")
     return mask[()] == 0 if isinstance(mask, h5py.Dataset) else None
 
 
-def _rows_described(file: h5py.File) -> int:
+def _stored_row_count(file: h5py.File) -> int:
     for place in (f"{DETECTOR}/image_key", f"{SAMPLE}/geometry_1/translation", f"{SAMPLE}/rotation_angle"):
         found = file.get(place)
         if isinstance(found, h5py.Dataset) and found.ndim:

@@ -1,4 +1,4 @@
-"""Writing the interchange file."""
+"""Writes the interchange file."""
 
 import os
 import shutil
@@ -23,8 +23,8 @@ def write_scan(path: Path, scan: Scan, *, files: Sequence[FrameFile] | None = No
     Args:
         path: the file to write.
         scan: the scan.
-        files: HDF5 files whose datasets, one after the other, are the rows of the scan's frames: the frames are linked
-            where they lie (virtual dataset). None copies them.
+        files: HDF5 files whose concatenated datasets are the rows of the scan's frames. The frames are then linked
+            with a virtual dataset. None: the frames are copied.
     """
     geometry, frames = scan.geometry, scan.frames
     order = np.concatenate([frames.rows, frames.dark_rows, frames.flat_rows]).astype(np.intp)
@@ -68,14 +68,14 @@ def write_scan(path: Path, scan: Scan, *, files: Sequence[FrameFile] | None = No
         file[f"{ENTRY}/data_1/data"] = h5py.SoftLink(f"/{DATA}")
 
 
-def write_predicted(path: Path, described: Path, frames: NDArray[np.float64], *, intensity_scale: float) -> None:
-    """Write what ``described`` holds with frames added; the probe follows the frames' units.
+def write_simulated(path: Path, described: Path, frames: NDArray[np.float64], *, intensity_scale: float) -> None:
+    """Copy an interchange file, add simulated frames, and scale the probe to the units of the frames.
 
     Args:
-        path: the file to write; it appears only when it is complete.
+        path: the file to write; it gets this name only after it is complete.
         described: an interchange file without frames.
-        frames: (view, y, x) as ``described`` says that they are stored.
-        intensity_scale: what the frames of ``described``'s own probe were multiplied by.
+        frames: (view, y, x) in the stored orientation of ``described``.
+        intensity_scale: factor by which the simulated intensities were multiplied.
     """
     part = path.with_name(path.name + ".part")
     shutil.copyfile(described, part)
@@ -92,7 +92,7 @@ def write_predicted(path: Path, described: Path, frames: NDArray[np.float64], *,
 
 
 def _distance_m(scan: Scan, order: NDArray[np.intp]) -> float | NDArray[np.float64]:
-    """Return the distance, or that of every row: those of flats say where the detector stood when they were taken."""
+    """Return the distance, or the distances of all rows. A flat's distance gives its detector position."""
     geometry, frames = scan.geometry, scan.frames
     if np.ptp(geometry.distance_m) == 0:
         return float(geometry.distance_m[0])
@@ -107,5 +107,5 @@ def _distance_m(scan: Scan, order: NDArray[np.intp]) -> float | NDArray[np.float
 def _copy_frames(file: h5py.File, frames: Frames, order: NDArray[np.intp]) -> None:
     shape = frames.source.shape[1:]
     data = file.create_dataset(DATA, (len(order), *shape), frames.source.dtype, chunks=(1, *shape))
-    for at, row in enumerate(order):
-        data[at] = frames.source[int(row) : int(row) + 1][0]
+    for index, row in enumerate(order):
+        data[index] = frames.source[int(row) : int(row) + 1][0]

@@ -1,4 +1,4 @@
-"""Frames linked where the detector wrote them: an HDF5 virtual dataset instead of a copy."""
+"""Links to frames in the detector's files: HDF5 virtual datasets instead of copies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class FrameFile:
     Attributes:
         path: the HDF5 file.
         dataset: name of a dataset (frame, y, x) or (frame, 1, y, x) in it.
-        frames: how many of its frames belong to the scan.
+        frames: number of its frames that belong to the scan, from the first on.
     """
 
     path: Path
@@ -27,39 +27,39 @@ class FrameFile:
 
 
 def write_virtual(file: h5py.File, name: str, files: Sequence[FrameFile], order: NDArray[np.intp]) -> None:
-    """Make a virtual dataset (row, y, x) whose row i is row ``order[i]`` of the files, one after the other.
+    """Create a virtual dataset (row, y, x) whose row i is row ``order[i]`` of the concatenated files.
 
     Args:
-        file: open for writing.
+        file: file to write to.
         name: name of the dataset.
         files: the detector's files.
-        order: (row,) which of their frames, in which order.
+        order: (row,) indices into the concatenated frames.
 
     Raises:
-        FramesError: a file is missing, lacks the dataset or has fewer frames than it should.
+        FramesError: a file is missing, lacks the dataset or has too few frames.
     """
     shapes = [_shape(entry) for entry in files]
     starts = np.cumsum([0, *(entry.frames for entry in files)])
     with h5py.File(files[0].path) as first:
         dtype = first[files[0].dataset].dtype  # pyright: ignore[reportAttributeAccessIssue]
     layout = h5py.VirtualLayout((len(order), *shapes[0][-2:]), dtype)
-    which = np.searchsorted(starts, order, side="right") - 1
-    breaks = np.flatnonzero((np.diff(order) != 1) | (np.diff(which) != 0)) + 1
-    for run in np.split(np.arange(len(order)), breaks):
-        which_file = int(which[run[0]])
-        entry, shape = files[which_file], shapes[which_file]
-        start = int(order[run[0]] - starts[which_file])
+    file_of_row = np.searchsorted(starts, order, side="right") - 1
+    breaks = np.flatnonzero((np.diff(order) != 1) | (np.diff(file_of_row) != 0)) + 1
+    for block in np.split(np.arange(len(order)), breaks):
+        number = int(file_of_row[block[0]])
+        entry, shape = files[number], shapes[number]
+        start = int(order[block[0]] - starts[number])
         source = h5py.VirtualSource(str(entry.path.resolve()), entry.dataset, shape)
-        rows = source[start : start + len(run)] if len(shape) == 3 else source[start : start + len(run), 0]
-        layout[int(run[0]) : int(run[-1]) + 1] = rows
+        rows = source[start : start + len(block)] if len(shape) == 3 else source[start : start + len(block), 0]
+        layout[int(block[0]) : int(block[-1]) + 1] = rows
     file.create_virtual_dataset(name, layout)
 
 
 def check_virtual_sources(dataset: h5py.Dataset) -> None:
-    """Refuse a virtual dataset whose files are gone or cut; HDF5 itself would read zeros.
+    """Check the source files of a virtual dataset. HDF5 silently reads zeros if a file is missing or truncated.
 
     Raises:
-        FramesError: a file is missing, lacks the dataset or is shorter than what is mapped from it.
+        FramesError: a file is missing, lacks the dataset or is shorter than the mapped range.
     """
     if not dataset.is_virtual:
         return
@@ -76,21 +76,21 @@ def _shape(entry: FrameFile) -> tuple[int, ...]:
             shape = file[entry.dataset].shape  # pyright: ignore[reportAttributeAccessIssue]
     except (OSError, KeyError) as error:
         raise FramesError(
-            "The detector's file must be readable where the scan says it lies.",
+            "The detector's file must be readable at the path that the scan gives.",
             got=f"{entry.path}, dataset {entry.dataset}: {error}.",
             remedy="restore the file, or mount the storage that holds it.",
         ) from error
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[1] != 1) or shape[0] < entry.frames:
         raise FramesError(
-            "The detector's file must hold every frame of the scan, one frame a view.",
+            "The detector's file must contain every frame of the scan, one frame per view.",
             got=f"{entry.path}, dataset {entry.dataset} of shape {shape} for {entry.frames} frames.",
-            remedy="the detector stopped early or averages differently: check its file.",
+            remedy="check the file: the detector stopped early, or stored several frames per view.",
         )
     return shape
 
 
 def frame_files(path: Path) -> list[Path]:
-    """Return the files whose bytes are an interchange file's frames: those it links to, or itself."""
+    """Return the files that contain the frames of an interchange file: the linked files, or the file itself."""
     with h5py.File(path) as file:
         data = file["entry_1/instrument_1/detector_1/data"]
         if not isinstance(data, h5py.Dataset) or not data.is_virtual:

@@ -1,14 +1,14 @@
-"""The result file: ``/delta`` and ``/beta`` (z, y, x) with their attributes, probe, positions, history, provenance.
+"""The result file: δ and β with their attributes, probe, positions, history and provenance.
 
 ======================  ============================================================================================
 ``/delta /beta``        float32 (z, y, x); attributes ``voxel_size_m`` (z, y, x), ``center_m`` (z, y, x) relative to
                         the rotation axis, ``energy_ev``, ``axes``
 ``/probe``              complex64 (mode, y, x) at z = 0, in the square root of the frames' units
-``/positions``          float64 (view, 2), metres, (y, x), as refined
-``/refined``            group of what was refined, by its name in the recipe: differences from the scan in SI units;
+``/positions``          float64 (view, 2), (y, x), m, after refinement
+``/refined``            group of the refined quantities by recipe name: differences from the scan's values, SI units;
                         ``probe_variations`` complex64 (variation, y, x), ``variation_of_view`` (view, variation)
 ``/history``            group of 1-D columns: epoch, loss, held_back_loss, seconds, coarseness
-``/shell_correlation``  where asked for, group of 1-D columns: frequency_per_m, correlation, half_bit
+``/shell_correlation``  optional group of 1-D columns: frequency_per_m, correlation, half_bit
 ``/provenance``         JSON
 ======================  ============================================================================================
 """
@@ -30,12 +30,12 @@ from bluesky_multislice.measurement import VolumeGrid
 
 @dataclass(frozen=True, eq=False)
 class VolumeFile:
-    """A volume as a file holds it.
+    """A volume read from a file.
 
     Attributes:
-        delta: (z, y, x).
-        beta: (z, y, x).
-        voxel_size_m: pitch (z, y, x).
+        delta: (z, y, x) δ.
+        beta: (z, y, x) β.
+        voxel_size_m: pitch (z, y, x), m.
     """
 
     delta: NDArray[np.floating]
@@ -57,19 +57,19 @@ def write_result(
     refined: Mapping[str, NDArray] | None = None,
     shell_correlation: Mapping[str, NDArray] | None = None,
 ) -> None:
-    """Write a result file; it appears under its name only when it is complete.
+    """Write a result file. It gets its name only after it is complete.
 
     Args:
         path: the file.
-        delta: rows and what is in them, (z, y, x), one slab after the other.
-        beta: the same.
+        delta: slabs of δ in order, each with its rows along y: (rows, values (z, y, x)).
+        beta: slabs of β, in the same form.
         probe: (mode, y, x).
-        positions: (view, 2), metres, (y, x).
+        positions: (view, 2), (y, x), m.
         history: column → (epoch,).
         grid: the volume's grid.
-        energy_ev: photon energy.
-        provenance: what made this volume.
-        refined: name → difference from the scan.
+        energy_ev: photon energy, eV.
+        provenance: provenance of the volume.
+        refined: quantity → difference from the scan's value, SI units.
         shell_correlation: column → (shell,).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def read_volume(path: Path) -> VolumeFile:
     ``voxel_size_m`` may be an attribute of the file or of ``/delta``, one number or (z, y, x).
 
     Raises:
-        ScanError: one of them is missing, or the file is no HDF5.
+        ScanError: one of them is missing, or the file is not HDF5.
     """
     try:
         with h5py.File(path) as file:
@@ -109,9 +109,9 @@ def read_volume(path: Path) -> VolumeFile:
             size = file.attrs["voxel_size_m"] if "voxel_size_m" in file.attrs else file["delta"].attrs["voxel_size_m"]
     except (OSError, KeyError) as error:
         raise ScanError(
-            "A volume file holds /delta, /beta (z, y, x) and the attribute voxel_size_m.",
+            "A volume file must contain /delta, /beta (z, y, x) and the attribute voxel_size_m.",
             got=f"{path}: {error}.",
-            remedy="write them; voxel_size_m goes on the file or on /delta.",
+            remedy="write them; voxel_size_m is an attribute of the file or of /delta.",
         ) from error
     pitch = np.broadcast_to(np.asarray(size, float), 3)
     return VolumeFile(delta, beta, (float(pitch[0]), float(pitch[1]), float(pitch[2])))

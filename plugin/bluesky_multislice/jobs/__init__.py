@@ -1,4 +1,4 @@
-"""The job folder, the job that torchrun starts on it, its provenance, and the schedulers that start it."""
+"""The job folder, the job that torchrun runs in it, the provenance of its result, and the schedulers."""
 
 from bluesky_multislice.jobs.job_folder import INTERRUPTED_STATUS, JobFolder, write_json
 from bluesky_multislice.jobs.safe_names import safe_name

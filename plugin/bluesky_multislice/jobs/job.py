@@ -1,4 +1,4 @@
-"""What torchrun starts on the allocation: a job folder in, the result and its progress out.
+"""Entry point of each rank: reads a job folder, reconstructs, and writes the result and the progress.
 
 torchrun --nproc-per-node N -m bluesky_multislice.jobs.job FOLDER
 """
@@ -23,7 +23,7 @@ import torch
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.files import read_scan, write_preview, write_result
 from bluesky_multislice.jobs.job_folder import INTERRUPTED_STATUS, JobFolder
-from bluesky_multislice.jobs.provenance import describe, software
+from bluesky_multislice.jobs.provenance import make_provenance, software
 from bluesky_multislice.measurement import Scan
 from bluesky_multislice.parallel import (
     Agreement,
@@ -41,49 +41,50 @@ from bluesky_multislice.reconstruction import Reconstruction, reconstruct
 from bluesky_multislice.solvers import Epoch, Interrupted, Journal, Solution, choose_kernels
 from bluesky_multislice.units import energy_ev_from_wavelength
 
-_BETWEEN_PREVIEWS_S = 60.0
-"""Seconds between two pictures of the volume."""
+_PREVIEW_INTERVAL_S = 60.0
+"""Seconds between two previews of the volume."""
 
 _POLL_INTERVAL_S = 1.0
-"""Seconds between two looks for a request to stop in a folder that may lie on a slow network."""
+"""Seconds between two checks for a stop request; the job folder may be on a slow network filesystem."""
 
 
-def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
-    """Reconstruct the scan in a job folder, from where an earlier run has stopped; every rank calls it.
+def run(folder: JobFolder, stop_signal: Callable[[], str] = lambda: "") -> None:
+    """Reconstruct the scan in a job folder. Resumes from a checkpoint if there is one. Every rank calls this function.
 
     Args:
         folder: the job folder.
-        asked: tells the signal that asks this rank to stop, empty where there is none.
+        stop_signal: returns the name of the signal that asks this rank to stop; an empty string if there was none.
 
     Raises:
-        Interrupted: the job was asked to stop, and has kept its state.
+        Interrupted: the job was asked to stop and has written a checkpoint.
         MultisliceError: the scan or the plan cannot be used, or the fit diverged.
     """
-    began = time.monotonic()
+    start_time = time.monotonic()
     job = folder.read_job()
     plan = Plan.from_dict(job["plan"])
-    # Joined before the scan is read: no rank can leave an error before rank 0 has cleared those of an earlier run.
-    with join_mesh(plan.device, plan.slabs) as mesh, _progress(folder, plan, mesh) as report, _error_left_in(folder):
+    # Join the mesh before reading the scan, so that no rank writes an error before rank 0 has removed old ones.
+    with join_mesh(plan.device, plan.slabs) as mesh, _progress(folder, plan, mesh) as report, _record_error_in(folder):
         scan = read_scan(folder.frames)
 
         belongs_to = identity(scan, plan)
-        _check_alike(mesh, belongs_to | software())
+        _check_ranks_agree(mesh, belongs_to | software())
         kernels = choose_kernels(plan.kernels, mesh)
         if mesh.rank == 0:
             print(f"kernels: {kernels}", flush=True)
-        # After an error nothing is closed that could wait for ranks that sit in a collective.
+        # Not closed after an error: closing would wait for ranks that are blocked in a collective operation.
         checkpoints = Checkpoints(folder.checkpoints, mesh, belongs_to)
-        journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, stop_reason=_Asked(folder, mesh, asked))
+        stop_reason = _StopRequest(folder, mesh, stop_signal)
+        journal = Journal(checkpoints, mesh, every=plan.checkpoint_every, stop_reason=stop_reason)
         stopped = None
         try:
-            with _memory_in_words(plan, scan, mesh):
-                result = reconstruct(scan, plan, mesh, report, journal, _Preview(folder, mesh))
-                _hand_over(folder, job, result, mesh, began, checkpoints)
+            with _explain_out_of_memory(plan, scan, mesh):
+                result = reconstruct(scan, plan, mesh, report, journal, _PreviewWriter(folder, mesh))
+                _write_and_clear(folder, job, result, mesh, start_time, checkpoints)
         except Interrupted as stop:
-            # All ranks raise it together, and leave the mesh together.
+            # All ranks raise Interrupted at the same step, so that they leave the mesh together.
             stopped = stop
             if mesh.rank == 0:
-                # On a full disk the exit status tells.
+                # If the disk is full, the exit status still reports the interruption.
                 with suppress(OSError):
                     folder.write_interrupted(reason=stop.reason, epoch=stop.epoch)
         checkpoints.close()
@@ -91,53 +92,53 @@ def run(folder: JobFolder, asked: Callable[[], str] = lambda: "") -> None:
         raise stopped
 
 
-def _hand_over(
-    folder: JobFolder, job: dict, result: Reconstruction, mesh: Mesh, began: float, checkpoints: Checkpoints
+def _write_and_clear(
+    folder: JobFolder, job: dict, result: Reconstruction, mesh: Mesh, start_time: float, checkpoints: Checkpoints
 ) -> None:
-    """Write the result, and remove the checkpoints that it is made of; every rank calls it."""
+    """Write the result, then remove the checkpoints. Every rank calls this function."""
     if result.solution.status == "diverged":
         checkpoints.clear()
-        _refuse(result.solution)
+        _raise_diverged(result.solution)
     peak_memory_bytes = mesh.peak_memory_bytes()
     slab, solution = Slab(mesh, result.grid.shape[1]), result.solution
     delta, beta = (slab.parts(part) for part in (solution.delta, solution.beta))
     if mesh.rank == 0:
-        seconds, events = time.monotonic() - began, checkpoints.events
+        seconds, events = time.monotonic() - start_time, checkpoints.events
         _write(folder, job, result, delta, beta, mesh, seconds, peak_memory_bytes, events)
     elif mesh.angle == 0:
-        # The first rank asks for the slabs of δ and then for those of β.
+        # Rank 0 collects all slabs of δ first, then all slabs of β. The other ranks must send in the same order.
         for _ in chain(delta, beta):
             pass
     checkpoints.clear()
 
 
-class _Asked:
-    """Tells why this rank is asked to stop; asked itself between any two steps, it looks for the file now and then."""
+class _StopRequest:
+    """Returns why this rank should stop. Called at every step; limits how often rank 0 checks for the file."""
 
-    def __init__(self, folder: JobFolder, mesh: Mesh, by_signal: Callable[[], str]) -> None:
-        self._folder, self._mesh, self._by_signal = folder, mesh, by_signal
-        self._looked_at, self._requested = -math.inf, False
+    def __init__(self, folder: JobFolder, mesh: Mesh, stop_signal: Callable[[], str]) -> None:
+        self._folder, self._mesh, self._stop_signal = folder, mesh, stop_signal
+        self._checked_at, self._requested = -math.inf, False
 
     def __call__(self) -> str:
-        if self._mesh.rank == 0 and time.monotonic() - self._looked_at > _POLL_INTERVAL_S:
-            self._looked_at, self._requested = time.monotonic(), self._folder.stop_request.exists()
-        return self._by_signal() or ("stop-request" if self._requested else "")
+        if self._mesh.rank == 0 and time.monotonic() - self._checked_at > _POLL_INTERVAL_S:
+            self._checked_at, self._requested = time.monotonic(), self._folder.stop_request.exists()
+        return self._stop_signal() or ("stop-request" if self._requested else "")
 
 
-def _check_alike(mesh: Mesh, own: dict[str, str]) -> None:
-    """Refuse ranks that see different files or plans, or run different versions."""
+def _check_ranks_agree(mesh: Mesh, own: dict[str, str]) -> None:
+    """Raise a JobError if ranks see different files or plans, or run different software versions."""
     first, *others = Agreement(mesh).from_all_ranks(lambda: own)
     for rank, other in enumerate(others, start=1):
         odd = {name: (first[name], other[name]) for name in first if first[name] != other[name]}
         if odd:
             raise JobError(
-                "All ranks see the same files and run the same versions.",
+                "All ranks must see the same files and run the same software versions.",
                 got=f"on ranks 0 and {rank} " + ", ".join(f"{name} {a} and {b}" for name, (a, b) in odd.items()) + ".",
-                remedy="put the job folder on storage that all nodes share, and give them one environment.",
+                remedy="put the job folder on storage that all nodes share, and install the same environment on them.",
             )
 
 
-def _refuse(solution: Solution) -> NoReturn:
+def _raise_diverged(solution: Solution) -> NoReturn:
     raise JobError(
         "A fit must not diverge.",
         got=f"a misfit of {solution.history[-1].loss:.3g} after {len(solution.history)} epochs.",
@@ -147,7 +148,10 @@ def _refuse(solution: Solution) -> NoReturn:
 
 @contextmanager
 def _progress(folder: JobFolder, plan: Plan, mesh: Mesh) -> Iterator[Callable[[Epoch], None]]:
-    """Give what writes a line an epoch, on rank 0; what a full disk does not take, it tries again."""
+    """Yield a callback that appends one line per epoch to the progress file. Only rank 0 writes.
+
+    If the disk is full, the line stays in the buffer and the next epoch tries to write it again.
+    """
     if mesh.rank:
         yield lambda epoch: None
         return
@@ -163,39 +167,39 @@ def _progress(folder: JobFolder, plan: Plan, mesh: Mesh) -> Iterator[Callable[[E
         yield report
 
 
-class _Preview:
-    """Leaves a picture of the volume as it is in the job folder now and then; every rank calls it after every epoch."""
+class _PreviewWriter:
+    """Writes a preview of the current volume at most once per minute. Every rank calls it after every epoch."""
 
     def __init__(self, folder: JobFolder, mesh: Mesh) -> None:
         self._folder, self._mesh = folder, mesh
-        self._left_at = -math.inf
+        self._written_at = -math.inf
 
     def __call__(self, slab: Slab, delta: Callable[[], torch.Tensor]) -> None:
-        due = self._mesh.rank == 0 and time.monotonic() - self._left_at > _BETWEEN_PREVIEWS_S
+        due = self._mesh.rank == 0 and time.monotonic() - self._written_at > _PREVIEW_INTERVAL_S
         if not self._mesh.largest(due):
             return
         slices = slab.middle(delta())
-        self._left_at = time.monotonic()
+        self._written_at = time.monotonic()
         if self._mesh.rank == 0:
-            # A disk that is full or gone must not end the job for a picture.
+            # A failed preview must not end the job.
             with suppress(OSError):
                 write_preview(self._folder.preview, [part.cpu().numpy() for part in slices])
 
 
 @contextmanager
-def _memory_in_words(plan: Plan, scan: Scan, mesh: Mesh) -> Iterator[None]:
-    """Say what was planned, and what would fit, where the memory of this rank's device runs out."""
+def _explain_out_of_memory(plan: Plan, scan: Scan, mesh: Mesh) -> Iterator[None]:
+    """If this rank's device runs out of memory, raise an error that states the planned memory and what would fit."""
     try:
         yield
     except Exception as error:
-        if told := out_of_memory(error, plan, scan.geometry, mesh.device):
-            raise told from error
+        if explained := out_of_memory(error, plan, scan.geometry, mesh.device):
+            raise explained from error
         raise
 
 
 @contextmanager
-def _error_left_in(folder: JobFolder) -> Iterator[None]:
-    """Leave an error in the folder before this rank ends: the other ranks then only see their peer disappear."""
+def _record_error_in(folder: JobFolder) -> Iterator[None]:
+    """Write an error to the job folder before this rank ends. The other ranks only see that their peer is lost."""
     try:
         yield
     except Interrupted:
@@ -229,7 +233,7 @@ def _write(
         history=history,
         grid=result.grid,
         energy_ev=energy_ev_from_wavelength(geometry.beam.wavelength_m),
-        provenance=describe(
+        provenance=make_provenance(
             job,
             result,
             frames=folder.frames,
@@ -245,7 +249,7 @@ def _write(
 
 
 def main() -> int:
-    """Run the job folder named on the command line, and return its exit status; its error is left in the folder."""
+    """Run the job in the folder given on the command line and return the exit status. Errors go to ``error.json``."""
     end_with_launcher(sys.argv[1])
     folder = JobFolder(Path(sys.argv[1]))
     end_with_failed_job(folder.error.exists)
@@ -254,12 +258,12 @@ def main() -> int:
         signal.signal(number, lambda number, _: signals.append(signal.Signals(number).name))
     torch.manual_seed(0)
     if os.environ.get("RANK", "0") == "0":
-        folder.forget_last_run()
+        folder.clear_last_run()
     try:
-        with _error_left_in(folder):
-            run(folder, asked=lambda: signals[0] if signals else "")
+        with _record_error_in(folder):
+            run(folder, stop_signal=lambda: signals[0] if signals else "")
     except Interrupted as stop:
-        print(f"stopped by {stop.reason}; the next run goes on from epoch {stop.epoch}", flush=True)
+        print(f"stopped by {stop.reason}; the next run resumes from epoch {stop.epoch}", flush=True)
         return INTERRUPTED_STATUS
     except Exception:
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""What made a volume, from which bytes."""
+"""Provenance of a reconstruction: input files, recipe, plan, software and machine."""
 
 import hashlib
 import os
@@ -19,16 +19,16 @@ from bluesky_multislice.optics.accelerator import device_name
 from bluesky_multislice.reconstruction import Reconstruction
 
 _RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
-_LARGEST_HASHED = 4 * 2**30
+_MAX_HASHED_BYTES = 4 * 2**30
 
 
 def software() -> dict[str, str]:
-    """Return the versions that a volume depends on, by name."""
+    """Return the software versions that can affect a reconstruction, by package name."""
     versions = {name: version(name) for name in ("bluesky-multislice", "torch", "numpy", "h5py")}
     return versions | {"python": platform.python_version()}
 
 
-def describe(
+def make_provenance(
     job: Mapping[str, Any],
     result: Reconstruction,
     *,
@@ -39,17 +39,17 @@ def describe(
     peak_memory_bytes: int,
     events: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return the provenance of a reconstruction, ready for JSON.
+    """Return the provenance of a reconstruction as a record that JSON can store.
 
     Args:
-        job: ``job.json``: recipe, plan and the scan's origin.
+        job: content of ``job.json``: recipe, plan and the scan's origin.
         result: the reconstruction.
-        frames: the interchange file that it read.
-        ranks: processes that took part.
-        device: where rank 0 computed.
-        seconds: duration of the job's work.
-        peak_memory_bytes: most that a rank has held; the plan says what was expected.
-        events: what happened to the job's checkpoints: where it was resumed, and warnings.
+        frames: the interchange file that the job read.
+        ranks: number of processes.
+        device: device of rank 0.
+        seconds: duration of the job, s.
+        peak_memory_bytes: largest memory use of any rank; the plan contains the predicted value.
+        events: checkpoint events: resumed epochs and warnings.
     """
     resumed = [event["resumed"] for event in events if "resumed" in event]
     odd = [event["warning"] for event in events if "warning" in event]
@@ -69,7 +69,7 @@ def describe(
             "threads_per_rank": torch.get_num_threads(),
             "kernels": kernels_in_use().as_dict(),
             "peak_memory_bytes": peak_memory_bytes,
-            # Some starts found no checkpoint to go on from, and of some only the checkpoint knows.
+            # Neither count is complete: a restart may find no checkpoint, and a manual restart sets no variable.
             "restarts": max(len(resumed), sum(int(os.environ.get(name, "0")) for name in _RESTARTS)),
             "resumed": resumed,
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
@@ -99,15 +99,15 @@ def describe(
 
 
 def _size(difference: Tensor) -> dict[str, float]:
-    """Return how far a refined quantity is from the scan's."""
+    """Return the size of the difference between a refined quantity and the scan's value."""
     return {"rms": float(difference.square().mean().sqrt()), "largest": float(difference.abs().max())}
 
 
 def _file_record(path: Path) -> dict[str, Any]:
-    """Return name, size, time and, up to 4 GiB, the SHA-256 of a file."""
+    """Return path, size, modification time and, for files up to 4 GiB, the SHA-256 of a file."""
     about = path.stat()
     digest = None
-    if about.st_size <= _LARGEST_HASHED:
+    if about.st_size <= _MAX_HASHED_BYTES:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     modified = datetime.fromtimestamp(about.st_mtime, UTC).isoformat(timespec="seconds")

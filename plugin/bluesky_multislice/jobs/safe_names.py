@@ -1,4 +1,4 @@
-"""Names that a scheduler, a shell and a path take as they are."""
+"""Names that need no escaping in a path, a shell or a scheduler."""
 
 import hashlib
 import re
@@ -7,9 +7,9 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def safe_name(text: str) -> str:
-    """Return a text as one word of letters, digits, dots, dashes and underscores.
+    """Return a name of letters, digits, dots, dashes and underscores for a text.
 
-    A text that is one already, such as a uid, stays; of any other, a hash keeps different ones apart.
+    A text that is already safe, such as a uid, is returned unchanged. Other texts get a hash that keeps them distinct.
     """
     if _SAFE.fullmatch(text):
         return text

@@ -1,8 +1,8 @@
-"""From finished scans to flow runs."""
+"""The listener: starts a Prefect flow run for each finished scan that requests a reconstruction."""
 
 from bluesky_multislice.listener.handover import AUTOMATIC_TAG
 from bluesky_multislice.listener.keys import tiled_key
 from bluesky_multislice.listener.listener import listen
-from bluesky_multislice.listener.wanted import WantedRun, automatic_key, finished_runs, wanted_run
+from bluesky_multislice.listener.wanted import RequestedRun, automatic_key, finished_runs, requested_run
 
-__all__ = ["AUTOMATIC_TAG", "WantedRun", "automatic_key", "finished_runs", "listen", "tiled_key", "wanted_run"]
+__all__ = ["AUTOMATIC_TAG", "RequestedRun", "automatic_key", "finished_runs", "listen", "requested_run", "tiled_key"]

@@ -1,4 +1,4 @@
-"""Where the key of the Tiled server comes from."""
+"""The API key of the Tiled server."""
 
 from prefect.blocks.system import Secret
 
@@ -6,21 +6,21 @@ from bluesky_multislice.recipe import ServiceSettings, SettingsError
 
 
 def tiled_key(settings: ServiceSettings) -> str | None:
-    """Return the key that the Secret block of the settings holds; None leaves it to ``TILED_API_KEY``.
+    """Return the API key from the Prefect Secret block in the settings; None: the key is in ``TILED_API_KEY``.
 
     Raises:
-        SettingsError: Prefect has no such block.
+        SettingsError: Prefect does not have the block.
     """
     if settings.tiled_key_block is None:
         return None
     try:
         block = Secret.load(settings.tiled_key_block)
         if not isinstance(block, Secret):
-            raise TypeError("the key is loaded in code that is not async only")
+            raise TypeError("tiled_key must not be called from async code")
         return str(block.get())
     except ValueError as error:
         raise SettingsError(
             "MULTISLICE_TILED_KEY_BLOCK must name a Secret block of the Prefect server.",
             got=f"{settings.tiled_key_block!r}.",
-            remedy="make it in the Prefect page under Blocks, or set TILED_API_KEY instead.",
+            remedy="create it in the Prefect UI under Blocks, or set TILED_API_KEY instead.",
         ) from error

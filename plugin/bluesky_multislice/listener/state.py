@@ -1,4 +1,4 @@
-"""What the listener remembers over a restart."""
+"""The listener's persistent state."""
 
 import json
 import logging
@@ -12,14 +12,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class ListenerState:
-    """A small JSON file, written whole or not at all.
+    """A small JSON file, written atomically.
 
-    Losing it is harmless: the sweep finds every run again and Prefect knows the ones it already has.
+    Its loss is harmless: the sweep finds every run again, and Prefect recognises runs that it already has.
 
     Attributes:
         path: the file.
-        sequence: number of the last event that was dealt with; None before the first.
-        handed_over: run uid → digest of the recipe that it was handed over with.
+        sequence: number of the last processed event; None before the first event.
+        handed_over: run uid → digest of the recipe with which the run was handed over.
     """
 
     path: Path
@@ -28,23 +28,23 @@ class ListenerState:
 
     @classmethod
     def load(cls, path: Path) -> "ListenerState":
-        """Read the file; start anew where there is none or it cannot be read."""
+        """Read the file. Return an empty state if there is no readable file."""
         try:
             record = json.loads(path.read_text())
             return cls(path, record["sequence"], dict(record["handed_over"]))
         except FileNotFoundError:
             return cls(path)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("Starting without the former state, %s cannot be read: %s", path, error)
+            _log.warning("Starting with an empty state, because %s cannot be read: %s", path, error)
             return cls(path)
 
-    def dealt_with(self, sequence: int) -> None:
-        """Remember an event."""
+    def record_event(self, sequence: int) -> None:
+        """Record an event as processed."""
         self.sequence = sequence
         self._save()
 
-    def hand_over(self, run_uid: str, digest: str) -> None:
-        """Remember that a run was handed over."""
+    def record_handover(self, run_uid: str, digest: str) -> None:
+        """Record that a run was handed over."""
         self.handed_over[run_uid] = digest
         self._save()
 

@@ -1,4 +1,4 @@
-"""Events of a Tiled catalogue, over server restarts."""
+"""Subscription to the events of a Tiled catalogue; reconnects after server restarts."""
 
 import logging
 import threading
@@ -10,18 +10,18 @@ from tiled.client.container import Container
 from tiled.client.stream import LiveChildCreated, LiveChildMetadataUpdated
 
 _log = logging.getLogger(__name__)
-_LARGEST_MESSAGE = 64 * 2**20
-"""Bytes. Tiled closes the stream for good at a larger one; its default of 1 MB is less than some start documents."""
+_MAX_MESSAGE_BYTES = 64 * 2**20
+"""Largest message, bytes. A larger message ends the subscription. Some start documents exceed Tiled's default, 1 MB."""
 
 
 @dataclass(frozen=True)
 class RunEvent:
-    """A run has changed.
+    """An event: a run was created or changed.
 
     Attributes:
         uid: the run.
         sequence: number of the event in the catalogue's stream.
-        stopped: whether it has its stop document.
+        stopped: whether the run has a stop document.
     """
 
     uid: str
@@ -30,13 +30,13 @@ class RunEvent:
 
 
 class RunStream(threading.Thread):
-    """Follows the catalogue's event stream until told to stop.
+    """Receives the catalogue's events until ``stop`` is called.
 
     Args:
-        connect: gives a client of the catalogue.
-        sequence: number of the last event that the caller knows; None starts with the next one.
+        connect: returns a client of the catalogue.
+        sequence: number of the last event that the caller processed; None: start with new events.
         on_event: called with each event, in this thread.
-        retry_s: seconds between two attempts to reach the server.
+        retry_s: seconds between two connection attempts.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class RunStream(threading.Thread):
         self._subscription = None
 
     def run(self) -> None:
-        """Subscribe, and subscribe again whenever the server goes away."""
+        """Subscribe, and subscribe again whenever the connection is lost."""
         while not self._stopping.is_set():
             try:
-                self._follow()
-            except Exception as error:  # whatever the server or the network does, the next attempt may work
+                self._subscribe()
+            except Exception as error:  # any server or network error may be temporary
                 if not self._stopping.is_set():
-                    _log.warning("Tiled's event stream is away (%s); next attempt in %g s", error, self._retry_s)
+                    _log.warning("Tiled's event stream failed (%s); next attempt in %g s", error, self._retry_s)
             self._stopping.wait(self._retry_s)
 
     def stop(self) -> None:
@@ -71,7 +71,7 @@ class RunStream(threading.Thread):
         if self.is_alive():
             self.join(timeout=30)
 
-    def _follow(self) -> None:
+    def _subscribe(self) -> None:
         client = self._connect()
         with closing(client.context):
             subscription = client.subscribe()
@@ -79,7 +79,7 @@ class RunStream(threading.Thread):
             subscription.child_metadata_updated.add_callback(self._receive)
             self._subscription = subscription
             start = None if self._sequence is None else self._sequence + 1
-            subscription.start(start, max_size=_LARGEST_MESSAGE)  # blocks until the connection ends
+            subscription.start(start, max_size=_MAX_MESSAGE_BYTES)  # blocks until the connection ends
 
     def _receive(self, update: LiveChildCreated | LiveChildMetadataUpdated) -> None:
         self._sequence = update.sequence

@@ -1,8 +1,8 @@
-"""Which runs are reconstructed by themselves, and with which recipe.
+"""Selects the runs that request an automatic reconstruction, and reads their recipes.
 
-A run asks for it in its start document: ``technique: ptychography | holography`` and
-``multislice: {auto: true, recipe: {…}}``. Whether it ended well is not asked here: the flow of an aborted run fails
-with the error that says so, where whoever waits for the volume looks for it.
+A run requests it in its start document: ``technique: ptychography | holography`` and
+``multislice: {auto: true, recipe: {…}}``. The exit status of the run is not checked here. The flow of an aborted run
+fails with an error, which is then visible in Prefect.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from bluesky_multislice.recipe import Recipe, make_recipe
 
 
 @dataclass(frozen=True)
-class WantedRun:
-    """A run that has ended and asks to be reconstructed.
+class RequestedRun:
+    """A finished run that requests a reconstruction.
 
     Attributes:
         uid: the run.
-        recipe: its recipe, or the error that says what is wrong with it.
+        recipe: its recipe, or the error if the recipe is invalid.
         digest: short hash of the recipe.
     """
 
@@ -40,12 +40,12 @@ class WantedRun:
 
 
 def automatic_key(run_uid: str, digest: str) -> str:
-    """Return the idempotency key of the flow run that the listener starts for a run and a recipe."""
+    """Return the idempotency key of the listener's flow run for a run and a recipe."""
     return f"{run_uid}-{digest}"
 
 
-def wanted_run(uid: str, metadata: Mapping[str, Any]) -> WantedRun | None:
-    """Return what a run asks for; None where it has not ended or does not ask.
+def requested_run(uid: str, metadata: Mapping[str, Any]) -> RequestedRun | None:
+    """Return the request of a run; None if the run has not ended or does not request a reconstruction.
 
     Args:
         uid: the run.
@@ -59,18 +59,18 @@ def wanted_run(uid: str, metadata: Mapping[str, Any]) -> WantedRun | None:
         return None
     values = options.get("recipe") or {}
     try:
-        recipe = _checked(values, uid)
+        recipe = _read_recipe(values, uid)
     except RecipeError as error:
         text = json.dumps(values, sort_keys=True, default=str)
-        return WantedRun(uid, error, f"invalid-{hashlib.sha256(text.encode()).hexdigest()[:10]}")
-    return WantedRun(uid, recipe, recipe.digest())
+        return RequestedRun(uid, error, f"invalid-{hashlib.sha256(text.encode()).hexdigest()[:10]}")
+    return RequestedRun(uid, recipe, recipe.digest())
 
 
-def _checked(values: Any, uid: str) -> Recipe:
+def _read_recipe(values: Any, uid: str) -> Recipe:
     origin = f"start.multislice.recipe of run {uid}"
     if not isinstance(values, Mapping):
         raise RecipeError(
-            "A recipe is a mapping of fields to values.",
+            "A recipe must be a mapping of fields to values.",
             got=f"{values!r}, in {origin}.",
             remedy=f"correct it; the fields are {', '.join(Recipe.model_fields)}.",
         )
@@ -78,7 +78,7 @@ def _checked(values: Any, uid: str) -> Recipe:
 
 
 def finished_runs(client: Container) -> Iterator[str]:
-    """Yield the uids of all runs that have ended and ask to be reconstructed; the search runs on the server."""
+    """Yield the uids of all finished runs that request a reconstruction. The search runs on the server."""
     found = client.search(KeyPresent("stop.exit_status"))
     found = found.search(Key("start.multislice.auto") == True)  # noqa: E712  (a query, not a comparison)
     yield from found.search(In("start.technique", list(techniques())))

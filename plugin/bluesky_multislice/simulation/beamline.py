@@ -29,9 +29,9 @@ class Beamline:
     """The devices of the simulated beamline.
 
     Attributes:
-        rotation_angle: turns the sample about +y, degrees.
-        sample_x: moves the sample along x, µm.
-        sample_y: moves the sample along y, µm.
+        rotation_angle: rotates the sample about +y, degrees.
+        sample_x: translates the sample along x, µm.
+        sample_y: translates the sample along y, µm.
         camera: the detector.
     """
 
@@ -42,7 +42,7 @@ class Beamline:
 
 
 class KnownArrays:
-    """What is known of the instrument beforehand, as a device that a plan reads once.
+    """Arrays known before the scan, such as the detector mask, as a device that a plan reads once.
 
     Args:
         arrays: data key → array.
@@ -72,11 +72,11 @@ class KnownArrays:
 
 
 def make_beamline(frames: NDArray, folder: Path) -> Beamline:
-    """Connect the devices. A RunEngine must exist: devices live in its event loop.
+    """Connect the devices. A RunEngine must exist, because the devices use its event loop.
 
     Args:
-        frames: (view, y, x) what the detector will see, in the order of the scan.
-        folder: where the detector writes.
+        frames: (view, y, x) frames that the detector will record, in the order of the scan.
+        folder: folder to which the detector writes.
     """
     with init_devices():
         rotation_angle = SimMotor(units="deg")
@@ -98,10 +98,10 @@ def scan_plan(
 
     Args:
         beamline: the devices.
-        geometry: where to go; the sample moves against the probe's position.
+        geometry: the views; the sample translation is the negative of the probe position.
         metadata: start document.
         known: arrays of the stream ``static`` (``detector_mask``, ``probe``).
-        progress: called with the number of frames taken.
+        progress: called with the number of frames taken so far.
 
     Returns:
         The run's unique identifier.
@@ -125,7 +125,7 @@ def scan_plan(
 
 
 def start_document(geometry: ScanGeometry) -> dict[str, Any]:
-    """Return what the metadata contract wants in the start document of a scan with this geometry."""
+    """Return the entries that the metadata contract requires in the start document of a scan with this geometry."""
     document: dict[str, Any] = {
         "plan_name": "scan_plan",
         "technique": geometry.technique,
@@ -152,17 +152,17 @@ def run_scan(
     progress: Callable[[int], None] | None = None,
     batch_size: int = 1,
 ) -> str:
-    """Run a scan on the simulated beamline with a real RunEngine, into Tiled.
+    """Run a scan on the simulated beamline with a real RunEngine and write the run to Tiled.
 
     Args:
         client: the catalogue that receives the run.
-        frames: (view, y, x) what the detector sees, in the geometry's order.
+        frames: (view, y, x) frames that the detector records, in the order of the geometry.
         geometry: the views, all at one distance.
-        folder: where the detector writes; the Tiled server must be able to read it.
-        metadata: additions to the start document; None values take a field out.
-        known: arrays known beforehand: ``detector_mask`` (y, x; CXI bits, 0 is good), ``probe`` (mode, y, x).
-        progress: called with the number of frames taken.
-        batch_size: events that are written to Tiled at once; 1 shows every frame as soon as it is taken.
+        folder: folder to which the detector writes; the Tiled server must be able to read it.
+        metadata: additions to the start document; a value of None removes the field.
+        known: arrays known before the scan: ``detector_mask`` (y, x; CXI bits, 0 is good), ``probe`` (mode, y, x).
+        progress: called with the number of frames taken so far.
+        batch_size: events per write to Tiled; with 1, every frame is visible at once.
 
     Returns:
         The run's unique identifier.

@@ -22,10 +22,10 @@ FRAMES_DATASET = "/entry/data/data"
 
 
 class FrameFileWriter:
-    """Writes given frames one after the other into an HDF5 file that readers may follow (SWMR).
+    """Writes given frames one by one into an HDF5 file, which can be read during the scan (SWMR).
 
     Args:
-        frames: (view, y, x) what the detector sees, in the order of the scan.
+        frames: (view, y, x) frames to write, in the order of the scan.
     """
 
     def __init__(self, frames: NDArray) -> None:
@@ -50,7 +50,7 @@ class FrameFileWriter:
     def write_next(self) -> None:
         """Write the next frame."""
         if self._file is None or self._count >= len(self.frames):
-            raise RuntimeError(f"the simulated detector has no frame {self._count} of {len(self.frames)} to write")
+            raise RuntimeError(f"the simulated detector has no frame {self._count}: it has {len(self.frames)} frames")
         dataset = self._file[FRAMES_DATASET]
         dataset.resize(self._count + 1, axis=0)  # pyright: ignore[reportAttributeAccessIssue]
         dataset[self._count] = self.frames[self._count]  # pyright: ignore[reportIndexIssue]
@@ -67,7 +67,7 @@ class FrameFileWriter:
 
 class _Trigger(DetectorTriggerLogic):
     async def prepare_internal(self, num: int, livetime: float, deadtime: float) -> None:
-        """Accept any exposure time: frames are given."""
+        """Accept any exposure time: the frames are given."""
 
     async def default_trigger_info(self) -> TriggerInfo:
         return TriggerInfo()
@@ -81,10 +81,10 @@ class _Acquire(DetectorAcquireLogic):
         self.writer.write_next()
 
     async def wait_for_idle(self) -> None:
-        """A frame is written by the time that acquiring has started."""
+        """Return at once: ``start_acquiring`` has already written the frame."""
 
     async def ensure_stopped(self) -> None:
-        """Nothing goes on between frames."""
+        """Do nothing: no acquisition is active between frames."""
 
 
 class _Data(DetectorDataLogic):
@@ -116,11 +116,11 @@ class _Data(DetectorDataLogic):
 
 
 class SimulatedDetector(StandardDetector):
-    """A detector that sees given frames and writes them to HDF5.
+    """A detector that writes given frames to HDF5.
 
     Args:
-        frames: (view, y, x) what it sees, in the order of the scan.
-        path_provider: where it writes.
+        frames: (view, y, x) frames to record, in the order of the scan.
+        path_provider: folder and name of the file.
         name: name of the device and of its data key.
     """
 

@@ -1,4 +1,4 @@
-"""Samples many depths of field thick, with the scans that the demo takes of them."""
+"""Phantoms that are many depths of field thick, and the scans of the demo."""
 
 from dataclasses import dataclass
 
@@ -14,15 +14,15 @@ _VOXEL_M = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A known sample and the scan that will be taken of it.
+    """A known sample and the geometry of its scan.
 
     Attributes:
-        delta: (z, y, x) truth.
-        beta: (z, y, x) truth.
-        voxel_size_m: cubic pitch.
-        geometry: the scan.
-        probe: (mode, y, x) at z = 0; None is a plane wave.
-        photons: as ``predict.photon_scale`` takes them.
+        delta: (z, y, x) true δ.
+        beta: (z, y, x) true β.
+        voxel_size_m: voxel size, equal along all axes, m.
+        geometry: geometry of the scan.
+        probe: (mode, y, x) at z = 0; None: a plane wave.
+        photons: mean photons per frame or pixel, see ``photon_scale``.
     """
 
     delta: NDArray[np.float32]
@@ -33,7 +33,7 @@ class Sample:
     photons: float
 
     def frames(self, seed: int = 0) -> NDArray[np.uint32]:
-        """Return photon counts (view, y, x), simulated with every plane of the volume as a slice."""
+        """Return photon counts (view, y, x), simulated with one slice per plane of the volume."""
         shape = (self.geometry.views, *self.geometry.detector.shape)
         scan = Scan(self.geometry, Frames(np.broadcast_to(np.zeros(1, np.float32), shape)), self.probe)
         pitch = (self.voxel_size_m, self.voxel_size_m, self.voxel_size_m)
@@ -43,29 +43,30 @@ class Sample:
 
 
 def spheres_and_shells(n: int, *, delta: float, count: int, seed: int) -> NDArray[np.float32]:
-    """Return δ (z, y, x) of balls and hollow shells of several materials inside a cylinder along y.
+    """Return δ (z, y, x) of spheres and spherical shells of several materials inside a cylinder along y.
 
     Args:
-        n: voxels a side.
+        n: voxels per side.
         delta: largest δ.
-        count: number of balls.
-        seed: of their places.
+        count: number of spheres and shells.
+        seed: seed of their positions, sizes and materials.
     """
     random = np.random.default_rng(seed)
     z, y, x = np.meshgrid(*(np.arange(n) - (n - 1) / 2,) * 3, indexing="ij")
     volume = np.zeros((n, n, n), np.float32)
     for number in range(count):
         radius = random.uniform(0.05, 0.11) * n
-        reach, turn = (0.40 * n - radius) * np.sqrt(random.uniform()), random.uniform(0, 2 * np.pi)
-        height = random.uniform(-1, 1) * (0.42 * n - radius)
-        distance = np.sqrt((z - reach * np.sin(turn)) ** 2 + (y - height) ** 2 + (x - reach * np.cos(turn)) ** 2)
+        center_radius, azimuth = (0.40 * n - radius) * np.sqrt(random.uniform()), random.uniform(0, 2 * np.pi)
+        center_y = random.uniform(-1, 1) * (0.42 * n - radius)
+        center_z, center_x = center_radius * np.sin(azimuth), center_radius * np.cos(azimuth)
+        distance = np.sqrt((z - center_z) ** 2 + (y - center_y) ** 2 + (x - center_x) ** 2)
         body = distance < radius if number % 2 else (distance < radius) & (distance > 0.55 * radius)
         volume[body] = delta * random.uniform(0.4, 1.0)
     return np.asarray(gaussian_filter(volume, 0.6), np.float32)
 
 
 def demo_sample(technique: str) -> Sample:
-    """Return the demo's sample for one of two techniques: 64³ voxels of 1 nm, ten or more depths of field thick."""
+    """Return the demo's sample for a technique: 64³ voxels of 1 nm, at least ten depths of field thick."""
     return {"holography": _hologram_sample, "ptychography": _ptychography_sample}[technique]()
 
 
@@ -106,14 +107,14 @@ def _ptychography_sample() -> Sample:
 def convergent_probe(
     n: int, pixel_m: float, wavelength_m: float, *, focus_distance_m: float, aperture: float
 ) -> NDArray[np.complex64]:
-    """Return the wave (1, n, n) behind a focus of a round soft-edged lens, of unit mean intensity.
+    """Return the defocused probe (1, n, n) of a lens with a round, soft-edged pupil, with unit mean intensity.
 
     Args:
-        n: pixels a side.
-        pixel_m: pitch.
-        wavelength_m: wavelength.
-        focus_distance_m: from the focus to z = 0.
-        aperture: radius of the lens's pupil in cycles a pixel.
+        n: pixels per side.
+        pixel_m: pixel size, m.
+        wavelength_m: wavelength, m.
+        focus_distance_m: distance from the focus to z = 0, m.
+        aperture: radius of the pupil, cycles per pixel.
     """
     f = np.fft.fftfreq(n)
     radius = np.hypot(f[:, None], f[None, :])

@@ -4,7 +4,7 @@ import pytest
 from emulated_accelerators import emulate
 from small_scan import blank, hologram_geometry
 
-from bluesky_multislice.demo.demo import recipe_of
+from bluesky_multislice.demo.demo import demo_recipe
 from bluesky_multislice.planning import make_plan
 
 
@@ -12,5 +12,5 @@ from bluesky_multislice.planning import make_plan
 @pytest.mark.parametrize("propagation", ["multislice", "projection"])
 def test_the_demo_asks_for_no_more_ranks_than_there_are_gpus(monkeypatch, gpus, ranks, device, propagation):
     emulate(monkeypatch, *gpus * [80 * 10**9])
-    plan = make_plan(recipe_of(propagation), blank(hologram_geometry(n=16, angles=16)))
+    plan = make_plan(demo_recipe(propagation), blank(hologram_geometry(n=16, angles=16)))
     assert (plan.ranks, plan.device, plan.propagation) == (ranks, device, propagation)

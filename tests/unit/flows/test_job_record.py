@@ -9,15 +9,15 @@ import pytest
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.jobs import JobFolder
 from flows.job_record import (
-    GONE_AFTER_S,
+    HEARTBEAT_TIMEOUT_S,
     Outcome,
-    followed,
-    forget_outcome,
-    is_followed,
+    clear_outcome,
+    explain_write_errors,
+    has_heartbeat,
+    heartbeat,
     job_folders,
     read_outcome,
     write_outcome,
-    writing_in,
 )
 
 HOSTILE = [
@@ -53,7 +53,7 @@ def test_an_outcome_is_kept_until_it_is_forgotten(tmp_path):
     assert read_outcome(folder) is None
     write_outcome(folder, Outcome("failed", "why"))
     assert read_outcome(folder) == Outcome("failed", "why")
-    forget_outcome(folder)
+    clear_outcome(folder)
     assert read_outcome(folder) is None
 
 
@@ -63,13 +63,13 @@ def test_a_full_disk_does_not_hide_the_error_that_was_to_be_kept(tmp_path):
 
 def test_a_flow_gives_signs_of_life_until_it_ends(tmp_path):
     folder, sign = JobFolder(tmp_path), tmp_path / "followed"
-    with followed(folder):
+    with heartbeat(folder):
         while not sign.exists():
             threading.Event().wait(0.01)
         touched = sign.stat().st_mtime
-        assert is_followed(folder, now=touched)
-        assert not is_followed(folder, now=touched + GONE_AFTER_S)
-    assert not is_followed(folder, now=touched)
+        assert has_heartbeat(folder, now=touched)
+        assert not has_heartbeat(folder, now=touched + HEARTBEAT_TIMEOUT_S)
+    assert not has_heartbeat(folder, now=touched)
 
 
 def test_folders_are_found_by_their_flow_run(tmp_path):
@@ -83,5 +83,8 @@ def test_folders_are_found_by_their_flow_run(tmp_path):
 def test_a_filesystem_that_does_not_take_it_is_named(tmp_path):
     (tmp_path / "file").touch()
     folder = JobFolder(tmp_path / "file" / "job")
-    with pytest.raises(JobError, match=r"writable by the flow, and have room.*Not a directory"), writing_in(folder):
+    with (
+        pytest.raises(JobError, match=r"writable by the flow, and have free space.*Not a directory"),
+        explain_write_errors(folder),
+    ):
         folder.job.write_text("")

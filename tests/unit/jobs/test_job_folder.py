@@ -84,14 +84,14 @@ def test_an_interruption_takes_the_request_with_it_and_is_forgotten_by_the_next_
     assert folder.read_interrupted() == {"reason": "stop-request", "epoch": 7}
     assert not folder.stop_request.exists()
     folder.checkpoints.mkdir()
-    folder.forget_last_run()
+    folder.clear_last_run()
     assert folder.read_interrupted() is None
     assert folder.checkpoints.exists()
 
 
 def test_a_request_outlives_the_start_of_a_job_until_it_is_withdrawn(folder):
     folder.request_stop()
-    folder.forget_last_run()
+    folder.clear_last_run()
     assert folder.stop_request.exists()
     folder.withdraw_stop()
     assert not folder.stop_request.exists()

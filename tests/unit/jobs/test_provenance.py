@@ -13,7 +13,7 @@ from small_scan import hologram_scan
 
 from bluesky_multislice.files import FrameFile, read_scan, write_scan
 from bluesky_multislice.files.fields import DATA
-from bluesky_multislice.jobs.provenance import describe
+from bluesky_multislice.jobs.provenance import make_provenance
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
@@ -36,7 +36,7 @@ def record(folder):
     job = {"recipe": recipe.model_dump(mode="json"), "plan": plan.as_dict(), "origin": {"run_uid": "abc"}}
     with join_mesh("cpu") as mesh:
         result = reconstruct(scan, plan, mesh)
-        record = describe(
+        record = make_provenance(
             job,
             result,
             frames=folder / "linked.h5",

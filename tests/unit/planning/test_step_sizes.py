@@ -31,7 +31,7 @@ GPUS = Machine(8, 8, 80 * 10**9, accelerator=True)
 
 def patterns_of(side=256, angles=200, positions=169):
     """A scan whose volume is large beside the patterns of an angle, a quarter of it wide."""
-    sizes = {"volume": side, "frame": side // 4, "angles": angles, "views_an_angle": positions}
+    sizes = {"volume": side, "frame": side // 4, "angles": angles, "views_per_angle": positions}
     return scan_of_sizes(sizes | {"pixel_nm": 10.0, "energy_kev": 12.4})
 
 

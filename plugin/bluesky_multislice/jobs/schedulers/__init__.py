@@ -1,12 +1,12 @@
-"""Schedulers: submit, status, cancel, logs and adoption of reconstruction jobs, on the machine of a site profile."""
+"""Schedulers: submit, query, cancel and adopt reconstruction jobs on the machine that a site profile describes."""
 
 from bluesky_multislice.jobs.schedulers.following import (
-    failure,
-    follow,
-    may_go_on,
-    run_to_end,
-    start_again,
+    job_error,
+    may_resume,
+    monitor_job,
+    run_and_wait,
     submit_once,
+    submit_or_resume,
 )
 from bluesky_multislice.jobs.schedulers.local import LocalScheduler
 from bluesky_multislice.jobs.schedulers.scheduler import Job, JobState, JobStatus, Scheduler
@@ -23,18 +23,18 @@ __all__ = [
     "SiteProfile",
     "SlurmScheduler",
     "allocate",
-    "failure",
-    "follow",
+    "job_error",
     "machine_of",
     "make_scheduler",
-    "may_go_on",
+    "may_resume",
+    "monitor_job",
     "read_site",
-    "run_to_end",
-    "start_again",
+    "run_and_wait",
     "submit_once",
+    "submit_or_resume",
 ]
 
 
 def make_scheduler(profile: SiteProfile) -> Scheduler:
-    """Return the scheduler of a site."""
+    """Return the scheduler that a site profile names."""
     return SlurmScheduler(profile) if profile.scheduler == "slurm" else LocalScheduler(profile)

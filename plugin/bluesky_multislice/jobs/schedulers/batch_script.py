@@ -1,11 +1,11 @@
-"""The batch script of a job: a readable template, filled with words of Slurm and values quoted for the shell."""
+"""The batch script of a Slurm job, made from a template. Values from the site profile are quoted for the shell."""
 
 import re
 import shlex
 import sys
 from importlib.resources import files
 
-from bluesky_multislice.jobs.schedulers.environment import KEYS, SPINS
+from bluesky_multislice.jobs.schedulers.environment import SECRET_NAMES, SPIN_COUNT
 from bluesky_multislice.jobs.schedulers.site import Allocation, SiteProfile
 
 _FIELD = re.compile(r"\{\{(\w+)\}\}")
@@ -15,9 +15,9 @@ def batch_script(profile: SiteProfile, allocation: Allocation, *, name: str, mod
     """Return the text of a batch script.
 
     Args:
-        profile: the site.
-        allocation: what the job gets.
-        name: the job's name, of letters, digits, dots, dashes and underscores only.
+        profile: the site profile.
+        allocation: nodes, ranks and time of the job.
+        name: the job's name: letters, digits, dots, dashes and underscores only.
         module: module that every rank runs.
     """
     cores = allocation.cpus_per_task or allocation.ranks_per_node
@@ -25,9 +25,9 @@ def batch_script(profile: SiteProfile, allocation: Allocation, *, name: str, mod
         "directives": "\n".join(f"#SBATCH {directive}" for directive in _directives(profile, allocation, name, cores)),
         "warning_seconds": str(profile.warning_seconds),
         "umask": "027" if profile.readers == "group" else "077",
-        "keys": KEYS,
+        "secret_names": SECRET_NAMES,
         "threads": str(max(1, cores // allocation.ranks_per_node)),
-        "spins": SPINS,
+        "spin_count": SPIN_COUNT,
         "environment": "\n".join(f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()),
         "setup": "\n".join(profile.setup),
         "most_restarts": str(profile.most_restarts),
@@ -36,7 +36,7 @@ def batch_script(profile: SiteProfile, allocation: Allocation, *, name: str, mod
         "module": module,
     }
     template = files("bluesky_multislice.jobs.schedulers").joinpath("batch_script.sh").read_text()
-    # In one pass: what comes from a profile is not searched for fields again.
+    # One pass, so that text from the profile is never treated as a template field.
     return _FIELD.sub(lambda field: values[field[1]], template)
 
 

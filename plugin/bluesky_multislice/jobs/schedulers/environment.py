@@ -1,36 +1,35 @@
-"""The environment of jobs: what they must not see, and what their threads go by."""
+"""Environment variables of jobs: secrets that are removed, and the spin count of OpenMP threads."""
 
 import re
 from collections.abc import Mapping
 
-KEYS = "KEY|TOKEN|SECRET|PASSW|CREDENTIAL|^PREFECT_|^TILED_"
-"""Names of variables, in capitals, that hold keys or belong to the services; an expression that bash reads, too."""
+SECRET_NAMES = "KEY|TOKEN|SECRET|PASSW|CREDENTIAL|^PREFECT_|^TILED_"
+"""Regular expression for upper-case names of variables that hold secrets or service settings; valid in bash too."""
 
-SPINS = "1000"
-"""Turns that a thread spins for the others before it sleeps (``GOMP_SPINCOUNT``).
+SPIN_COUNT = "1000"
+"""Number of iterations that a thread busy-waits at a barrier before it sleeps (``GOMP_SPINCOUNT``).
 
-With GNU's 300,000, a job with a thread for every core took forty times as long as soon as another program ran: the
-threads that have a core spin until the one that has none gets its turn. A thousand cost a job that is alone a tenth of
-its time at most.
+With GNU's default of 300,000, a job with one thread per core ran forty times slower as soon as another program ran:
+threads busy-wait for a thread that has no core. With 1000, a job that has the machine to itself is at most 10 % slower.
 """
 
 _OF_SLURM = re.compile("^(SBATCH|SLURM|SQUEUE|SACCT|SCANCEL)_")
 
 
-def names_a_key(variable: str) -> bool:
-    """Return whether a variable of the environment looks like one that holds a key, or belongs to the services."""
-    return re.search(KEYS, variable.upper()) is not None
+def holds_secret(variable: str) -> bool:
+    """Return whether an environment variable seems to hold a secret or a setting of the services."""
+    return re.search(SECRET_NAMES, variable.upper()) is not None
 
 
-def without_keys(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without keys and settings of the services: a job needs neither."""
-    return {name: value for name, value in environment.items() if not names_a_key(name)}
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without secrets and service settings. A job needs neither."""
+    return {name: value for name, value in environment.items() if not holds_secret(name)}
 
 
-def for_slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for Slurm's tools: without keys and their defaults, such as ``SBATCH_EXPORT``."""
+def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for Slurm's tools, without secrets and without user defaults such as ``SBATCH_EXPORT``."""
     return {
         name: value
-        for name, value in without_keys(environment).items()
+        for name, value in without_secrets(environment).items()
         if name == "SLURM_CONF" or not _OF_SLURM.match(name)
     }

@@ -1,4 +1,4 @@
-"""How a caller waits for a job. A job may have been submitted by another process, such as one that died."""
+"""Submit a job and monitor it until it ends. Another process may have submitted the job."""
 
 import time
 from collections.abc import Callable
@@ -10,37 +10,37 @@ from bluesky_multislice.jobs.schedulers.scheduler import Job, JobState, JobStatu
 from bluesky_multislice.jobs.schedulers.site import Allocation
 
 _LOG_LINES = 50
-_MAY_GO_ON = (JobState.NODE_FAILURE, JobState.PREEMPTED, JobState.TIMEOUT, JobState.INTERRUPTED)
+_RESUMABLE = (JobState.NODE_FAILURE, JobState.PREEMPTED, JobState.TIMEOUT, JobState.INTERRUPTED)
 
 
 def submit_once(scheduler: Scheduler, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
-    """Return the job of that name: the one that was submitted before, or else a new one."""
+    """Return the job of that name if one was submitted before; otherwise submit a new one."""
     if found := scheduler.adopt(folder, name=name):
         return found
-    return start_again(scheduler, folder, name=name, allocation=allocation)
+    return submit_or_resume(scheduler, folder, name=name, allocation=allocation)
 
 
-def start_again(scheduler: Scheduler, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
-    """Submit a job, also one that ran before in this folder: it goes on from its newest checkpoint."""
-    folder.forget_last_run()
+def submit_or_resume(scheduler: Scheduler, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
+    """Submit a job. If a job ran in this folder before, the new one resumes from its newest checkpoint."""
+    folder.clear_last_run()
     folder.withdraw_stop()
     return scheduler.submit(folder, name=name, allocation=allocation)
 
 
-def follow(
+def monitor_job(
     scheduler: Scheduler,
     job: Job,
     *,
     on_progress: Callable[[dict[str, Any]], None],
     on_status: Callable[[JobStatus], None] = lambda status: None,
 ) -> JobStatus:
-    """Wait for the end of a job and return how it ended. Whatever stops the waiting leaves the job alone.
+    """Wait until a job ends and return its final status. An exception during the wait does not end the job.
 
     Args:
-        scheduler: where it runs.
-        job: the job, submitted by whomever.
+        scheduler: the scheduler that runs the job.
+        job: the job; another process may have submitted it.
         on_progress: called with each record of ``progress.jsonl``.
-        on_status: called with the first status and with each other one that follows.
+        on_status: called with the first status and after each change.
     """
     seen, last = 0, None
     while True:
@@ -51,24 +51,27 @@ def follow(
         records = job.folder.read_progress()
         for record in records[seen:]:
             on_progress(record)
-        # A job that goes on from a checkpoint writes the epochs before it again.
+        # A resumed job writes the epochs before its checkpoint again.
         seen = max(seen, len(records))
         if status.ended:
             return status
         time.sleep(scheduler.poll_s)
 
 
-def failure(scheduler: Scheduler, job: Job, status: JobStatus) -> MultisliceError | None:
-    """Return the error of a job that has ended: the one that it left, or the scheduler's word and the log's end."""
+def job_error(scheduler: Scheduler, job: Job, status: JobStatus) -> MultisliceError | None:
+    """Return the error of a job that has ended; None if it completed.
+
+    If the job wrote no error, it is made from the scheduler's status and the last lines of the log.
+    """
     if status.state is JobState.COMPLETED:
         return None
     left = job.folder.read_error() if status.state is JobState.FAILED else None
     if stopped := job.folder.read_interrupted():
         return JobError(
             "A job must end with a result.",
-            got=f"job {job.id} {status} was asked to stop ({stopped['reason']}); it left a checkpoint of epoch "
+            got=f"job {job.id} {status} was asked to stop ({stopped['reason']}); it wrote a checkpoint at epoch "
             f"{stopped['epoch']}.",
-            remedy=f"start it again in the same folder, {job.folder.path}: it goes on from there.",
+            remedy=f"start it again in the same folder, {job.folder.path}: it resumes from the checkpoint.",
         )
     return left or JobError(
         "A job must end with a result.",
@@ -77,15 +80,15 @@ def failure(scheduler: Scheduler, job: Job, status: JobStatus) -> MultisliceErro
     )
 
 
-def may_go_on(job: Job, status: JobStatus) -> bool:
-    """Return whether starting the job again in its folder can help: it was ended from outside, not by its input."""
+def may_resume(job: Job, status: JobStatus) -> bool:
+    """Return whether a restart of the job can help: its end had an external cause, not its input."""
     if status.state is JobState.FAILED:
         error = job.folder.read_error()
         return error is None or isinstance(error, LostRankError)
-    return status.state in _MAY_GO_ON
+    return status.state in _RESUMABLE
 
 
-def run_to_end(
+def run_and_wait(
     scheduler: Scheduler,
     folder: JobFolder,
     *,
@@ -94,10 +97,10 @@ def run_to_end(
     on_progress: Callable[[dict[str, Any]], None],
     on_status: Callable[[JobStatus], None] = lambda status: None,
 ) -> None:
-    """Submit a job and wait for its end. Whatever stops the waiting also ends the job.
+    """Submit a job and wait until it ends. An exception during the wait cancels the job.
 
     Args:
-        scheduler: where it runs.
+        scheduler: the scheduler that runs the job.
         folder: a staged job folder.
         name: the owner's name for the job.
         allocation: nodes, ranks and time.
@@ -105,13 +108,13 @@ def run_to_end(
         on_status: called with each change of the job's status.
 
     Raises:
-        MultisliceError: the error that the job left, or JobError where it left none.
+        MultisliceError: the error that the job wrote; JobError if it wrote none.
     """
-    job = start_again(scheduler, folder, name=name, allocation=allocation)
+    job = submit_or_resume(scheduler, folder, name=name, allocation=allocation)
     try:
-        status = follow(scheduler, job, on_progress=on_progress, on_status=on_status)
+        status = monitor_job(scheduler, job, on_progress=on_progress, on_status=on_status)
     except BaseException:
         scheduler.cancel(job)
         raise
-    if error := failure(scheduler, job, status):
+    if error := job_error(scheduler, job, status):
         raise error

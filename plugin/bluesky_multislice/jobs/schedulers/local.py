@@ -1,7 +1,7 @@
 """Jobs on this machine: torchrun as a child process.
 
-torchrun puts every rank into a session of its own, so no process group holds them all. They are found by their
-command line, which names the job folder; that also finds them when torchrun was killed, and from another process.
+torchrun starts every rank in a separate session, so the ranks share no process group. This scheduler finds them by
+their command line, which contains the job folder. That works after torchrun was killed, and from another process.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from bluesky_multislice.jobs.job_folder import JobFolder
-from bluesky_multislice.jobs.schedulers.environment import SPINS, without_keys
+from bluesky_multislice.jobs.schedulers.environment import SPIN_COUNT, without_secrets
 from bluesky_multislice.jobs.schedulers.scheduler import Job, JobState, JobStatus
 from bluesky_multislice.jobs.schedulers.site import Allocation, SiteProfile
 from bluesky_multislice.parallel import THREADS, requested_threads
@@ -30,7 +30,7 @@ class LocalScheduler:
         profile: interpreter, container and environment of the job.
         module: module that every rank runs, with the job folder as its argument.
         grace_s: seconds between asking a cancelled job to end and killing it.
-        poll_s: seconds between two looks at a job.
+        poll_s: seconds between two status checks.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class LocalScheduler:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def submit(self, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
-        """Start torchrun in a session of its own."""
+        """Start torchrun in a separate session."""
         job = Job(str(folder.path), folder)
         folder.write_submission(name=name, job_id=job.id)
         with folder.log.open("ab") as log:
@@ -61,9 +61,9 @@ class LocalScheduler:
         return job
 
     def status(self, job: Job) -> JobStatus:
-        """Return how the job is, of one that another process started too."""
+        """Return the status of the job. Another process may have started it."""
         child = self._children.get(job.id)
-        # Where the kernel does not end them (it is no Linux), ranks whose torchrun was killed compute on.
+        # On systems other than Linux, the ranks keep running after torchrun was killed.
         if (child and child.poll() is None) or self._processes(job.id):
             return JobStatus(JobState.RUNNING)
         if job.folder.cancelled.exists():
@@ -77,7 +77,7 @@ class LocalScheduler:
         return JobStatus(JobState.FAILED, exit_detail=detail if child else "ended without a result")
 
     def cancel(self, job: Job) -> None:
-        """Ask torchrun and its ranks to end, and after the grace time kill what is left."""
+        """Send SIGTERM to torchrun and its ranks; after the grace time, kill the remaining processes."""
         members = self._processes(job.id)
         if not members and self.status(job).ended:
             return
@@ -93,22 +93,22 @@ class LocalScheduler:
             child.wait()
 
     def tail(self, job: Job, lines: int) -> str:
-        """Return the last lines that the job printed."""
+        """Return the last lines of the job's output."""
         return job.folder.read_log(lines)
 
     def adopt(self, folder: JobFolder, *, name: str) -> Job | None:
-        """Return the job of that name that was started in the folder; None where none was."""
+        """Return the job of that name that was started in the folder; None if there is none."""
         submission = folder.read_submission()
         return Job(submission["job_id"], folder) if submission and submission["name"] == name else None
 
-    def live(self) -> dict[str, str]:
+    def active_jobs(self) -> dict[str, str]:
         """Return name → id of this user's jobs on this machine."""
-        found = {words[-1] for words in _command_lines(self._module).values()}
+        found = {arguments[-1] for arguments in _command_lines(self._module).values()}
         submissions = {job_id: JobFolder(Path(job_id)).read_submission() for job_id in found}
         return {submission["name"]: job_id for job_id, submission in submissions.items() if submission}
 
-    def by_hand(self, folder: JobFolder, *, name: str, allocation: Allocation) -> str:
-        """Return the command that starts the job by hand, for a shell."""
+    def manual_command(self, folder: JobFolder, *, name: str, allocation: Allocation) -> str:
+        """Return the shell command that starts the job manually."""
         return shlex.join(self._command(folder, allocation))
 
     def _command(self, folder: JobFolder, allocation: Allocation) -> list[str]:
@@ -117,30 +117,31 @@ class LocalScheduler:
         return [*python, *torchrun, "-m", self._module, str(folder.path)]
 
     def _environment(self, ranks: int) -> dict[str, str]:
-        """Ranks share the cores, unless somebody says otherwise; they talk over the machine's loopback interface."""
-        environment = without_keys(os.environ)
+        """Return the job's environment: ranks share the cores and communicate over the loopback interface."""
+        environment = without_secrets(os.environ)
         if requested_threads(environment) is None:
             environment[THREADS] = str(max(1, usable_cores() // ranks))
-        # torchrun would die of a SIGUSR1 that it is not told to pass on, and leave its ranks alone.
+        # By default SIGUSR1 kills torchrun but not its ranks. With this setting torchrun forwards the signal.
         environment.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-        environment.setdefault("GOMP_SPINCOUNT", SPINS)
+        environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
         return environment | dict(self._profile.environment)
 
     def _processes(self, job_id: str) -> list[psutil.Process]:
-        return [process for process, words in _command_lines(self._module).items() if words[-1] == job_id]
+        found = _command_lines(self._module)
+        return [process for process, arguments in found.items() if arguments[-1] == job_id]
 
 
 def _command_lines(module: str) -> dict[psutil.Process, list[str]]:
-    """Return the processes that run a module, with the words of their command lines."""
+    """Return the processes that run a module, with their command-line arguments."""
     found = {}
     for process in psutil.process_iter():
         try:
-            words = process.cmdline()
+            arguments = process.cmdline()
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
-        if module in words:
-            found[process] = words
+        if module in arguments:
+            found[process] = arguments
     return found
 
 

@@ -1,4 +1,4 @@
-"""What every scheduler offers: a job's life from submission to its end."""
+"""The interface of a scheduler, and the states of a job from submission to its end."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,7 +9,7 @@ from bluesky_multislice.jobs.schedulers.site import Allocation
 
 
 class JobState(StrEnum):
-    """Where a job is in its life; an interrupted one stopped at a checkpoint and goes on when submitted again."""
+    """State of a job."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -21,25 +21,25 @@ class JobState(StrEnum):
     NODE_FAILURE = "node_failure"
     PREEMPTED = "preempted"
     INTERRUPTED = "interrupted"
-    """It stopped at a checkpoint and goes on when submitted again."""
+    """The job stopped at a checkpoint. It resumes when it is submitted again."""
     NOT_VISIBLE = "not_visible"
-    """The scheduler does not show the job, or does not answer: for the moment nobody knows."""
+    """The scheduler does not list the job or does not answer; its state is unknown for now."""
 
     @property
     def ended(self) -> bool:
-        """Whether the job will not change any more."""
+        """Whether the state is final."""
         return self not in (JobState.PENDING, JobState.RUNNING, JobState.NOT_VISIBLE)
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job at the moment.
+    """Current status of a job.
 
     Attributes:
-        state: where it is in its life.
-        reason: the scheduler's own word for it, such as ``Resources`` of a job that waits.
-        exit_detail: how its processes ended, such as ``exit status 1`` or ``signal 9``; empty before.
-        restarts: how often the scheduler has started it again.
+        state: state of the job.
+        reason: the scheduler's reason for the state, such as ``Resources`` for a pending job.
+        exit_detail: how its processes ended, such as ``exit status 1`` or ``signal 9``; empty while it runs.
+        restarts: how often the scheduler has restarted it.
     """
 
     state: JobState
@@ -49,7 +49,7 @@ class JobStatus:
 
     @property
     def ended(self) -> bool:
-        """Whether the job will not change any more."""
+        """Whether the state is final."""
         return self.state.ended
 
     def __str__(self) -> str:
@@ -61,10 +61,10 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class Job:
-    """A submitted job, in whichever process.
+    """A submitted job. It can be used in another process than the one that submitted it.
 
     Attributes:
-        id: its number or name at the scheduler; text that can be stored.
+        id: its number or name at the scheduler, as text.
         folder: its job folder.
     """
 
@@ -73,10 +73,10 @@ class Job:
 
 
 class Scheduler(Protocol):
-    """Starts jobs and tells how they are. A job can be followed by another process than the one that submitted it.
+    """Starts, queries and cancels jobs. A job can be monitored by another process than the one that submitted it.
 
     Attributes:
-        poll_s: seconds between two looks at a job.
+        poll_s: seconds between two status checks.
     """
 
     poll_s: float
@@ -95,29 +95,29 @@ class Scheduler(Protocol):
         ...
 
     def status(self, job: Job) -> JobStatus:
-        """Return how the job is."""
+        """Return the current status of the job."""
         ...
 
     def cancel(self, job: Job) -> None:
-        """End every process of the job, or take it out of the queue; return when they are gone."""
+        """Remove the job from the queue or end its processes. Returns after all processes have ended."""
         ...
 
     def tail(self, job: Job, lines: int) -> str:
-        """Return the last lines that the job printed."""
+        """Return the last lines of the job's output."""
         ...
 
     def adopt(self, folder: JobFolder, *, name: str) -> Job | None:
-        """Return the waiting, running or ended job of that name and folder; None where none was ever submitted.
+        """Return the pending, running or ended job of that name and folder; None if none was ever submitted.
 
         Raises:
-            SchedulerError: the scheduler does not answer, so that nobody knows.
+            SchedulerError: the scheduler does not answer.
         """
         ...
 
-    def live(self) -> dict[str, str]:
-        """Return name → id of this user's jobs that wait or run."""
+    def active_jobs(self) -> dict[str, str]:
+        """Return name → id of this user's pending and running jobs."""
         ...
 
-    def by_hand(self, folder: JobFolder, *, name: str, allocation: Allocation) -> str:
-        """Return the command that starts the job by hand, for a shell."""
+    def manual_command(self, folder: JobFolder, *, name: str, allocation: Allocation) -> str:
+        """Return the shell command that starts the job manually."""
         ...

@@ -1,4 +1,4 @@
-"""Site profile: which machine computes, how a job gets a part of it, and what a recipe may change about that."""
+"""Site profile: the machine that runs the jobs, the resources of a job, and the limits for a recipe."""
 
 import math
 import tomllib
@@ -10,15 +10,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bluesky_multislice.errors import PlanError, RecipeError, SchedulerError
-from bluesky_multislice.jobs.schedulers.environment import names_a_key
+from bluesky_multislice.jobs.schedulers.environment import holds_secret
 from bluesky_multislice.parallel import requested_threads
 from bluesky_multislice.planning import Machine
 from bluesky_multislice.recipe import Constraint, Name, Resources
 
-_OWN = frozenset(
+_SCRIPT_OPTIONS = frozenset(
     "array chdir error export job-name no-requeue nodes ntasks ntasks-per-node open-mode output requeue signal".split()
 )
-"""Options of sbatch that the batch script sets."""
+"""sbatch options that the batch script sets itself."""
 
 
 def _one_line(text: str) -> str:
@@ -27,90 +27,109 @@ def _one_line(text: str) -> str:
     return text
 
 
-def _no_key(name: str) -> str:
-    if names_a_key(name):
-        raise ValueError("names a key: a profile ends in every job folder, where no key may be")
+def _no_secret(name: str) -> str:
+    if holds_secret(name):
+        raise ValueError("must not hold a secret: the profile is copied into every job folder")
     return name
 
 
-def _not_ours(directive: str) -> str:
-    if directive[2:].partition("=")[0] in _OWN:
+def _settable(directive: str) -> str:
+    if directive[2:].partition("=")[0] in _SCRIPT_OPTIONS:
         raise ValueError("is set by the batch script itself")
     return directive
 
 
 Line = Annotated[str, Field(max_length=1000), AfterValidator(_one_line)]
-VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"), AfterValidator(_no_key)]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"), AfterValidator(_no_secret)]
 Directive = Annotated[
-    str, Field(pattern=r"^--[a-z][a-z-]*(=[A-Za-z0-9_.,:+@%/=\[\]-]+)?$", max_length=200), AfterValidator(_not_ours)
+    str,
+    Field(pattern=r"^--[a-z][a-z-]*(=[A-Za-z0-9_.,:+@%/=\[\]-]+)?$", max_length=200),
+    AfterValidator(_settable),
 ]
 
 
 class Overrides(BaseModel):
-    """What a recipe may change: numbers up to these, names among these. None and (): nothing."""
+    """Limits for the resources in a recipe: largest numbers and allowed names. None or (): no change is allowed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    nodes: int | None = Field(default=None, ge=1, description="Most nodes.")
-    gpus_per_node: int | None = Field(default=None, ge=0, description="Most GPUs a node.")
-    cpus_per_task: int | None = Field(default=None, ge=1, description="Most processor cores a node.")
-    memory_gb: int | None = Field(default=None, ge=1, description="Most memory a node, GB.")
+    nodes: int | None = Field(default=None, ge=1, description="Largest number of nodes.")
+    gpus_per_node: int | None = Field(default=None, ge=0, description="Largest number of GPUs per node.")
+    cpus_per_task: int | None = Field(default=None, ge=1, description="Largest number of CPU cores per node.")
+    memory_gb: int | None = Field(default=None, ge=1, description="Largest memory per node, GB.")
     walltime_minutes: int | None = Field(default=None, ge=1, description="Longest walltime, min.")
-    nice: int | None = Field(default=None, ge=0, description="Furthest that a job may stand back.")
-    partition: tuple[Name, ...] = Field(default=(), description="Partitions.")
-    account: tuple[Name, ...] = Field(default=(), description="Accounts.")
-    qos: tuple[Name, ...] = Field(default=(), description="Qualities of service.")
-    constraint: tuple[Constraint, ...] = Field(default=(), description="Constraints.")
+    nice: int | None = Field(default=None, ge=0, description="Largest nice value (lowest priority).")
+    partition: tuple[Name, ...] = Field(default=(), description="Allowed partitions.")
+    account: tuple[Name, ...] = Field(default=(), description="Allowed accounts.")
+    qos: tuple[Name, ...] = Field(default=(), description="Allowed qualities of service.")
+    constraint: tuple[Constraint, ...] = Field(default=(), description="Allowed constraints.")
 
     def refusal(self, field: str, value: int | str) -> str | None:
-        """Return why a recipe may not set ``field`` to ``value``; None where it may."""
+        """Return the limit that forbids a recipe to set ``field`` to ``value``; None if the value is allowed."""
         allowed = getattr(self, field)
         if isinstance(allowed, tuple):
-            return None if value in allowed else f"one of {', '.join(allowed)}" if allowed else "the site's only"
+            return None if value in allowed else f"one of {', '.join(allowed)}" if allowed else "the site's value only"
         if allowed is None:
-            return "the site's only"
+            return "the site's value only"
         return None if int(value) <= allowed else f"at most {allowed}"
 
 
 class SiteProfile(BaseModel):
-    """A site profile (TOML). Whoever writes it is trusted: its setup lines run in the batch script as they stand."""
+    """A site profile (TOML). Its author is trusted: the batch script runs its setup lines unchanged."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(default="this machine", max_length=100, description="Name of the machine.")
-    scheduler: Literal["local", "slurm"] = Field(default="local", description="What starts jobs there.")
-    python: Line | None = Field(default=None, description="Interpreter on the nodes. None: the one of the flow.")
-    container: tuple[Line, ...] = Field(default=(), description="Words before the interpreter, such as apptainer's.")
-    setup: tuple[Line, ...] = Field(default=(), description="Lines of shell before the job, such as module load.")
+    scheduler: Literal["local", "slurm"] = Field(default="local", description="Scheduler that starts the jobs.")
+    python: Line | None = Field(default=None, description="Python interpreter on the nodes. None: the flow's.")
+    container: tuple[Line, ...] = Field(
+        default=(), description="Arguments before the interpreter, such as apptainer exec image.sif."
+    )
+    setup: tuple[Line, ...] = Field(default=(), description="Shell lines before the job, such as module load.")
     environment: Mapping[VariableName, Line] = Field(
-        default_factory=dict, description="The job's environment. Nothing of the flow's own reaches it."
+        default_factory=dict, description="Environment variables of the job. Secrets are not allowed."
     )
     partition: Name | None = Field(default=None, description="Partition. None: Slurm's default.")
-    account: Name | None = Field(default=None, description="Account that is charged. None: the user's default.")
-    qos: Name | None = Field(default=None, description="Quality of service. None: the default.")
+    account: Name | None = Field(default=None, description="Account to charge. None: the user's default.")
+    qos: Name | None = Field(default=None, description="Quality of service. None: Slurm's default.")
     constraint: Constraint | None = Field(default=None, description="Features that nodes must have.")
-    nodes: int = Field(default=1, ge=1, le=1024, description="Nodes of a job.")
-    ranks_per_node: int | None = Field(default=None, ge=1, le=1024, description="Most ranks a node. None: one a GPU.")
-    gpus_per_node: int = Field(default=0, ge=0, le=64, description="GPUs a node.")
-    device: Literal["cpu", "gpu", "cuda", "xpu"] | None = Field(
-        default=None, description="Where ranks compute, see the recipe's device. None: on GPUs if any."
+    nodes: int = Field(default=1, ge=1, le=1024, description="Largest number of nodes per job.")
+    ranks_per_node: int | None = Field(
+        default=None, ge=1, le=1024, description="Largest number of ranks per node. None: one per GPU."
     )
-    cpus_per_task: int | None = Field(default=None, ge=1, le=1024, description="Cores a node. None: one a rank.")
-    memory_gb: int | None = Field(default=None, ge=1, le=65536, description="Memory a node, GB. None: the default.")
-    gpu_memory_gb: int | None = Field(default=None, ge=1, le=1024, description="Memory of one GPU, GB; for the plan.")
+    gpus_per_node: int = Field(default=0, ge=0, le=64, description="GPUs per node.")
+    device: Literal["cpu", "gpu", "cuda", "xpu"] | None = Field(
+        default=None, description="Device of the ranks, as in the recipe. None: GPUs if the nodes have any."
+    )
+    cpus_per_task: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU cores per node. None: one per rank."
+    )
+    memory_gb: int | None = Field(
+        default=None, ge=1, le=65536, description="Memory per node, GB. None: Slurm's default."
+    )
+    gpu_memory_gb: int | None = Field(
+        default=None, ge=1, le=1024, description="Memory of one GPU, GB. Used for planning."
+    )
     walltime_minutes: int = Field(
         default=60, ge=1, le=43_200, description="Time after which a job is interrupted, min."
     )
     warning_seconds: int = Field(
-        default=120, ge=1, le=3600, description="How long before its walltime a job is asked for a checkpoint, s."
+        default=120,
+        ge=1,
+        le=3600,
+        description="Time between a checkpoint request and the end of the walltime, s.",
     )
-    most_restarts: int = Field(default=5, ge=0, le=100, description="How often a job that needs more time is requeued.")
-    nice: int = Field(default=0, ge=0, le=1_000_000, description="How far jobs stand back behind others.")
+    most_restarts: int = Field(
+        default=5, ge=0, le=100, description="Largest number of times that a job is requeued for more walltime."
+    )
+    nice: int = Field(
+        default=0, ge=0, le=1_000_000, description="Slurm's nice value. Larger values give lower priority."
+    )
     directives: tuple[Directive, ...] = Field(
-        default=(), description="More options of sbatch, such as --reservation=x."
+        default=(), description="Additional sbatch options, such as --reservation=x."
     )
-    readers: Literal["user", "group"] = Field(default="group", description="Who may read job folders.")
-    overrides: Overrides = Field(default_factory=Overrides, description="What a recipe may change.")
+    readers: Literal["user", "group"] = Field(default="group", description="Who may read the job folders.")
+    overrides: Overrides = Field(default_factory=Overrides, description="Limits for the resources in a recipe.")
 
     @property
     def accelerator(self) -> bool:
@@ -119,7 +138,7 @@ class SiteProfile(BaseModel):
 
     @property
     def most_ranks_per_node(self) -> int:
-        """Most ranks of a node: as the profile says, else one a GPU or core, and never more than its GPUs on GPUs."""
+        """Largest number of ranks per node: the profile's, or one per GPU or core. At most one rank per GPU."""
         if not self.accelerator:
             return self.ranks_per_node or self.cpus_per_task or self.gpus_per_node or 1
         asked, gpus = self.ranks_per_node, self.gpus_per_node
@@ -139,30 +158,30 @@ class SiteProfile(BaseModel):
         if self.scheduler == "local":
             return self
         if not (self.ranks_per_node or self.gpus_per_node):
-            raise ValueError("give gpus_per_node, or ranks_per_node where there are no GPUs")
+            raise ValueError("give gpus_per_node, or ranks_per_node if the nodes have no GPUs")
         if not (self.gpu_memory_gb if self.accelerator else self.memory_gb):
             raise ValueError(
-                "give gpu_memory_gb, or memory_gb where ranks compute on processors: plans are made for it"
+                "give gpu_memory_gb, or memory_gb if ranks compute on CPUs: planning needs the memory size"
             )
         return self
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """What one job gets. None: the scheduler's default.
+    """Resources of one job. None: the scheduler's default.
 
     Attributes:
         nodes: number of nodes.
-        ranks_per_node: processes on each.
-        gpus_per_node: GPUs on each.
-        cpus_per_task: cores on each.
-        memory_gb: memory on each.
-        walltime_minutes: time limit; None: none.
+        ranks_per_node: processes per node.
+        gpus_per_node: GPUs per node.
+        cpus_per_task: CPU cores per node.
+        memory_gb: memory per node, GB.
+        walltime_minutes: time limit, min; None: no limit.
         partition: name of the partition.
         account: name of the account.
         qos: name of the quality of service.
         constraint: features of the nodes.
-        nice: how far the job stands back.
+        nice: Slurm's nice value; larger values give lower priority.
     """
 
     nodes: int = 1
@@ -179,10 +198,10 @@ class Allocation:
 
 
 def read_site(path: Path | None) -> SiteProfile:
-    """Read a site profile; without a path, the one of this machine.
+    """Read a site profile. Without a path, return the default profile, which is this machine.
 
     Raises:
-        SchedulerError: the file is missing, no TOML, or has unknown fields or values out of range.
+        SchedulerError: the file is missing, is not TOML, or has unknown fields or values out of range.
     """
     if path is None:
         return SiteProfile()
@@ -192,36 +211,36 @@ def read_site(path: Path | None) -> SiteProfile:
         raise SchedulerError(
             "A site profile must be readable TOML with known fields and values in range.",
             got=f"{path}: {_faults(error)}.",
-            remedy="correct it after the examples in deploy/slurm/.",
+            remedy="correct the file; deploy/slurm/ contains examples.",
         ) from error
 
 
-def granted(profile: SiteProfile, resources: Resources) -> SiteProfile:
-    """Return the profile with what a recipe asks for.
+def with_overrides(profile: SiteProfile, resources: Resources) -> SiteProfile:
+    """Return the profile with the resources that a recipe requests.
 
     Raises:
-        RecipeError: the profile does not allow it.
+        RecipeError: the profile does not allow these resources.
     """
     asked = resources.requested()
-    refused = {field: why for field, value in asked.items() if (why := profile.overrides.refusal(field, value))}
+    refused = {field: limit for field, value in asked.items() if (limit := profile.overrides.refusal(field, value))}
     if refused:
         raise RecipeError(
-            "A recipe may ask for what the site's profile allows only.",
-            got="; ".join(f"resources.{field} = {asked[field]!r}, allowed is {why}" for field, why in refused.items())
+            "A recipe may only request resources that the site profile allows.",
+            got="; ".join(f"resources.{field} = {asked[field]!r}, allowed: {limit}" for field, limit in refused.items())
             + f", on {profile.name}.",
-            remedy="ask for less, or have [overrides] of the site's profile changed.",
+            remedy="request less, or change [overrides] in the site profile.",
         )
     return profile.model_copy(update=asked)
 
 
 def machine_of(profile: SiteProfile, resources: Resources) -> Machine | None:
-    """Return the machine that a plan is made for; None for this one.
+    """Return the machine for which to plan; None for this machine.
 
     Raises:
-        RecipeError: the profile does not allow what the recipe asks for.
-        PlanError: ranks are to compute on processors of nodes whose memory the profile does not tell.
+        RecipeError: the profile does not allow the resources that the recipe requests.
+        PlanError: ranks shall compute on CPUs and the profile does not give the memory of its nodes.
     """
-    site = granted(profile, resources)
+    site = with_overrides(profile, resources)
     if site.scheduler == "local":
         return None
     places, node_bytes = site.most_ranks_per_node, (site.memory_gb or 0) * 10**9
@@ -234,37 +253,37 @@ def machine_of(profile: SiteProfile, resources: Resources) -> Machine | None:
 
 
 def allocate(profile: SiteProfile, resources: Resources, *, ranks: int, device: str = "auto") -> Allocation:
-    """Return what a job of that many ranks gets: as few nodes as hold them, each with the same number.
+    """Return the resources of a job: the fewest nodes that can run its ranks, with equal numbers of ranks per node.
 
     Args:
-        profile: the site.
-        resources: what the recipe asks for.
-        ranks: processes of the job.
-        device: where the plan computes; on ``cpu`` the job gets no GPUs.
+        profile: the site profile.
+        resources: resources that the recipe requests.
+        ranks: number of processes of the job.
+        device: device of the plan; with ``cpu`` the job gets no GPUs.
 
     Raises:
-        RecipeError: the profile does not allow what the recipe asks for, has no place for the ranks, or would warn the
-            job of its end as it starts.
+        RecipeError: the profile does not allow the requested resources, its nodes cannot run that many ranks, or the
+            walltime is not longer than the warning before its end.
     """
-    site = granted(profile, resources)
+    site = with_overrides(profile, resources)
     if site.scheduler == "local":
         return Allocation(ranks_per_node=ranks)
     if device == "cpu" and site.accelerator:
-        site = site.model_copy(update={"device": "cpu", "gpus_per_node": 0, "ranks_per_node": _on_cores(site)})
+        site = site.model_copy(update={"device": "cpu", "gpus_per_node": 0, "ranks_per_node": _ranks_on_cores(site)})
     most = site.most_ranks_per_node
     least = math.ceil(ranks / most) if resources.nodes is None else site.nodes
     nodes = next((count for count in range(least, site.nodes + 1) if ranks % count == 0), None)
     if nodes is None or ranks // nodes > most:
         raise RecipeError(
-            "Every node of a job has the same number of ranks, within what the site's profile gives.",
+            "All nodes of a job must run the same number of ranks, within the limits of the site profile.",
             got=f"{ranks} ranks on {site.nodes} nodes of at most {most}, on {profile.name}.",
-            remedy="ask for other ranks or resources.nodes.",
+            remedy="change the number of ranks or resources.nodes in the recipe.",
         )
     if 60 * site.walltime_minutes <= site.warning_seconds:
         raise RecipeError(
-            "A job's walltime must be longer than the warning before its end.",
-            got=f"{site.walltime_minutes} min of walltime, a warning of {site.warning_seconds} s, on {profile.name}.",
-            remedy="ask for more resources.walltime_minutes, or have warning_seconds of the site's profile lowered.",
+            "A job's walltime must be longer than the warning time before its end.",
+            got=f"{site.walltime_minutes} min of walltime, warning time {site.warning_seconds} s, on {profile.name}.",
+            remedy="increase resources.walltime_minutes, or reduce warning_seconds in the site profile.",
         )
     return Allocation(
         nodes=nodes,
@@ -281,8 +300,8 @@ def allocate(profile: SiteProfile, resources: Resources, *, ranks: int, device: 
     )
 
 
-def _on_cores(site: SiteProfile) -> int:
-    """Return the most ranks of a node whose GPUs are left alone."""
+def _ranks_on_cores(site: SiteProfile) -> int:
+    """Return the largest number of ranks per node if the GPUs are not used."""
     return site.cpus_per_task or site.most_ranks_per_node
 
 

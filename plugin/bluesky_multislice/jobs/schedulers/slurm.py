@@ -1,4 +1,4 @@
-"""Jobs on a cluster: sbatch, scontrol, squeue, sacct and scancel, as processes with lists of arguments."""
+"""Jobs on a Slurm cluster: calls sbatch, scontrol, squeue, sacct and scancel."""
 
 import os
 import re
@@ -15,22 +15,26 @@ from bluesky_multislice.jobs.schedulers.batch_script import batch_script
 from bluesky_multislice.jobs.schedulers.local import JOB_MODULE
 from bluesky_multislice.jobs.schedulers.scheduler import Job, JobState, JobStatus
 from bluesky_multislice.jobs.schedulers.site import Allocation, SiteProfile
-from bluesky_multislice.jobs.schedulers.slurm_states import exit_detail, never_starts, state_of, status_of_record
+from bluesky_multislice.jobs.schedulers.slurm_states import (
+    can_never_start,
+    exit_detail,
+    parse_job_record,
+    state_from_slurm,
+)
 from bluesky_multislice.jobs.schedulers.slurm_tools import NoAnswerError, SlurmRefusedError, call
 
-_NOT_ASKED_AGAIN_S = 1.0
+_RETRY_INTERVAL_S = 1.0
 
 
 class SlurmScheduler:
-    """Runs jobs on a cluster. A job's id is Slurm's number.
+    """Runs jobs on a Slurm cluster. A job's id is Slurm's job number.
 
     Args:
-        profile: the site.
+        profile: the site profile.
         module: module that every rank runs, with the job folder as its argument.
-        grace_s: seconds for which a job that Slurm does not show, or a result that the file system does not, may yet
-            appear.
-        poll_s: seconds between two questions about a job; clusters serve many users.
-        patience_s: seconds for which a submission is tried again where Slurm does not answer.
+        grace_s: seconds to wait for a job that Slurm does not list yet, or for a result that is not visible yet.
+        poll_s: seconds between two status checks.
+        patience_s: seconds during which submission and cancellation are repeated if Slurm does not answer.
     """
 
     def __init__(
@@ -50,25 +54,25 @@ class SlurmScheduler:
         """Write the batch script into the folder and submit it."""
         if re.search(r"[%\\]", str(folder.path)) or not str(folder.path).isprintable():
             raise SchedulerError(
-                "A job folder's path has no %, no backslash and no control characters: Slurm takes them for patterns.",
+                "A job folder's path must not contain %, backslashes or control characters: Slurm interprets them.",
                 got=f"{str(folder.path)!r}.",
-                remedy="choose another folder for jobs (MULTISLICE_JOBS_ROOT).",
+                remedy="choose another jobs folder (MULTISLICE_JOBS_ROOT).",
             )
         try:
             script = batch_script(self._profile, allocation, name=safe_name(name), module=self._module)
-            _script_of(folder).write_text(script)
-            for path in (_exit_status_of(folder), folder.submission):
+            _script_path(folder).write_text(script)
+            for path in (_exit_status_path(folder), folder.submission):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise SchedulerError(
                 "A job folder must be writable.",
                 got=f"{error}.",
-                remedy="make room on the shared storage, or correct the folder's owner.",
+                remedy="free space on the shared storage, or correct the folder's owner.",
             ) from error
         job = self._sbatch(folder, name)
-        if never_starts(status := self.status(job)):
+        if can_never_start(status := self.status(job)):
             self.cancel(job)
-            raise _refused(f"its reason to wait is {status.reason}.", folder)
+            raise _refused(f"job {job.id} cannot start, Slurm's reason is {status.reason}.", folder)
         try:
             folder.write_submission(name=name, job_id=job.id)
         except BaseException:
@@ -77,21 +81,21 @@ class SlurmScheduler:
         return job
 
     def status(self, job: Job) -> JobStatus:
-        """Return how the job is, as Slurm, its accounting or the job's own folder say."""
+        """Return the status of the job from the controller, else from the accounting, else from the job folder."""
         try:
-            status = self._controllers_word(job) or self._accountings_word(job)
+            status = self._status_from_controller(job) or self._status_from_accounting(job)
         except NoAnswerError as error:
             return JobStatus(JobState.NOT_VISIBLE, reason=f"Slurm does not answer: {error}")
-        status = status or _folders_word(job.folder)
+        status = status or _status_from_folder(job.folder)
         if status is None:
-            return self._within_grace(job, "Slurm does not show it", "Slurm knows no such job")
+            return self._within_grace(job, "Slurm does not list it", "Slurm does not know the job")
         if status.state is JobState.COMPLETED and not job.folder.result.exists():
             return self._within_grace(job, "its result is not visible yet", "ended without a result")
         self._missing_since.pop(job.id, None)
-        return _with_the_jobs_own_word(job, status) if status.state is JobState.FAILED else status
+        return _more_specific_failure(job, status) if status.state is JobState.FAILED else status
 
     def cancel(self, job: Job) -> None:
-        """Take the job out of the queue, or end it; return when it has ended."""
+        """Remove the job from the queue or end it. Returns after it has ended."""
         if self.status(job).ended:
             return
         end = time.monotonic() + self._patience_s
@@ -99,7 +103,7 @@ class SlurmScheduler:
             try:
                 call("scancel", _number(job.id))
             except (NoAnswerError, SlurmRefusedError):
-                # Asked again below; Slurm also refuses where the job has ended meanwhile.
+                # The status is checked below: Slurm also refuses if the job has already ended.
                 if time.monotonic() > end:
                     raise
             status = self.status(job)
@@ -109,18 +113,18 @@ class SlurmScheduler:
                 raise SchedulerError(
                     "A cancelled job must end.", got=f"job {job.id} is {status}.", remedy=f"scancel --full {job.id}."
                 )
-            time.sleep(_NOT_ASKED_AGAIN_S)
+            time.sleep(_RETRY_INTERVAL_S)
         if status.state is JobState.CANCELLED:
-            # The folder may be read-only or full, and Slurm knows it anyway.
+            # The folder may be read-only or full; Slurm has the state too.
             with suppress(OSError):
                 job.folder.cancelled.touch()
 
     def tail(self, job: Job, lines: int) -> str:
-        """Return the last lines that the job printed."""
+        """Return the last lines of the job's output."""
         return job.folder.read_log(lines)
 
     def adopt(self, folder: JobFolder, *, name: str) -> Job | None:
-        """Return the newest job of that name in the folder; None where none was ever submitted."""
+        """Return the newest job of that name in the folder; None if none was ever submitted."""
         submission = folder.read_submission()
         if submission and submission["name"] == name:
             return Job(_number(submission["job_id"]), folder)
@@ -129,87 +133,88 @@ class SlurmScheduler:
             folder.write_submission(name=name, job_id=found)
         return Job(found, folder) if found else None
 
-    def live(self) -> dict[str, str]:
-        """Return name → id of this user's jobs that wait or run."""
+    def active_jobs(self) -> dict[str, str]:
+        """Return name → id of this user's pending and running jobs."""
         lines = call("squeue", "--noheader", f"--user={os.getuid()}", "--format=%i|%j").splitlines()
         return {name: job_id for job_id, _, name in (line.partition("|") for line in lines)}
 
-    def by_hand(self, folder: JobFolder, *, name: str, allocation: Allocation) -> str:
-        """Return the command that starts the job by hand, for a shell."""
-        return shlex.join(["sbatch", f"--chdir={folder.path}", str(_script_of(folder))])
+    def manual_command(self, folder: JobFolder, *, name: str, allocation: Allocation) -> str:
+        """Return the shell command that starts the job manually."""
+        return shlex.join(["sbatch", f"--chdir={folder.path}", str(_script_path(folder))])
 
     def _sbatch(self, folder: JobFolder, name: str) -> Job:
         end = time.monotonic() + self._patience_s
         while True:
             try:
-                answer = call("sbatch", "--parsable", f"--chdir={folder.path}", str(_script_of(folder)))
+                answer = call("sbatch", "--parsable", f"--chdir={folder.path}", str(_script_path(folder)))
                 return Job(_number(answer.strip().partition(";")[0]), folder)
             except SlurmRefusedError as error:
                 raise _refused(error.got, folder) from error
             except NoAnswerError:
                 if time.monotonic() > end:
                     raise
-                time.sleep(_NOT_ASKED_AGAIN_S)
-                # Slurm may have taken the job and only its answer got lost.
+                time.sleep(_RETRY_INTERVAL_S)
+                # Slurm may have accepted the job although its answer was lost.
                 if found := self._find(folder, name):
                     return Job(found, folder)
 
     def _find(self, folder: JobFolder, name: str) -> str | None:
-        """Return the newest job of that name in the folder that Slurm or its accounting knows."""
+        """Return the id of the newest job of that name and folder, from the controller and the accounting."""
         who = (f"--user={os.getuid()}", f"--name={safe_name(name)}", "--noheader")
         lines = call("squeue", *who, "--states=all", "--format=%i|%Z").splitlines()
-        # Without accounting slurmctld's memory is all there is.
+        # Without accounting, only jobs in slurmctld's memory are found.
         with suppress(NoAnswerError, SlurmRefusedError):
             options = ("--allocations", "--parsable2", "--starttime=now-60days", "--format=JobID,WorkDir")
             lines += call("sacct", *who, *options).splitlines()
-        found = [number for number, _, place in (line.partition("|") for line in lines) if Path(place) == folder.path]
+        rows = (line.partition("|") for line in lines)
+        found = [job_id for job_id, _, directory in rows if Path(directory) == folder.path]
         return max(found, key=int, default=None)
 
-    def _controllers_word(self, job: Job) -> JobStatus | None:
+    def _status_from_controller(self, job: Job) -> JobStatus | None:
         try:
-            return status_of_record(call("scontrol", "show", "job", "--oneliner", _number(job.id)))
+            return parse_job_record(call("scontrol", "show", "job", "--oneliner", _number(job.id)))
         except SlurmRefusedError:
             return None
 
-    def _accountings_word(self, job: Job) -> JobStatus | None:
+    def _status_from_accounting(self, job: Job) -> JobStatus | None:
         options = ("--noheader", "--allocations", "--parsable2", "--format=State,ExitCode")
         try:
             line = call("sacct", f"--jobs={_number(job.id)}", *options).strip()
         except (NoAnswerError, SlurmRefusedError):
             return None
-        word, _, code = line.partition("|")
-        status = JobStatus(state_of(word), exit_detail=exit_detail(code))
-        # Accounting lags: what it holds for running may have ended long ago.
+        state, _, code = line.partition("|")
+        status = JobStatus(state_from_slurm(state), exit_detail=exit_detail(code))
+        # Accounting lags behind: a job that it lists as running may have ended.
         return status if line and status.ended else None
 
-    def _within_grace(self, job: Job, reason: str, at_last: str) -> JobStatus:
+    def _within_grace(self, job: Job, reason: str, failure_reason: str) -> JobStatus:
         since = self._missing_since.setdefault(job.id, time.monotonic())
         if time.monotonic() - since < self._grace_s:
             return JobStatus(JobState.NOT_VISIBLE, reason=reason)
-        return JobStatus(JobState.FAILED, reason=at_last)
+        return JobStatus(JobState.FAILED, reason=failure_reason)
 
 
-def _script_of(folder: JobFolder) -> Path:
+def _script_path(folder: JobFolder) -> Path:
     return folder.path / "job.sh"
 
 
-def _exit_status_of(folder: JobFolder) -> Path:
+def _exit_status_path(folder: JobFolder) -> Path:
     return folder.path / "exit-status"
 
 
-def _folders_word(folder: JobFolder) -> JobStatus | None:
-    """Return how the batch script says that it ended, where Slurm has forgotten the job."""
+def _status_from_folder(folder: JobFolder) -> JobStatus | None:
+    """Return the status from the exit status that the batch script wrote; None if there is none."""
     try:
-        code = int(_exit_status_of(folder).read_text())
+        code = int(_exit_status_path(folder).read_text())
     except (OSError, ValueError):
         return None
     return JobStatus(JobState.FAILED if code else JobState.COMPLETED, exit_detail=exit_detail(str(code)))
 
 
-def _with_the_jobs_own_word(job: Job, status: JobStatus) -> JobStatus:
-    """Return the status of a failed job that stopped at a checkpoint, or that Slurm ended for its memory.
+def _more_specific_failure(job: Job, status: JobStatus) -> JobStatus:
+    """Return a more specific status of a failed job: interrupted at a checkpoint, or out of memory.
 
-    Slurm calls a job by its batch script's exit status, also where a step ran out of memory.
+    Slurm reports the exit status of the batch script, even if a job step ran out of memory.
     """
     if status.exit_detail == f"exit status {INTERRUPTED_STATUS}":
         return replace(status, state=JobState.INTERRUPTED)
@@ -222,13 +227,13 @@ def _refused(got: str, folder: JobFolder) -> SchedulerError:
     return SchedulerError(
         "Slurm must accept the job.",
         got=got,
-        remedy=f"correct the site's profile or the recipe's resources; see {_script_of(folder)}.",
+        remedy=f"correct the site profile or the recipe's resources; see {_script_path(folder)}.",
     )
 
 
 def _number(job_id: str) -> str:
     if not re.fullmatch(r"[0-9]{1,20}", job_id):
         raise SchedulerError(
-            "A Slurm job's id is a number.", got=f"{job_id!r}.", remedy="remove submission.json from the job folder."
+            "A Slurm job id must be a number.", got=f"{job_id!r}.", remedy="remove submission.json from the job folder."
         )
     return job_id

@@ -1,4 +1,4 @@
-"""Slurm's words for a job, and ours."""
+"""Translation of Slurm's job states into ``JobState``."""
 
 import re
 
@@ -34,40 +34,40 @@ _STATES = {
 }
 """https://slurm.schedmd.com/job_state_codes.html"""
 
-_NEVER = re.compile(
+_NEVER_STARTS = re.compile(
     r"Partition(Config|NodeLimit|TimeLimit)|BadConstraints|Invalid(Account|QOS)|(Assoc|QOS)(Grp|Max)\w*(PerJob|PerNode)\w*"
 )
 
 _FIELD = re.compile(r"(?:^| )(JobState|Reason|ExitCode|Restarts)=(\S*)")
 
 
-def state_of(word: str) -> JobState:
-    """Return the state of one of Slurm's words, such as ``CANCELLED by 1000``.
+def state_from_slurm(text: str) -> JobState:
+    """Return the state for Slurm's state text, such as ``CANCELLED by 1000``.
 
-    A word that a newer Slurm may have is not known to be an end, and so the job is followed until one that is comes.
+    An unknown state, for example of a newer Slurm, counts as running, so that the job is monitored until a known end.
     """
-    return _STATES.get(word.split()[0].rstrip("+") if word.strip() else "", JobState.RUNNING)
+    return _STATES.get(text.split()[0].rstrip("+") if text.strip() else "", JobState.RUNNING)
 
 
-def status_of_record(record: str) -> JobStatus:
-    """Return the status in one line of ``scontrol show job --oneliner``."""
+def parse_job_record(record: str) -> JobStatus:
+    """Return the status from one line of ``scontrol show job --oneliner``."""
     fields: dict[str, str] = {}
     for name, value in _FIELD.findall(record):
-        # The first of a name is Slurm's own: later in the line come values of the user.
+        # Use the first value of each name: values later in the line can come from the user.
         fields.setdefault(name, value)
-    state = state_of(fields.get("JobState", ""))
+    state = state_from_slurm(fields.get("JobState", ""))
     reason = "" if fields.get("Reason") in (None, "None", "(null)") else fields["Reason"].replace("_", " ")
     detail = exit_detail(fields.get("ExitCode", "")) if state.ended else ""
     return JobStatus(state, reason=reason, exit_detail=detail, restarts=int(fields.get("Restarts") or 0))
 
 
-def never_starts(status: JobStatus) -> bool:
-    """Return whether a job waits for what waiting does not bring, such as more nodes than its partition has."""
-    return status.state is JobState.PENDING and _NEVER.fullmatch(status.reason) is not None
+def can_never_start(status: JobStatus) -> bool:
+    """Return whether a pending job can never start, for example because it needs more nodes than its partition has."""
+    return status.state is JobState.PENDING and _NEVER_STARTS.fullmatch(status.reason) is not None
 
 
 def exit_detail(code: str) -> str:
-    """Return Slurm's ``status:signal`` in words; empty for 0:0."""
+    """Return Slurm's ``status:signal`` as text; empty for 0:0."""
     status, _, number = code.partition(":")
     if number not in ("", "0"):
         return f"signal {number}"

@@ -1,10 +1,10 @@
-"""One call of one of Slurm's tools: no shell, no defaults of the caller's environment, and two kinds of failure."""
+"""Calls of Slurm's command-line tools, without a shell and without defaults from the caller's environment."""
 
 import os
 import subprocess
 
 from bluesky_multislice.errors import SchedulerError
-from bluesky_multislice.jobs.schedulers.environment import for_slurm
+from bluesky_multislice.jobs.schedulers.environment import slurm_environment
 
 _LIMIT_S = 60.0
 _NO_ANSWER = (
@@ -23,15 +23,15 @@ _NO_ANSWER = (
 
 
 class SlurmRefusedError(SchedulerError):
-    """Slurm answered, and the answer is no."""
+    """Slurm answered and refused the request."""
 
 
 class NoAnswerError(SchedulerError):
-    """Slurm cannot be asked at the moment."""
+    """Slurm does not answer at the moment."""
 
 
-def call(tool: str, *words: str) -> str:
-    """Return what a tool prints.
+def call(tool: str, *arguments: str) -> str:
+    """Return the output of a tool.
 
     Raises:
         NoAnswerError: the controller is down or slow.
@@ -40,12 +40,12 @@ def call(tool: str, *words: str) -> str:
     """
     try:
         done = subprocess.run(
-            [tool, *words],
+            [tool, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            env=for_slurm(os.environ),
+            env=slurm_environment(os.environ),
             timeout=_LIMIT_S,
             check=False,
         )
@@ -55,11 +55,11 @@ def call(tool: str, *words: str) -> str:
         ) from error
     except subprocess.TimeoutExpired as error:
         raise NoAnswerError(
-            "Slurm must answer.", got=f"nothing from {tool} for {_LIMIT_S:.0f} s.", remedy="wait for slurmctld."
+            "Slurm must answer.", got=f"no answer from {tool} for {_LIMIT_S:.0f} s.", remedy="wait for slurmctld."
         ) from error
     if done.returncode == 0:
         return done.stdout
-    said = done.stderr.strip() or f"{tool}: exit status {done.returncode}"
-    if any(words in said for words in _NO_ANSWER):
-        raise NoAnswerError("Slurm must answer.", got=f"{said}.", remedy="wait for slurmctld.")
-    raise SlurmRefusedError("Slurm must do what it is asked.", got=f"{said}.", remedy="see the tool's words.")
+    message = done.stderr.strip() or f"{tool}: exit status {done.returncode}"
+    if any(text in message for text in _NO_ANSWER):
+        raise NoAnswerError("Slurm must answer.", got=f"{message}.", remedy="wait for slurmctld.")
+    raise SlurmRefusedError("Slurm must accept the request.", got=f"{message}.", remedy=f"see the message of {tool}.")

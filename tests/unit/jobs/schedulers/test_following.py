@@ -4,7 +4,15 @@ import pytest
 
 from bluesky_multislice.errors import JobError, LostRankError, ScanError
 from bluesky_multislice.jobs import JobFolder
-from bluesky_multislice.jobs.schedulers import Job, JobState, JobStatus, LocalScheduler, failure, follow, may_go_on
+from bluesky_multislice.jobs.schedulers import (
+    Job,
+    JobState,
+    JobStatus,
+    LocalScheduler,
+    job_error,
+    may_resume,
+    monitor_job,
+)
 
 WORDS = {"got": "this.", "remedy": "that."}
 
@@ -18,12 +26,12 @@ def job(tmp_path):
 
 @pytest.mark.parametrize("state", [JobState.NODE_FAILURE, JobState.PREEMPTED, JobState.TIMEOUT, JobState.INTERRUPTED])
 def test_a_job_that_was_ended_from_outside_may_go_on(job, state):
-    assert may_go_on(job, JobStatus(state))
+    assert may_resume(job, JobStatus(state))
 
 
 @pytest.mark.parametrize("state", [JobState.COMPLETED, JobState.CANCELLED, JobState.OUT_OF_MEMORY, JobState.RUNNING])
 def test_others_may_not(job, state):
-    assert not may_go_on(job, JobStatus(state))
+    assert not may_resume(job, JobStatus(state))
 
 
 @pytest.mark.parametrize(
@@ -39,20 +47,20 @@ def test_others_may_not(job, state):
 def test_a_failed_job_may_go_on_unless_it_would_fail_again(job, error, may):
     if error:
         job.folder.write_error(error)
-    assert may_go_on(job, JobStatus(JobState.FAILED)) is may
+    assert may_resume(job, JobStatus(JobState.FAILED)) is may
 
 
 def test_an_error_has_the_schedulers_word_and_the_end_of_the_log(job):
     status = JobStatus(JobState.NODE_FAILURE, reason="NodeDown")
-    text = str(failure(LocalScheduler(), job, status))
+    text = str(job_error(LocalScheduler(), job, status))
     assert "node_failure (NodeDown)" in text
     assert "last words" in text
-    assert failure(LocalScheduler(), job, JobStatus(JobState.COMPLETED)) is None
+    assert job_error(LocalScheduler(), job, JobStatus(JobState.COMPLETED)) is None
 
 
 def test_the_jobs_own_error_comes_first(job):
     job.folder.write_error(ScanError("A scan has frames.", **WORDS))
-    assert isinstance(failure(LocalScheduler(), job, JobStatus(JobState.FAILED)), ScanError)
+    assert isinstance(job_error(LocalScheduler(), job, JobStatus(JobState.FAILED)), ScanError)
 
 
 def test_epochs_that_a_job_writes_again_are_reported_once(job):
@@ -66,7 +74,7 @@ def test_epochs_that_a_job_writes_again_are_reported_once(job):
             return JobStatus(JobState.FAILED if ended else JobState.RUNNING)
 
     seen, states = [], []
-    status = follow(
+    status = monitor_job(
         Looks(poll_s=0), job, on_progress=lambda record: seen.append(record["epoch"]), on_status=states.append
     )
     assert seen == [1, 2, 3, 4]

@@ -61,7 +61,7 @@ def test_a_missing_profile_is_refused(tmp_path):
 def test_a_recipe_changes_nothing_unless_the_profile_says_so(field):
     value = "a" if field in NAMES else 1
     profile = SiteProfile(**CLUSTER)
-    with pytest.raises(RecipeError, match=rf"resources\.{field} = .*the site's only"):
+    with pytest.raises(RecipeError, match=rf"resources\.{field} = .*the site's value only"):
         allocate(profile, Resources(**{field: value}), ranks=1)
 
 

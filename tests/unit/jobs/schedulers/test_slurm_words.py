@@ -3,8 +3,13 @@
 import pytest
 
 from bluesky_multislice.jobs.schedulers import JobState, JobStatus
-from bluesky_multislice.jobs.schedulers.environment import for_slurm, without_keys
-from bluesky_multislice.jobs.schedulers.slurm_states import exit_detail, never_starts, state_of, status_of_record
+from bluesky_multislice.jobs.schedulers.environment import slurm_environment, without_secrets
+from bluesky_multislice.jobs.schedulers.slurm_states import (
+    can_never_start,
+    exit_detail,
+    parse_job_record,
+    state_from_slurm,
+)
 
 RECORD = (
     "JobId=7 JobName=JobStateish UserId=root(0) Requeue=1 JobState={state} Reason={reason} Dependency=(null) "
@@ -37,15 +42,15 @@ RECORD = (
     ],
 )
 def test_states(word, state):
-    assert state_of(word) is state
+    assert state_from_slurm(word) is state
 
 
 def test_a_record_is_read_with_the_first_of_each_name():
-    waits = status_of_record(RECORD.format(state="PENDING", reason="QOSMaxJobsPerUserLimit", restarts=2, code="0:0"))
+    waits = parse_job_record(RECORD.format(state="PENDING", reason="QOSMaxJobsPerUserLimit", restarts=2, code="0:0"))
     assert waits == JobStatus(JobState.PENDING, reason="QOSMaxJobsPerUserLimit", restarts=2)
-    failed = status_of_record(RECORD.format(state="FAILED", reason="NonZeroExitCode", restarts=0, code="1:0"))
+    failed = parse_job_record(RECORD.format(state="FAILED", reason="NonZeroExitCode", restarts=0, code="1:0"))
     assert failed == JobStatus(JobState.FAILED, reason="NonZeroExitCode", exit_detail="exit status 1")
-    done = status_of_record(RECORD.format(state="COMPLETED", reason="None", restarts=0, code="0:0"))
+    done = parse_job_record(RECORD.format(state="COMPLETED", reason="None", restarts=0, code="0:0"))
     assert done == JobStatus(JobState.COMPLETED)
 
 
@@ -68,20 +73,20 @@ def test_exit_codes_in_words(code, words):
     ],
 )
 def test_reasons_that_waiting_does_not_mend(reason):
-    assert never_starts(JobStatus(JobState.PENDING, reason=reason))
-    assert not never_starts(JobStatus(JobState.RUNNING, reason=reason))
+    assert can_never_start(JobStatus(JobState.PENDING, reason=reason))
+    assert not can_never_start(JobStatus(JobState.RUNNING, reason=reason))
 
 
 @pytest.mark.parametrize(
     "reason", ["Resources", "Priority", "BeginTime", "QOSMaxJobsPerUserLimit", "AssocGrpCpuLimit", "PartitionDown", ""]
 )
 def test_reasons_that_pass(reason):
-    assert not never_starts(JobStatus(JobState.PENDING, reason=reason))
+    assert not can_never_start(JobStatus(JobState.PENDING, reason=reason))
 
 
 def test_keys_and_the_tools_defaults_stay_outside():
     plain = {"PATH": "/bin", "HOME": "/root", "SLURM_CONF": "/etc/slurm.conf"}
     keys = {"TILED_API_KEY": "x", "PREFECT_API_URL": "x", "aws_secret_access": "x", "GH_TOKEN": "x", "DB_PASSWORD": "x"}
     defaults = {"SBATCH_EXPORT": "ALL", "SLURM_JOB_ID": "1", "SQUEUE_FORMAT": "%i", "SACCT_FORMAT": "x"}
-    assert without_keys(plain | keys) == plain
-    assert for_slurm(plain | keys | defaults) == plain
+    assert without_secrets(plain | keys) == plain
+    assert slurm_environment(plain | keys | defaults) == plain

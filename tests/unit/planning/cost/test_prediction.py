@@ -308,15 +308,15 @@ def test_plan_of_sizes_says_memory_exchange_and_work(tmp_path):
     for said in (
         "volume (32, 32, 32)",
         "mesh 1x2",
-        "memory of a rank",
+        "memory per rank",
         "rows and their gradients",
         "from the data sheet, not measured",
     ):
         assert said in text
     write_profile(tmp_path / "profile.json", PROFILE)
     options = ("--volume", 32, "--angles", 6, "--device", "cpu", "--ranks", 1, "--profile", tmp_path / "profile.json")
-    assert "epochs" in planned(*options).output.partition("time of an epoch ")[2]
-    patterns = planned("--volume", 40, "--angles", 2, "--frame", 16, "--views-an-angle", 9, "--ranks", 1).output
+    assert "epochs" in planned(*options).output.partition("time per epoch ")[2]
+    patterns = planned("--volume", 40, "--angles", 2, "--frame", 16, "--views-per-angle", 9, "--ranks", 1).output
     assert "volume (40, 40, 40)" in patterns
     assert "18 views at 2 angles" in patterns
     finer = planned("--volume", 32, "--angles", 6, "--ranks", 1, "--pixel-nm", 0.5, "--energy-kev", 8)
@@ -332,18 +332,18 @@ def test_plan_of_a_file_and_a_site(tmp_path):
     site.write_text('name = "a cluster"\nscheduler = "slurm"\nnodes = 2\ngpus_per_node = 2\ngpu_memory_gb = 2\n')
     on_site = planned(tmp_path / "scan.cxi", "--site", site, "--ranks", 2)
     assert "mesh 2x1" in on_site.output
-    of_gpu, of_node = on_site.output.split("memory of its node")
-    for part in ("context", "work area of Fourier transforms", "allocator", "propagators", "5% of a GPU"):
+    of_gpu, of_node = on_site.output.split("host memory per rank")
+    for part in ("context", "FFT work area", "allocator", "propagators", "5% of the GPU"):
         assert part in of_gpu
         assert part not in of_node
-    assert "exchange among ranks" in of_gpu
+    assert "communication buffers" in of_gpu
     assert "program" not in of_gpu
     assert "program" in of_node
 
 
 def test_plan_for_gpus_counts_their_memory_and_refuses_what_does_not_fit():
     options = ("--volume", 32, "--angles", 6, "--ranks", 2)
-    assert "program" not in planned(*options, "--gpu-memory-gb", 2).output.split("memory of its node")[0]
+    assert "program" not in planned(*options, "--gpu-memory-gb", 2).output.split("host memory per rank")[0]
     assert isinstance(planned(*options, "--gpu-memory-gb", 0.001).exception, PlanError)
 
 
@@ -353,7 +353,7 @@ def test_plan_for_gpus_counts_their_memory_and_refuses_what_does_not_fit():
         (),
         ("--scaling", "--volume", 32),
         ("--volume", 32, "--views-an-angle", 3, "--frame", 8),
-        ("--volume", 32, "--frame", 64, "--views-an-angle", 4),
+        ("--volume", 32, "--frame", 64, "--views-per-angle", 4),
         ("--volume", 32, "--frame", 16),
         ("--scaling", "--angles", 3),
     ],
@@ -366,5 +366,5 @@ def test_what_cannot_be_planned_is_refused(options):
 def test_measure_writes_what_was_measured(tmp_path, monkeypatch):
     monkeypatch.setattr("bluesky_multislice.planning.measure_machine", lambda device: PROFILE)
     text = planned("--measure", tmp_path / "profile.json").output
-    assert "exchange: 1 GB/s a rank" in text
+    assert "communication: 1 GB/s per rank" in text
     assert read_profile(tmp_path / "profile.json") == PROFILE
