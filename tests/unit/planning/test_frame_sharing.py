@@ -31,7 +31,7 @@ def test_ranks_without_whole_frames_to_compute_at_once_compute_a_tile_each():
     assert plan.frame_tiles.ends == (0, 128, 256)
     # 30 nm to the detector and 10 nm from the entrance to the axis: λL/Δx² of 20 pixels, 4 times the root of it.
     assert plan.frame_tiles.halo == 18
-    assert "every rank of an angle computes 128 rows of each frame, with 18 more" in plan.notes[-1]
+    assert "every rank of an angle group computes 128 rows of each frame, and 18 more" in plan.notes[-1]
     assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
 
 

@@ -303,8 +303,8 @@ def test_a_gpu_that_is_too_small_is_told_what_would_fit():
     with pytest.raises(PlanError) as caught:
         plan_for(room)
     remedy = caught.value.remedy
-    slabs = re.search(r"mesh 1x2 \((\d+\.\d) GiB a rank\)", remedy)
-    ranks = re.search(r"(\d+) ranks as mesh (1x\d+) \((\d+\.\d) GiB a rank\)", remedy)
+    slabs = re.search(r"mesh 1x2 \((\d+\.\d) GiB per rank\)", remedy)
+    ranks = re.search(r"(\d+) ranks as mesh (1x\d+) \((\d+\.\d) GiB per rank\)", remedy)
     assert slabs, remedy
     assert ranks, remedy
     for plan, said in (

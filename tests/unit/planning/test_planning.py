@@ -51,7 +51,7 @@ def test_one_angle_is_centred_on_its_positions_and_has_one_slice():
     assert plan.grid.shape == (1, 64, 64)
     assert plan.grid.center_m == pytest.approx((0.0, 5e-6, 3e-6))
     assert plan.grid.voxel_size_m[0] == pytest.approx(depth_of_field_m(1e-9, 0.8e-9))
-    assert any("one slice" in note for note in plan.notes)
+    assert any("single slice" in note for note in plan.notes)
 
 
 def test_one_angle_with_a_depth_gets_slices_thinner_than_the_depth_of_field():
@@ -271,7 +271,7 @@ def test_too_few_views_to_hold_any_back_is_said():
     [
         (hologram_geometry(n=64), {"slices": 65}, "65 slices for 64 planes"),
         (hologram_geometry(angles=8), {"ranks": 9}, "9 ranks for 8"),
-        (pattern_geometry(angles=1), {"slices": 3}, "3 slices without a depth"),
+        (pattern_geometry(angles=1), {"slices": 3}, "3 slices without depth_um"),
         (hologram_geometry(angles=1), {"shell_correlation": True}, "1 view to fit"),
         (pattern_geometry(angles=1), {"support": "cylinder"}, "several angles"),
         (
@@ -289,11 +289,11 @@ def test_too_few_views_to_hold_any_back_is_said():
         (hologram_geometry(n=4096), {"device": "cpu"}, "fit into memory"),
         (pattern_geometry(), {"mesh": "2x2", "ranks": 2}, "2 ranks and the mesh 2x2"),
         (hologram_geometry(n=9, angles=40), {"mesh": "1x4"}, "9 rows for 4 slabs"),
-        (pattern_geometry(), {"mesh": "1x2", "refine": {"quantities": ["tilt"]}}, "tilt among"),
+        (pattern_geometry(), {"mesh": "1x2", "refine": {"quantities": ["tilt"]}}, "tilt in refine"),
         (
             replace(hologram_geometry(), beam=Beam(1e-10, focus_distance_m=1e-3)),
             {"way_to_detector": "angular_spectrum"},
-            "cone beam's holograms",
+            "Holograms of a cone beam",
         ),
     ],
 )

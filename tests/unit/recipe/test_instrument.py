@@ -58,8 +58,8 @@ def test_file_is_read(tmp_path):
     ("text", "fault"),
     [
         ("[fields.colour]\nvalue = 1.0", "unknown fields colour"),
-        ("[fields.energy]\nunit = 'eV'", "either path or value"),
-        ("[fields.energy]\npath = 'start:e'\nvalue = 1.0", "either path or value"),
+        ("[fields.energy]\nunit = 'eV'", "exactly one of path and value"),
+        ("[fields.energy]\npath = 'start:e'\nvalue = 1.0", "exactly one of path and value"),
         ("[fields.energy]\nplace = 'start:e'", "place"),
         ("surname = 'x'", "surname"),
         ("[fields", "Expected"),

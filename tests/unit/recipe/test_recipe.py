@@ -87,7 +87,7 @@ def test_every_field_has_a_default_and_a_description():
         ({"scan": {"energy_ev": -8000}}, "scan.energy_ev: Input should be greater than 10"),
         ({"scan": {"energy_ev": 20}}, "keV where eV belongs: 20000 eV"),
         ({"scan": {"energy_ev": 6.2}}, "looks like keV where eV belongs: 6200 eV"),
-        ({"scan": {"values": {"colour": 1.0}}}, "scan.values: Value error, unknown colour"),
+        ({"scan": {"values": {"colour": 1.0}}}, "scan.values: Value error, unknown values colour"),
         ({"scan": {"pixel_size_um": 0}}, "scan.pixel_size_um"),
         ({"scan": {"orientation": "upside_down"}}, "scan.orientation"),
         ({"scan": {"saturation": 0}}, "scan.saturation"),

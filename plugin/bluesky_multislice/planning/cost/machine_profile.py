@@ -121,7 +121,7 @@ def write_profile(path: Path, profile: MachineProfile) -> None:
         path.write_text(json.dumps(profile.model_dump(mode="json"), indent=2) + "\n")
     except OSError as exc:
         raise PlanError(
-            "A machine profile must be written to a writable file.", got=f"{path}: {exc}", remedy="choose another file."
+            "A machine profile needs a file that can be written.", got=f"{path}: {exc}", remedy="choose another file."
         ) from exc
 
 

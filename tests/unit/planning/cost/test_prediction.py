@@ -280,7 +280,7 @@ def test_a_profile_gives_the_times_measured_and_those_between():
 
 
 def test_a_machine_is_measured_and_remembered(tmp_path, monkeypatch):
-    monkeypatch.setattr("bluesky_multislice.planning.cost.machine_profile._TURNED", 16)
+    monkeypatch.setattr("bluesky_multislice.planning.cost.machine_profile._SIDE", 16)
     profile = measure_machine("cpu", sides=(16, 32), least_s=0.0)
     assert set(profile.slice_pair_s) == set(profile.fft_pair_s) == {16, 32}
     assert profile.exchange_bytes_per_s > 1e5
