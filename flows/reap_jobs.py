@@ -89,8 +89,8 @@ def reap_jobs(settings: ServiceSettings) -> list[ReaperAction]:
             else:
                 action = _end(scheduler, flow_run_id, folder) if str(flow_run_id) in active and not alive else ""
             actions += [ReaperAction(flow_run_id, action)] if action else []
-        for flow_run in _without_a_folder(client, settings):
-            action = _run_again(client, flow_run)
+        for flow_run in _flow_runs_without_folder(client, settings):
+            action = _schedule_again(client, flow_run)
             actions += [ReaperAction(flow_run.id, action)] if action else []
     for taken in actions:
         _log.info("Flow run %s: %s", taken.flow_run_id, taken.action)
@@ -134,7 +134,7 @@ def _handle_open_job(
         # Ignore the heartbeat: it was written before the crash.
         if _age_s(state) < _CRASH_SETTLING_S:
             return ""
-        return _run_again(client, flow_run) or _publish_or_end(
+        return _schedule_again(client, flow_run) or _publish_or_end(
             scheduler, settings, flow_run_id, folder, "its flow run has crashed too often"
         )
     if alive or (state.type in _ACTIVE_STATES and _age_s(state) < HEARTBEAT_TIMEOUT_S):
@@ -151,10 +151,10 @@ def _handle_open_job(
         write_outcome(folder, Outcome("published", state.message or ""))
         return ""
     # Prefect lists it as active. If it may not be run again, the next call finds it crashed and ends its job.
-    return _run_again(client, flow_run)
+    return _schedule_again(client, flow_run)
 
 
-def _run_again(client: SyncPrefectClient, flow_run: FlowRun) -> str:
+def _schedule_again(client: SyncPrefectClient, flow_run: FlowRun) -> str:
     """Schedule a flow run whose process has died again. Return the action; an empty string if no attempt is left."""
     state = flow_run.state
     if state is None or not state.is_crashed():
@@ -200,7 +200,7 @@ def _end(
     return "job ended" if active else ""
 
 
-def _without_a_folder(client: SyncPrefectClient, settings: ServiceSettings) -> Iterator[FlowRun]:
+def _flow_runs_without_folder(client: SyncPrefectClient, settings: ServiceSettings) -> Iterator[FlowRun]:
     """Yield flow runs that have been active for a long time without a job folder."""
     found = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),

@@ -51,7 +51,7 @@ def reconstruct_scan(run_uid: str, recipe: Recipe = _DEFAULT_RECIPE) -> State:
     settings, log = ServiceSettings.from_environment(), get_run_logger()
     client = catalog.connect(settings.tiled_uri, tiled_key(settings))
     with closing(client.context):
-        if former := _made_before(client, run_uid, recipe):
+        if former := _existing_result(client, run_uid, recipe):
             log.info("Nothing to do: %s was made with this recipe", former)
             return Completed(message=f"Already published at {former}")
         site = read_site(settings.site)
@@ -68,12 +68,12 @@ def _reconstruct_and_publish(
     seconds: dict[str, float] = {}
     with _timed(seconds, "resolve"):
         resolved = resolve(client, run_uid, recipe, settings)
-    job = _own(folder, site)
+    job = _owned_job(folder, site)
     if job.find():
         plan = Plan.from_dict(folder.read_job()["plan"])
     else:
         with _timed(seconds, "plan"):
-            plan = make_the_plan(recipe, resolved, site)
+            plan = derive_plan(recipe, resolved, site)
         with _timed(seconds, "stage"):
             stage(folder, recipe, plan, resolved)
     try:
@@ -104,7 +104,7 @@ def resolve(client: Container, run_uid: str, recipe: Recipe, settings: ServiceSe
 
 
 @task(name="plan", cache_policy=NO_CACHE)
-def make_the_plan(recipe: Recipe, resolved: catalog.ResolvedScan, site: SiteProfile) -> Plan:
+def derive_plan(recipe: Recipe, resolved: catalog.ResolvedScan, site: SiteProfile) -> Plan:
     """Derive grid, slices, ranks and memory."""
     plan = make_plan(recipe, resolved.scan, machine_of(site, recipe.resources))
     log = get_run_logger()
@@ -171,7 +171,7 @@ def _made_by(job: OwnedJob, seconds: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _own(folder: JobFolder, site: SiteProfile) -> OwnedJob:
+def _owned_job(folder: JobFolder, site: SiteProfile) -> OwnedJob:
     name, log = str(_this_run().id), get_run_logger()
     return OwnedJob(make_scheduler(site), folder, name=name, most_restarts=site.most_restarts, log=log)
 
@@ -183,7 +183,7 @@ def _this_run() -> FlowRun:
     return context.flow_run
 
 
-def _made_before(client: Container, run_uid: str, recipe: Recipe) -> str | None:
+def _existing_result(client: Container, run_uid: str, recipe: Recipe) -> str | None:
     """Return the path of a complete result of this recipe; None if there is none or a person started the flow run."""
     if _this_run().idempotency_key != automatic_key(run_uid, recipe.digest()):
         return None

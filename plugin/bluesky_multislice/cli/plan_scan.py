@@ -76,7 +76,7 @@ def plan_lines(
     plan = make_plan(recipe, scan, site, times)
     predicted = predict_cost(plan, scan.geometry, accelerator=plan.device != "cpu", profile=times)
     memory = _memory(plan, scan.geometry, predicted)
-    return [*_what(plan, scan), "", *memory, "", *_epoch(plan, predicted, times)]
+    return [*_overview(plan, scan), "", *memory, "", *_epoch(plan, predicted, times)]
 
 
 def scan_of_sizes(own: Mapping[str, Any]) -> Scan:
@@ -137,7 +137,7 @@ def profile_lines(profile: MachineProfile) -> list[str]:
     ]
 
 
-def _what(plan: Plan, scan: Scan) -> Iterator[str]:
+def _overview(plan: Plan, scan: Scan) -> Iterator[str]:
     yield (
         f"volume {plan.grid.shape} voxels (z, y, x) of {plan.grid.voxel_size_m[2] * 1e9:.4g} nm, {plan.slices} slices, "
         f"{plan.propagation}, waves {plan.gradient}"

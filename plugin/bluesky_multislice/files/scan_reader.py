@@ -105,7 +105,7 @@ def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
         mask=_good_pixels(lookup.file),
         orientation=_orientation(lookup),
         saturation=_saturation(lookup),
-        when=_when(lookup, key),
+        when=_frame_times(lookup, key),
         detector_position_m=_detector_position_m(lookup, distance, focus_distance_m, key),
     )
     regime = _regime(lookup, technique, focus_distance_m is not None, warnings)
@@ -215,7 +215,7 @@ def _per_row(found: NDArray[np.float64] | None, key: NDArray) -> NDArray[np.floa
     return rows
 
 
-def _when(lookup: FieldLookup, key: NDArray) -> NDArray[np.float64] | None:
+def _frame_times(lookup: FieldLookup, key: NDArray) -> NDArray[np.float64] | None:
     """Return the time of every stored frame; None if only their order is known."""
     found = lookup.number("frame_times", f"{DETECTOR}/start_time")
     return found if found is not None and found.shape == key.shape else None

@@ -146,7 +146,7 @@ class SiteProfile(BaseModel):
 
     @field_validator("environment")
     @classmethod
-    def _some_threads(cls, environment: Mapping[str, str]) -> Mapping[str, str]:
+    def _check_threads(cls, environment: Mapping[str, str]) -> Mapping[str, str]:
         try:
             requested_threads(environment)
         except PlanError as error:
@@ -154,7 +154,7 @@ class SiteProfile(BaseModel):
         return environment
 
     @model_validator(mode="after")
-    def _slurm_needs_a_size(self) -> "SiteProfile":
+    def _check_slurm_sizes(self) -> "SiteProfile":
         if self.scheduler == "local":
             return self
         if not (self.ranks_per_node or self.gpus_per_node):
@@ -210,7 +210,7 @@ def read_site(path: Path | None) -> SiteProfile:
     except (OSError, ValueError) as error:
         raise SchedulerError(
             "A site profile must be readable TOML with known fields and values in range.",
-            got=f"{path}: {_faults(error)}.",
+            got=f"{path}: {_error_text(error)}.",
             remedy="correct the file; deploy/slurm/ contains examples.",
         ) from error
 
@@ -305,7 +305,7 @@ def _ranks_on_cores(site: SiteProfile) -> int:
     return site.cpus_per_task or site.most_ranks_per_node
 
 
-def _faults(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     return "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
