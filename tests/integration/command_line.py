@@ -1,20 +1,39 @@
-"""The installed command as a process of its own, and files for it to work on."""
+"""The command line, in this process or as the installed command, and files for it to work on."""
 
+import io
 import os
+import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import h5py
 import numpy as np
 
+from bluesky_multislice.cli import main
 from bluesky_multislice.files import write_scan
 
 COMMAND = Path(sys.executable).with_name("multislice")
 
 
-def multislice(*arguments, timeout_s=120):
-    """Run ``multislice`` and return the finished process; standard error follows standard output."""
+def multislice(*arguments):
+    """Run ``multislice`` in this process, which has imported everything already; return what a process would."""
+    printed, words = io.StringIO(), ["multislice", *map(str, arguments)]
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        with patch.object(sys, "argv", words), redirect_stdout(printed), redirect_stderr(printed):
+            main()
+    except SystemExit as ended:
+        status = ended.code or 0
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)
+    return subprocess.CompletedProcess(words, status, printed.getvalue())
+
+
+def installed_multislice(*arguments, timeout_s=120):
+    """Run the installed command and return the finished process; standard error follows standard output."""
     return subprocess.run(
         [str(COMMAND), *(str(argument) for argument in arguments)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},

@@ -1,18 +1,16 @@
-"""What torchrun starts where each rank is given a job folder of its own: FOLDER:FOLDER."""
+"""A job whose ranks are given a job folder each."""
 
 import os
-import sys
 import traceback
-from pathlib import Path
 
 from bluesky_multislice.jobs import JobFolder, job
-from bluesky_multislice.parallel import end_process
 
-if __name__ == "__main__":
-    folder = JobFolder(Path(sys.argv[1].split(":")[int(os.environ["RANK"])]))
+
+def main(*folders: JobFolder) -> int:
+    """Run this rank's folder and return its exit status."""
     try:
-        job.run(folder)
+        job.run(folders[int(os.environ["RANK"])])
     except Exception:
         traceback.print_exc()
-        end_process(1)
-    end_process(0)
+        return 1
+    return 0

@@ -1,16 +1,19 @@
-"""The job on a folder made by hand, under torchrun alone: no scheduler, no Tiled, no Prefect."""
+"""The job on a folder made by hand: no scheduler, no Tiled, no Prefect; once under torchrun, else on forked ranks."""
 
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import h5py
+import job_of_each_rank
 import numpy as np
 import pytest
+from forked_jobs import run_job
+from forked_ranks import run_on_ranks
 from PIL import Image
 from small_scan import hologram_scan
+from torch.multiprocessing import ProcessExitedException
 
 from bluesky_multislice.errors import FramesError, JobError
 from bluesky_multislice.files import read_provenance, read_volume, write_scan
@@ -20,9 +23,6 @@ from bluesky_multislice.recipe import Recipe
 
 DATA = "entry_1/instrument_1/detector_1/data"
 SERVICES = ("prefect", "tiled", "bluesky", "databroker", "bluesky_tiled_plugins", "ophyd_async", "matplotlib")
-
-
-EACH_ITS_OWN = Path(__file__).with_name("job_of_each_rank.py")
 
 
 def stage(path, **recipe):
@@ -35,8 +35,8 @@ def stage(path, **recipe):
     return folder
 
 
-def torchrun(folder, ranks=2, **environment):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+def torchrun(folder, **environment):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.run(
         [*command, "-m", "bluesky_multislice.jobs.job", str(folder.path)],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
@@ -71,8 +71,7 @@ def test_the_mesh_does_not_change_the_volume(done, tmp_path):
     volumes, pictures = [read_volume(done.result)], [picture(done)]
     for mesh in ("1x1", "1x2"):
         folder = stage(tmp_path / mesh, ranks=None, mesh=mesh)
-        process = torchrun(folder, ranks=2 if mesh == "1x2" else 1)
-        assert process.returncode == 0, process.stdout
+        assert run_job(folder, ranks=2 if mesh == "1x2" else 1) == 0, folder.log.read_text()
         volumes.append(read_volume(folder.result))
         pictures.append(picture(folder))
     for other in pictures[1:]:
@@ -92,24 +91,8 @@ def test_ranks_that_see_different_scans_are_refused(tmp_path):
             with h5py.File(folders[1].frames, "r+") as file:
                 file["entry_1/instrument_1/detector_1/distance"][...] *= 1.5
         folders[0].clear_last_run()
-        order = f"{folders[0].path}:{folders[rank].path}"
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                "--nproc-per-node=2",
-                str(EACH_ITS_OWN),
-                order,
-            ],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode != 0
+        with pytest.raises(ProcessExitedException):
+            run_on_ranks(job_of_each_rank.main, 2, folders[0], folders[rank])
         error = str(folders[0].read_error())
         assert "see the same files" in error
         assert f"on ranks 0 and 1 {kind} " in error
@@ -117,8 +100,7 @@ def test_ranks_that_see_different_scans_are_refused(tmp_path):
 
 def test_ranks_that_are_no_multiple_of_the_slabs_are_refused(tmp_path):
     folder = stage(tmp_path / "folder", ranks=None, mesh="1x2")
-    process = torchrun(folder, ranks=3)
-    assert process.returncode != 0
+    assert run_job(folder, ranks=3) != 0
     assert "3 ranks and 2 slabs" in str(folder.read_error())
 
 
@@ -144,7 +126,7 @@ def test_an_error_is_left_in_the_folder_and_a_restart_forgets_it(tmp_path):
         clean = file[DATA][5]
         file[DATA][5] = np.full_like(clean, np.nan)
     folder.progress.write_text('{"epoch": 1}\n' * 7)
-    assert torchrun(folder).returncode == 1
+    assert run_job(folder) == 1
     error = folder.read_error()
     assert isinstance(error, FramesError)
     assert "view 5" in error.got
@@ -152,8 +134,7 @@ def test_an_error_is_left_in_the_folder_and_a_restart_forgets_it(tmp_path):
     assert not folder.result.exists()
     with h5py.File(folder.frames, "r+") as file:
         file[DATA][5] = clean
-    process = torchrun(folder)
-    assert process.returncode == 0, process.stdout
+    assert run_job(folder) == 0, folder.log.read_text()
     assert folder.read_error() is None
     assert [record["epoch"] for record in folder.read_progress()] == [1, 2, 3]
     assert folder.result.exists()
@@ -163,7 +144,7 @@ def test_a_second_error_replaces_the_first(tmp_path):
     folder = stage(tmp_path / "folder", ranks=1)
     folder.write_error(FramesError("an older rule", got="an older fault", remedy="none"))
     folder.job.write_text("{")
-    assert torchrun(folder, ranks=1).returncode == 1
+    assert run_job(folder, ranks=1) == 1
     error = folder.read_error()
     assert isinstance(error, JobError)
     assert "job.json" in error.rule

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from failing_disk import fail, failing_disk
+from forked_jobs import run_job
 from small_scan import hologram_scan
 
 from bluesky_multislice.errors import JobError
@@ -49,9 +50,9 @@ def stage(path, **recipe):
 
 
 @contextmanager
-def started(folder, ranks=RANKS):
+def started(folder):
     """torchrun as a batch script starts it; whatever is left of it in the end is killed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
     own = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PET_SIGNALS_TO_HANDLE": EVERY_SIGNAL}
     with folder.log.open("ab") as log:
         agent = subprocess.Popen(
@@ -72,8 +73,7 @@ def started(folder, ranks=RANKS):
 
 
 def finish(folder, ranks=RANKS):
-    with started(folder, ranks) as agent:
-        assert agent.wait(250) == 0, folder.log.read_text()
+    assert run_job(folder, ranks) == 0, folder.log.read_text()
     return {
         "loss": [(row["loss"], row["held_back_loss"]) for row in folder.read_progress()],
         "delta": read_volume(folder.result).delta,
@@ -113,6 +113,21 @@ def kill(agent):
 def whole(tmp_path_factory):
     """What the job gives that nothing disturbs."""
     return finish(stage(tmp_path_factory.mktemp("whole") / "job"))
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of a job that was asked to stop when it had two checkpoints; for copies."""
+    folder = stage(tmp_path_factory.mktemp("stopped") / "job")
+    with started(folder) as agent:
+        wait_for(lambda: len(checkpoints(folder)) == 2)
+        folder.request_stop()
+        assert agent.wait(60) == 1
+    return folder
+
+
+def copy(folder, path):
+    return JobFolder(shutil.copytree(folder.path, path))
 
 
 def assert_same_course(found, whole):
@@ -171,12 +186,8 @@ def test_a_job_that_is_asked_to_stop_says_so_and_goes_on_later(ask, whole, tmp_p
 
 
 @pytest.mark.parametrize(("ranks", "mesh"), [(1, "1x1"), (2, "1x2"), (4, "2x2")])
-def test_a_job_goes_on_on_another_mesh(ranks, mesh, whole, tmp_path):
-    folder = stage(tmp_path / "job")
-    with started(folder) as agent:
-        wait_for(lambda: len(folder.read_progress()) > 3)
-        folder.request_stop()
-        agent.wait(60)
+def test_a_job_goes_on_on_another_mesh(ranks, mesh, whole, stopped, tmp_path):
+    folder = copy(stopped, tmp_path / "job")
     epoch = folder.read_interrupted()["epoch"]
     stage(folder.path, ranks=ranks, mesh=mesh)
     found = finish(folder, ranks)

@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 import pytest
-from command_line import multislice
+from command_line import installed_multislice
 
 from bluesky_multislice.files import read_provenance
 from bluesky_multislice.solvers import split_views
@@ -12,7 +12,7 @@ from bluesky_multislice.solvers import split_views
 @pytest.fixture(scope="module")
 def result(real_scan, tmp_path_factory):
     path = tmp_path_factory.mktemp("real") / "result.h5"
-    done = multislice("reconstruct", real_scan, "-o", path, "--focus-distance-mm", 3.65, timeout_s=280)
+    done = installed_multislice("reconstruct", real_scan, "-o", path, "--focus-distance-mm", 3.65, timeout_s=280)
     assert done.returncode == 0, done.stdout
     return path
 

@@ -1,12 +1,10 @@
-"""Run by torchrun for test_lateral_ranks: each rank propagates its rows; rank 0 saves the joined rows."""
-
-import sys
+"""What each rank of test_lateral_ranks does: propagate its rows; rank 0 saves the rows of all, joined."""
 
 import numpy as np
 import torch
 
 from bluesky_multislice import optics
-from bluesky_multislice.parallel import Lateral, end_process, join_mesh
+from bluesky_multislice.parallel import Lateral, join_mesh
 
 VIEWS, NZ, NY, NX = 2, 5, 23, 18
 LIGHT = {"wavelength_m": 1.0, "pixel_size_m": (1.5, 2.0)}
@@ -55,7 +53,7 @@ def joined(rows, lateral, mesh):
 
 def main(path, rows):
     with join_mesh("cpu") as mesh:
-        lateral = Lateral(mesh, (NY, NX), [int(count) for count in rows] or None)
+        lateral = Lateral(mesh, (NY, NX), rows or None)
         own = [t if t.ndim == 1 else t[..., lateral.own_rows, :].contiguous() for t in whole_inputs()]
         found = {}
         exit_wave, *_ = propagated(
@@ -81,8 +79,3 @@ def main(path, rows):
         found["there and back"] = float((lateral.to_rows(turned) - own[0]).abs().max())
         if mesh.rank == 0:
             np.savez(path, **found)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
-    end_process(0)

@@ -1,7 +1,4 @@
-"""Run by torchrun for test_ranks: fits of small volumes on a mesh of ranks; rank 0 saves the results.
-
-torchrun … fit_on_ranks.py RESULT.npz SLABS
-"""
+"""What each rank of test_ranks does: fit small volumes on a mesh; rank 0 saves the results."""
 
 import sys
 from dataclasses import replace
@@ -12,7 +9,7 @@ from tiled_holograms import tiled_on
 
 from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry, VolumeGrid
 from bluesky_multislice.models import ForwardModel, even_tiles
-from bluesky_multislice.parallel import Slab, end_process, join_mesh
+from bluesky_multislice.parallel import Slab, join_mesh
 from bluesky_multislice.solvers import (
     FitSettings,
     Priors,
@@ -170,8 +167,3 @@ def main(path, slabs):
         found |= {f"with a halo/{name}": value for name, value in tiled_on(mesh).items()}
     if mesh.rank == 0:
         np.savez(path, **found)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
-    end_process(0)

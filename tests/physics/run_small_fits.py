@@ -1,4 +1,4 @@
-"""Runs small fits on every mesh of its ranks and saves the results, alone or under torchrun.
+"""Carries out small fits on every mesh of its ranks and saves what they find: alone, or on several ranks.
 
 run_small_fits.py RESULT.npz DEVICE THREADS EPOCHS CASE …
 
@@ -9,7 +9,7 @@ EPOCHS 0 takes those of the case.
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -45,8 +45,8 @@ def results(fit: SmallFit, mesh: Mesh, name: str, epochs: int) -> dict[str, NDAr
     return arrays(fit.solve(plan, mesh), Slab(mesh, plan.grid.shape[1]))
 
 
-def main(path: str, device: str, threads: list[int], epochs: int, names: list[str]) -> None:
-    """Save the results of all cases, and the failures and the log of the emulated device."""
+def main(path: Path, device: str, threads: Iterable[int], epochs: int, names: list[str]) -> None:
+    """Save the results of all cases, and of the emulated device what failed and what its log says."""
     found, said = {}, {}
     with join_mesh(device) as whole:
         for mesh_name, mesh in meshes(whole):
@@ -67,7 +67,7 @@ def main(path: str, device: str, threads: list[int], epochs: int, names: list[st
                         said[key] = notes() if device == "cuda" else {}
     if whole.rank == 0:
         np.savez(path, **found)
-        Path(path).with_suffix(".json").write_text(json.dumps(said))
+        path.with_suffix(".json").write_text(json.dumps(said))
 
 
 def notes() -> dict[str, list]:
@@ -81,5 +81,11 @@ def notes() -> dict[str, list]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], [int(number) for number in sys.argv[3].split(",")], int(sys.argv[4]), sys.argv[5:])
+    main(
+        Path(sys.argv[1]),
+        sys.argv[2],
+        [int(number) for number in sys.argv[3].split(",")],
+        int(sys.argv[4]),
+        sys.argv[5:],
+    )
     end_process(0)

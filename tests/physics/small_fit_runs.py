@@ -10,6 +10,8 @@ from pathlib import Path
 import emulated_device
 import numpy as np
 import pytest
+import run_small_fits
+from forked_ranks import run_on_ranks
 from numpy.typing import NDArray
 from small_fits import CASES
 
@@ -41,9 +43,11 @@ def run(
         threads: numbers of threads of a rank, one after the other.
         epochs: of each fit; 0: as the case has it.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    if device == "cuda":
-        environment |= emulated_device.environment(devices=ranks)
+    if device == "cpu":
+        run_on_ranks(run_small_fits.main, ranks, path, device, threads, epochs, list(names))
+        return _results(path)
+    # The emulated device has to be there before PyTorch is imported: these processes cannot be forked.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | emulated_device.environment(devices=ranks)
     paths = [str(FOLDER.parent), *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
@@ -51,6 +55,10 @@ def run(
     command = [sys.executable, *(torchrun if ranks > 1 else []), str(FOLDER / "run_small_fits.py"), *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=850)
     assert done.returncode == 0, done.stderr
+    return _results(path)
+
+
+def _results(path: Path) -> tuple[dict[str, NDArray], dict]:
     return dict(np.load(path)), json.loads(path.with_suffix(".json").read_text())
 
 

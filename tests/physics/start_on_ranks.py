@@ -1,13 +1,12 @@
-"""Run by torchrun for test_start_on_ranks: axis and initial volume of small holograms; rank 0 saves the results."""
+"""What each rank of test_start_on_ranks does: find axis and first volume of small holograms; rank 0 saves them."""
 
-import sys
 from dataclasses import replace
 
 import numpy as np
 import torch
 from thick_hologram import Hologram
 
-from bluesky_multislice.parallel import end_process, join_mesh
+from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruction.start import find_axis_pixels, first_volume
@@ -29,9 +28,4 @@ def main(path):
         volumes, origin = first_volume(scan, plan, *views, probe, 1.0, mesh)
         if mesh.rank == 0 and volumes:
             found = {"delta": volumes[0], "beta": volumes[1], "origin": origin, "axis": axis_pixels}
-            np.savez(path.replace(".npy", f"-{mesh.size}.npz"), **found)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
-    end_process(0)
+            np.savez(path.with_name(f"{path.stem}-{mesh.size}.npz"), **found)

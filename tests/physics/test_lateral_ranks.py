@@ -1,36 +1,23 @@
 """A field whose rows lie on several ranks propagates, and has gradients, as the whole field in one process."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import finite_difference_on_ranks
 import numpy as np
 import pytest
 import torch
 from finite_difference_on_ranks import LIGHT, OPTIONS, many_views, opaque_in_some_rows, propagated, whole_inputs
+from forked_ranks import run_on_ranks
 
 from bluesky_multislice import optics
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.parallel import Lateral, Mesh
 
-SCRIPT = Path(__file__).with_name("finite_difference_on_ranks.py")
 SHARES = {1: [], 2: [], 3: [4, 12, 7]}
 """Ranks → rows of each, of 23; none for even ones."""
 
 
 def on_ranks(ranks, path):
-    """Run the script under torchrun and return what rank 0 saved."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(path), *map(str, SHARES[ranks])],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
+    """Propagate on some ranks and return what rank 0 saved."""
+    run_on_ranks(finite_difference_on_ranks.main, ranks, path, SHARES[ranks])
     return np.load(path)
 
 

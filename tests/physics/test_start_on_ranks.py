@@ -1,27 +1,15 @@
 """Several ranks find the same rotation axis and initial volume as one rank."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+import start_on_ranks
+from forked_ranks import run_on_ranks
 from start_on_ranks import PHANTOM
 
 
 def started_on(ranks, frames):
-    """Return what rank 0 saved under torchrun."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    done = subprocess.run(
-        [*command, str(Path(__file__).with_name("start_on_ranks.py")), str(frames)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
+    """Return what rank 0 saved."""
+    run_on_ranks(start_on_ranks.main, ranks, frames)
     return np.load(frames.with_name(f"{frames.stem}-{ranks}.npz"))
 
 

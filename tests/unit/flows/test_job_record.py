@@ -58,7 +58,9 @@ def test_an_outcome_is_kept_until_it_is_forgotten(tmp_path):
 
 
 def test_a_full_disk_does_not_hide_the_error_that_was_to_be_kept(tmp_path):
-    write_outcome(JobFolder(tmp_path / "missing"), Outcome("failed", "why"))
+    folder = JobFolder(tmp_path / "missing")
+    write_outcome(folder, Outcome("failed", "why"))
+    assert read_outcome(folder) is None
 
 
 def test_a_flow_gives_signs_of_life_until_it_ends(tmp_path):

@@ -191,7 +191,7 @@ def test_vacuum_is_held_against_noise_in_patterns_of_several_angles(geometry, ch
         ({"refine": {"furthest_pixels": 4.0}}, lambda plan: plan.fit.refinement.furthest_pixels == 4),
         ({"probe_modes": 2}, lambda plan: plan.probe_modes == 2),
         ({"held_back_every": 7}, lambda plan: plan.held_back_every == 7),
-        ({"accuracy": 0.01}, lambda plan: plan.slices == plan_of(pattern_geometry(), accuracy=0.01).slices),
+        ({"accuracy": 0.01}, lambda plan: plan.slices > plan_of(pattern_geometry()).slices),
         ({"edges": "outgoing"}, lambda plan: plan.edges == "outgoing"),
         ({"interpolation": "fourier"}, lambda plan: plan.interpolation == "fourier"),
         ({"interpolation": "cubic"}, lambda plan: plan.memory_bytes > plan_of(pattern_geometry()).memory_bytes),
