@@ -120,7 +120,9 @@ def remembered(settings):
 
 def test_a_finished_run_starts_its_flow_with_its_recipe(deployment, settings):
     with listening(settings):
-        eventually(lambda: remembered(settings) or True)
+        before = take(settings.tiled_uri, auto=True)
+        eventually(lambda: flow_runs(before))
+        # The first sweep is over and the second a minute away: an event brings this one.
         uid = take(settings.tiled_uri, auto=True, recipe={"epochs": 7})
         (flow_run,) = eventually(lambda: flow_runs(uid, Recipe(epochs=7)))
     assert flow_run.parameters["run_uid"] == uid
@@ -163,7 +165,9 @@ def test_a_run_without_its_stop_document_waits(deployment, settings):
         write("start", run.start_doc)
         uid = run.start_doc["uid"]
         with listening(settings, sweep_s=1):
-            time.sleep(3)
+            for _ in range(2):
+                later = scan(client, False, {"technique": "holography", "multislice": {"auto": True}})
+                eventually(lambda later=later: flow_runs(later))
             assert not flow_runs(uid)
             write("stop", run.compose_stop())
             eventually(lambda: flow_runs(uid))

@@ -56,6 +56,13 @@ def schedule_notes(recipe: Recipe, settings: FitSettings) -> list[str]:
 def check_illumination(recipe: Recipe, scan: Scan) -> None:
     """Raise ``PlanError`` if the recipe's illumination needs flats or holograms that the scan does not have."""
     geometry = scan.geometry
+    near_field = geometry.detector.regime == "near_field" and not technique_of(geometry).overlapping
+    if recipe.illumination == "joint" and not near_field:
+        raise PlanError(
+            "A joint illumination needs full-field holograms; ptychography refines its probe instead.",
+            got=f"{geometry.technique} in the {geometry.detector.regime.replace('_', ' ')}.",
+            remedy="leave illumination out.",
+        )
     if recipe.illumination is not None and not scan.frames.flat_rows:
         raise PlanError(
             "The illumination option needs flats.",
@@ -67,13 +74,6 @@ def check_illumination(recipe: Recipe, scan: Scan) -> None:
             "A joint illumination excludes earlier fits to coarser frames or with another propagation.",
             got=f"coarse_levels {recipe.coarse_levels}, first_propagation {recipe.first_propagation}.",
             remedy="leave coarse_levels and first_propagation out.",
-        )
-    near_field = geometry.detector.regime == "near_field" and not technique_of(geometry).overlapping
-    if recipe.illumination == "joint" and not near_field:
-        raise PlanError(
-            "A joint illumination needs full-field holograms; ptychography refines its probe instead.",
-            got=f"{geometry.technique} in the {geometry.detector.regime.replace('_', ' ')}.",
-            remedy="leave illumination out.",
         )
     if recipe.illumination == "joint" and np.ptp(geometry.magnification) > 1e-3:
         raise PlanError(

@@ -62,7 +62,7 @@ def test_whole_fits_give_the_same_volumes(tmp_path_factory):
 
 
 REALS = "delta beta in_delta in_beta volume image gradient before behind weight numbers".split()
-POINTERS = dict.fromkeys(REALS, "*fp32") | dict.fromkeys(("h", "wave", "out", "turn"), "*i64")
+POINTERS = dict.fromkeys(REALS, "*fp32") | dict.fromkeys(("h", "wave", "out", "rotation"), "*i64")
 POINTERS |= {"first": "*i32", "support": "*u8"}
 NUMBERS = dict.fromkeys(
     "strength length momentum squares total_variation stretch floor smoothness_z magnitude least most".split(), "fp32"

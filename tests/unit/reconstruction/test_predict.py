@@ -82,7 +82,7 @@ def test_photon_noise_follows_its_seed():
 
 @pytest.mark.parametrize(("scale", "seed"), [(0, 0), (-1, 0), (np.nan, 0), (np.inf, 0), (1, -1)])
 def test_photons_and_seeds_that_no_detector_has_are_refused(scale, seed):
-    with pytest.raises(PlanError, match="photons"):
+    with pytest.raises(PlanError, match="photon"):
         add_photon_noise(np.ones((1, 2, 2)), scale=scale, seed=seed)
 
 
@@ -94,7 +94,7 @@ def test_photons_and_seeds_that_no_detector_has_are_refused(scale, seed):
         ({"slices": 500}, "at least one plane"),
         ({"slices": 0}, "at least one plane"),
         ({"slices": -4}, "at least one plane"),
-        ({"beta": DELTA[:8]}, "of one shape"),
+        ({"beta": DELTA[:8]}, "the same shape"),
         ({"delta": DELTA[0], "beta": DELTA[0]}, r"\(z, y, x\)"),
         ({"delta": DELTA * np.nan}, "finite"),
         ({"beta": DELTA + np.inf}, "finite"),

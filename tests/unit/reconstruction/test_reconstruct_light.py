@@ -40,7 +40,7 @@ def test_saturated_pixels_are_left_out_in_their_frames_and_counted():
     whole, masked = result_of(scan, epochs=5), result_of(spoilt, epochs=5, saturated="mask")
     assert relative_error(masked.solution.delta, whole.solution.delta) < 0.05
     assert masked.saturated_pixels == 4
-    assert masked.warnings == ("4 saturated pixels of the frames to fit are left out",)
+    assert masked.warnings == ("4 saturated pixels of the frames to fit are excluded",)
     assert (whole.saturated_pixels, whole.warnings) == (0, ())
     with pytest.raises(FramesError, match=r"3 saturated.*view 2.*saturated = mask"):
         result_of(spoilt, epochs=5)

@@ -81,8 +81,8 @@ def test_the_first_illumination_is_the_flat_of_the_shortest_distance_without_its
 @pytest.mark.parametrize(
     ("scan", "illumination", "words"),
     [
-        (blank(hologram_geometry()), "divided", "without any"),
-        (blank(hologram_geometry()), "joint", "without any"),
+        (blank(hologram_geometry()), "divided", "without flats"),
+        (blank(hologram_geometry()), "joint", "without flats"),
         (pattern_scan(angles=2)[0], "joint", "needs full-field holograms"),
         (scan_with_flat(), "joint", "coarser frames"),
     ],
