@@ -13,8 +13,8 @@ from small_scan import hologram_scan, rebuild
 
 from bluesky_multislice.optics import KernelChoice, multislice, use_kernels, with_y_last
 from bluesky_multislice.optics.transmission import EagerSlice
+from bluesky_multislice.optics.triton_rotation import rotate_volume, rotated, rotated_transpose
 from bluesky_multislice.optics.triton_slices import TritonSlice
-from bluesky_multislice.optics.triton_turns import rotate_volume, rotated, rotated_transpose
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers import Priors, choose_kernels, kernel_cases
 from bluesky_multislice.solvers.optimisers import Nesterov

@@ -19,7 +19,7 @@ from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan, make_plan, small_steps, work_of
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruction.fits_in_turn import load_data
+from bluesky_multislice.reconstruction.fit_sequence import load_data
 from bluesky_multislice.simulation.phantoms import convergent_probe, spheres_and_shells
 from bluesky_multislice.solvers import Epoch, Unknowns, fit, split_views
 

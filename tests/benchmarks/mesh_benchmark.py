@@ -27,7 +27,7 @@ from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeo
 from bluesky_multislice.parallel import Mesh, Slab, end_process, join_mesh
 from bluesky_multislice.planning import Plan, exchange_of, make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruction.fits_in_turn import load_data
+from bluesky_multislice.reconstruction.fit_sequence import load_data
 from bluesky_multislice.solvers import Unknowns, ViewSet, fit, split_views
 
 MESHES = ("1x1", "2x1", "1x2", "2x2", "4x1", "1x4")

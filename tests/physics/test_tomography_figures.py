@@ -14,7 +14,7 @@ from thick_phantom import VOXEL_M, Phantom, fourier_shell_correlation
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruction.fits_in_turn import load_data
+from bluesky_multislice.reconstruction.fit_sequence import load_data
 from bluesky_multislice.solvers import Unknowns, fit, split_views
 
 SMALL = Phantom(size=32, window=16, angles=20, positions=5, reach=8, focus=24, spheres=25)

@@ -5,6 +5,7 @@ from bluesky_multislice.models.forward import Edges, ForwardModel
 from bluesky_multislice.models.frame_tiles import FrameTiles, even_tiles, tiles_are_valid
 from bluesky_multislice.models.illumination import downsample, embed, upsample
 from bluesky_multislice.models.resampling import resample
+from bluesky_multislice.models.rotated_object import RotatedObject
 from bluesky_multislice.models.techniques import (
     FitDefaults,
     Optics,
@@ -15,7 +16,6 @@ from bluesky_multislice.models.techniques import (
     technique_of,
     techniques,
 )
-from bluesky_multislice.models.turned import RotatedObject
 
 __all__ = [
     "NO_ADJUSTMENTS",

@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from bluesky_multislice.measurement import ScanGeometry, VolumeGrid
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
-from bluesky_multislice.models.alike import SharedWaves, shared_waves
 from bluesky_multislice.models.camera import Camera
 from bluesky_multislice.models.frame_tiles import FrameTiles, check_tiles
-from bluesky_multislice.models.turned import RotatedObject
+from bluesky_multislice.models.rotated_object import RotatedObject
+from bluesky_multislice.models.shared_waves import SharedWaves, shared_waves
 from bluesky_multislice.optics import (
     BETWEEN_MID_PLANES,
     PROPAGATIONS,

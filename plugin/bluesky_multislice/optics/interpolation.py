@@ -104,7 +104,7 @@ def rotate_in_planes(
     """
     if volume.dtype == torch.float32 and uses_fused("turns", volume.device):
         # Triton is only installed where fused kernels are used.
-        from bluesky_multislice.optics.triton_turns import rotate_volume as rotate_without_matrix
+        from bluesky_multislice.optics.triton_rotation import rotate_volume as rotate_without_matrix
 
         return rotate_without_matrix(volume, angle_rad, slice_of_plane[-1] + 1, kernel)
     refined = isinstance(angle_rad, Tensor) and angle_rad.requires_grad

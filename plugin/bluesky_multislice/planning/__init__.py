@@ -21,11 +21,11 @@ from bluesky_multislice.planning.grid import window_margin
 from bluesky_multislice.planning.identity import identity
 from bluesky_multislice.planning.initial_guess import angles_determine_axis
 from bluesky_multislice.planning.machine import RESERVE, Machine, this_machine, usable_cores
+from bluesky_multislice.planning.memory_advice import out_of_memory
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.planner import make_plan
 from bluesky_multislice.planning.stages import thin_plan, with_probe_intensity, with_probe_modes
 from bluesky_multislice.planning.step_sizes import small_steps
-from bluesky_multislice.planning.what_fits import out_of_memory
 
 __all__ = [
     "RESERVE",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.planning.cost import computed_field, with_memory
 from bluesky_multislice.planning.frame_sharing import tiles_of_frames
-from bluesky_multislice.planning.frames_place import with_frame_storage
+from bluesky_multislice.planning.frame_storage import with_frame_storage
 from bluesky_multislice.planning.grid import tiles_of
 from bluesky_multislice.planning.machine import Machine
 from bluesky_multislice.planning.plan import Plan

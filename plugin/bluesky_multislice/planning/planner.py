@@ -22,16 +22,16 @@ from bluesky_multislice.planning.defaults import (
     modes_of,
     smoothing_candidates,
 )
-from bluesky_multislice.planning.frames_place import check_frames
+from bluesky_multislice.planning.frame_storage import check_frames
 from bluesky_multislice.planning.grid import grid_of, margin_from_recipe, slices_of, tiles_of, window_of
 from bluesky_multislice.planning.initial_guess import finds_axis, start_of
 from bluesky_multislice.planning.machine import Machine, device_notes, this_machine
+from bluesky_multislice.planning.memory_advice import check_memory
 from bluesky_multislice.planning.memory_fit import fit_into_memory
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.ranks import check_device, check_places, device_for, mesh_for
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
 from bluesky_multislice.planning.step_sizes import step_sizes
-from bluesky_multislice.planning.what_fits import check_memory
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import split_views
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from bluesky_multislice.measurement import Scan, ScanGeometry, VolumeGrid, pattern_warnings
 from bluesky_multislice.parallel import Mesh, Slab
 from bluesky_multislice.planning import Plan, with_probe_intensity
-from bluesky_multislice.reconstruction.fits_in_turn import (
+from bluesky_multislice.reconstruction.fit_sequence import (
     FitObserver,
     VolumeCallback,
     load_data,

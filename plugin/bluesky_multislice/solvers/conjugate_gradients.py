@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.parallel import Mesh
-from bluesky_multislice.solvers.data_step import curvature
+from bluesky_multislice.solvers.line_search import curvature
 from bluesky_multislice.solvers.misfit import add_gradients
 from bluesky_multislice.solvers.priors import add_gradient_of_penalty
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns

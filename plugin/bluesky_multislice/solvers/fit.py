@@ -13,13 +13,13 @@ from torch import Tensor
 from bluesky_multislice.optics import DeferredScalar, on_device
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.conjugate_gradients import ConjugateGradients
-from bluesky_multislice.solvers.course import EpochProgress, FitProgress, load_random_state, random_state
-from bluesky_multislice.solvers.data_step import line_search_step
 from bluesky_multislice.solvers.fidelity import FIDELITIES, amplitude_r_factor
 from bluesky_multislice.solvers.journal import FitJournal
+from bluesky_multislice.solvers.line_search import line_search_step
 from bluesky_multislice.solvers.misfit import add_gradients, expected_and_measured, misfit_of
 from bluesky_multislice.solvers.optimisers import FusedStep
 from bluesky_multislice.solvers.priors import add_gradient_of_penalty, slab_weights, vacuum_noise_weight
+from bluesky_multislice.solvers.progress import EpochProgress, FitProgress, load_random_state, random_state
 from bluesky_multislice.solvers.solution import Epoch, Solution, Status
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import ViewSet

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from bluesky_multislice.parallel import Checkpoints, Mesh
-from bluesky_multislice.solvers.course import FitProgress
+from bluesky_multislice.solvers.progress import FitProgress
 
 REASONS = ("", "stop-request", "SIGUSR1", "SIGTERM")
 """Possible stop reasons; the first means that no stop is requested."""

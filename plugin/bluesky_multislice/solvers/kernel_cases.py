@@ -71,7 +71,7 @@ def forward_and_adjoint(through: Slice, waves: Tensor, like: Tensor, undo: bool)
 
 def rotations(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield slices of a rotated volume, and their gradients with respect to volume and angle."""
-    from bluesky_multislice.optics.triton_turns import rotate_volume
+    from bluesky_multislice.optics.triton_rotation import rotate_volume
 
     nz, ny, nx, slices = 4, 5, 6, 3
     slice_of_plane = tuple(plane * slices // nz for plane in range(nz))

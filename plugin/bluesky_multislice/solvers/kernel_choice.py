@@ -29,7 +29,7 @@ Rounding causes differences of 1e-7 to 1e-6.
 
 _SOURCES = (
     "optics/triton_slices.py",
-    "optics/triton_turns.py",
+    "optics/triton_rotation.py",
     "optics/graphs.py",
     "solvers/optimisers/triton_descent.py",
 )

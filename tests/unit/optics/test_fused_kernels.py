@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bluesky_multislice.optics import triton_slices, triton_turns
+from bluesky_multislice.optics import triton_rotation, triton_slices
 from bluesky_multislice.solvers.optimisers import triton_descent
 
 ROUNDING = 1e-6
@@ -83,9 +83,9 @@ KERNELS = {
         triton_slices.back_shared,
         {"WINDOWED": True, "UNDO": True, "STORED": True, "HEIGHT": 4, "WIDTH": 64},
     ),
-    "turn": (triton_turns.rotate_planes, {"REACH": 1, "SLOPE": False, "X": 16, "Y": 64}),
-    "cubic slope": (triton_turns.rotate_planes, {"REACH": 2, "SLOPE": True, "X": 16, "Y": 64}),
-    "turn back": (triton_turns.rotate_planes_transposed, {"REACH": 2, "X": 16, "Y": 64}),
+    "turn": (triton_rotation.rotate_planes, {"REACH": 1, "SLOPE": False, "X": 16, "Y": 64}),
+    "cubic slope": (triton_rotation.rotate_planes, {"REACH": 2, "SLOPE": True, "X": 16, "Y": 64}),
+    "turn back": (triton_rotation.rotate_planes_transposed, {"REACH": 2, "X": 16, "Y": 64}),
     "adam": (triton_descent.move_voxels, MOVES | {"PARTS": 2, "X": 8, "Y": 64}),
     "nesterov": (triton_descent.move_voxels, MOVES | {"ADAM": False, "PARTS": 1, "X": 8, "Y": 64}),
 }

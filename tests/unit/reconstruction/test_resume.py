@@ -12,7 +12,7 @@ from bluesky_multislice.planning import identity, make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruction import reconstruct
 from bluesky_multislice.solvers import Interrupted, Journal
-from bluesky_multislice.solvers.course import FitProgress
+from bluesky_multislice.solvers.progress import FitProgress
 
 
 @pytest.fixture(scope="module")

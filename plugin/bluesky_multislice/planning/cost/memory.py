@@ -10,7 +10,7 @@ import numpy as np
 
 from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.optics import bytes_of_graphs, bytes_per_rotation, cached_rotations
-from bluesky_multislice.planning.frames_place import batch_bytes, frame_bytes
+from bluesky_multislice.planning.frame_storage import batch_bytes, frame_bytes
 from bluesky_multislice.planning.grid import window_of
 from bluesky_multislice.planning.plan import Plan
 

@@ -3,8 +3,8 @@
 from bluesky_multislice.reconstruction.start.back_projection import angle_weights, back_project
 from bluesky_multislice.reconstruction.start.first_probe import first_probe, probe_intensity_from_frames
 from bluesky_multislice.reconstruction.start.first_volume import first_volume
+from bluesky_multislice.reconstruction.start.frame_statistics import FrameStatistics, measure_mean_frame
 from bluesky_multislice.reconstruction.start.joint_illumination import empty_beam, probe_of_flats
-from bluesky_multislice.reconstruction.start.light import FrameStatistics, measure_mean_frame
 from bluesky_multislice.reconstruction.start.rotation_axis import find_axis_pixels, move_axis
 from bluesky_multislice.reconstruction.start.shadows import (
     candidate_distances_m,

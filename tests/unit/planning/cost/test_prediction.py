@@ -32,7 +32,7 @@ from bluesky_multislice.planning import (
 from bluesky_multislice.planning.cost import memory_parts
 from bluesky_multislice.planning.cost.prediction import reduced_bytes
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.reconstruction.fits_in_turn import load_data
+from bluesky_multislice.reconstruction.fit_sequence import load_data
 from bluesky_multislice.solvers import Unknowns, fit, split_views
 
 PROFILE = MachineProfile(

@@ -9,8 +9,8 @@ from bluesky_multislice.parallel import Mesh, join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import Unknowns, load_views
-from bluesky_multislice.solvers.data_step import line_search_step
 from bluesky_multislice.solvers.fidelity import amplitude_misfit
+from bluesky_multislice.solvers.line_search import line_search_step
 
 PROBING_RAD = 0.01
 
