@@ -72,9 +72,9 @@ def test_gradients_of_ranks_on_several_nodes_take_the_network():
 def test_plan_says_seconds_of_a_machine_that_nobody_has_measured():
     sizes = ("--volume", 32, "--angles", 20, "--ranks", 2)
     text = planned(*sizes, "--machine", "h100").output
-    assert "H100 80 GB SXM, from the data sheet, not measured" in text
+    assert "H100 80 GB SXM, times from the data sheet, not measured" in text
     assert "useful work" in text
-    assert "context of the GPU" in text
+    assert "GPU context" in text
     on_others = planned(*sizes, "--gpu-memory-gb", 64).output
     assert "MI250" in on_others
     assert "EPYC" in planned(*sizes, "--device", "cpu").output
