@@ -74,7 +74,7 @@ def test_plan_says_seconds_of_a_machine_that_nobody_has_measured():
     text = planned(*sizes, "--machine", "h100").output
     assert "H100 80 GB SXM, times from the data sheet, not measured" in text
     assert "useful work" in text
-    assert "context of the GPU" in text
+    assert "GPU context" in text
     on_others = planned(*sizes, "--gpu-memory-gb", 64).output
     assert "MI250" in on_others
     assert "EPYC" in planned(*sizes, "--device", "cpu").output
