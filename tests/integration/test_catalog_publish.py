@@ -25,6 +25,8 @@ def write_result(path, *, without=()):
             file[f"history/{name}"] = np.arange(4.0)
         for name in ("frequency_per_m", "correlation", "half_bit"):
             file[f"shell_correlation/{name}"] = np.arange(3.0)
+        file["refined/positions"] = rng.random((5, 2))
+        file["refined/defocus"] = 2e-6
         file["provenance"] = json.dumps(PROVENANCE)
         for name in without:
             del file[name]
@@ -42,6 +44,9 @@ def check_content(node, result):
             assert_array_equal(node[name][:], file[name][()])
             assert node[name].dtype == file[name].dtype
         assert_array_equal(node["probe_amplitude"][:], np.abs(file["probe"][()]))
+        if "refined" in file:
+            assert_array_equal(node["refined", "positions"][:], file["refined/positions"][()])
+            assert node["refined", "defocus"][:].tolist() == [2e-6]
     assert node["delta"].dims == ("z", "y", "x")
     assert node["history"].read()["held_back_loss"].tolist() == [0.0, 1.0, 2.0, 3.0]
     if "shell_correlation" in node:
@@ -73,10 +78,11 @@ def test_a_result_elsewhere_is_uploaded(tiled_client, tmp_path):
     assert tiled_client[path].metadata["status"] == "complete"
 
 
-def test_a_result_without_shell_correlation_is_complete_too(tiled_client, folder):
-    result = write_result(folder / "volume.h5", without=["shell_correlation"])
-    node = tiled_client[publish_result(tiled_client, result, "run-without-curves")]
+def test_a_result_without_optional_groups_is_complete_too(tiled_client, folder):
+    result = write_result(folder / "volume.h5", without=["shell_correlation", "refined"])
+    node = tiled_client[publish_result(tiled_client, result, "run-without-groups")]
     assert "shell_correlation" not in node
+    assert "refined" not in node
     assert node.metadata["status"] == "complete"
 
 

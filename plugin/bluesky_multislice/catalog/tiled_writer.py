@@ -24,6 +24,7 @@ from bluesky_multislice.files import preview
 ROOT = "reconstructions"
 HISTORY = ("epoch", "loss", "held_back_loss", "seconds", "coarseness")
 SHELL_CORRELATION = ("frequency_per_m", "correlation", "half_bit")
+_REFINED = {"description": "Refined values minus those of the scan, by quantity, in SI units."}
 _START_KEYS = ("scan_id", "plan_name", "sample", "sample_name", "proposal_id", "time")
 
 
@@ -150,6 +151,11 @@ def _fill(node: Container, file: h5py.File) -> None:
     if "shell_correlation" in file:
         curves = {name: np.asarray(file[f"shell_correlation/{name}"]) for name in SHELL_CORRELATION}
         node.write_table(curves, key="shell_correlation")
+    if file.get("refined"):
+        refined = plain_container(node.create_container("refined", metadata=_REFINED))
+        for name, values in file["refined"].items():
+            # Tiled stores no 0-d arrays.
+            refined.write_array(np.atleast_1d(np.asarray(values)), key=name)
 
 
 def _metadata(
