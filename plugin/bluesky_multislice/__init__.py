@@ -1,6 +1,6 @@
-"""Three-dimensional reconstruction beyond the depth of field: what a notebook needs, from a scan to a result file.
+"""Three-dimensional reconstruction beyond the depth of field: the public names for use in a notebook.
 
-Names are imported when they are asked for: ``import bluesky_multislice`` waits for no PyTorch.
+Names are imported on first use, so that ``import bluesky_multislice`` does not load PyTorch.
 """
 
 from importlib import import_module
@@ -50,11 +50,11 @@ _ROOMS = {
     "reconstruct": "reconstruction",
     "write_result": "files",
 }
-"""Public name → the room that lists it."""
+"""Public name → the subpackage that exports it."""
 
 
 def __getattr__(name: str) -> Any:
-    """Return a public name from its room; the version is that of the installed package, which names its commit."""
+    """Return a public name from its subpackage; ``__version__`` is the version of the installed package."""
     if name == "__version__":
         return import_module("importlib.metadata").version("bluesky-multislice")
     if name not in _ROOMS:

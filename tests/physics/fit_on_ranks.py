@@ -143,7 +143,7 @@ def moved_from_a_whole_state(mesh):
     state |= {"volume/object.momentum_buffer": momentum, "volume/weight": weight[0], "volume/best": best}
     unknowns.restore(unknowns.load(state, mesh))
     unknowns.gradients()[0].fill_(1 / mesh.angles)
-    unknowns.sum_object_gradient(mesh, over=None)
+    unknowns.sum_object_gradient(mesh, divisor=None)
     unknowns.step()
     kept = unknowns.state(unknowns.copy(), mesh)
     planes = next(tensor.shape[1] for name, tensor in kept.items() if name.endswith("momentum_buffer"))

@@ -26,7 +26,7 @@ Metadata contract: the start document may contain
 
 Events may contain ``image_key`` (NXtomo: 0 frame, 1 flat, 2 dark); ``calibration_frames`` describes other places for
 darks and flats. A stream ``static`` with one event may contain ``detector_mask`` (y, x; CXI bits, 0 is good) and
-``probe`` (mode, y, x). The units of events come from the descriptor. Missing values are searched in the instrument
+``probe`` (mode, y, x). The units of events come from the descriptor. Missing values are looked up in the instrument
 file. The recipe overrides all other sources.
 """
 

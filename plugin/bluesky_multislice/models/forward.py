@@ -172,9 +172,10 @@ class ForwardModel(nn.Module):
         return ranks_of_views(self._first[:, 0], self.window[0], self.grid.shape[1], slabs)
 
     def _merge_outer_steps(self, propagation: str) -> None:
-        """Merge the two outer half steps with the propagation to the entrance plane and to the detector, if possible.
+        """Include the first half step in ``_to_entrance`` and the last one in ``_to_detector``: two FFT pairs fewer.
 
-        In the far field the last half step is omitted, because a unitary step does not change a diffraction pattern.
+        In the far field the last half step is omitted instead: a unitary step does not change a diffraction pattern.
+        If evanescent waves make it non-unitary, all steps stay in the propagation.
         """
         self._outer_kernel: Kernel | None = None
         kernel: Kernel = self._options.get("kernel", "angular_spectrum")
@@ -185,14 +186,14 @@ class ForwardModel(nn.Module):
             self._options["between_mid_planes"] = True
 
     def _entrance(self, thickness_m: Tensor) -> Tensor:
-        """Return the transfer function (y, x) from z = 0 to the plane where the propagation starts."""
+        """Return the transfer function (y, x) from z = 0 to the entrance plane, or to the first slice's mid-plane."""
         transfer = self._transfer(-thickness_m.sum() / 2, band_limit=True)
         if self._outer_kernel is not None:
             transfer = transfer * self._transfer(thickness_m[0] / 2, kernel=self._outer_kernel)
         return transfer.to(self._precision.to_complex())
 
     def _exit(self, thickness_m: Tensor, distances_m: Tensor) -> Tensor:
-        """Return the transfer functions (distance, y, x) from the plane where the propagation ends to the detector."""
+        """Return the transfer functions (distance, y, x) to the detector from the exit plane or the last mid-plane."""
         transfers = self.camera.transfers_to_detector(distances_m - thickness_m.sum() / 2)
         if self._outer_kernel is None or self.far_field:
             return transfers
@@ -381,9 +382,9 @@ class ForwardModel(nn.Module):
         return (sum(shifts) / on_device(self.pixel_m, self._device).to(shifts[0])).to(self._precision)
 
     def fix_windows(self, adjustments: Adjustments) -> None:
-        """Fix each window's first pixel at its position with these adjustments, until the next call.
+        """Choose each window's first pixel from these adjustments, and keep it until the next call.
 
-        Later changes shift the probe instead, so no number has to be read from an accelerator. Before the first call,
+        Later changes shift the probe within its window, so no value is read back from an accelerator. Before the first call,
         windows follow every adjustment.
 
         Args:

@@ -1,4 +1,4 @@
-"""Reuse of freed buffers, because touching fresh pages costs as much as an FFT of them."""
+"""Reuses freed buffers, because touching fresh pages costs as much as the FFT itself."""
 
 import math
 import os

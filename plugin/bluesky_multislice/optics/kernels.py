@@ -1,7 +1,7 @@
 """Choice between PyTorch's general kernels and this package's fused kernels on an accelerator.
 
 Fused kernels are compiled by Triton and do several operations in one pass over memory. A process uses them after
-``use_kernels`` has said which of them agree with the general kernels on its device.
+``use_kernels`` has recorded which of them agree with the general kernels on its device.
 """
 
 from collections.abc import Mapping

@@ -26,7 +26,7 @@ def multislice(
     kernel: Kernel = "angular_spectrum",
     between_mid_planes: bool = False,
 ) -> Tensor:
-    """Return the wave at the exit plane of a thick object.
+    """Return the wave behind a thick object, at its exit plane or at the mid-plane of its last slice.
 
     Args:
         wave: complex (view, y, x) at the entrance plane.

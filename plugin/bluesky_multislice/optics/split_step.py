@@ -90,7 +90,7 @@ def split_step(
     largest: Callable[[float], float] = float,
     key: Hashable = None,
 ) -> Tensor:
-    """Return the wave at the exit plane of a thick object.
+    """Return the wave behind a thick object, at its exit plane or at the mid-plane of its last slice.
 
     Args:
         wave: complex (view, y, x) at the entrance plane.

@@ -21,7 +21,7 @@ from bluesky_multislice.parallel.own_device import own_device
 from bluesky_multislice.parallel.threads import requested_threads
 
 _SMALL_BYTES = 2**20
-"""Largest tensor that shares a message with others; copying it is faster than sending a separate message."""
+"""Size up to which tensors are concatenated into one message: copying them is faster than separate messages."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Mesh:
 
 
 def _sum(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> None:
-    """Replace each tensor by its sum over a group; small tensors of one type share one message."""
+    """Replace each tensor by its sum over a group; small tensors of one dtype are sent in one message."""
     small: dict[torch.dtype, list[Tensor]] = {}
     for tensor in map(in_memory_order, tensors):
         if tensor.nbytes > _SMALL_BYTES:

@@ -1,4 +1,4 @@
-"""All that a user writes: recipe, scan values, refinement, resources, instrument file, service settings."""
+"""All user input: recipe, scan values, refinement, resources, instrument file, service settings."""
 
 from bluesky_multislice.recipe.instrument import FieldPlace, Instrument, convert, read_instrument, scan_fields
 from bluesky_multislice.recipe.recipe import Propagation, Recipe, ScanValues, Start, Support, make_recipe, read_recipe

@@ -1,6 +1,6 @@
 """Instrument file: place and unit of each value of a scan at a facility.
 
-Values are searched in the recipe's ``[scan]`` table, the scan itself and the instrument file, in this order. Every
+Values are looked up in the recipe's ``[scan]`` table, the scan itself and the instrument file, in this order. Every
 value keeps its source.
 """
 

@@ -1,6 +1,6 @@
 """The recipe: a single class defines the Prefect form, the TOML file and the options of the command line.
 
-Everything left out is derived from the scan by ``planning``.
+``planning`` derives omitted settings from the scan.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ class ScanValues(BaseModel):
         default=None, ge=0, description="σ of the divergence of a parallel beam, which blurs holograms, µrad. None: 0."
     )
     orientation: Orientation | None = Field(
-        default=None, description="Rotation or flip of stored frames that makes the index grow with y and x."
+        default=None, description="Rotation or flip of stored frames after which the pixel index grows with y and x."
     )
     saturation: float | None = Field(default=None, gt=0, description="Smallest stored value of a saturated pixel.")
     angle_deg: float | None = Field(
@@ -117,15 +117,16 @@ class Recipe(BaseModel):
         default=0.06,
         ge=1e-4,
         le=0.5,
-        description="Allowed relative error of the scattered wave from slices, margins and halos, for a weakly "
+        description="Allowed relative error of the scattered wave due to slices, margins and halos, for a weakly "
         "scattering object. Smaller is slower.",
     )
     edges: Literal["periodic", "outgoing"] = Field(
         default="periodic",
-        description="Boundary of the window: periodic, or outgoing, where waves leave without return.",
+        description="Boundary condition of the window: periodic, or outgoing (waves are absorbed at the edge).",
     )
     interpolation: Literal["linear", "cubic", "fourier"] = Field(
-        default="linear", description="Interpolation of the rotated volume: linear is fastest, fourier is exact."
+        default="linear",
+        description="Interpolation of the rotated volume: linear is fastest, fourier is exact if band-limited.",
     )
     oversampling: int = Field(
         default=1, ge=1, le=8, description="Model pixels per detector pixel and axis. Increase for fine fringes."
@@ -139,10 +140,13 @@ class Recipe(BaseModel):
         "beam only; use it for details near the wavelength.",
     )
     slices: int | None = Field(
-        default=None, ge=1, le=4096, description="Number of slices along the beam. None: from accuracy."
+        default=None, ge=1, le=4096, description="Number of slices along the beam. None: derived from accuracy."
     )
     depth_um: float | None = Field(
-        default=None, gt=0, description="Thickness of the volume along the beam, µm. None: from the field of view."
+        default=None,
+        gt=0,
+        description="Thickness of the volume along the beam, µm. None: its lateral width for several angles, one depth "
+        "of field for one angle.",
     )
     support: Support = Field(
         default="everywhere",
@@ -154,8 +158,9 @@ class Recipe(BaseModel):
     )
     illumination: Literal["divided", "joint"] | None = Field(
         default=None,
-        description="Use of flats: divided out of the frames, or joint, the initial guess of an illumination fitted "
-        "with the volume. None: divided if there are flats.",
+        description="Use of flats: divided (frames are divided by them), or joint (initial guess of an "
+        "illumination fitted "
+        "with the volume). None: divided if there are flats.",
     )
     start: Start | None = Field(
         default=None,
@@ -164,7 +169,8 @@ class Recipe(BaseModel):
     )
     find_axis: bool | None = Field(
         default=None,
-        description="Search the rotation axis in holograms before the fit. Below 40 angles, two methods must agree. "
+        description="Search for the rotation axis in holograms before the fit. With fewer than 40 angles, "
+        "two methods must agree. "
         "None: only for 40 or more angles spread evenly over 180°.",
     )
     fidelity: Literal["amplitude", "poisson", "intensity"] = Field(
@@ -191,8 +197,8 @@ class Recipe(BaseModel):
     )
     optimiser: Literal["adam", "nesterov", "weighted"] | None = Field(
         default=None,
-        description="Optimiser of δ and β. weighted needs a single angle. None: weighted for ptychography at one "
-        "angle, nesterov at several angles that favour vacuum, else adam.",
+        description="Optimiser of δ and β. weighted needs a single angle. None at one angle: weighted for "
+        "ptychography, otherwise adam. None at several: nesterov, or adam for ptychography without planned l1.",
     )
     step: float = Field(default=1.0, gt=0, le=100, description="Factor on the planned step. Reduce if fits diverge.")
     momentum: float = Field(
@@ -206,8 +212,8 @@ class Recipe(BaseModel):
         default=None,
         ge=1,
         le=16,
-        description="Number of incoherent probe modes. None: as in a given probe, else one; at one angle three, if "
-        "short fits reduce the validation misfit by 20 %.",
+        description="Number of incoherent probe modes. None: as in a given probe, otherwise 1; at one angle, short "
+        "fits select 3 if this reduces validation misfit by over 20 %.",
     )
     probe_variations: int = Field(
         default=0,
@@ -228,8 +234,8 @@ class Recipe(BaseModel):
     )
     smoothing_by_held_back: bool = Field(
         default=False,
-        description="Choose the weight of total variation by short fits with a third, once and three times the "
-        "weight, on validation frames. Adds the time of one fit.",
+        description="Choose ⅓, 1 or 3 times the weight of total variation by the validation misfit of short fits. "
+        "Adds the time of one fit.",
     )
     total_variation_z: float = Field(
         default=1.0, ge=0, le=100, description="Factor on differences along the beam in total variation."
@@ -238,14 +244,15 @@ class Recipe(BaseModel):
         default=1.0,
         ge=1,
         le=100,
-        description="Factor on the weight of total variation in the first epoch; it decreases to 1. About 3 improves "
+        description="Factor on the weight of total variation in the first epoch; it decreases to 1. Try 3 for "
         "sharp samples measured at few angles.",
     )
     total_variation_floor: float = Field(
         default=1.0,
         gt=0,
         le=10,
-        description="Difference below which total variation is quadratic and smooths edges. Unit: 0.05 rad of phase "
+        description="Difference of neighbouring voxels below which total variation smooths edges. "
+        "Unit: 0.05 rad of phase "
         "through the volume (0.02 rad at one angle), times step.",
     )
     l1: float | None = Field(
@@ -253,7 +260,7 @@ class Recipe(BaseModel):
         ge=0,
         le=10,
         description="Weight of the mean magnitude of δ and β; favours vacuum. None: from the noise, for ptychography "
-        "of several angles with positivity; else 0.",
+        "at several angles with positivity, otherwise 0.",
     )
     smoothness_z: float = Field(
         default=0.0,
@@ -277,7 +284,7 @@ class Recipe(BaseModel):
     )
     frames_in: Literal["memory", "disk"] | None = Field(
         default=None,
-        description="Storage of a rank's frames: in memory, or on disk until their batch. None: on disk if all frames "
+        description="Storage of a rank's frames: in memory, or read from disk per batch. None: on disk if all frames "
         "exceed an eighth of the memory.",
     )
     frames_memory_gib: float | None = Field(
@@ -293,7 +300,8 @@ class Recipe(BaseModel):
         default=None,
         ge=1,
         le=4096,
-        description="Batches whose gradients a step sums. The result does not depend on the number of ranks. None: "
+        description="Number of batches whose gradients are summed in a step. The result does not depend on "
+        "the number of ranks. None: "
         "planned, at least two.",
     )
     checkpoint_every: int | None = Field(
@@ -326,7 +334,7 @@ class Recipe(BaseModel):
     resources: Resources = Field(
         default_factory=Resources, description="Resources of the job, within the limits of the site's profile."
     )
-    refine: Refine = Field(default_factory=Refine, description="Quantities refined beside object and probe.")
+    refine: Refine = Field(default_factory=Refine, description="Quantities refined together with object and probe.")
     scan: ScanValues = Field(default_factory=ScanValues, description="Values that override the scan's metadata.")
 
     @model_validator(mode="after")

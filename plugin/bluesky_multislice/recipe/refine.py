@@ -1,6 +1,6 @@
 """Refinement options of a recipe: quantities to refine, and a schedule for each.
 
-A schedule sets first epoch, strength and bound. Missing values are taken from the shared ones, or planned.
+A schedule sets first epoch, strength and bound. Missing values are the shared values or planned defaults.
 """
 
 from typing import Any, Literal, cast
@@ -61,7 +61,7 @@ class ProbeSchedule(Schedule):
     """Schedule of the probe, with a bound on its power."""
 
     bound: float | None = Field(
-        default=None, ge=1, le=1000, description="Largest factor between the probe's power and that of the frames."
+        default=None, ge=1, le=1000, description="Largest ratio of the probe's power to the frames', or its inverse."
     )
 
 
@@ -70,12 +70,16 @@ class Schedules(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    positions: PixelSchedule = Field(default=PixelSchedule(), description="Bound in pixels of the volume, default 2.")
-    axis_shift: PixelSchedule = Field(default=PixelSchedule(), description="Bound in pixels of the volume, default 2.")
+    positions: PixelSchedule = Field(
+        default=PixelSchedule(), description="Bound in pixels of the volume, default furthest_pixels."
+    )
+    axis_shift: PixelSchedule = Field(
+        default=PixelSchedule(), description="Bound in pixels of the volume, default furthest_pixels."
+    )
     intensity: PartSchedule = Field(default=PartSchedule(), description="Bound relative to the intensity, default 0.5.")
     distance: PartSchedule = Field(default=PartSchedule(), description="Bound relative to the distance, default 0.1.")
     distance_shift: PixelSchedule = Field(
-        default=PixelSchedule(), description="Bound in pixels of the volume, default 2."
+        default=PixelSchedule(), description="Bound in pixels of the volume, default furthest_pixels."
     )
     distance_magnification: PixelSchedule = Field(
         default=PixelSchedule(), description="Bound in pixels at the frame's edge, default 10."
@@ -116,15 +120,15 @@ class Schedules(BaseModel):
 
 
 class Refine(BaseModel):
-    """Quantities to refine beside object and probe, if the scan's values are not accurate enough."""
+    """Quantities to refine together with object and probe, if the scan's values are not accurate enough."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     quantities: tuple[Quantity, ...] = Field(
         default=(),
         description="Quantities to refine, such as positions, angle, tilt, defocus, slice_spacing (one angle only) "
-        "or background. distance_shift, distance_magnification and distance_rotation compare near-field distances "
-        "with the first.",
+        "or background. distance_shift, distance_magnification and distance_rotation correct near-field distances "
+        "relative to the first.",
     )
     from_epoch: int | None = Field(
         default=None,

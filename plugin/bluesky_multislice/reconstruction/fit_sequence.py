@@ -39,11 +39,12 @@ _TEST_EPOCHS = 5
 _TEST_BATCH = 4
 """Largest number of views per step of such a fit, so that its few views give enough steps."""
 
-LEAST_MODE_GAIN = 0.2
+MIN_MODE_GAIN = 0.2
 """Fraction by which additional modes must reduce the misfit of validation frames.
 
 For simulated patterns, the reduction was 0.23 to 0.33 for beams with two or three modes, and 0.10 to 0.18 for beams
-with one mode (0.22 for patterns of 64² filled by a strongly defocused probe, because detector pixels integrate).
+with one mode. An exception is 0.22 for one strongly defocused mode that fills patterns of 64², which is misjudged,
+because detector pixels integrate.
 """
 
 
@@ -139,7 +140,7 @@ def with_best_smoothing(
     return with_weight(min(plan.smoothings, key=misfit))
 
 
-def with_fewest_modes(
+def with_tested_probe_modes(
     scan: Scan,
     plan: Plan,
     fitted: NDArray[np.intp],
@@ -148,9 +149,9 @@ def with_fewest_modes(
     mesh: Mesh,
     journal: Journal | None,
 ) -> Plan:
-    """Return the plan with one probe mode, unless more modes clearly reduce the misfit of validation frames.
+    """Return the plan with one probe mode, or with all planned modes if these reduce the validation misfit clearly.
 
-    Short fits with all slices compare them on views near the centre of the scan; a fifth of these are validation views.
+    Two short fits compare these choices on the views nearest the centre of the scan, of which a fifth validate.
 
     Args:
         scan: the scan.
@@ -179,11 +180,12 @@ def with_fewest_modes(
         return min(epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss for epoch in found.history)
 
     most = plan.probe_modes
-    gain = 1 - misfit(most) / misfit(1)
-    chosen = most if gain > LEAST_MODE_GAIN else 1
+    with_all, with_one = misfit(most), misfit(1)
+    gain = 1 - with_all / with_one if with_one > 0 else 0.0
+    chosen = most if gain > MIN_MODE_GAIN else 1
     note = (
         f"probe modes: {chosen}; in short fits, {most} modes change the misfit of validation frames by {-gain:+.0%} "
-        f"relative to one mode, and are used if it falls by {LEAST_MODE_GAIN:.0%} or more; set probe_modes to override"
+        f"relative to one mode; all are used if it falls by more than {MIN_MODE_GAIN:.0%}; set probe_modes to override"
     )
     return with_probe_modes(plan, chosen, note)
 

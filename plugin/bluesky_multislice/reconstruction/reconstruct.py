@@ -16,7 +16,7 @@ from bluesky_multislice.reconstruction.fit_sequence import (
     load_data,
     run_fits,
     with_best_smoothing,
-    with_fewest_modes,
+    with_tested_probe_modes,
 )
 from bluesky_multislice.reconstruction.start import (
     FrameStatistics,
@@ -174,7 +174,7 @@ class _ScanFits:
         scan, plan, mesh, journal, scale = self.scan, self.plan, self.mesh, self.journal, self.statistics.scale
         if journal:
             journal.raise_if_stop_requested()
-        plan = with_fewest_modes(scan, plan, fitted, self.probe, scale, mesh, journal)
+        plan = with_tested_probe_modes(scan, plan, fitted, self.probe, scale, mesh, journal)
         probe = self.probe[: plan.probe_modes]
         volumes, start = first_volume(scan, plan, fitted, held, probe, scale, mesh)
         data = load_data(scan, plan, fitted, held, scale, mesh)

@@ -1,6 +1,6 @@
 """Final fit steps by conjugate gradients over all frames at once, without the noise of batches.
 
-Direction of Polak and Ribière, preconditioned by the exposure of each voxel, and restarted if it is no descent
+Polak–Ribière direction, preconditioned by the exposure of each voxel; restarted if it is not a descent
 direction (Nocedal & Wright, Numerical Optimization, 5.2).
 """
 
@@ -75,7 +75,7 @@ class ConjugateGradients:
         total = add_gradients(self._unknowns, self._frames, self._batches, settings)
         gradient = self._unknowns.gradients()[0]
         self._unknowns.sum_small_gradients(self._mesh, total)
-        self._unknowns.sum_object_gradient(self._mesh, over=total[1])
+        self._unknowns.sum_object_gradient(self._mesh, divisor=total[1])
         self._unknowns.gather_gradient()
         self._add_gradient_of_penalty(self._unknowns.object.detach(), gradient)
         gradient = self._unknowns.gradients()[0].clone()

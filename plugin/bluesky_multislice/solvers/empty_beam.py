@@ -1,4 +1,4 @@
-"""Misfit of flats, frames without a sample that the probe must fit as well if it is fitted with the object."""
+"""Misfit of flats (frames without a sample), which a jointly fitted probe must also reproduce."""
 
 from dataclasses import dataclass
 

@@ -271,11 +271,12 @@ def _step(
     sums = torch.cat([misfit, torch.full_like(misfit[:1], wanted)])
     unknowns.sum_small_gradients(mesh, sums)
     priors, weights = settings.priors.at(unknowns.optimiser.relative_step), None
+    # A fused step adds the penalty itself, unless several ranks with the same rows share the penalty's work.
     fused = unknowns.optimiser.can_fuse_step
     if fused and mesh.angles == 1:
         weights = slab_weights(unknowns.object, priors, settings.floor_rad, noise, unknowns.slab)
     else:
-        # Ranks with the same rows compute shares of the penalty; the sum over ranks adds them up.
+        # Each rank with these rows adds its share of the penalty, times the pixels by which the sum is divided below.
         add_gradient_of_penalty(
             unknowns.object,
             unknowns.gradients()[0],
@@ -286,7 +287,7 @@ def _step(
             weight=sums[1],
             share=(mesh.angle, mesh.angles),
         )
-    unknowns.sum_object_gradient(mesh, over=None if fused else sums[1])
+    unknowns.sum_object_gradient(mesh, divisor=None if fused else sums[1])
     if unknowns.optimiser.needs_first_step:
         weight = _weight(unknowns, fitted, mesh)
         direction = unknowns.weighted_gradient(weight)

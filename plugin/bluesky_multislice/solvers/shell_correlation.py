@@ -1,4 +1,4 @@
-"""Fourier shell correlation of two independent reconstructions, and the views of each."""
+"""Fourier shell correlation of two independent reconstructions, and the split of the views between them."""
 
 import math
 from dataclasses import dataclass

@@ -270,11 +270,11 @@ class Unknowns:
             self._variation.count_views(self.slab.counts(views))
 
     def sum_small_gradients(self, mesh: Mesh, sums: Tensor) -> None:
-        """Sum numbers, and all gradients except the object's, over the ranks in few messages, in place.
+        """Sum ``sums`` and all gradients except the object's over the ranks, in place.
 
         Args:
             mesh: the ranks.
-            sums: (number,); the second is the number of pixels by which gradients are divided.
+            sums: misfit, pixels, …; after the sum, the gradients are divided by the pixels.
         """
         others = self.gradients()[1:]
         if self._illumination is None or mesh.slabs == 1:
@@ -285,22 +285,22 @@ class Unknowns:
         for gradient in others:
             gradient /= sums[1]
 
-    def sum_object_gradient(self, mesh: Mesh, over: Tensor | None) -> None:
+    def sum_object_gradient(self, mesh: Mesh, divisor: Tensor | None) -> None:
         """Sum the object's gradient over the ranks that store the same rows, in place.
 
         If ranks share the planes, each rank has the sum for its own planes only; see ``gather_gradient``.
 
         Args:
             mesh: the ranks.
-            over: divisor of the sum; None: 1.
+            divisor: divisor of the sum; None: the caller divides.
         """
         gradient = gradient_of(self._moved)
         if self.shares_planes:
             self._shares.sum(gradient_of(self.object), gradient)
         else:
             mesh.sum_over_angles(gradient)
-        if over is not None:
-            gradient /= over
+        if divisor is not None:
+            gradient /= divisor
 
     def gather_gradient(self) -> None:
         """Give every rank the gradient of all its stored rows, after ``sum_object_gradient``."""

@@ -1,4 +1,4 @@
-"""Definition of a technique: one object with everything in which it differs from other techniques.
+"""Definition of a technique: one object that contains everything specific to it.
 
 The wave optics in the sample, the solvers, fidelities, regularisers, stopping rules and errors are common to all.
 """

@@ -1,4 +1,4 @@
-"""Machines by their data sheets: profiles for predictions without a measurement."""
+"""Machine profiles from data sheets, for predictions without a measurement."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Initial probe of a reconstruction; an unknown focus distance is searched on a few views."""
+"""Initial probe of a reconstruction; a search with a few views finds an unknown focus distance."""
 
 import math
 from dataclasses import replace

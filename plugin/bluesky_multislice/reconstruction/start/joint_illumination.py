@@ -1,4 +1,4 @@
-"""Illumination that is fitted with the object: flats give its initial guess, and are data of the fit."""
+"""Illumination that is fitted with the object: flats give its initial guess and are fitted with the frames."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Refinement beside the object: quantities of the geometry, the probe and its variations."""
+"""Refinement together with the object: quantities of the geometry, the probe and its variations."""
 
 from bluesky_multislice.solvers.refinement.probe import ProbeOptimiser
 from bluesky_multislice.solvers.refinement.probe_variation import ProbeVariation

@@ -1,4 +1,4 @@
-"""Refinement of uncertain quantities of the geometry and of stray light, beside object and probe.
+"""Refinement of uncertain geometry and stray light, together with object and probe.
 
 Every quantity starts at zero difference from the scan. Adam updates it according to its schedule, with a step in its
 own unit (``quantities``). After each step, changes that leave all frames unchanged are removed, such as positions that
@@ -139,13 +139,13 @@ class Refinement:
         )
 
     def fix_windows(self, model: ForwardModel) -> None:
-        """Fix the model's windows at their present place, regardless of later changes of positions."""
+        """Fix the model's windows at the current positions, until the next call."""
         for each in self._quantities.values():
             each.hold()
         self.restore_fixed_windows(model)
 
     def restore_fixed_windows(self, model: ForwardModel) -> None:
-        """Fix the model's windows where the last call of ``fix_windows`` did, possibly before a restart."""
+        """Restore the windows of the last ``fix_windows``, also after a restart."""
         found = {name: each.epoch_start for name, each in self._quantities.items()}
         if found.keys() & {"positions", "axis_shift", "distance"}:
             position_m, shift_m = found.get("positions"), found.get("axis_shift")
