@@ -217,7 +217,7 @@ def test_two_halves_of_the_views_give_the_resolution_on_every_rank(small_file, t
     done = multislice("reconstruct", small_file, "-o", result, "--shell-correlation", "--epochs", 3, "--ranks", 2)
     assert done.returncode == 0, done.stdout
     resolution_m = read_provenance(result)["figures"]["half_bit_resolution_m"]
-    assert f"halves agree down to {resolution_m * 1e9:.3g} nm" in " ".join(done.stdout.split())
+    assert f"half-bit resolution {resolution_m * 1e9:.3g} nm" in " ".join(done.stdout.split())
     with h5py.File(result) as file:
         curves = {name: column[()] for name, column in file["shell_correlation"].items()}
     assert set(curves) == {"frequency_per_m", "correlation", "half_bit"}

@@ -24,7 +24,7 @@ def test_the_reaper_outlives_a_look_that_fails_and_looks_again(prefect_server, t
     command = [str(Path(sys.executable).with_name("multislice")), "reap", "--every", "1"]
     reaper = Service.start("reaper", command, os.environ | settings, tmp_path)
     try:
-        eventually(lambda: "site.toml" in (said := reaper.log.read_text()) and "next look in 1 s" in said)
+        eventually(lambda: "site.toml" in (said := reaper.log.read_text()) and "next attempt in 1 s" in said)
         first, second = (JobFolder(jobs / "scan" / str(uuid4())) for _ in range(2))
         first.create()
         site.write_text('scheduler = "local"\n')

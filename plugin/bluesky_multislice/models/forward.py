@@ -384,8 +384,8 @@ class ForwardModel(nn.Module):
     def fix_windows(self, adjustments: Adjustments) -> None:
         """Choose each window's first pixel from these adjustments, and keep it until the next call.
 
-        Later changes shift the probe within its window, so no value is read back from an accelerator. Before the first call,
-        windows follow every adjustment.
+        Later changes shift the probe within its window, so no value is read back from an accelerator. Before the first
+        call, windows follow every adjustment.
 
         Args:
             adjustments: corrections of the positions, the axis and, in the far field, the distance.
