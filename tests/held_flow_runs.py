@@ -52,7 +52,7 @@ class Held:
     def is_reported_as_crashed(self):
         """The worker is done with the flow run: one that comes again while its hooks run ends Prefect's worker."""
         eventually(lambda: self.run.state.is_crashed(), LONG)
-        eventually(lambda: "left to the next attempt" in log_of(self.id), LONG)
+        eventually(lambda: "kept for the next attempt" in log_of(self.id), LONG)
         time.sleep(10)
 
     def follows_again(self, attempt):

@@ -23,7 +23,7 @@ from bluesky_multislice.recipe import DEPLOYMENT
 from bluesky_multislice.simulation.beamline import run_scan
 from bluesky_multislice.simulation.detector import FRAMES_DATASET
 
-GOOD_PIXELS = "Good pixels must hold finite, non-negative, unsaturated values."
+GOOD_PIXELS = "Good pixels must have finite, non-negative, unsaturated values."
 RECIPES = [
     ({"epochs": 0}, "epochs: Input should be greater than or equal to 1 (got 0)"),
     ({"step": "fast"}, "step: Input should be a valid number"),
