@@ -158,7 +158,7 @@ def test_a_graph_that_is_kept_gives_the_same_gradient_again(name):
 
 def way_of(beta=0.01, **options):
     parts = inputs((PLANES, *SHAPE), torch.complex64, beta)
-    return optics.multislice(*parts, slice_thickness_m=2.0, **{**LIGHT, **options}).grad_fn.way
+    return optics.multislice(*parts, slice_thickness_m=2.0, **{**LIGHT, **options}).grad_fn.method
 
 
 def test_waves_are_stored_where_memory_allows_and_recomputed_elsewhere(monkeypatch):
