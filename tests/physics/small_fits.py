@@ -234,7 +234,8 @@ CASES = {
     "one angle, resumed": SmallFit(_ONE_ANGLE, {"epochs": 4, "probe_variations": 2}, stops=3),
     "one angle, adam": SmallFit(_ONE_ANGLE, {"optimiser": "adam"}),
     "one angle, distance": SmallFit(_ONE_ANGLE, refining("distance", "positions", from_epoch=2)),
-    "one angle, spacing": SmallFit(_ONE_ANGLE, refining("slice_spacing", "defocus")),
+    # An empty object tells no spacing from another: the first epoch's steps would follow rounding.
+    "one angle, spacing": SmallFit(_ONE_ANGLE, refining("slice_spacing", "defocus", from_epoch=2)),
     "one angle, tiled": SmallFit(_ONE_ANGLE, {"propagation": "tiled-multislice"}),
     "one angle, projection": SmallFit(_ONE_ANGLE, {"propagation": "projection", "slices": None, "depth_um": None}),
     "one angle, finite-difference": SmallFit(_ONE_ANGLE, {"propagation": "finite-difference"}),
