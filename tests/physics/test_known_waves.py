@@ -125,5 +125,5 @@ def test_margin_leaves_the_inside_alone_and_falls_to_the_rim():
 
 @pytest.mark.parametrize(("shape", "width", "steps"), [((16, 40), 8, 4), ((40, 40), 0, 4), ((40, 40), 8, 0)])
 def test_margins_that_make_no_sense_are_refused(shape, width, steps):
-    with pytest.raises(ScanError, match="margins"):
+    with pytest.raises(ScanError, match="margin"):
         optics.absorbing_margin(shape, width, steps=steps)
