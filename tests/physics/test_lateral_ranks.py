@@ -61,7 +61,15 @@ def test_columns_are_the_transpose_where_one_rank_holds_all():
     assert lateral.own_rows == slice(0, 5)
 
 
-@pytest.mark.parametrize(("shape", "rows"), [((9, 8), [4, 4]), ((9, 8), [9]), ((9, 8), [9, 0]), ((9, 1), None)])
-def test_rows_that_do_not_make_up_the_field_are_refused(shape, rows):
-    with pytest.raises(PlanError, match="shared out completely"):
+@pytest.mark.parametrize(
+    ("shape", "rows", "rule"),
+    [
+        ((9, 8), [4, 4], "shared out completely"),
+        ((9, 8), [9], "shared out completely"),
+        ((9, 8), [9, 0], "at least one row and one column"),
+        ((9, 1), None, "at least one row and one column"),
+    ],
+)
+def test_rows_that_do_not_make_up_the_field_are_refused(shape, rows, rule):
+    with pytest.raises(PlanError, match=rule):
         Lateral(Mesh(0, 2, torch.device("cpu")), shape, rows)
