@@ -151,9 +151,10 @@ def _fill(node: Container, file: h5py.File) -> None:
     if "shell_correlation" in file:
         curves = {name: np.asarray(file[f"shell_correlation/{name}"]) for name in SHELL_CORRELATION}
         node.write_table(curves, key="shell_correlation")
-    if file.get("refined"):
+    group = file.get("refined")
+    if isinstance(group, h5py.Group) and len(group):
         refined = plain_container(node.create_container("refined", metadata=_REFINED))
-        for name, values in file["refined"].items():
+        for name, values in group.items():
             # Tiled stores no 0-d arrays.
             refined.write_array(np.atleast_1d(np.asarray(values)), key=name)
 
