@@ -22,12 +22,18 @@ ROUNDING = 1e-6
 """Relative difference, many times under what a job accepts."""
 
 
-def interpreted(group, tmp_path_factory):
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where a job keeps that fused kernels agree; a later job with the same driver does not compare again."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def interpreted(group, cache):
     """Differences by case, from a process of its own: Triton asks for its interpreter when a kernel is made."""
     tests = Path(__file__).parents[2]
     environment = os.environ | {
         "TRITON_INTERPRET": "1",
-        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+        "XDG_CACHE_HOME": str(cache),
         "PYTHONPATH": os.pathsep.join([str(tests), *sys.path]),
     }
     done = subprocess.run(
@@ -42,22 +48,23 @@ def interpreted(group, tmp_path_factory):
 
 
 @pytest.mark.parametrize("group", ["slices", "chains", "turns", "slabs"])
-def test_values_and_gradients_are_those_of_the_general_kernels(group, tmp_path_factory):
-    differences = interpreted(group, tmp_path_factory)
+def test_values_and_gradients_are_those_of_the_general_kernels(group, cache):
+    differences = interpreted(group, cache)
     assert len(differences) > 0
     assert {case: difference for case, difference in differences.items() if not difference < ROUNDING} == {}
 
 
-def test_a_job_that_asks_for_fused_kernels_compares_them_and_gets_them(tmp_path_factory):
-    choice = interpreted("choices", tmp_path_factory)["choice"]
+def test_a_job_that_asks_for_fused_kernels_compares_them_and_gets_them(cache):
+    choice = interpreted("choices", cache)["choice"]
     assert choice["asked"] == "fused"
     assert choice["fused"] == ["slices", "turns", "descent"]
     assert max(choice["differences"].values()) < ROUNDING
 
 
-def test_whole_fits_give_the_same_volumes(tmp_path_factory):
-    differences = interpreted("fits", tmp_path_factory)
-    assert set(differences) == {"nesterov δ", "nesterov β", "adam δ", "adam β"}
+@pytest.mark.parametrize("optimiser", ["nesterov", pytest.param("adam", marks=pytest.mark.matrix)])
+def test_a_whole_fit_gives_the_same_volume(optimiser, cache):
+    differences = interpreted(optimiser, cache)
+    assert set(differences) == {"δ", "β"}
     assert max(differences.values()) < 1e-5
 
 
