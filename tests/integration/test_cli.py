@@ -118,7 +118,7 @@ def test_patterns_of_an_unknown_probe_become_the_volume(tmp_path):
     assert done.returncode == 0, done.stdout
     with h5py.File(frames, "r+") as file:
         del file[PROBE]
-    done = multislice("reconstruct", frames, "-o", result, "--ranks", 2)
+    done = multislice("reconstruct", frames, "-o", result, "--ranks", 1)
     assert done.returncode == 0, done.stdout
     with h5py.File(result) as file:
         assert relative_error(file["delta"], truth) < 0.4
@@ -322,7 +322,7 @@ def test_a_reconstruction_that_is_ended_takes_its_ranks_with_it(small_file, tmp_
 
 def test_a_reconstruction_that_was_ended_goes_on_in_its_job_folder(small_file, tmp_path):
     result, job = tmp_path / "result.h5", JobFolder(tmp_path / "job")
-    words = ["reconstruct", small_file, "-o", result, "--job-folder", job.path, "--ranks", 2, "--epochs", 60]
+    words = ["reconstruct", small_file, "-o", result, "--job-folder", job.path, "--ranks", 1, "--epochs", 60]
     process = subprocess.Popen([str(COMMAND), *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: len(job.read_progress()) > 2, timeout_s=120)
     process.send_signal(signal.SIGTERM)
@@ -332,7 +332,7 @@ def test_a_reconstruction_that_was_ended_goes_on_in_its_job_folder(small_file, t
     assert refused(installed_multislice(*words, "--seed", 3), "another plan", "remove")
     done = installed_multislice(*words)
     assert done.returncode == 0, done.stdout
-    assert read_provenance(result)["machine"]["resumed"] == [{"epoch": epoch, "ranks": 2}]
+    assert read_provenance(result)["machine"]["resumed"] == [{"epoch": epoch, "ranks": 1}]
     assert job.job.exists()
 
 

@@ -75,7 +75,7 @@ def test_gradients_in_wave_delta_and_beta_equal_differences(model, own_object):
     inputs = [random(2, 4, 5, seed=1), small_object(*shape, seed=2), small_object(*shape, seed=3)]
     for tensor in inputs:
         tensor.requires_grad_()
-    assert torch.autograd.gradcheck(lambda wave, delta, beta: model(wave, delta, beta, **THICK), inputs)
+    assert torch.autograd.gradcheck(lambda wave, delta, beta: model(wave, delta, beta, **THICK), inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
@@ -167,9 +167,12 @@ def test_gradients_reach_volume_angle_and_tilt(interpolation, angle, slices):
     tilt = torch.tensor([0.11, -0.07], dtype=torch.float64, requires_grad=True)
     options = {"interpolation": interpolation, "slices": slices}
     volume = smooth_volume(7, 5, 8).requires_grad_()
-    assert torch.autograd.gradcheck(lambda *inputs: optics.rotate(*inputs, **options), [volume, angle], atol=1e-6)
+    assert torch.autograd.gradcheck(
+        lambda *inputs: optics.rotate(*inputs, **options), [volume, angle], atol=1e-6, fast_mode=True
+    )
     assert torch.autograd.gradcheck(
         lambda volume, angle, tilt: optics.rotate(volume, angle, tilt_rad=tilt, **options),
         [volume, angle, tilt],
         atol=1e-6,
+        fast_mode=True,
     )

@@ -383,6 +383,7 @@ def test_gradients_equal_differences(stencil, boundary, gradient):
             wave, delta, beta, slice_thickness_m=thickness, **options
         ),
         [tensor.requires_grad_() for tensor in inputs],
+        fast_mode=True,
     )
 
 

@@ -44,7 +44,9 @@ def test_poisson_beats_amplitude_where_photons_are_few(few_photons):
 
 
 def test_l1_takes_matter_away():
-    free, sparse = (rebuild(hologram_scan(), l1=weight, start="empty", epochs=20).delta.abs().mean() for weight in (0.0, 0.05))
+    free, sparse = (
+        rebuild(hologram_scan(), l1=weight, start="empty", epochs=20).delta.abs().mean() for weight in (0.0, 0.05)
+    )
     assert float(sparse) < 0.8 * float(free)
 
 
