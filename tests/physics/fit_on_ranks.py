@@ -34,7 +34,10 @@ SETTINGS = FitSettings(
     positivity=False,
     seed=0,
 )
-SMOOTH = replace(SETTINGS, positivity=True, priors=Priors(total_variation=0.01, vacuum=1.0, smoothness_z=0.01))
+SMOOTHING = {
+    name: {"weight": weight} for name, weight in (("total_variation", 0.01), ("vacuum", 1.0), ("smoothness_z", 0.01))
+}
+SMOOTH = replace(SETTINGS, positivity=True, priors=Priors.make(SMOOTHING))
 AT = torch.arange(N) - (N - 1) / 2
 PROBE = 2 * torch.exp(-(AT[:, None] ** 2 + AT**2) / 100)[None].to(torch.complex64)
 # Diffuse illumination avoids dark pixels, whose gradients depend on the rounding errors of the FFT.

@@ -268,6 +268,11 @@ class Recipe(BaseModel):
         le=1000,
         description="Weight of squared differences between neighbouring planes along the beam.",
     )
+    priors: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="Further priors by name, each with its weight and parameters, such as those of other installed "
+        "packages.",
+    )
     beta_over_delta_min: float | None = Field(
         default=None, ge=0, le=1000, description="Lower bound on β/δ of a voxel. None: no bound."
     )
@@ -336,6 +341,22 @@ class Recipe(BaseModel):
     )
     refine: Refine = Field(default_factory=Refine, description="Quantities refined together with object and probe.")
     scan: ScanValues = Field(default_factory=ScanValues, description="Values that override the scan's metadata.")
+
+    @field_validator("priors")
+    @classmethod
+    def _known_priors(cls, priors: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        if priors:
+            # Imported here because priors import PyTorch, which most commands do not need.
+            from bluesky_multislice.solvers import make_prior
+
+            for name, parameters in priors.items():
+                if name in cls.model_fields:
+                    raise ValueError(f"{name} is an option of its own; set {name} instead of priors.{name}")
+                try:
+                    make_prior(name, parameters)
+                except RecipeError as error:
+                    raise ValueError(str(error)) from error
+        return priors
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> "Recipe":

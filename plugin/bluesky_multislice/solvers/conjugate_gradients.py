@@ -12,7 +12,7 @@ from torch import Tensor
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.line_search import curvature
 from bluesky_multislice.solvers.misfit import add_gradients
-from bluesky_multislice.solvers.priors import add_gradient_of_penalty
+from bluesky_multislice.solvers.priors import Penalty, Scales
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import ViewSet
 
@@ -25,7 +25,7 @@ class ConjugateGradients:
         frames: this rank's frames to fit.
         settings: fit settings.
         weight: factor on the gradient of each voxel, broadcasts to the object.
-        noise: see ``regularisers.penalty``.
+        noise: see ``Scales``.
         mesh: the ranks.
     """
 
@@ -77,7 +77,7 @@ class ConjugateGradients:
         self._unknowns.sum_small_gradients(self._mesh, total)
         self._unknowns.sum_object_gradient(self._mesh, divisor=total[1])
         self._unknowns.gather_gradient()
-        self._add_gradient_of_penalty(self._unknowns.object.detach(), gradient)
+        self._penalty.add_gradient(self._unknowns.object.detach(), gradient)
         gradient = self._unknowns.gradients()[0].clone()
         self._unknowns.zero_gradients()
         if settings.positivity:
@@ -96,10 +96,9 @@ class ConjugateGradients:
 
     def _slope_of_penalty(self, by: float, direction: Tensor) -> float:
         gradient = torch.zeros_like(direction)
-        self._add_gradient_of_penalty(self._unknowns.object.detach() + by * direction, gradient)
+        self._penalty.add_gradient(self._unknowns.object.detach() + by * direction, gradient)
         return self._unknowns.dot(gradient, direction)
 
-    def _add_gradient_of_penalty(self, volume: Tensor, gradient: Tensor) -> None:
-        settings = self._settings
-        slab = self._unknowns.slab
-        add_gradient_of_penalty(volume, gradient, settings.priors, settings.floor_rad, self._noise, slab)
+    @property
+    def _penalty(self) -> Penalty:
+        return self._settings.priors.penalty(Scales(self._settings.object_step_rad, self._noise), self._unknowns.slab)

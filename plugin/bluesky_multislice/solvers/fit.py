@@ -18,7 +18,7 @@ from bluesky_multislice.solvers.journal import FitJournal
 from bluesky_multislice.solvers.line_search import line_search_step
 from bluesky_multislice.solvers.misfit import add_gradients, expected_and_measured, misfit_of
 from bluesky_multislice.solvers.optimisers import FusedStep
-from bluesky_multislice.solvers.priors import add_gradient_of_penalty, slab_weights, vacuum_noise_weight
+from bluesky_multislice.solvers.priors import Penalty, Scales, vacuum_noise_weight
 from bluesky_multislice.solvers.progress import EpochProgress, FitProgress, load_random_state, random_state
 from bluesky_multislice.solvers.solution import Epoch, Solution, Status
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
@@ -106,6 +106,7 @@ def fit(
         r_factor=evaluate(unknowns, fitted, settings, mesh)[1],
         held_back_r_factor=evaluate(unknowns, held_back, settings, mesh)[1],
         differences=unknowns.differences,
+        penalties=_penalty(unknowns, settings, progress.noise).values(unknowns.object.detach()),
     )
 
 
@@ -270,23 +271,13 @@ def _step(
     misfit = add_gradients(unknowns, fitted, batches, settings)
     sums = torch.cat([misfit, torch.full_like(misfit[:1], wanted)])
     unknowns.sum_small_gradients(mesh, sums)
-    priors, weights = settings.priors.at(unknowns.optimiser.relative_step), None
-    # A fused step adds the penalty itself, unless several ranks with the same rows share the penalty's work.
+    penalty, weights = _penalty(unknowns, settings, noise, unknowns.optimiser.relative_step), None
+    # A fused step adds the common pass itself, unless several ranks with the same rows share the penalty's work.
     fused = unknowns.optimiser.can_fuse_step
     if fused and mesh.angles == 1:
-        weights = slab_weights(unknowns.object, priors, settings.floor_rad, noise, unknowns.slab)
-    else:
-        # Each rank with these rows adds its share of the penalty, times the pixels by which the sum is divided below.
-        add_gradient_of_penalty(
-            unknowns.object,
-            unknowns.gradients()[0],
-            priors,
-            settings.floor_rad,
-            noise,
-            unknowns.slab,
-            weight=sums[1],
-            share=(mesh.angle, mesh.angles),
-        )
+        weights, penalty = penalty.voxel_weights(unknowns.object), penalty.outside_common_pass
+    # Each rank with these rows adds its share of the penalty, times the pixels by which the sum is divided below.
+    penalty.add_gradient(unknowns.object, unknowns.gradients()[0], weight=sums[1], share=(mesh.angle, mesh.angles))
     unknowns.sum_object_gradient(mesh, divisor=None if fused else sums[1])
     if unknowns.optimiser.needs_first_step:
         weight = _weight(unknowns, fitted, mesh)
@@ -295,6 +286,10 @@ def _step(
         unknowns.initialise_optimiser(step, weight)
     unknowns.step(FusedStep(sums[1], weights) if fused else None)
     return sums
+
+
+def _penalty(unknowns: Unknowns, settings: FitSettings, noise: float, relative_step: float = 0.0) -> Penalty:
+    return settings.priors.penalty(Scales(settings.object_step_rad, noise, relative_step), unknowns.slab)
 
 
 def _weight(unknowns: Unknowns, fitted: ViewSet, mesh: Mesh) -> Tensor:

@@ -44,7 +44,7 @@ class FitProgress:
             back; inf if there are no frames.
         best_epoch: epoch with the lowest misfit so far; 0 before the first.
         best_loss: misfit of that epoch.
-        noise: see ``regularisers.vacuum_noise_weight``.
+        noise: see ``priors.vacuum_noise_weight``.
         status: why the fit ended.
         ended: whether the fit has ended.
         history: one row per epoch.

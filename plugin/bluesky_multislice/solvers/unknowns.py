@@ -45,7 +45,9 @@ class FitSettings:
         positivity: constrain δ and β to values ≥ 0.
         seed: random seed of the order of views.
         fidelity: name of a data fidelity in ``fidelity.FIDELITIES``.
-        priors: regularisers and bounds.
+        priors: what is assumed of the object.
+        beta_over_delta_min: lower bound on β/δ of a voxel; None: no bound.
+        beta_over_delta_max: upper bound on β/δ of a voxel; None: no bound.
         refinement: quantities refined beside object and probe.
         optimiser: optimiser of the object.
         step: factor on the object's step, if the step is computed from the data.
@@ -66,6 +68,8 @@ class FitSettings:
     seed: int
     fidelity: FidelityName = "amplitude"
     priors: Priors = field(default_factory=Priors)
+    beta_over_delta_min: float | None = None
+    beta_over_delta_max: float | None = None
     refinement: RefinementSettings = field(default_factory=RefinementSettings)
     optimiser: OptimiserName = "nesterov"
     step: float = 1.0
@@ -75,16 +79,11 @@ class FitSettings:
     probe_light: float | None = None
     batches_per_lane: int = 1
 
-    @property
-    def floor_rad(self) -> float:
-        """Smoothing length of total variation: the difference of δ below which it is quadratic, in radians."""
-        return self.priors.floor * self.object_step_rad
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "FitSettings":
         """Rebuild settings from ``dataclasses.asdict``, also after a JSON round trip."""
         refinement = RefinementSettings.from_dict(values["refinement"])
-        return cls(**{**values, "priors": Priors(**values["priors"]), "refinement": refinement})
+        return cls(**{**values, "priors": Priors.from_dict(values["priors"]), "refinement": refinement})
 
 
 class Unknowns:
@@ -369,7 +368,7 @@ class Unknowns:
     def move(self, change: Tensor) -> None:
         """Add a change to the object and clip it to the bounds."""
         self.object += change
-        apply_bounds(self.object, self._settings.priors, positivity=self._settings.positivity, support=self._support)
+        apply_bounds(self.object, self._bounds(self._support))
         self._take_own()
 
     def _take_own(self) -> None:
@@ -396,8 +395,7 @@ class Unknowns:
             self._illumination.zero_()
         if fused is None:
             self.optimiser.step()
-            positivity = self._settings.positivity
-            apply_bounds(self._moved, self._settings.priors, positivity=positivity, support=self._own_support)
+            apply_bounds(self._moved, self._bounds(self._own_support))
         else:
             self._fused_step(fused)
         self._probe_optimiser.step()
@@ -409,17 +407,19 @@ class Unknowns:
         self.gather()
 
     def _fused_step(self, fused: FusedStep) -> None:
-        settings, no_rows = self._settings, self._moved[..., :0, :]
-        least, most = settings.priors.beta_over_delta_min, settings.priors.beta_over_delta_max
+        no_rows = self._moved[..., :0, :]
         alone = fused.weights is None or self.slab.whole
         around = (no_rows, no_rows) if alone else self.slab.rows_around(self.object)
-        bounds = Bounds(settings.positivity, self._own_support, least, most)
-        self.optimiser.fused_step(fused, around, bounds)
+        self.optimiser.fused_step(fused, around, self._bounds(self._own_support))
         if self.shares_planes:
             return
         # The object and its gradient have exchanged their memory.
         for part, volume, gradient in zip(self._volumes, self.object, gradient_of(self.object), strict=True):
             part.data, gradient_of(part).data = volume, gradient
+
+    def _bounds(self, support: Tensor | None) -> Bounds:
+        settings = self._settings
+        return Bounds(settings.positivity, support, settings.beta_over_delta_min, settings.beta_over_delta_max)
 
     @property
     def _own_support(self) -> Tensor | None:

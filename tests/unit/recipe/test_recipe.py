@@ -151,6 +151,7 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "total_variation_floor": 0.3,
         "l1": 0.1,
         "smoothness_z": 0.1,
+        "priors": {"vacuum": {"weight": 0.5}},
         "beta_over_delta_min": 0.01,
         "beta_over_delta_max": 0.1,
         "fidelity": "poisson",

@@ -10,9 +10,8 @@ from small_scan import hologram_scan, rebuild
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.solvers import Unknowns, load_views
+from bluesky_multislice.solvers import Scales, Unknowns, load_views
 from bluesky_multislice.solvers.conjugate_gradients import ConjugateGradients
-from bluesky_multislice.solvers.priors.regularisers import penalty
 
 
 def prepared(**recipe):
@@ -33,8 +32,8 @@ def descent(steps, *, straight=False, **recipe):
         for _ in range(steps):
             if straight:
                 way = ConjugateGradients(unknowns, frames, settings, torch.tensor(1.0), 0.0, mesh)
-            regularisers = float(penalty(unknowns.object.detach(), settings.priors, settings.floor_rad, 0.0))
-            losses.append(way.step() + regularisers)
+            terms = settings.priors.penalty(Scales(settings.object_step_rad)).values(unknowns.object.detach())
+            losses.append(way.step() + sum(terms.values()))
     return losses, unknowns
 
 

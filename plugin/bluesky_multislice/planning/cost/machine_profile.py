@@ -20,7 +20,7 @@ from bluesky_multislice.models import ForwardModel
 from bluesky_multislice.optics import PROPAGATIONS, rotate, with_y_last
 from bluesky_multislice.optics.accelerator import accelerator_count, device_name, resolve_device_type, synchronise
 from bluesky_multislice.parallel import measured_rate
-from bluesky_multislice.solvers import ObjectOptimiser, Priors, add_gradient_of_penalty, apply_bounds
+from bluesky_multislice.solvers import Bounds, ObjectOptimiser, Priors, Scales, apply_bounds
 
 _SIDES = (64, 128, 256, 512)
 _SLICES, _SIDE, _PLANES_PER_SLICE, _SMALL_SIDE = 8, 128, 8, 8
@@ -237,7 +237,7 @@ def _optimiser_step(place: torch.device, least_s: float) -> float:
 
     def step() -> None:
         optimiser.step()
-        apply_bounds(volume.detach(), Priors(), positivity=True, support=None)
+        apply_bounds(volume.detach(), Bounds(positivity=True))
 
     return _seconds(step, place, least_s) / volume.numel()
 
@@ -245,7 +245,8 @@ def _optimiser_step(place: torch.device, least_s: float) -> float:
 def _regulariser(place: torch.device, least_s: float) -> float:
     """Return the seconds of total variation's gradient per voxel."""
     volume, gradient = torch.zeros((2, 1, *(_SIDE,) * 3), device=place)
-    compute = functools.partial(add_gradient_of_penalty, volume, gradient, Priors(total_variation=1.0), 1.0, 0.0)
+    penalty = Priors.make({"total_variation": {"weight": 1.0}}).penalty(Scales(step_rad=1.0))
+    compute = functools.partial(penalty.add_gradient, volume, gradient)
     return _seconds(compute, place, least_s) / volume.numel()
 
 

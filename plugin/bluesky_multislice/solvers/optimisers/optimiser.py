@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bluesky_multislice.optics import uses_fused
 from bluesky_multislice.solvers.optimisers.descent import Adam, Nesterov, gradient_of, with_prefix, without_prefix
-from bluesky_multislice.solvers.priors import NO_WEIGHTS, Bounds, Weights
+from bluesky_multislice.solvers.priors import Bounds, Weights
 
 OptimiserName = Literal["adam", "nesterov", "weighted"]
 
@@ -164,7 +164,7 @@ class ObjectOptimiser:
         from bluesky_multislice.solvers.optimisers.triton_descent import PriorTerm, move
 
         volume, gradient = self._volume, gradient_of(self._volume)
-        prior = PriorTerm(fused.weights or NO_WEIGHTS, *around, fused.pixels)
+        prior = PriorTerm(fused.weights or Weights(), *around, fused.pixels)
         weight = self._weight if self._illumination_weight is None else self._illumination_weight
         move(volume, gradient, self._method.fused_inputs(self._length * self.relative_step), prior, weight, bounds)
         volume.data, gradient.data = gradient.data, volume.data
