@@ -8,9 +8,9 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from bluesky_multislice.choices import Kernel
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.optics.multislice import multislice
-from bluesky_multislice.optics.propagation import Kernel
 from bluesky_multislice.optics.sampling import (
     Pixel,
     Thickness,

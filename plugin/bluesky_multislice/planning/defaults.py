@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from bluesky_multislice.choices import OptimiserName
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement import Scan, ScanGeometry
+from bluesky_multislice.measurement import Scan, ScanGeometry, Scheduled
 from bluesky_multislice.models import FitDefaults, technique_of
 from bluesky_multislice.recipe import Recipe, Refine
-from bluesky_multislice.solvers import FitSettings, OptimiserName, Priors, RefinementSettings, Schedule, Scheduled
+from bluesky_multislice.solvers import FitSettings, Priors, RefinementSettings, Schedule
 
 STEPS_PER_EPOCH = 20
 """Smallest number of optimiser steps per epoch, if each lane has enough views."""

@@ -1,11 +1,10 @@
 """Data fidelity, priors, optimisers, the fit and its solution."""
 
 from bluesky_multislice.solvers.empty_beam import EmptyBeam
-from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.fit import evaluate, fit
 from bluesky_multislice.solvers.journal import FitJournal, Interrupted, Journal
 from bluesky_multislice.solvers.kernel_choice import choose_kernels
-from bluesky_multislice.solvers.optimisers import ObjectOptimiser, OptimiserName
+from bluesky_multislice.solvers.optimisers import ObjectOptimiser
 from bluesky_multislice.solvers.priors import (
     Bounds,
     Prior,
@@ -15,12 +14,11 @@ from bluesky_multislice.solvers.priors import (
     cylinder_support,
     make_prior,
 )
-from bluesky_multislice.solvers.refinement import Quantity, RefinementSettings, Schedule, Scheduled
+from bluesky_multislice.solvers.refinement import RefinementSettings, Schedule
 from bluesky_multislice.solvers.shell_correlation import ShellCorrelation, halves, shell_correlation
 from bluesky_multislice.solvers.solution import Epoch, Solution
 from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
 from bluesky_multislice.solvers.views import (
-    FramesIn,
     Prefetcher,
     ViewSet,
     assign_lanes,
@@ -35,22 +33,17 @@ __all__ = [
     "Bounds",
     "EmptyBeam",
     "Epoch",
-    "FidelityName",
     "FitJournal",
     "FitSettings",
-    "FramesIn",
     "Interrupted",
     "Journal",
     "ObjectOptimiser",
-    "OptimiserName",
     "Prefetcher",
     "Prior",
     "Priors",
-    "Quantity",
     "RefinementSettings",
     "Scales",
     "Schedule",
-    "Scheduled",
     "ShellCorrelation",
     "Solution",
     "Unknowns",

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bluesky_multislice.choices import FidelityName, OptimiserName
 from bluesky_multislice.models import ForwardModel, RotatedObject
 from bluesky_multislice.optics import in_memory_order, propagate, with_y_last
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.parallel import Mesh, PlaneShares
-from bluesky_multislice.solvers.fidelity import FidelityName
-from bluesky_multislice.solvers.optimisers import FusedStep, ObjectOptimiser, OptimiserName, gradient_of
+from bluesky_multislice.solvers.optimisers import FusedStep, ObjectOptimiser, gradient_of
 from bluesky_multislice.solvers.priors import Bounds, Priors, apply_bounds
 from bluesky_multislice.solvers.refinement import ProbeOptimiser, ProbeVariation, Refinement, RefinementSettings
 

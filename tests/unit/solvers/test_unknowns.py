@@ -8,7 +8,7 @@ import torch
 from small_scan import hologram_geometry
 
 from bluesky_multislice.measurement import VolumeGrid
-from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.models import ForwardModel, ModelOptions
 from bluesky_multislice.optics.layout import has_y_last
 from bluesky_multislice.solvers import FitSettings, Unknowns
 
@@ -27,7 +27,7 @@ SETTINGS = FitSettings(
 
 
 def unknowns(**settings):
-    model = ForwardModel(hologram_geometry(n=N), VolumeGrid((N, N, N), (VOXEL_M, VOXEL_M, VOXEL_M)), slices=2)
+    model = ForwardModel(hologram_geometry(n=N), VolumeGrid((N, N, N), (VOXEL_M, VOXEL_M, VOXEL_M)), ModelOptions(2))
     probe = torch.full((1, N, N), 3 + 4j, dtype=torch.complex64)
     return Unknowns(model, probe, replace(SETTINGS, **settings), torch.device("cpu"))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, VolumeGrid
-from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.models import ForwardModel, ModelOptions
 from bluesky_multislice.optics import PROPAGATIONS, rotate, with_y_last
 from bluesky_multislice.optics.accelerator import accelerator_count, device_name, resolve_device_type, synchronise
 from bluesky_multislice.parallel import measured_rate
@@ -213,7 +213,7 @@ def _batch(place: torch.device, least_s: float) -> float:
         position_m=np.zeros((1, 2)),
     )
     model = ForwardModel(
-        geometry, VolumeGrid((_SMALL_SIDE, _SMALL_SIDE, _SMALL_SIDE), (1e-8, 1e-8, 1e-8)), slices=2
+        geometry, VolumeGrid((_SMALL_SIDE, _SMALL_SIDE, _SMALL_SIDE), (1e-8, 1e-8, 1e-8)), ModelOptions(slices=2)
     ).to(place)
     delta, beta = (with_y_last(torch.zeros((_SMALL_SIDE,) * 3, device=place)).requires_grad_() for _ in range(2))
     probe = torch.ones((1, *model.window), dtype=torch.complex64, device=place)

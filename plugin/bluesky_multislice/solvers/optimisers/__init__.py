@@ -13,7 +13,6 @@ from bluesky_multislice.solvers.optimisers.optimiser import (
     WEIGHTED_LENGTH,
     FusedStep,
     ObjectOptimiser,
-    OptimiserName,
     weighted_momentum,
 )
 
@@ -25,7 +24,6 @@ __all__ = [
     "Moments",
     "Nesterov",
     "ObjectOptimiser",
-    "OptimiserName",
     "gradient_of",
     "weighted_momentum",
     "with_prefix",

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from bluesky_multislice.choices import OptimiserName
 from bluesky_multislice.optics import uses_fused
 from bluesky_multislice.solvers.optimisers.descent import Adam, Nesterov, gradient_of, with_prefix, without_prefix
 from bluesky_multislice.solvers.priors import Bounds, Weights
-
-OptimiserName = Literal["adam", "nesterov", "weighted"]
 
 _STEP_FRACTION = 0.2
 """Fraction of the line search's step to the minimum that one gradient moves.

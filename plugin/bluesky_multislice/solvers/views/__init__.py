@@ -1,7 +1,6 @@
 """The views of a rank: reading and batching of frames."""
 
 from bluesky_multislice.solvers.views.views import (
-    FramesIn,
     Prefetcher,
     ViewSet,
     assign_lanes,
@@ -13,7 +12,6 @@ from bluesky_multislice.solvers.views.views import (
 )
 
 __all__ = [
-    "FramesIn",
     "Prefetcher",
     "ViewSet",
     "assign_lanes",

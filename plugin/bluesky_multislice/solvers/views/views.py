@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from bluesky_multislice.optics import on_device
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.empty_beam import EmptyBeam
 
-FramesIn = Literal["memory", "disk"]
 """Where a rank keeps its frames: all in memory, or on disk until their batch is computed."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2

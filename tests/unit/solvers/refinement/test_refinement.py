@@ -8,7 +8,7 @@ import torch
 from small_scan import hologram_geometry, pattern_scan
 
 from bluesky_multislice.measurement import VolumeGrid
-from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.models import ForwardModel, ModelOptions
 from bluesky_multislice.optics import propagate
 from bluesky_multislice.solvers import FitSettings, RefinementSettings, Unknowns
 from bluesky_multislice.solvers.refinement.quantities import make_quantity
@@ -45,7 +45,7 @@ def model(several_distances=False):
     scan, grid = hologram_geometry(n=N, angles=ANGLES), VolumeGrid((N, N, N), (VOXEL_M, VOXEL_M, VOXEL_M))
     if several_distances:
         scan = replace(scan, distance_m=scan.distance_m * (1 + np.arange(ANGLES) % 2))
-    return ForwardModel(scan, grid, slices=2)
+    return ForwardModel(scan, grid, ModelOptions(2))
 
 
 def probe():
@@ -160,7 +160,7 @@ def test_what_moves_the_volume_is_no_change_of_position():
 @pytest.mark.parametrize(("probe_refined", "changes"), [(False, 2), (True, 3)])
 def test_a_far_field_probe_takes_over_what_all_positions_share(probe_refined, changes):
     scan = pattern_scan()[0].geometry
-    far = ForwardModel(scan, VolumeGrid((28, 28, 28), (VOXEL_M, VOXEL_M, VOXEL_M)), slices=2)
+    far = ForwardModel(scan, VolumeGrid((28, 28, 28), (VOXEL_M, VOXEL_M, VOXEL_M)), ModelOptions(2))
     quantity = make_quantity("positions", far, bound=2.0, probe_refined=probe_refined, device=torch.device("cpu"))
     along_y, along_x = quantity.gauge
     assert (along_y.shape[1], along_x.shape[1]) == (1, changes)
