@@ -91,7 +91,7 @@ def followed(scan: Scan, plan: Plan) -> Course:
         course.misfit.append(epoch.held_back_loss or np.nan)
         course.seconds.append(time.process_time() - began)
 
-    fit(unknowns, data.fitted, data.held_back, plan.fit, MESH, note)
+    fit(unknowns, data.fitted, data.held_back, MESH, note)
     return course
 
 

@@ -106,7 +106,7 @@ def fitted(geometry, settings, mesh, *, height=N, halo=None, **model):
         sets.append(load_views(scan, shared, scale=1.0, device=mesh.device, lane=lane, own=own, rows=rows))
     model = ForwardModel(geometry, grid, ModelOptions(**model), slab=slab, frame_tiles=tiles)
     unknowns = Unknowns(model, LIGHT[geometry.technique], settings, mesh.device)
-    solution = fit(unknowns, *sets, settings, mesh, report=lambda epoch: None)
+    solution = fit(unknowns, *sets, mesh, report=lambda epoch: None)
     return replace(solution, delta=slab.join(solution.delta), beta=slab.join(solution.beta))
 
 
@@ -141,11 +141,11 @@ def moved_from_a_whole_state(mesh):
     unknowns = Unknowns(model, PROBE, SETTINGS, mesh.device)
     generator = torch.Generator().manual_seed(0)
     momentum, weight, best = (slab.part_of(torch.rand((2, N, N, N), generator=generator)) for _ in range(3))
-    state = unknowns.state([], mesh) | {"object/numbers": torch.tensor([0.0, 0.1, 0.0], dtype=torch.float64)}
+    state = unknowns.state({}, mesh) | {"object/length": torch.tensor(0.1, dtype=torch.float64)}
     state |= {"volume/object.momentum_buffer": momentum, "volume/weight": weight[0], "volume/best": best}
     unknowns.restore(unknowns.load(state, mesh))
     unknowns.gradients()[0].fill_(1 / mesh.angles)
-    unknowns.sum_object_gradient(mesh, divisor=None)
+    unknowns.volume.sum_gradient(mesh, divisor=None)
     unknowns.step()
     kept = unknowns.state(unknowns.copy(), mesh)
     planes = next(tensor.shape[1] for name, tensor in kept.items() if name.endswith("momentum_buffer"))

@@ -275,7 +275,7 @@ def _fit_stage(
         observer.report(epoch)
         observer.observe_volume(slab, lambda: unknowns.delta.detach())
 
-    return fit(unknowns, fitted, held, stage.fit, mesh, report, journal)
+    return fit(unknowns, fitted, held, mesh, report, journal)
 
 
 def _coarser_probe(probe: torch.Tensor, factor: int) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
 from bluesky_multislice.solvers.empty_beam import EmptyBeam
 from bluesky_multislice.solvers.fit import evaluate, fit
+from bluesky_multislice.solvers.fit_settings import FitSettings
 from bluesky_multislice.solvers.journal import FitJournal, Interrupted, Journal
 from bluesky_multislice.solvers.kernel_choice import choose_kernels
-from bluesky_multislice.solvers.optimisers import ObjectOptimiser
+from bluesky_multislice.solvers.optimisers import DescentSettings, ObjectOptimiser
 from bluesky_multislice.solvers.priors import (
     Bounds,
     Prior,
@@ -17,7 +18,7 @@ from bluesky_multislice.solvers.priors import (
 from bluesky_multislice.solvers.refinement import RefinementSettings, Schedule
 from bluesky_multislice.solvers.shell_correlation import ShellCorrelation, halves, shell_correlation
 from bluesky_multislice.solvers.solution import Epoch, Solution
-from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
+from bluesky_multislice.solvers.unknowns import Unknowns
 from bluesky_multislice.solvers.views import (
     Prefetcher,
     ViewSet,
@@ -31,6 +32,7 @@ from bluesky_multislice.solvers.views import (
 
 __all__ = [
     "Bounds",
+    "DescentSettings",
     "EmptyBeam",
     "Epoch",
     "FitJournal",

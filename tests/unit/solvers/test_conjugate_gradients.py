@@ -27,11 +27,11 @@ def descent(steps, *, straight=False, **recipe):
     """The misfit and regularisers before every step, and the unknowns after the last."""
     unknowns, frames, settings = prepared(**recipe)
     with join_mesh("cpu") as mesh:
-        way = ConjugateGradients(unknowns, frames, settings, torch.tensor(1.0), 0.0, mesh)
+        way = ConjugateGradients(unknowns, frames, torch.tensor(1.0), 0.0, mesh)
         losses = []
         for _ in range(steps):
             if straight:
-                way = ConjugateGradients(unknowns, frames, settings, torch.tensor(1.0), 0.0, mesh)
+                way = ConjugateGradients(unknowns, frames, torch.tensor(1.0), 0.0, mesh)
             terms = settings.priors.penalty(Scales(settings.object_step_rad)).values(unknowns.object.detach())
             losses.append(way.step() + sum(terms.values()))
     return losses, unknowns

@@ -20,7 +20,7 @@ from bluesky_multislice.models import ForwardModel, ModelOptions
 from bluesky_multislice.optics import PROPAGATIONS, rotate, with_y_last
 from bluesky_multislice.optics.accelerator import accelerator_count, device_name, resolve_device_type, synchronise
 from bluesky_multislice.parallel import measured_rate
-from bluesky_multislice.solvers import Bounds, ObjectOptimiser, Priors, Scales, apply_bounds
+from bluesky_multislice.solvers import Bounds, DescentSettings, ObjectOptimiser, Priors, Scales, apply_bounds
 
 _SIDES = (64, 128, 256, 512)
 _SLICES, _SIDE, _PLANES_PER_SLICE, _SMALL_SIDE = 8, 128, 8, 8
@@ -224,15 +224,7 @@ def _optimiser_step(place: torch.device, least_s: float) -> float:
     """Return the seconds per voxel of an optimiser step with weights and positivity."""
     volume = torch.zeros((1, *(_SIDE,) * 3), device=place, requires_grad=True)
     volume.grad = torch.ones_like(volume)
-    optimiser = ObjectOptimiser(
-        volume,
-        name="nesterov",
-        factor=1.0,
-        adam_step=0.0,
-        adam_floor=0.0,
-        momentum=0.95,
-        relative_step=lambda epoch: 1.0,
-    )
+    optimiser = ObjectOptimiser(volume, DescentSettings("nesterov"), lambda epoch: 1.0)
     optimiser.start(1.0, torch.ones_like(volume[0]))
 
     def step() -> None:

@@ -294,7 +294,7 @@ def _misfit_function(
 
     def misfit(delta: Tensor, beta: Tensor) -> float:
         unknowns.start_from(delta, beta)
-        found, _ = evaluate(unknowns, frames, settings, mesh)
+        found, _ = evaluate(unknowns, frames, mesh)
         return float("inf") if found is None else found
 
     return misfit

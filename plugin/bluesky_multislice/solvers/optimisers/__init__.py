@@ -11,6 +11,7 @@ from bluesky_multislice.solvers.optimisers.descent import (
 )
 from bluesky_multislice.solvers.optimisers.optimiser import (
     WEIGHTED_LENGTH,
+    DescentSettings,
     FusedStep,
     ObjectOptimiser,
     weighted_momentum,
@@ -20,6 +21,7 @@ __all__ = [
     "WEIGHTED_LENGTH",
     "Adam",
     "Descent",
+    "DescentSettings",
     "FusedStep",
     "Moments",
     "Nesterov",
