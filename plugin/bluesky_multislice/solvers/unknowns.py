@@ -227,7 +227,7 @@ class Unknowns:
     @torch.no_grad()
     def move(self, change: Tensor) -> None:
         """Add a change to the object and clip it to the bounds."""
-        self.object += change
+        self.object.add_(change)
         apply_bounds(self.object, self._bounds(self._support))
         self.volume.take_own()
 

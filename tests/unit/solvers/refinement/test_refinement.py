@@ -77,7 +77,7 @@ def test_every_quantity_starts_at_the_scan_and_changes_the_frames(name):
     assert moved.differences[name].shape == EVERYTHING[name]
     assert not moved.differences[name].any()
     with torch.no_grad():
-        moved.object += 0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1))
+        moved.object.add_(0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1)))
     views = np.arange(ANGLES)
     # Brighter frames are better: a background cannot get darker than none.
     (-(moved.expected_intensity(views) ** 2)).sum().backward()
@@ -181,7 +181,7 @@ def test_a_probe_takes_over_the_intensity_that_all_angles_share(probe_step):
 def test_frames_held_back_move_their_own_positions_only():
     moved = unknowns("positions", "distance", probe_step=0.02)
     with torch.no_grad():
-        moved.object += 0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1))
+        moved.object.add_(0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1)))
     assert moved.refines_views
     moved.add_view_gradients((moved.expected_intensity(np.array([2])) ** 2).sum(), np.array([2]))
     volume, wave, positions, distance = moved.gradients()
