@@ -33,12 +33,11 @@ def facility(tmp_path, monkeypatch):
 
 
 def test_a_prior_of_another_package_acts_in_a_fit(facility):
-    recipe = make_recipe({"priors": {"target": {"weight": 100.0, "phase_rad": 0.25}}}, origin="here")
-    common = {"optimiser": "adam", "start": "empty", "total_variation": 0.0, "epochs": 20}
-    free, drawn = (rebuild(hologram_scan(), priors=priors, **common) for priors in ({}, recipe.priors))
-    # So large a weight leaves nearly the same phase in all voxels.
-    assert float(drawn.delta.std() / drawn.delta.mean()) < 0.1 < float(free.delta.std() / free.delta.mean())
-    assert set(drawn.penalties) == {"target"}
+    recipe = make_recipe({"priors": {"target": {"weight": 0.1}}}, origin="here")
+    free, drawn = (rebuild(hologram_scan(), priors=priors, start="empty") for priors in ({}, recipe.priors))
+    assert float(drawn.delta.abs().mean()) < 0.8 * float(free.delta.abs().mean())
+    assert drawn.penalties["target"] > 0
+    assert "target" not in free.penalties
 
 
 def test_a_prior_that_nobody_offers_is_refused():
