@@ -4,7 +4,7 @@ from bluesky_multislice.solvers.priors.bounds import Bounds, apply_bounds
 from bluesky_multislice.solvers.priors.common_pass import Weights
 from bluesky_multislice.solvers.priors.penalty import Penalty, Priors
 from bluesky_multislice.solvers.priors.prior import Prior, Scales
-from bluesky_multislice.solvers.priors.registry import make_prior, prior_classes
+from bluesky_multislice.solvers.priors.prior_registry import make_prior, prior_classes
 from bluesky_multislice.solvers.priors.smoothness_z import SmoothnessZ
 from bluesky_multislice.solvers.priors.sparsity import Sparsity
 from bluesky_multislice.solvers.priors.support import cylinder_support

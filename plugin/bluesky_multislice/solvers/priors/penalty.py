@@ -16,7 +16,7 @@ from torch import Tensor
 from bluesky_multislice.parallel import Slab
 from bluesky_multislice.solvers.priors.common_pass import Weights, add_gradient, summed
 from bluesky_multislice.solvers.priors.prior import Prior, Scales
-from bluesky_multislice.solvers.priors.registry import make_prior
+from bluesky_multislice.solvers.priors.prior_registry import make_prior
 
 _IN_CACHE, _ON_ACCELERATOR = 2**17, 2**22
 """Voxels whose priors are differentiated at once; on a CPU, few enough for its cache."""
