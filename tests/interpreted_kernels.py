@@ -16,10 +16,10 @@ from bluesky_multislice.optics.transmission import EagerSlice
 from bluesky_multislice.optics.triton_rotation import rotate_volume, rotated, rotated_transpose
 from bluesky_multislice.optics.triton_slices import TritonSlice
 from bluesky_multislice.parallel import Mesh
-from bluesky_multislice.solvers import Priors, choose_kernels, kernel_cases
+from bluesky_multislice.solvers import Scales, choose_kernels, kernel_cases
 from bluesky_multislice.solvers.optimisers import Nesterov
 from bluesky_multislice.solvers.optimisers.triton_descent import PriorTerm, move
-from bluesky_multislice.solvers.priors import Bounds, voxel_weights
+from bluesky_multislice.solvers.priors import Bounds, Penalty, SmoothnessZ, TotalVariation
 
 CPU = torch.device("cpu")
 FUSED = KernelChoice("fused", ("slices", "turns", "descent"))
@@ -99,9 +99,10 @@ def turns():
 
 def slabs():
     """A step of rows beside each other is that of the whole volume."""
-    priors, bounds = Priors(total_variation=3.0, total_variation_z=1.5, smoothness_z=0.7), Bounds(True, None, 0.1, None)
+    penalty = Penalty((TotalVariation(3.0, along_z=1.5), SmoothnessZ(0.7)), Scales(step_rad=0.05))
+    bounds = Bounds(True, least=0.1)
     volume, gradient = random(2, 3, 8, 5), random(2, 3, 8, 5)
-    weights, pixels = voxel_weights(priors, 0.05, 0.0, 1 / volume.numel()), torch.tensor(3.0)
+    weights, pixels = penalty.voxel_weights(volume), torch.tensor(3.0)
 
     def moved(rows, around):
         ours, to = (with_y_last(part[..., rows, :].clone()) for part in (volume, gradient))

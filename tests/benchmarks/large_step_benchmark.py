@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry, VolumeGrid
-from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.models import ForwardModel, ModelOptions
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan, make_plan, small_steps, work_of
 from bluesky_multislice.recipe import Recipe
@@ -60,7 +60,7 @@ def simulated(side: int, photons: float) -> Scan:
     probe = convergent_probe(window, VOXEL_M, WAVELENGTH_M, focus_distance_m=focus_m, aperture=0.3)
     delta = torch.from_numpy(spheres_and_shells(side, delta=2e-3 * 64 / side, count=80, seed=3))
     grid = VolumeGrid((side,) * 3, (VOXEL_M,) * 3)
-    model = ForwardModel(geometry, grid, slices=4 * SLICES)
+    model = ForwardModel(geometry, grid, ModelOptions(4 * SLICES))
     frames = np.empty((views, window, window), np.float32)
     random, per_angle = np.random.default_rng(0), len(position_m)
     with torch.no_grad():
@@ -91,7 +91,7 @@ def followed(scan: Scan, plan: Plan) -> Course:
         course.misfit.append(epoch.held_back_loss or np.nan)
         course.seconds.append(time.process_time() - began)
 
-    fit(unknowns, data.fitted, data.held_back, plan.fit, MESH, note)
+    fit(unknowns, data.fitted, data.held_back, MESH, note)
     return course
 
 

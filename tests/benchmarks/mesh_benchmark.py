@@ -126,7 +126,7 @@ def run(case: str, mesh_name: str) -> None:
             small = patterns(64, 64, 2, 2)
             short = make_plan(Recipe(mesh=mesh_name, slices=8, epochs=1, batches_per_step=4, held_back_every=0), small)
             unknowns, sets, _ = prepared(small, short, mesh)
-            fit(unknowns, *sets, short.fit, mesh, lambda epoch: None)
+            fit(unknowns, *sets, mesh, lambda epoch: None)
         unknowns, sets, slab = prepared(scan, plan, mesh)
         before = status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
@@ -137,7 +137,7 @@ def run(case: str, mesh_name: str) -> None:
             if mesh.rank == 0:
                 print("epoch", flush=True)
 
-        fit(unknowns, *sets, plan.fit, mesh, note)
+        fit(unknowns, *sets, mesh, note)
         peak = mesh.largest(status("VmHWM") - before)
         total = torch.tensor(sent[-1] - sent[-2], dtype=torch.float64)
         mesh.sum(total)

@@ -85,7 +85,7 @@ def ours(sample: ThreeSlices, mesh: Mesh, epochs: int | None) -> Times:
         dist.barrier()
         began = time.perf_counter(), time.process_time()
 
-    fit(unknowns, *sets, plan.fit, mesh, measure)
+    fit(unknowns, *sets, mesh, measure)
     return times
 
 

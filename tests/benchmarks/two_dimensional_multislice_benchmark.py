@@ -74,7 +74,7 @@ def ours(sample: ThreeSlices, epochs: int, **recipe: object) -> Course:
             rows.append((now - began - spent, sample.correlations(np.exp(-1j * radians[0] - radians[1])), residual))
             spent += time.process_time() - now
 
-        fit(unknowns, *sets, plan.fit, mesh, measure)
+        fit(unknowns, *sets, mesh, measure)
     return Course(f"this package, {epochs} epochs", rows)
 
 

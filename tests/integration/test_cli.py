@@ -25,10 +25,10 @@ from command_line import (
 from scipy.constants import elementary_charge
 from small_scan import ball, blank, hologram_geometry, hologram_scan, pattern_scan, relative_error, thick_scan
 
+from bluesky_multislice.choices import Propagation
 from bluesky_multislice.files import read_provenance, read_scan, write_scan
 from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.measurement import Frames, Scan, unorient
-from bluesky_multislice.recipe import Propagation
 
 PROBE = "entry_1/instrument_1/source_1/probe"
 ENERGY = "entry_1/instrument_1/source_1/energy"

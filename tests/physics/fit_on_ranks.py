@@ -8,7 +8,7 @@ import torch
 from tiled_holograms import tiled_on
 
 from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry, VolumeGrid
-from bluesky_multislice.models import ForwardModel, even_tiles
+from bluesky_multislice.models import ForwardModel, ModelOptions, even_tiles
 from bluesky_multislice.parallel import Slab, join_mesh
 from bluesky_multislice.solvers import (
     FitSettings,
@@ -34,7 +34,9 @@ SETTINGS = FitSettings(
     positivity=False,
     seed=0,
 )
-SMOOTH = replace(SETTINGS, positivity=True, priors=Priors(total_variation=0.01, vacuum=1.0, smoothness_z=0.01))
+WEIGHTS = {"total_variation": 0.01, "vacuum": 1.0, "smoothness_z": 0.01}
+SMOOTHING = {name: {"weight": weight} for name, weight in WEIGHTS.items()}
+SMOOTH = replace(SETTINGS, positivity=True, priors=Priors.make(SMOOTHING))
 AT = torch.arange(N) - (N - 1) / 2
 PROBE = 2 * torch.exp(-(AT[:, None] ** 2 + AT**2) / 100)[None].to(torch.complex64)
 # Diffuse illumination avoids dark pixels, whose gradients depend on the rounding errors of the FFT.
@@ -82,7 +84,7 @@ def measure(geometry, grid, **model):
     generator = torch.Generator().manual_seed(1)
     strength = 0.01 if geometry.technique == "holography" else 0.002
     delta = strength * torch.rand(grid.shape, generator=generator)
-    frames = ForwardModel(geometry, grid, **model)(
+    frames = ForwardModel(geometry, grid, ModelOptions(**model))(
         delta, 0.1 * delta, LIGHT[geometry.technique], range(geometry.views)
     ).numpy()
     return Scan(geometry, Frames(frames + (STRAY if geometry.technique == "holography" else 0)))
@@ -94,7 +96,7 @@ def fitted(geometry, settings, mesh, *, height=N, halo=None, **model):
     model = {"slices": 8, **model}
     scan = measure(geometry, grid, **model)
     tiles = None if halo is None else even_tiles(height, mesh.slabs, halo)
-    rank_of_view = None if tiles else ForwardModel(geometry, grid, **model).ranks_of_views(mesh.slabs)
+    rank_of_view = None if tiles else ForwardModel(geometry, grid, ModelOptions(**model)).ranks_of_views(mesh.slabs)
     slab = Slab(mesh, height, rank_of_view)
     rows, sets = slice(*tiles.rows[mesh.slab]) if tiles else slice(None), []
     views, held = split_views(geometry.views, 7)
@@ -102,9 +104,9 @@ def fitted(geometry, settings, mesh, *, height=N, halo=None, **model):
     for shared, lane in (share_views(views, LANES, mesh), (judged, None)):
         own = slab.computes(shared)
         sets.append(load_views(scan, shared, scale=1.0, device=mesh.device, lane=lane, own=own, rows=rows))
-    model = ForwardModel(geometry, grid, slab=slab, frame_tiles=tiles, **model)
+    model = ForwardModel(geometry, grid, ModelOptions(**model), slab=slab, frame_tiles=tiles)
     unknowns = Unknowns(model, LIGHT[geometry.technique], settings, mesh.device)
-    solution = fit(unknowns, *sets, settings, mesh, report=lambda epoch: None)
+    solution = fit(unknowns, *sets, mesh, report=lambda epoch: None)
     return replace(solution, delta=slab.join(solution.delta), beta=slab.join(solution.beta))
 
 
@@ -126,7 +128,7 @@ def cases(mesh):
     yield "tiles, refined", fitted(both, replace(SMOOTH, probe_step=0.02, refinement=later), mesh, halo=N)
     yield "tiles, weighted", fitted(holography(np.zeros(1)), weighted, mesh, halo=N)
     for propagation, options in PROPAGATIONS.items():
-        model = {"propagation": propagation, "options": options, "height": 34}
+        model = {"propagation": propagation, "keywords": options, "height": 34}
         probing = replace(SETTINGS, probe_step=0.02, refinement=RefinementSettings(("positions",)))
         yield f"patterns, {propagation}", fitted(ptychography(TURNED), probing, mesh, **model)
         yield f"holograms, {propagation}", fitted(both, probing, mesh, **(model | {"height": N}))
@@ -135,15 +137,15 @@ def cases(mesh):
 def moved_from_a_whole_state(mesh):
     """Return the object after a step from a state that one rank may have saved, and the planes of this rank's state."""
     slab = Slab(mesh, N)
-    model = ForwardModel(holography(TURNED), VolumeGrid((N, N, N), (2.0, 2.0, 2.0)), slices=8, slab=slab)
+    model = ForwardModel(holography(TURNED), VolumeGrid((N, N, N), (2.0, 2.0, 2.0)), ModelOptions(8), slab=slab)
     unknowns = Unknowns(model, PROBE, SETTINGS, mesh.device)
     generator = torch.Generator().manual_seed(0)
     momentum, weight, best = (slab.part_of(torch.rand((2, N, N, N), generator=generator)) for _ in range(3))
-    state = unknowns.state([], mesh) | {"object/numbers": torch.tensor([0.0, 0.1, 0.0], dtype=torch.float64)}
+    state = unknowns.state({}, mesh) | {"object/length": torch.tensor(0.1, dtype=torch.float64)}
     state |= {"volume/object.momentum_buffer": momentum, "volume/weight": weight[0], "volume/best": best}
     unknowns.restore(unknowns.load(state, mesh))
     unknowns.gradients()[0].fill_(1 / mesh.angles)
-    unknowns.sum_object_gradient(mesh, divisor=None)
+    unknowns.volume.sum_gradient(mesh, divisor=None)
     unknowns.step()
     kept = unknowns.state(unknowns.copy(), mesh)
     planes = next(tensor.shape[1] for name, tensor in kept.items() if name.endswith("momentum_buffer"))

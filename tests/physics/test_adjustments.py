@@ -8,7 +8,7 @@ import torch
 
 from bluesky_multislice import optics
 from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, VolumeGrid
-from bluesky_multislice.models import Adjustments, ForwardModel
+from bluesky_multislice.models import Adjustments, ForwardModel, ModelOptions
 
 WAVELENGTH_M, PIXEL_M, DISTANCE_M = 1.0, 2.0, 40.0
 POSITIONS = [(0.0, 0.0), (2.0, -3.0), (0.3, 1.0)]
@@ -32,7 +32,7 @@ def geometry(n, regime="near_field"):
 def model_of(scan, planes=None, depth_m=PIXEL_M, **options):
     n = scan.detector.shape[0]
     grid = VolumeGrid((planes or n, n, n), (depth_m, PIXEL_M, PIXEL_M))
-    return ForwardModel(scan, grid, slices=grid.shape[0], precision=torch.float64, **options)
+    return ForwardModel(scan, grid, ModelOptions(grid.shape[0], precision=torch.float64, **options))
 
 
 def blobs(n, planes=None):
@@ -149,7 +149,7 @@ def test_a_background_is_added_to_every_frame(shape):
 def test_a_background_is_in_pixels_of_the_detector():
     fine, n = geometry(24).oversampled(2), 48
     grid = VolumeGrid((4, n, n), (PIXEL_M, *fine.object_pixel_m))
-    model = ForwardModel(fine, grid, slices=4, oversampling=2, precision=torch.float64)
+    model = ForwardModel(fine, grid, ModelOptions(4, oversampling=2, precision=torch.float64))
     background = torch.ones(24, 24, dtype=torch.float64)
     frames, more = (
         model(*blobs(n, 4), probe(n), [0], adjustments)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, VolumeGrid
-from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.models import ForwardModel, ModelOptions
 
 WAVELENGTH_M, FOCUS_M, THICKNESS_M = 1e-10, 0.05, 1e-7
 K = 2 * np.pi / WAVELENGTH_M
@@ -60,7 +60,7 @@ def model_of(distance_m, *, focus_m, pixel_m, margin=80):
     )
     assert scan.object_pixel_m == pytest.approx((PIXEL_M, PIXEL_M))
     grid = VolumeGrid((1, N, N), (THICKNESS_M, PIXEL_M, PIXEL_M))
-    return ForwardModel(scan, grid, slices=1, propagation="projection", margin=margin, precision=torch.float64)
+    return ForwardModel(scan, grid, ModelOptions(1, "projection", margin=margin, precision=torch.float64))
 
 
 def seen_by(model):
@@ -109,7 +109,7 @@ def test_views_of_several_magnifications_are_those_of_the_point_source():
     assert scan.object_pixel_m == pytest.approx((PIXEL_M, PIXEL_M))
     n = scan.field_shape[0]
     grid = VolumeGrid((1, n, n), (THICKNESS_M, PIXEL_M, PIXEL_M))
-    model = ForwardModel(scan, grid, slices=1, propagation="projection", margin=80, precision=torch.float64)
+    model = ForwardModel(scan, grid, ModelOptions(1, "projection", margin=80, precision=torch.float64))
     parts = phase_and_absorption(positions(n, PIXEL_M), positions(n, PIXEL_M))
     delta, beta = (torch.as_tensor(part / (K * THICKNESS_M))[None] for part in parts)
     frames = model(delta, beta, torch.ones(1, *model.window, dtype=torch.complex128), [0, 1, 2]).numpy()

@@ -10,7 +10,7 @@ from small_scan import VOXEL_M, ball, blank, hologram_geometry, rebuild, relativ
 
 from bluesky_multislice.errors import PlanError, ScanError
 from bluesky_multislice.measurement import Beam, Frames, Scan, VolumeGrid
-from bluesky_multislice.models import Adjustments, ForwardModel
+from bluesky_multislice.models import Adjustments, ForwardModel, ModelOptions
 from bluesky_multislice.optics import PROPAGATIONS, blur, point_spread_transfer
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
@@ -64,7 +64,7 @@ def test_views_that_differ_in_distance_alone_go_through_the_sample_once(monkeypa
 
     monkeypatch.setitem(PROPAGATIONS, "multislice", counted)
     grid = VolumeGrid((N, N, N), (VOXEL_M,) * 3)
-    model = ForwardModel(geometry, grid, slices=4, margin=6, precision=torch.float64)
+    model = ForwardModel(geometry, grid, ModelOptions(4, margin=6, precision=torch.float64))
     delta = torch.as_tensor(sample(), dtype=torch.float64).requires_grad_()
     wave = torch.ones((1, *model.window), dtype=torch.complex128)
     weights = torch.rand((len(order), N, N), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -82,10 +82,7 @@ def frames_of(geometry, adjustments=(), margin=6, delta=None, **options):
     model = ForwardModel(
         geometry,
         VolumeGrid(delta.shape, (VOXEL_M,) * 3),
-        slices=len(delta),
-        margin=margin,
-        precision=torch.float64,
-        **options,
+        ModelOptions(len(delta), margin=margin, precision=torch.float64, **options),
     )
     wave = torch.ones((1, *model.window), dtype=torch.complex128)
     volume = [torch.as_tensor(part).double() for part in (delta, 0.05 * delta)]

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from bluesky_multislice import optics
+from bluesky_multislice.choices import Kernel
 from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, VolumeGrid
-from bluesky_multislice.models import Adjustments, ForwardModel
-from bluesky_multislice.optics import Kernel
+from bluesky_multislice.models import Adjustments, ForwardModel, ModelOptions
 
 WAVELENGTH_M, PIXEL_M, N, PLANES = 1.0, 2.0, 32, 6
 LIGHT = {"wavelength_m": WAVELENGTH_M, "pixel_size_m": (PIXEL_M, PIXEL_M)}
@@ -42,10 +42,7 @@ def model_of(scan, volume_grid=None, *, propagation="multislice", slices=None, *
     return ForwardModel(
         scan,
         volume_grid,
-        slices=slices or volume_grid.shape[0],
-        propagation=propagation,
-        **options,
-        precision=torch.float64,
+        ModelOptions(slices or volume_grid.shape[0], propagation, **options, precision=torch.float64),
     )
 
 

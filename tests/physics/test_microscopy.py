@@ -12,7 +12,7 @@ from bluesky_multislice.cli.simulate_file import simulate_file
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.files import read_scan, write_scan
 from bluesky_multislice.measurement import VolumeGrid
-from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.models import ForwardModel, ModelOptions
 
 N = 16
 APERTURE = "entry_1/instrument_1/lens_1/numerical_aperture"
@@ -35,7 +35,7 @@ def microscope_geometry(angles=12, distances_m=(0.0,), aperture=0.25):
 
 def image(geometry, delta, beta):
     """The first frame (y, x) of a volume."""
-    model = ForwardModel(geometry, VolumeGrid((N, N, N), (VOXEL_M,) * 3), slices=N, precision=torch.float64)
+    model = ForwardModel(geometry, VolumeGrid((N, N, N), (VOXEL_M,) * 3), ModelOptions(N, precision=torch.float64))
     wave = torch.ones((1, N, N), dtype=torch.complex128)
     return model(torch.as_tensor(delta).double(), torch.as_tensor(beta).double(), wave, [0])[0].numpy()
 

@@ -47,7 +47,7 @@ def fitted(frames, photons, **recipe):
         def keep(epoch):
             deltas.append(unknowns.delta.detach().clone())
 
-        solution = fit(unknowns, data.fitted, data.held_back, plan.fit, mesh, keep)
+        solution = fit(unknowns, data.fitted, data.held_back, mesh, keep)
     return solution, deltas
 
 

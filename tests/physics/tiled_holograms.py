@@ -5,7 +5,7 @@ import torch
 from random_objects import OBJECTS, delta_of_phase
 
 from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, VolumeGrid
-from bluesky_multislice.models import NO_ADJUSTMENTS, ForwardModel, even_tiles
+from bluesky_multislice.models import NO_ADJUSTMENTS, ForwardModel, ModelOptions, even_tiles
 from bluesky_multislice.parallel import Mesh, Slab
 
 HEIGHT, WIDTH, SLICES, PIXEL_M, WAVELENGTH_M = 192, 48, 8, 4.0, 1.0
@@ -36,7 +36,8 @@ def model_of(geometry, *, length_m=100.0, **options):
     grid = VolumeGrid((SLICES, height, WIDTH), (length_m / SLICES, PIXEL_M, PIXEL_M))
     if geometry.angle_rad.any():
         grid = VolumeGrid((WIDTH, height, WIDTH), (PIXEL_M, PIXEL_M, PIXEL_M))
-    return ForwardModel(geometry, grid, slices=SLICES, margin=24, **options)
+    ranks = {name: options.pop(name) for name in ("slab", "frame_tiles") if name in options}
+    return ForwardModel(geometry, grid, ModelOptions(SLICES, margin=24, **options), **ranks)
 
 
 def uneven_probe(model):

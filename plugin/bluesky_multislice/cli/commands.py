@@ -10,10 +10,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bluesky_multislice.choices import Propagation
 from bluesky_multislice.cli.plan_command import plan
 from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options, scan_options
 from bluesky_multislice.errors import MultisliceError, PlanError
-from bluesky_multislice.recipe import Propagation
 
 _CONSOLE, _ERRORS = Console(), Console(stderr=True)
 _FILE = click.Path(path_type=Path, dir_okay=False)

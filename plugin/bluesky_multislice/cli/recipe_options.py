@@ -50,7 +50,7 @@ def collect_recipe(recipe_file: Path | None, options: dict[str, Any]) -> Recipe:
         if overrides and isinstance(values.get(name, {}), dict):
             given[name] = _merged(values.get(name, {}), overrides)
     origin = "the command line" if recipe_file is None else f"{recipe_file} and the command line"
-    return make_recipe({**values, **given}, origin=origin)
+    return make_recipe(_merged(values, given), origin=origin)
 
 
 def _option(name: str, field: FieldInfo) -> Callable:
@@ -70,6 +70,16 @@ def _option(name: str, field: FieldInfo) -> Callable:
             type=(click.Choice(list(Schedules.model_fields)), click.Choice(("from_epoch", "strength", "bound")), float),
             multiple=True,
             metavar="NAME FIELD NUMBER",
+            callback=lambda context, option, rows: _nested(rows) or None,
+            help=field.description,
+        )
+    if get_origin(kind) is dict and get_origin(get_args(kind)[1]) is dict:
+        return click.option(
+            flag,
+            name,
+            type=(str, str, float),
+            multiple=True,
+            metavar="NAME PARAMETER NUMBER",
             callback=lambda context, option, rows: _nested(rows) or None,
             help=field.description,
         )

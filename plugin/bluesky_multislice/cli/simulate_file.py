@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bluesky_multislice.choices import Propagation
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.files import read_geometry, read_volume, write_simulated
 from bluesky_multislice.measurement import unorient
-from bluesky_multislice.recipe import Instrument, Propagation, ScanValues
+from bluesky_multislice.recipe import Instrument, ScanValues
 from bluesky_multislice.reconstruction import add_photon_noise, photon_scale, simulate_frames
 
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColum
 from tiled.client.container import Container
 
 from bluesky_multislice.catalog import connect
+from bluesky_multislice.choices import Propagation
 from bluesky_multislice.demo.flow_runs import MonitoredRun, rerun
 from bluesky_multislice.demo.report import Outcome, make_tables, read_outcome, save_picture
 from bluesky_multislice.demo.services import Services, serve
@@ -23,7 +24,7 @@ from bluesky_multislice.demo.serving import keep_serving_until_interrupted
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.jobs import write_json
 from bluesky_multislice.optics.accelerator import accelerator_count
-from bluesky_multislice.recipe import Propagation, Recipe
+from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.simulation.beamline import run_scan
 from bluesky_multislice.simulation.phantoms import Sample, demo_sample
 

@@ -10,19 +10,29 @@ from bluesky_multislice.measurement.plausibility import (
     pattern_warnings,
     position_warnings,
 )
+from bluesky_multislice.measurement.refined_quantities import (
+    REFINED_QUANTITIES,
+    Quantity,
+    RefinedQuantityRow,
+    Scheduled,
+)
 from bluesky_multislice.measurement.scan import Scan
 
 __all__ = [
+    "REFINED_QUANTITIES",
     "Beam",
     "Detector",
     "FlatField",
     "FrameSource",
     "Frames",
     "Orientation",
+    "Quantity",
+    "RefinedQuantityRow",
     "Regime",
     "Saturated",
     "Scan",
     "ScanGeometry",
+    "Scheduled",
     "VolumeGrid",
     "angle_warnings",
     "check_energy",

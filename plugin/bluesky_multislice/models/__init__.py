@@ -1,9 +1,10 @@
 """Forward models: noiseless expected intensity from the unknowns (arguments) and the geometry (buffers)."""
 
 from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
-from bluesky_multislice.models.forward import Edges, ForwardModel
+from bluesky_multislice.models.forward import ForwardModel
 from bluesky_multislice.models.frame_tiles import FrameTiles, even_tiles, tiles_are_valid
 from bluesky_multislice.models.illumination import downsample, embed, upsample
+from bluesky_multislice.models.options import ModelOptions
 from bluesky_multislice.models.resampling import resample
 from bluesky_multislice.models.rotated_object import RotatedObject
 from bluesky_multislice.models.techniques import (
@@ -20,10 +21,10 @@ from bluesky_multislice.models.techniques import (
 __all__ = [
     "NO_ADJUSTMENTS",
     "Adjustments",
-    "Edges",
     "FitDefaults",
     "ForwardModel",
     "FrameTiles",
+    "ModelOptions",
     "Optics",
     "RotatedObject",
     "ScanField",

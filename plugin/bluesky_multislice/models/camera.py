@@ -3,17 +3,20 @@
 Shapes: wave (mode, view, y, x) on the window; frames (view, y, x).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bluesky_multislice.choices import Kernel
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.models.adjustments import Adjustments
+from bluesky_multislice.models.options import ModelOptions
 from bluesky_multislice.models.techniques import technique_of
 from bluesky_multislice.optics import (
-    Kernel,
     affine,
     bin_pixels,
     blur,
@@ -27,6 +30,23 @@ from bluesky_multislice.optics import (
 from bluesky_multislice.optics.conventions import frequencies
 
 
+@dataclass(frozen=True)
+class WaveTile:
+    """The part of the window whose waves a rank computes.
+
+    Attributes:
+        shape: pixels (y, x) of the waves.
+        pixel_m: pitch (y, x) of the waves.
+        first_row: first row of the waves in the window.
+        frame_rows: rows of the frames that follow from these waves; None: all.
+    """
+
+    shape: tuple[int, int]
+    pixel_m: tuple[float, float]
+    first_row: int = 0
+    frame_rows: slice | None = None
+
+
 class Camera(nn.Module):
     """The detector at each of its distances, and the optics between it and the sample.
 
@@ -36,58 +56,43 @@ class Camera(nn.Module):
 
     Args:
         geometry: the scan.
-        window: pixels (y, x) of the waves.
-        pixel_m: pitch (y, x) of the waves.
-        margin: pixels of the window around the field on every side.
-        rows: rows of the frames to compute, if the waves are a tile of the window; None: all.
-        first_row: first row of the window in the waves.
-        oversampling: pixels of ``geometry`` per pixel of the computed frames, along each axis.
-        point_spread_pixels: σ of the detector's Gaussian point spread, in pixels of the computed frames.
-        kernel: propagation kernel to a near-field detector; the scaling theorem of a cone beam requires Fresnel.
-        precision: real floating-point type of the computation.
+        options: options of the forward model.
+        tile: rows and pitch of the waves.
 
     Attributes:
         effective_distances_m: (distance,) effective distance of each distinct pair of distance and magnification.
         distance_of: (view,) index of each view's distance.
         far_field: whether frames are diffraction patterns.
         frame: pixels (y, x) of whole frames.
+        pixel_m: pitch (y, x) of the waves.
+        precision: real floating-point type of the computation.
+        wavelength_m: wavelength.
+        window: pixels (y, x) of the waves.
     """
 
     _optics: Tensor | None
     _spread: Tensor | None
 
-    def __init__(
-        self,
-        geometry: ScanGeometry,
-        *,
-        window: tuple[int, int],
-        pixel_m: tuple[float, float],
-        margin: int,
-        oversampling: int,
-        point_spread_pixels: float,
-        kernel: Kernel,
-        precision: torch.dtype,
-        rows: slice | None = None,
-        first_row: int = 0,
-    ) -> None:
+    def __init__(self, geometry: ScanGeometry, options: ModelOptions, tile: WaveTile) -> None:
         super().__init__()
         self.far_field = geometry.detector.regime == "far_field"
         ny, nx = self._sampled = geometry.detector.shape
+        oversampling, margin, window, rows = options.oversampling, options.margin, tile.shape, tile.frame_rows
         self.frame = (ny // oversampling, nx // oversampling)
-        self._window, self._pixel_m = window, pixel_m
-        own, top, self._tiled = rows or slice(0, self.frame[0]), margin - first_row, rows is not None
+        self.window, self.pixel_m = window, tile.pixel_m
+        own, top, self._tiled = rows or slice(0, self.frame[0]), margin - tile.first_row, rows is not None
         self._field = (slice(top + own.start * oversampling, top + own.stop * oversampling), slice(margin, margin + nx))
-        self._oversampling, self._precision = oversampling, precision
-        self._wavelength_m = geometry.beam.wavelength_m
+        self._oversampling, self.precision = oversampling, options.precision
+        self.wavelength_m = geometry.beam.wavelength_m
         # The scaling theorem is not needed behind a lens, so the exact kernel is used.
-        self._kernel: Kernel = "angular_spectrum" if geometry.detector.imaged else kernel
+        self._kernel: Kernel = "angular_spectrum" if geometry.detector.imaged else options.way_to_detector
         distances = np.stack([geometry.effective_distance_m, geometry.magnification], 1)
         distances, first, self.distance_of = np.unique(distances, axis=0, return_index=True, return_inverse=True)
         self.effective_distances_m: NDArray[np.float64] = distances[:, 0]
         self._coarser = distances[:, 1].max() / distances[:, 1]
         self.register_buffer("_optics", self._optics_of(geometry), persistent=False)
         blur_pixels = geometry.source_blur_m[first, None] / np.array(geometry.detector.pixel_size_m)
-        sigma = self._coarser[:, None] * np.hypot(blur_pixels, point_spread_pixels * oversampling)
+        sigma = self._coarser[:, None] * np.hypot(blur_pixels, options.point_spread_pixels * oversampling)
         spread = [point_spread_transfer(window, torch.as_tensor(each)) for each in sigma] if sigma.any() else None
         self.register_buffer("_spread", None if spread is None else torch.stack(spread), persistent=False)
 
@@ -95,16 +100,16 @@ class Camera(nn.Module):
         """Return the transfer functions (distance, y, x) from the exit plane to the detector."""
         transfers = [
             propagator(
-                self._window,
-                pixel_size_m=self._pixel_m,
-                wavelength_m=self._wavelength_m,
+                self.window,
+                pixel_size_m=self.pixel_m,
+                wavelength_m=self.wavelength_m,
                 distance_m=distance,
                 kernel=self._kernel,
                 band_limit=True,
             )
             for distance in distances_m
         ]
-        stacked = torch.stack(transfers).to(self._precision.to_complex())
+        stacked = torch.stack(transfers).to(self.precision.to_complex())
         return stacked if self._optics is None else stacked * self._optics
 
     def forward(
@@ -129,11 +134,11 @@ class Camera(nn.Module):
         distance = on_device(self.distance_of[views], wave.device)
         transfers = transfers if len(transfers) == 1 else transfers[distance]
         if fraction is not None:
-            transfers = transfers * shift_transfer(self._window, -fraction)
+            transfers = transfers * shift_transfer(self.window, -fraction)
         if adjustments.distance_shift_m is not None:
-            pixel_m = on_device(self._pixel_m, wave.device).to(adjustments.distance_shift_m)
+            pixel_m = on_device(self.pixel_m, wave.device).to(adjustments.distance_shift_m)
             shift = (adjustments.distance_shift_m / pixel_m).double()
-            transfers = transfers * shift_transfer(self._window, shift).to(transfers)[distance]
+            transfers = transfers * shift_transfer(self.window, shift).to(transfers)[distance]
         intensity = self._blurred(near_field(wave, transfers).sum(0), views)
         return self._pixels(self._resampled(intensity, views, adjustments))
 
@@ -176,5 +181,5 @@ class Camera(nn.Module):
         optics = technique_of(geometry).optics
         if optics is None:
             return None
-        fy, fx = (frequencies(n, pitch) for n, pitch in zip(self._window, self._pixel_m, strict=True))
-        return optics(geometry, fy[:, None], fx).to(self._precision.to_complex())
+        fy, fx = (frequencies(n, pitch) for n, pitch in zip(self.window, self.pixel_m, strict=True))
+        return optics(geometry, fy[:, None], fx).to(self.precision.to_complex())

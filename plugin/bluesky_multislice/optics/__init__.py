@@ -17,13 +17,12 @@ from bluesky_multislice.optics.finite_difference import finite_difference
 from bluesky_multislice.optics.graphs import bytes_of_graphs
 from bluesky_multislice.optics.host import DeferredScalar, on_device
 from bluesky_multislice.optics.interpolation import bytes_per_rotation, cached_rotations
-from bluesky_multislice.optics.kernels import KernelChoice, Kernels, Part, kernels_in_use, use_kernels, uses_fused
+from bluesky_multislice.optics.kernels import KernelChoice, Part, kernels_in_use, use_kernels, uses_fused
 from bluesky_multislice.optics.layout import in_memory_order, with_y_last
 from bluesky_multislice.optics.margins import absorbing_margin
 from bluesky_multislice.optics.multislice import multislice
 from bluesky_multislice.optics.projection import projection
 from bluesky_multislice.optics.propagation import (
-    Kernel,
     apply_transfer,
     largest_decay_rate,
     phase_rate,
@@ -31,7 +30,7 @@ from bluesky_multislice.optics.propagation import (
     propagator,
     sampled_band,
 )
-from bluesky_multislice.optics.rotation import Interpolation, planes_of_slices, rotate
+from bluesky_multislice.optics.rotation import planes_of_slices, rotate
 from bluesky_multislice.optics.sampling import halo_pixels, thickest_slice_m
 from bluesky_multislice.optics.split_step import Gradient
 from bluesky_multislice.optics.tiles import tiled_multislice
@@ -54,10 +53,7 @@ __all__ = [
     "PROPAGATIONS",
     "DeferredScalar",
     "Gradient",
-    "Interpolation",
-    "Kernel",
     "KernelChoice",
-    "Kernels",
     "Part",
     "absorbing_margin",
     "affine",

@@ -10,19 +10,18 @@ The gradient is the adjoint solve: the transpose of a step is the solve with the
 """
 
 import functools
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from bluesky_multislice.choices import Edges
 from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.optics.propagation import Distance
 from bluesky_multislice.optics.sampling import Pixel, Thickness, Windows, pixel_pair
 from bluesky_multislice.optics.split_step import Gradient, split_step
 from bluesky_multislice.optics.stencils import Stencil, fractions
 from bluesky_multislice.optics.tridiagonal import Solver, Tridiagonal
-
-Boundary = Literal["periodic", "outgoing"]
 
 _LAYER = 16
 """Pixels of the absorbing layer at each end of a line of at least three times this length."""
@@ -69,7 +68,7 @@ def finite_difference(
     absorber: Tensor | None = None,
     gradient: Gradient = "auto",
     stencil: Stencil = "compact",
-    boundary: Boundary = "periodic",
+    boundary: Edges = "periodic",
     swap: Swap | None = None,
 ) -> Tensor:
     """Return the wave at the exit plane of a thick object.
@@ -173,7 +172,7 @@ def _line(
     distance_m: float,
     wavelength_m: float,
     stencil: Stencil,
-    boundary: Boundary,
+    boundary: Edges,
     dtype: torch.dtype,
     device: torch.device,
 ) -> "_Line":
@@ -244,7 +243,7 @@ def _lines_at_once(wave: Tensor) -> int:
     return max(1, _PART_BYTES * torch.get_num_threads() // line_bytes)
 
 
-def _second_difference(n: int, boundary: Boundary) -> Tridiagonal:
+def _second_difference(n: int, boundary: Edges) -> Tridiagonal:
     """Return D at unit pitch: periodic, or (1/s)∂(1/s)∂ in a stretched coordinate with no flux at the ends."""
     ones = torch.ones(n, dtype=torch.complex128)
     if boundary == "periodic":

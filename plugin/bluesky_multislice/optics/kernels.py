@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-Kernels = Literal["auto", "general", "fused"]
+from bluesky_multislice.choices import Kernels
+
 Part = Literal["slices", "turns", "descent", "graphs"]
 
 

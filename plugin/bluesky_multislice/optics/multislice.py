@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bluesky_multislice.optics.propagation import Distance, Kernel, largest_decay_rate, phase_rate, propagator
+from bluesky_multislice.choices import Kernel
+from bluesky_multislice.optics.propagation import Distance, largest_decay_rate, phase_rate, propagator
 from bluesky_multislice.optics.sampling import Pixel, Thickness, Windows, pixel_pair
 from bluesky_multislice.optics.split_step import Gradient, split_step
 

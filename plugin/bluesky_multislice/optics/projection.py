@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from bluesky_multislice.choices import Kernel
 from bluesky_multislice.optics.multislice import multislice
-from bluesky_multislice.optics.propagation import Kernel
 from bluesky_multislice.optics.sampling import (
     Pixel,
     Thickness,

@@ -2,14 +2,13 @@
 
 import functools
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from bluesky_multislice.choices import Kernel
 from bluesky_multislice.optics.conventions import frequencies, squared_frequency, wavenumber
 
-Kernel = Literal["angular_spectrum", "fresnel"]
 Distance = float | Tensor
 
 

@@ -2,19 +2,18 @@
 
 import functools
 import math
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bluesky_multislice.choices import Interpolation
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.optics.host import on_device
 from bluesky_multislice.optics.interpolation import rotate_in_planes
 from bluesky_multislice.optics.shears import rotate_by_shears
 
-Interpolation = Literal["linear", "cubic", "fourier"]
 Angle = float | Tensor
 
 

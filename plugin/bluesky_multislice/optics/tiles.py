@@ -2,15 +2,17 @@
 
 import functools
 import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from bluesky_multislice.choices import Kernel
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.optics.multislice import multislice
-from bluesky_multislice.optics.propagation import Kernel
 from bluesky_multislice.optics.sampling import (
     Pixel,
     Thickness,
@@ -90,29 +92,48 @@ def tiled_multislice(
         gradient="stored" if recomputed else gradient,
         kernel=kernel,
     )
+    tiled = _TiledField(through, rows, columns, [] if absorber is None else [absorber], recomputed)
+    if windows is None:
+        return tiled.propagate(wave, delta, beta)
+    cuts = [(..., slice(y, y + shape[0]), slice(x, x + shape[1])) for y, x in windows]
+    return torch.cat([tiled.propagate(wave[n : n + 1], delta[cut], beta[cut]) for n, cut in enumerate(cuts)])
 
-    masks = [] if absorber is None else [absorber]
 
-    def field(*parts: Tensor) -> Tensor:
-        through_row = functools.partial(checkpoint, row, use_reentrant=False) if recomputed else row
-        strips = (through_row(*parts, *masks, pixels) for pixels, _ in rows)
-        return torch.cat([strip[:, own] for strip, (_, own) in zip(strips, rows, strict=True)], -2)
+@dataclass(frozen=True, eq=False)
+class _TiledField:
+    """A field that is propagated tile by tile.
 
-    def row(*parts_and_pixels: Tensor) -> Tensor:
+    Attributes:
+        through: propagates (wave, δ, β) of one tile.
+        rows: pixels of each row of tiles along y, and the slice of them without the halo.
+        columns: the same along x.
+        masks: real (y, x) factor on the wave behind every slice, if there is one.
+        recomputed: propagate each row of tiles again in the backward pass, instead of storing its waves.
+    """
+
+    through: Callable[..., Tensor]
+    rows: Sequence[tuple[Tensor, slice]]
+    columns: Sequence[tuple[Tensor, slice]]
+    masks: Sequence[Tensor]
+    recomputed: bool
+
+    def propagate(self, *parts: Tensor) -> Tensor:
+        """Return the exit wave of the field with the parts (wave, δ, β)."""
+        row = functools.partial(checkpoint, self._row, use_reentrant=False) if self.recomputed else self._row
+        strips = (row(*parts, *self.masks, pixels) for pixels, _ in self.rows)
+        return torch.cat([strip[:, own] for strip, (_, own) in zip(strips, self.rows, strict=True)], -2)
+
+    def _row(self, *parts_and_pixels: Tensor) -> Tensor:
         # Cutting rows first reads each row of the field once for all tiles that share it, forward and backward.
         *parts, pixels = parts_and_pixels
         strip = [part.index_select(-2, pixels) for part in parts]
         return torch.cat(
-            [tile(*(part.index_select(-1, pixels) for part in strip))[..., own] for pixels, own in columns], -1
+            [self._tile(*(part.index_select(-1, pixels) for part in strip))[..., own] for pixels, own in self.columns],
+            -1,
         )
 
-    def tile(wave: Tensor, delta: Tensor, beta: Tensor, mask: Tensor | None = None) -> Tensor:
-        return through(wave, delta, beta, absorber=mask)
-
-    if windows is None:
-        return field(wave, delta, beta)
-    cuts = [(..., slice(y, y + shape[0]), slice(x, x + shape[1])) for y, x in windows]
-    return torch.cat([field(wave[n : n + 1], delta[cut], beta[cut]) for n, cut in enumerate(cuts)])
+    def _tile(self, wave: Tensor, delta: Tensor, beta: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.through(wave, delta, beta, absorber=mask)
 
 
 def _tiles_along_axis(size: int, number: int, halo: int, device: torch.device) -> list[tuple[Tensor, slice]]:

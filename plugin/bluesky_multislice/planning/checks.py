@@ -3,11 +3,11 @@
 import numpy as np
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement import Scan, ScanGeometry, VolumeGrid
+from bluesky_multislice.measurement import Scan, ScanGeometry, Scheduled, VolumeGrid
 from bluesky_multislice.models import technique_of
 from bluesky_multislice.parallel import check_rows
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.recipe import Recipe, Scheduled
+from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers import FitSettings
 
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from bluesky_multislice.choices import OptimiserName
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement import Scan, ScanGeometry
+from bluesky_multislice.measurement import Scan, ScanGeometry, Scheduled
 from bluesky_multislice.models import FitDefaults, technique_of
 from bluesky_multislice.recipe import Recipe, Refine
-from bluesky_multislice.solvers import FitSettings, OptimiserName, Priors, RefinementSettings, Schedule, Scheduled
+from bluesky_multislice.solvers import FitSettings, Priors, RefinementSettings, Schedule
 
 STEPS_PER_EPOCH = 20
 """Smallest number of optimiser steps per epoch, if each lane has enough views."""
@@ -61,18 +62,26 @@ def fit_settings(
         seed=recipe.seed,
         refinement=_refinement(recipe.refine, epochs, optimiser),
         fidelity=recipe.fidelity,
-        priors=Priors(
-            total_variation=smoothing,
-            total_variation_z=recipe.total_variation_z,
-            l1=recipe.l1 or 0.0,
-            vacuum=vacuum,
-            smoothness_z=recipe.smoothness_z,
-            beta_over_delta_min=recipe.beta_over_delta_min,
-            beta_over_delta_max=recipe.beta_over_delta_max,
-            first_smoothing=recipe.total_variation_first,
-            floor=recipe.total_variation_floor,
-        ),
+        priors=_priors(recipe, smoothing, vacuum),
+        beta_over_delta_min=recipe.beta_over_delta_min,
+        beta_over_delta_max=recipe.beta_over_delta_max,
     )
+
+
+def _priors(recipe: Recipe, total_variation: float, vacuum: float) -> Priors:
+    """Return the priors with planned weights, and those that the recipe names."""
+    planned = {
+        "total_variation": {
+            "weight": total_variation,
+            "along_z": recipe.total_variation_z,
+            "first": recipe.total_variation_first,
+            "floor": recipe.total_variation_floor,
+        },
+        "l1": {"weight": recipe.l1 or 0.0},
+        "vacuum": {"weight": vacuum},
+        "smoothness_z": {"weight": recipe.smoothness_z},
+    }
+    return Priors.make(planned | recipe.priors)
 
 
 def batch_views_of(fitted: int, lanes: int, optimiser: OptimiserName) -> int:
@@ -124,7 +133,7 @@ def smoothing_candidates(recipe: Recipe, settings: FitSettings, held_back: int) 
     """Return weights of total variation to compare on validation frames; empty if the planned weight is used."""
     if not recipe.smoothing_by_held_back:
         return ()
-    weight = settings.priors.total_variation
+    weight = settings.priors.weight_of("total_variation")
     if weight == 0:
         raise PlanError(
             "smoothing_by_held_back needs a weight of total variation to vary.",

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bluesky_multislice.choices import Edges, FramesIn, Interpolation, Kernel, Kernels
 from bluesky_multislice.measurement import Saturated, ScanGeometry, VolumeGrid
-from bluesky_multislice.models import Edges, ForwardModel, FrameTiles
-from bluesky_multislice.optics import Gradient, Interpolation, Kernel, Kernels
+from bluesky_multislice.models import ForwardModel, FrameTiles, ModelOptions
+from bluesky_multislice.optics import Gradient
 from bluesky_multislice.parallel import Mesh, Rows, Slab, planes_are_shared
 from bluesky_multislice.recipe import Start, Support
-from bluesky_multislice.solvers import FitSettings, FramesIn
+from bluesky_multislice.solvers import FitSettings
 
 
 @dataclass(frozen=True)
@@ -128,15 +129,17 @@ class Plan:
         return ForwardModel(
             geometry.coarser(self.coarseness).oversampled(self.oversampling),
             self.grid,
-            slices=self.slices,
-            propagation=self.propagation,
-            options=self.options,
-            margin=self.margin,
-            edges=self.edges,
-            interpolation=self.interpolation,
-            oversampling=self.oversampling,
-            point_spread_pixels=self.point_spread_pixels,
-            way_to_detector=self.way_to_detector,
+            ModelOptions(
+                slices=self.slices,
+                propagation=self.propagation,
+                keywords=self.options,
+                margin=self.margin,
+                edges=self.edges,
+                interpolation=self.interpolation,
+                oversampling=self.oversampling,
+                point_spread_pixels=self.point_spread_pixels,
+                way_to_detector=self.way_to_detector,
+            ),
             slab=slab,
             frame_tiles=None if slab is None else self.frame_tiles,
         )

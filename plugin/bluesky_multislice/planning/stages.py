@@ -111,6 +111,8 @@ def thin_plan(plan: Plan, *, epochs: int, batch_views: int) -> Plan:
         probe_step=WEIGHTED_PROBE_STEP,
         positivity=False,
         priors=Priors(),
+        beta_over_delta_min=None,
+        beta_over_delta_max=None,
         refinement=RefinementSettings(schedules={"probe": of_probe}),
         polish=0,
         probe_variations=0,

@@ -1,8 +1,8 @@
 """All user input: recipe, scan values, refinement, resources, instrument file, service settings."""
 
 from bluesky_multislice.recipe.instrument import FieldPlace, Instrument, convert, read_instrument, scan_fields
-from bluesky_multislice.recipe.recipe import Propagation, Recipe, ScanValues, Start, Support, make_recipe, read_recipe
-from bluesky_multislice.recipe.refine import Refine, Scheduled, Schedules
+from bluesky_multislice.recipe.recipe import Recipe, ScanValues, Start, Support, make_recipe, read_recipe
+from bluesky_multislice.recipe.refine import Refine, Schedules
 from bluesky_multislice.recipe.resources import Constraint, Name, Resources
 from bluesky_multislice.recipe.service_settings import (
     DEPLOYMENT,
@@ -24,12 +24,10 @@ __all__ = [
     "FieldPlace",
     "Instrument",
     "Name",
-    "Propagation",
     "Recipe",
     "Refine",
     "Resources",
     "ScanValues",
-    "Scheduled",
     "Schedules",
     "ServiceSettings",
     "SettingsError",

@@ -12,6 +12,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bluesky_multislice.choices import (
+    Edges,
+    FidelityName,
+    FramesIn,
+    Interpolation,
+    Kernel,
+    Kernels,
+    OptimiserName,
+    Propagation,
+)
 from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.measurement import Orientation, Regime, Saturated, energy_problem
 from bluesky_multislice.recipe.refine import Refine
@@ -20,8 +30,6 @@ from bluesky_multislice.recipe.resources import Resources
 Support = Literal["everywhere", "cylinder"]
 Start = Literal["thin_sample", "empty"]
 Device = Literal["auto", "cpu", "gpu", "cuda", "xpu"]
-Kernels = Literal["auto", "general", "fused"]
-Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "finite-difference-wide", "projection"]
 
 
 def _techniques() -> list[str]:
@@ -120,11 +128,11 @@ class Recipe(BaseModel):
         description="Allowed relative error of the scattered wave due to slices, margins and halos, for a weakly "
         "scattering object. Smaller is slower.",
     )
-    edges: Literal["periodic", "outgoing"] = Field(
+    edges: Edges = Field(
         default="periodic",
         description="Boundary condition of the window: periodic, or outgoing (waves are absorbed at the edge).",
     )
-    interpolation: Literal["linear", "cubic", "fourier"] = Field(
+    interpolation: Interpolation = Field(
         default="linear",
         description="Interpolation of the rotated volume: linear is fastest, fourier is exact if band-limited.",
     )
@@ -134,7 +142,7 @@ class Recipe(BaseModel):
     point_spread_pixels: float = Field(
         default=0.0, ge=0, le=64, description="σ of the detector's Gaussian point spread, detector pixels; 0: none."
     )
-    way_to_detector: Literal["fresnel", "angular_spectrum"] = Field(
+    way_to_detector: Kernel = Field(
         default="fresnel",
         description="Propagator from the sample to a near-field detector. angular_spectrum is exact, for a parallel "
         "beam only; use it for details near the wavelength.",
@@ -173,7 +181,7 @@ class Recipe(BaseModel):
         "two methods must agree. "
         "None: only for 40 or more angles spread evenly over 180°.",
     )
-    fidelity: Literal["amplitude", "poisson", "intensity"] = Field(
+    fidelity: FidelityName = Field(
         default="amplitude",
         description="Noise model: Gaussian on amplitudes, Poisson counts, or Gaussian on intensities.",
     )
@@ -195,7 +203,7 @@ class Recipe(BaseModel):
     first_propagation: Propagation | None = Field(
         default=None, description="Propagation of a preceding fit, such as projection. None: same as propagation."
     )
-    optimiser: Literal["adam", "nesterov", "weighted"] | None = Field(
+    optimiser: OptimiserName | None = Field(
         default=None,
         description="Optimiser of δ and β. weighted needs a single angle. None at one angle: weighted for "
         "ptychography, otherwise adam. None at several: nesterov, or adam for ptychography without planned l1.",
@@ -268,6 +276,11 @@ class Recipe(BaseModel):
         le=1000,
         description="Weight of squared differences between neighbouring planes along the beam.",
     )
+    priors: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="Further priors by name, each with its weight and parameters, such as those of other installed "
+        "packages.",
+    )
     beta_over_delta_min: float | None = Field(
         default=None, ge=0, le=1000, description="Lower bound on β/δ of a voxel. None: no bound."
     )
@@ -282,7 +295,7 @@ class Recipe(BaseModel):
     held_back_every: int = Field(
         default=20, ge=0, description="Use every n-th frame for validation instead of the fit; 0: none."
     )
-    frames_in: Literal["memory", "disk"] | None = Field(
+    frames_in: FramesIn | None = Field(
         default=None,
         description="Storage of a rank's frames: in memory, or read from disk per batch. None: on disk if all frames "
         "exceed an eighth of the memory.",
@@ -336,6 +349,22 @@ class Recipe(BaseModel):
     )
     refine: Refine = Field(default_factory=Refine, description="Quantities refined together with object and probe.")
     scan: ScanValues = Field(default_factory=ScanValues, description="Values that override the scan's metadata.")
+
+    @field_validator("priors")
+    @classmethod
+    def _known_priors(cls, priors: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        if priors:
+            # Imported here because priors import PyTorch, which most commands do not need.
+            from bluesky_multislice.solvers import make_prior
+
+            for name, parameters in priors.items():
+                if name in cls.model_fields:
+                    raise ValueError(f"{name} is an option of its own; set {name} instead of priors.{name}")
+                try:
+                    make_prior(name, parameters)
+                except RecipeError as error:
+                    raise ValueError(str(error)) from error
+        return priors
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> "Recipe":

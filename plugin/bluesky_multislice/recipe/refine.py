@@ -3,27 +3,11 @@
 A schedule sets first epoch, strength and bound. Missing values are the shared values or planned defaults.
 """
 
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-Quantity = Literal[
-    "positions",
-    "axis_shift",
-    "intensity",
-    "distance",
-    "distance_shift",
-    "distance_magnification",
-    "distance_rotation",
-    "defocus",
-    "angle",
-    "tilt",
-    "slice_spacing",
-    "background",
-    "background_map",
-]
-
-Scheduled = Quantity | Literal["probe", "probe_variations"]
+from bluesky_multislice.measurement import REFINED_QUANTITIES, Quantity, RefinedQuantityRow, Scheduled
 
 _OF_THE_BEAM = ("probe", "probe_variations")
 
@@ -65,44 +49,26 @@ class ProbeSchedule(Schedule):
     )
 
 
-class Schedules(BaseModel):
+_SCHEDULES: dict[str, type[Schedule]] = {
+    "pixels": PixelSchedule,
+    "fraction": PartSchedule,
+    "depths_of_field": DefocusSchedule,
+}
+"""Unit of a quantity's bound → class of its schedule."""
+
+
+def _schedule_of(row: RefinedQuantityRow) -> tuple[type[Schedule], Any]:
+    """Return class and field of a quantity's schedule."""
+    kind, bound = _SCHEDULES[row.unit], "furthest_pixels" if row.shares_bound else f"{row.bound:g}"
+    return kind, Field(default=kind(), description=f"Bound {row.measured}, default {bound}.")
+
+
+_OF_QUANTITIES: Any = {name: _schedule_of(row) for name, row in REFINED_QUANTITIES.items()}
+
+
+class Schedules(create_model("Schedules", __config__=ConfigDict(frozen=True, extra="forbid"), **_OF_QUANTITIES)):
     """A schedule for each refined quantity; missing values are shared or planned."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    positions: PixelSchedule = Field(
-        default=PixelSchedule(), description="Bound in pixels of the volume, default furthest_pixels."
-    )
-    axis_shift: PixelSchedule = Field(
-        default=PixelSchedule(), description="Bound in pixels of the volume, default furthest_pixels."
-    )
-    intensity: PartSchedule = Field(default=PartSchedule(), description="Bound relative to the intensity, default 0.5.")
-    distance: PartSchedule = Field(default=PartSchedule(), description="Bound relative to the distance, default 0.1.")
-    distance_shift: PixelSchedule = Field(
-        default=PixelSchedule(), description="Bound in pixels of the volume, default furthest_pixels."
-    )
-    distance_magnification: PixelSchedule = Field(
-        default=PixelSchedule(), description="Bound in pixels at the frame's edge, default 10."
-    )
-    distance_rotation: PixelSchedule = Field(
-        default=PixelSchedule(), description="Bound in pixels at the frame's edge, default 10."
-    )
-    defocus: DefocusSchedule = Field(default=DefocusSchedule(), description="Bound in depths of field, default 20.")
-    angle: PixelSchedule = Field(
-        default=PixelSchedule(), description="Bound in pixels at the volume's edge, default 5."
-    )
-    tilt: PixelSchedule = Field(
-        default=PixelSchedule(), description="Bound in pixels at the volume's edge, default 20."
-    )
-    slice_spacing: PartSchedule = Field(
-        default=PartSchedule(), description="Bound relative to the spacing, default 0.5."
-    )
-    background: PartSchedule = Field(
-        default=PartSchedule(), description="Bound relative to the frames' mean intensity, default 1."
-    )
-    background_map: PartSchedule = Field(
-        default=PartSchedule(), description="Bound relative to the frames' mean intensity, default 1."
-    )
     probe: ProbeSchedule = Field(
         default=ProbeSchedule(),
         description="First epoch: default 1, or 2 for the weighted optimiser. Bound: factor on the power that the "

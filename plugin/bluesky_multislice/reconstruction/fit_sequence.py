@@ -126,7 +126,7 @@ def with_best_smoothing(
     epochs = max(1, plan.fit.epochs // _SHORTER)
 
     def with_weight(weight: float, plan: Plan = plan) -> Plan:
-        priors = replace(plan.fit.priors, total_variation=weight)
+        priors = plan.fit.priors.with_weight("total_variation", weight)
         earlier = tuple(with_weight(weight, stage) for stage in plan.earlier)
         return replace(plan, fit=replace(plan.fit, priors=priors), earlier=earlier, smoothings=())
 
@@ -275,7 +275,7 @@ def _fit_stage(
         observer.report(epoch)
         observer.observe_volume(slab, lambda: unknowns.delta.detach())
 
-    return fit(unknowns, fitted, held, stage.fit, mesh, report, journal)
+    return fit(unknowns, fitted, held, mesh, report, journal)
 
 
 def _coarser_probe(probe: torch.Tensor, factor: int) -> torch.Tensor:

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bluesky_multislice.choices import Propagation
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.measurement import Scan, ScanGeometry, VolumeGrid
-from bluesky_multislice.models import ForwardModel, embed, technique_of
+from bluesky_multislice.models import ForwardModel, ModelOptions, embed, technique_of
 from bluesky_multislice.planning import window_margin
-from bluesky_multislice.recipe import Propagation
 
 
 def simulate_frames(
@@ -39,10 +39,12 @@ def simulate_frames(
     model = ForwardModel(
         scan.geometry,
         VolumeGrid((delta.shape[0], delta.shape[1], delta.shape[2]), voxel_size_m),
-        slices=slices or delta.shape[0],
-        propagation=propagation,
-        margin=window_margin(scan.geometry, 1e-3, most=1.0),
-        precision=torch.float64,
+        ModelOptions(
+            slices=slices or delta.shape[0],
+            propagation=propagation,
+            margin=window_margin(scan.geometry, 1e-3, most=1.0),
+            precision=torch.float64,
+        ),
     )
     if scan.probe is None:
         probe = torch.ones((1, *model.window), dtype=torch.complex128)

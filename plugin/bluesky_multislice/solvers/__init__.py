@@ -1,18 +1,25 @@
 """Data fidelity, priors, optimisers, the fit and its solution."""
 
 from bluesky_multislice.solvers.empty_beam import EmptyBeam
-from bluesky_multislice.solvers.fidelity import FidelityName
 from bluesky_multislice.solvers.fit import evaluate, fit
+from bluesky_multislice.solvers.fit_settings import FitSettings
 from bluesky_multislice.solvers.journal import FitJournal, Interrupted, Journal
 from bluesky_multislice.solvers.kernel_choice import choose_kernels
-from bluesky_multislice.solvers.optimisers import ObjectOptimiser, OptimiserName
-from bluesky_multislice.solvers.priors import Priors, add_gradient_of_penalty, apply_bounds, cylinder_support
-from bluesky_multislice.solvers.refinement import Quantity, RefinementSettings, Schedule, Scheduled
+from bluesky_multislice.solvers.optimisers import DescentSettings, ObjectOptimiser
+from bluesky_multislice.solvers.priors import (
+    Bounds,
+    Prior,
+    Priors,
+    Scales,
+    apply_bounds,
+    cylinder_support,
+    make_prior,
+)
+from bluesky_multislice.solvers.refinement import RefinementSettings, Schedule
 from bluesky_multislice.solvers.shell_correlation import ShellCorrelation, halves, shell_correlation
 from bluesky_multislice.solvers.solution import Epoch, Solution
-from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
+from bluesky_multislice.solvers.unknowns import Unknowns
 from bluesky_multislice.solvers.views import (
-    FramesIn,
     Prefetcher,
     ViewSet,
     assign_lanes,
@@ -24,27 +31,25 @@ from bluesky_multislice.solvers.views import (
 )
 
 __all__ = [
+    "Bounds",
+    "DescentSettings",
     "EmptyBeam",
     "Epoch",
-    "FidelityName",
     "FitJournal",
     "FitSettings",
-    "FramesIn",
     "Interrupted",
     "Journal",
     "ObjectOptimiser",
-    "OptimiserName",
     "Prefetcher",
+    "Prior",
     "Priors",
-    "Quantity",
     "RefinementSettings",
+    "Scales",
     "Schedule",
-    "Scheduled",
     "ShellCorrelation",
     "Solution",
     "Unknowns",
     "ViewSet",
-    "add_gradient_of_penalty",
     "apply_bounds",
     "assign_lanes",
     "choose_kernels",
@@ -54,6 +59,7 @@ __all__ = [
     "halves",
     "load_views",
     "make_batches",
+    "make_prior",
     "share_held_back",
     "share_views",
     "shell_correlation",

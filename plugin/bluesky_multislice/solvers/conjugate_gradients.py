@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.parallel import Mesh
+from bluesky_multislice.solvers.kept_state import named_numbers, read_numbers
 from bluesky_multislice.solvers.line_search import curvature
 from bluesky_multislice.solvers.misfit import add_gradients
-from bluesky_multislice.solvers.priors import add_gradient_of_penalty
-from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
+from bluesky_multislice.solvers.priors import Penalty, Scales
+from bluesky_multislice.solvers.unknowns import Unknowns
 from bluesky_multislice.solvers.views import ViewSet
 
 
@@ -23,18 +24,17 @@ class ConjugateGradients:
     Args:
         unknowns: object and probe.
         frames: this rank's frames to fit.
-        settings: fit settings.
         weight: factor on the gradient of each voxel, broadcasts to the object.
-        noise: see ``regularisers.penalty``.
+        noise: see ``Scales``.
         mesh: the ranks.
     """
 
-    def __init__(
-        self, unknowns: Unknowns, frames: ViewSet, settings: FitSettings, weight: Tensor, noise: float, mesh: Mesh
-    ) -> None:
-        self._unknowns, self._frames, self._settings, self._mesh = unknowns, frames, settings, mesh
+    STATE_VERSION = 2
+
+    def __init__(self, unknowns: Unknowns, frames: ViewSet, weight: Tensor, noise: float, mesh: Mesh) -> None:
+        self._unknowns, self._frames, self._settings, self._mesh = unknowns, frames, unknowns.settings, mesh
         self._weight, self._noise = weight, noise
-        self._batches = frames.batches(settings.batch_views, None)
+        self._batches = frames.batches(unknowns.settings.batch_views, None)
         self._before: tuple[Tensor, Tensor, Tensor] | None = None
 
     def step(self) -> float:
@@ -44,7 +44,7 @@ class ConjugateGradients:
         direction = steepest
         if self._before is not None:
             last_gradient, last_steepest, last_direction = self._before
-            dot = self._unknowns.dot
+            dot = self._unknowns.volume.dot
             part = dot(steepest, gradient - last_gradient) / dot(last_steepest, last_gradient)
             direction = steepest + max(part, 0.0) * last_direction
             if dot(gradient, direction) <= 0:
@@ -52,18 +52,19 @@ class ConjugateGradients:
         self._before = gradient, steepest, direction
         second_derivative = self._curvature(direction)
         if second_derivative > 0:
-            self._unknowns.move(-self._unknowns.dot(gradient, direction) / second_derivative * direction)
+            self._unknowns.move(-self._unknowns.volume.dot(gradient, direction) / second_derivative * direction)
         return loss
 
     def state(self) -> dict[str, Tensor]:
         """Return the state by name; its tensors have the volume's shape."""
-        found = {"volume/polish_weight": self._weight}
+        found = named_numbers("polish", self.STATE_VERSION) | {"volume/polish_weight": self._weight}
         if self._before is not None:
             found["volume/polish_gradient"], _, found["volume/polish_direction"] = self._before
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what ``state`` returned."""
+        """Restore what ``state`` returned; see ``Stateful``."""
+        read_numbers(state, "polish", self.STATE_VERSION)
         self._weight = state["volume/polish_weight"]
         if "volume/polish_gradient" in state:
             gradient, direction = state["volume/polish_gradient"], state["volume/polish_direction"]
@@ -72,12 +73,12 @@ class ConjugateGradients:
     def _gradient(self) -> tuple[float, Tensor]:
         """Return the mean misfit and the gradient of misfit and regularisers; 0 where it would violate a bound."""
         settings = self._settings
-        total = add_gradients(self._unknowns, self._frames, self._batches, settings)
+        total = add_gradients(self._unknowns, self._frames, self._batches)
         gradient = self._unknowns.gradients()[0]
         self._unknowns.sum_small_gradients(self._mesh, total)
-        self._unknowns.sum_object_gradient(self._mesh, divisor=total[1])
-        self._unknowns.gather_gradient()
-        self._add_gradient_of_penalty(self._unknowns.object.detach(), gradient)
+        self._unknowns.volume.sum_gradient(self._mesh, divisor=total[1])
+        self._unknowns.volume.gather_gradient()
+        self._penalty.add_gradient(self._unknowns.object.detach(), gradient)
         gradient = self._unknowns.gradients()[0].clone()
         self._unknowns.zero_gradients()
         if settings.positivity:
@@ -96,10 +97,9 @@ class ConjugateGradients:
 
     def _slope_of_penalty(self, by: float, direction: Tensor) -> float:
         gradient = torch.zeros_like(direction)
-        self._add_gradient_of_penalty(self._unknowns.object.detach() + by * direction, gradient)
-        return self._unknowns.dot(gradient, direction)
+        self._penalty.add_gradient(self._unknowns.object.detach() + by * direction, gradient)
+        return self._unknowns.volume.dot(gradient, direction)
 
-    def _add_gradient_of_penalty(self, volume: Tensor, gradient: Tensor) -> None:
-        settings = self._settings
-        slab = self._unknowns.slab
-        add_gradient_of_penalty(volume, gradient, settings.priors, settings.floor_rad, self._noise, slab)
+    @property
+    def _penalty(self) -> Penalty:
+        return self._settings.priors.penalty(Scales(self._settings.object_step_rad, self._noise), self._unknowns.slab)

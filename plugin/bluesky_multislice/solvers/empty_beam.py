@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bluesky_multislice.choices import FidelityName
 from bluesky_multislice.models import ForwardModel
-from bluesky_multislice.solvers.fidelity import FIDELITIES, FidelityName
+from bluesky_multislice.solvers.fidelity import FIDELITIES
 
 
 @dataclass(frozen=True, eq=False)

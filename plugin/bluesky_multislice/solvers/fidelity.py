@@ -9,12 +9,12 @@ and regulariser weights therefore suit all of them.
 """
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-FidelityName = Literal["amplitude", "poisson", "intensity"]
+from bluesky_multislice.choices import FidelityName
 
 _DARK = 1e-4
 """Intensity, relative to the mean, added to model and measurement to keep the logarithm of dark pixels finite."""

@@ -18,10 +18,10 @@ from bluesky_multislice.solvers.journal import FitJournal
 from bluesky_multislice.solvers.line_search import line_search_step
 from bluesky_multislice.solvers.misfit import add_gradients, expected_and_measured, misfit_of
 from bluesky_multislice.solvers.optimisers import FusedStep
-from bluesky_multislice.solvers.priors import add_gradient_of_penalty, slab_weights, vacuum_noise_weight
+from bluesky_multislice.solvers.priors import Penalty, Scales, vacuum_noise_weight
 from bluesky_multislice.solvers.progress import EpochProgress, FitProgress, load_random_state, random_state
 from bluesky_multislice.solvers.solution import Epoch, Solution, Status
-from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
+from bluesky_multislice.solvers.unknowns import Unknowns
 from bluesky_multislice.solvers.views import ViewSet
 
 _ADVICE: dict[Status, str] = {
@@ -60,7 +60,6 @@ def fit(
     unknowns: Unknowns,
     fitted: ViewSet,
     held_back: ViewSet,
-    settings: FitSettings,
     mesh: Mesh,
     report: Callable[[Epoch], None],
     journal: FitJournal | None = None,
@@ -71,7 +70,6 @@ def fit(
         unknowns: the initial guess; updated in place.
         fitted: views to fit, with this rank's frames.
         held_back: validation views, with this rank's frames.
-        settings: fit settings.
         mesh: the ranks.
         report: called after every epoch, including the epochs of an earlier run.
         journal: writes checkpoints, and resumes from the checkpoint of an earlier run.
@@ -84,7 +82,7 @@ def fit(
     Raises:
         Interrupted: a stop of the job was requested; the journal has written the state.
     """
-    loop = _Loop(unknowns, fitted, held_back, settings, mesh)
+    loop = _Loop(unknowns, fitted, held_back, mesh)
     kept = journal.load() if journal else None
     progress = loop.resume(*kept) if kept else loop.start()
     for epoch in progress.history:
@@ -94,7 +92,7 @@ def fit(
         _set_status(progress)
         unknowns.restore(loop.best)
         if journal:
-            journal.end(progress, lambda: unknowns.state([], mesh))
+            journal.end(progress, lambda: unknowns.state({}, mesh))
     return Solution(
         delta=unknowns.delta.detach(),
         beta=unknowns.beta.detach(),
@@ -103,32 +101,31 @@ def fit(
         advice=_ADVICE[progress.status],
         best_epoch=progress.best_epoch,
         history=tuple(progress.history),
-        r_factor=evaluate(unknowns, fitted, settings, mesh)[1],
-        held_back_r_factor=evaluate(unknowns, held_back, settings, mesh)[1],
+        r_factor=evaluate(unknowns, fitted, mesh)[1],
+        held_back_r_factor=evaluate(unknowns, held_back, mesh)[1],
         differences=unknowns.differences,
+        penalties=_penalty(unknowns, progress.noise).values(unknowns.object.detach()),
     )
 
 
 class _Loop:
     """The loop over epochs and its state; see ``fit`` for the arguments."""
 
-    def __init__(
-        self, unknowns: Unknowns, fitted: ViewSet, held_back: ViewSet, settings: FitSettings, mesh: Mesh
-    ) -> None:
+    def __init__(self, unknowns: Unknowns, fitted: ViewSet, held_back: ViewSet, mesh: Mesh) -> None:
         self._unknowns, self._fitted, self._held_back = unknowns, fitted, held_back
-        self._settings, self._mesh = settings, mesh
-        self._shuffles = {lane: np.random.default_rng([settings.seed, lane]) for lane in fitted.lanes()}
+        self._settings, self._mesh = unknowns.settings, mesh
+        self._shuffles = {lane: np.random.default_rng([unknowns.settings.seed, lane]) for lane in fitted.lanes()}
         self._steps = int(mesh.largest(len(self._batches_of_steps(dict.fromkeys(self._shuffles)))))
         self._lanes = 1 + int(mesh.largest(max(self._shuffles, default=0)))
         self._polish: ConjugateGradients | None = None
         self._progress: FitProgress
-        self.best: list[Tensor | None]
+        self.best: dict[str, Tensor | None]
 
     def start(self) -> FitProgress:
         """Evaluate the initial guess."""
-        loss = evaluate(self._unknowns, self._held_back, self._settings, self._mesh)[0]
+        loss = evaluate(self._unknowns, self._held_back, self._mesh)[0]
         if loss is None:
-            loss = evaluate(self._unknowns, self._fitted, self._settings, self._mesh)[0]
+            loss = evaluate(self._unknowns, self._fitted, self._mesh)[0]
         self._progress = FitProgress(self._unknowns.empty, math.inf if loss is None else loss)
         self.best = self._unknowns.copy()
         return self._progress
@@ -149,8 +146,8 @@ class _Loop:
         began = time.monotonic() - progress.seconds
         for number in range(len(progress.history) + 1, settings.epochs + settings.polish + 1):
             loss = self._move(number, journal)
-            _update_held_back_views(unknowns, self._held_back, settings)
-            validation_loss, _ = evaluate(unknowns, self._held_back, settings, self._mesh)
+            _update_held_back_views(unknowns, self._held_back)
+            validation_loss, _ = evaluate(unknowns, self._held_back, self._mesh)
             seconds = time.monotonic() - began
             progress.history.append(Epoch(number, loss, validation_loss, seconds, self._fitted.coarseness))
             report(progress.history[-1])
@@ -184,9 +181,7 @@ class _Loop:
 
     def _conjugate_gradients(self) -> ConjugateGradients:
         weight = _weight(self._unknowns, self._fitted, self._mesh)
-        return ConjugateGradients(
-            self._unknowns, self._fitted, self._settings, weight, self._progress.noise, self._mesh
-        )
+        return ConjugateGradients(self._unknowns, self._fitted, weight, self._progress.noise, self._mesh)
 
     def _batches_of_steps(self, shuffles: Mapping[int, np.random.Generator | None]) -> list[list[NDArray[np.intp]]]:
         """Return the batches of each step of an epoch: some of every lane that has batches left."""
@@ -208,7 +203,7 @@ class _Loop:
         vote = _CheckpointVote(self._mesh)
         for done, batches in enumerate(steps[partial.steps :], start=partial.steps + 1):
             wanted = bool(journal and journal.wants_checkpoint())
-            sums = _step(unknowns, self._fitted, batches, settings, self._mesh, progress.noise, wanted)
+            sums = self._step(batches, wanted=wanted)
             total += sums[:2]
             if journal and vote.after(sums[2], here=wanted) and done < len(steps):
                 progress.partial_epoch = replace(partial, steps=done, misfit=float(total[0]), pixels=float(total[1]))
@@ -218,6 +213,28 @@ class _Loop:
         lateral = round(unknowns.slab.total(unknowns.object[0, 0].numel()))
         progress.noise = vacuum_noise_weight(loss, lateral_pixels=lateral, measured_pixels=int(total[1]))
         return loss
+
+    def _step(self, batches: list[NDArray[np.intp]], *, wanted: bool) -> Tensor:
+        """Take a step; return misfit and pixels over all ranks, and the number of ranks that request a checkpoint."""
+        unknowns, mesh = self._unknowns, self._mesh
+        misfit = add_gradients(unknowns, self._fitted, batches)
+        sums = torch.cat([misfit, torch.full_like(misfit[:1], wanted)])
+        unknowns.sum_small_gradients(mesh, sums)
+        penalty, weights = _penalty(unknowns, self._progress.noise, unknowns.optimiser.relative_step), None
+        # A fused step adds the common pass itself, unless several ranks with the same rows share the penalty's work.
+        fused = unknowns.optimiser.can_fuse_step
+        if fused and mesh.angles == 1:
+            weights, penalty = penalty.voxel_weights(unknowns.object), penalty.outside_common_pass
+        # Each rank with these rows adds its share of the penalty, times the pixels by which the sum is divided below.
+        penalty.add_gradient(unknowns.object, unknowns.gradients()[0], weight=sums[1], share=(mesh.angle, mesh.angles))
+        unknowns.volume.sum_gradient(mesh, divisor=None if fused else sums[1])
+        if unknowns.optimiser.needs_first_step:
+            weight = _weight(unknowns, self._fitted, mesh)
+            direction = unknowns.volume.weighted_gradient(weight)
+            step = line_search_step(unknowns, self._fitted, batches, direction, self._settings.object_step_rad, mesh)
+            unknowns.initialise_optimiser(step, weight)
+        unknowns.step(FusedStep(sums[1], weights) if fused else None)
+        return sums
 
     def _state(self, random: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the tensors from which the fit resumes, by name; see ``Unknowns.state``.
@@ -257,44 +274,9 @@ def _set_status(progress: FitProgress) -> None:
     progress.ended = True
 
 
-def _step(
-    unknowns: Unknowns,
-    fitted: ViewSet,
-    batches: list[NDArray[np.intp]],
-    settings: FitSettings,
-    mesh: Mesh,
-    noise: float,
-    wanted: bool,
-) -> Tensor:
-    """Take a step; return misfit and pixels over all ranks, and the number of ranks that request a checkpoint."""
-    misfit = add_gradients(unknowns, fitted, batches, settings)
-    sums = torch.cat([misfit, torch.full_like(misfit[:1], wanted)])
-    unknowns.sum_small_gradients(mesh, sums)
-    priors, weights = settings.priors.at(unknowns.optimiser.relative_step), None
-    # A fused step adds the penalty itself, unless several ranks with the same rows share the penalty's work.
-    fused = unknowns.optimiser.can_fuse_step
-    if fused and mesh.angles == 1:
-        weights = slab_weights(unknowns.object, priors, settings.floor_rad, noise, unknowns.slab)
-    else:
-        # Each rank with these rows adds its share of the penalty, times the pixels by which the sum is divided below.
-        add_gradient_of_penalty(
-            unknowns.object,
-            unknowns.gradients()[0],
-            priors,
-            settings.floor_rad,
-            noise,
-            unknowns.slab,
-            weight=sums[1],
-            share=(mesh.angle, mesh.angles),
-        )
-    unknowns.sum_object_gradient(mesh, divisor=None if fused else sums[1])
-    if unknowns.optimiser.needs_first_step:
-        weight = _weight(unknowns, fitted, mesh)
-        direction = unknowns.weighted_gradient(weight)
-        step = line_search_step(unknowns, fitted, batches, direction, settings.object_step_rad, mesh)
-        unknowns.initialise_optimiser(step, weight)
-    unknowns.step(FusedStep(sums[1], weights) if fused else None)
-    return sums
+def _penalty(unknowns: Unknowns, noise: float, relative_step: float = 0.0) -> Penalty:
+    settings = unknowns.settings
+    return settings.priors.penalty(Scales(settings.object_step_rad, noise, relative_step), unknowns.slab)
 
 
 def _weight(unknowns: Unknowns, fitted: ViewSet, mesh: Mesh) -> Tensor:
@@ -305,25 +287,23 @@ def _weight(unknowns: Unknowns, fitted: ViewSet, mesh: Mesh) -> Tensor:
     return exposure.div_(largest).add_(_EXPOSURE_FLOOR).reciprocal_()
 
 
-def _update_held_back_views(unknowns: Unknowns, held_back: ViewSet, settings: FitSettings) -> None:
+def _update_held_back_views(unknowns: Unknowns, held_back: ViewSet) -> None:
     """Accumulate gradients for the refined quantities of validation views; these frames do not change the object."""
     if unknowns.refines_views:
-        for batch in held_back.batches(settings.batch_views, None):
-            unknowns.add_view_gradients(misfit_of(unknowns, held_back, batch, settings), held_back.views[batch])
+        for batch in held_back.batches(unknowns.settings.batch_views, None):
+            unknowns.add_view_gradients(misfit_of(unknowns, held_back, batch), held_back.views[batch])
 
 
 @torch.no_grad()
-def evaluate(
-    unknowns: Unknowns, frames: ViewSet, settings: FitSettings, mesh: Mesh
-) -> tuple[float, float] | tuple[None, None]:
+def evaluate(unknowns: Unknowns, frames: ViewSet, mesh: Mesh) -> tuple[float, float] | tuple[None, None]:
     """Return mean misfit and R-factor over all ranks' frames; None if there are no frames.
 
     Args:
         unknowns: the unknowns to evaluate.
         frames: this rank's frames.
-        settings: fit settings.
         mesh: the ranks.
     """
+    settings = unknowns.settings
     total = torch.zeros(4, dtype=torch.float64, device=mesh.device)
     for expected, measured in expected_and_measured(unknowns, frames, frames.batches(settings.batch_views, None)):
         misfit = FIDELITIES[settings.fidelity](expected, measured, frames.mask)

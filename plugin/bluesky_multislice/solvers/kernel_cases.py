@@ -13,7 +13,15 @@ from bluesky_multislice.optics.interpolation import rotate_in_planes
 from bluesky_multislice.optics.taps import KERNELS
 from bluesky_multislice.optics.transmission import EagerSlice, Slice
 from bluesky_multislice.solvers.optimisers import Adam, Descent, Nesterov, gradient_of
-from bluesky_multislice.solvers.priors import Bounds, Priors, add_gradient_of_penalty, apply_bounds, voxel_weights
+from bluesky_multislice.solvers.priors import (
+    Bounds,
+    Penalty,
+    Scales,
+    SmoothnessZ,
+    Sparsity,
+    TotalVariation,
+    apply_bounds,
+)
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
 """Results of fused kernels, paired with those of general kernels."""
@@ -95,12 +103,14 @@ def _rotated_and_gradients(
     return [rotated.detach(), gradient_of(leaf), gradient_of(theta)]
 
 
-_PRIORS = Priors(total_variation=3.0, total_variation_z=1.5, l1=0.5, smoothness_z=0.7)
+_SCALES = Scales(step_rad=0.05)
+_PENALTY = Penalty((TotalVariation(3.0, along_z=1.5), Sparsity(0.5), SmoothnessZ(0.7)), _SCALES)
+_NO_PENALTY = Penalty((), _SCALES)
 
 
 def descent(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield a volume and its optimiser's moments after steps with regularisers, a weight and bounds."""
-    free = Bounds(False, None, None, None)
+    free = Bounds(False)
     shape = (2, 3, 9, 7)
     support = with_y_last(_Random(device).real(*shape[1:]) > -0.5)
     tight = Bounds(True, support, 0.1, 0.5)
@@ -109,9 +119,9 @@ def descent(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         functools.partial(Adam, floor=0.01),
     )
     for make in makers:
-        for priors, bounds in ((_PRIORS, tight), (_PRIORS, free), (Priors(), tight)):
+        for penalty, bounds in ((_PENALTY, tight), (_PENALTY, free), (_NO_PENALTY, tight)):
             results = (
-                _after_descent(step, make, priors, bounds, shape, device) for step in (_fused_step, _general_step)
+                _after_descent(step, make, penalty, bounds, shape, device) for step in (_fused_step, _general_step)
             )
             yield from zip(*results, strict=True)
 
@@ -119,7 +129,7 @@ def descent(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
 def _after_descent(
     step: Callable,
     make: Callable[[Tensor], Descent],
-    priors: Priors,
+    penalty: Penalty,
     bounds: Bounds,
     shape: tuple,
     device: torch.device,
@@ -131,27 +141,26 @@ def _after_descent(
     method = make(volume)
     for number in (1, 2):
         gradient_of(volume).copy_(number * gradient)
-        step(volume, method, priors, bounds, weight)
+        step(volume, method, penalty, bounds, weight)
     return [volume.clone(), *method.state().values()]
 
 
-_LENGTH, _FLOOR, _PIXELS = 0.1, 0.05, 7.0
+_LENGTH, _PIXELS = 0.1, 7.0
 
 
-def _general_step(volume: Tensor, method: Descent, priors: Priors, bounds: Bounds, weight: Tensor) -> None:
+def _general_step(volume: Tensor, method: Descent, penalty: Penalty, bounds: Bounds, weight: Tensor) -> None:
     gradient = gradient_of(volume)
-    add_gradient_of_penalty(volume, gradient, priors, _FLOOR, 0.0, weight=_PIXELS)
+    penalty.add_gradient(volume, gradient, weight=_PIXELS)
     gradient.div_(_PIXELS).mul_(weight)
     method.step(_LENGTH)
-    ratios = Priors(beta_over_delta_min=bounds.least, beta_over_delta_max=bounds.most)
-    apply_bounds(volume, ratios, positivity=bounds.positivity, support=bounds.support)
+    apply_bounds(volume, bounds)
 
 
-def _fused_step(volume: Tensor, method: Descent, priors: Priors, bounds: Bounds, weight: Tensor) -> None:
+def _fused_step(volume: Tensor, method: Descent, penalty: Penalty, bounds: Bounds, weight: Tensor) -> None:
     from bluesky_multislice.solvers.optimisers.triton_descent import PriorTerm, move
 
     nothing, gradient = volume[..., :0, :], gradient_of(volume)
-    weights = voxel_weights(priors, _FLOOR, 0.0, 1 / volume.numel())
+    weights = penalty.voxel_weights(volume)
     pixels = torch.full((), _PIXELS, dtype=torch.float64, device=volume.device)
     move(volume, gradient, method.fused_inputs(_LENGTH), PriorTerm(weights, nothing, nothing, pixels), weight, bounds)
     volume.copy_(gradient)

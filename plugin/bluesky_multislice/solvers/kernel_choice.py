@@ -14,8 +14,9 @@ from typing import Literal
 
 import torch
 
+from bluesky_multislice.choices import Kernels
 from bluesky_multislice.errors import JobError
-from bluesky_multislice.optics import KernelChoice, Kernels, Part, kernels_in_use, use_kernels
+from bluesky_multislice.optics import KernelChoice, Part, kernels_in_use, use_kernels
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.kernel_cases import CASES, Pairs, largest_difference
 

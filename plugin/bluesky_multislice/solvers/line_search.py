@@ -34,7 +34,7 @@ def line_search_step(
         the step as a multiple of the direction; 0 if the frames do not change along it.
     """
     second_derivative = curvature(unknowns, frames, batches, direction, probing_rad, mesh)
-    return unknowns.slope(direction) / second_derivative if second_derivative > 0 else 0.0
+    return unknowns.volume.slope(direction) / second_derivative if second_derivative > 0 else 0.0
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def curvature(
     part = probing_rad / largest
     # If ranks share planes, memory has no room for a copy of the object; an empty object needs no copy.
     empty = not unknowns.object.any()
-    saved = None if unknowns.shares_planes or empty else unknowns.object.detach().clone()
+    saved = None if unknowns.volume.shares_planes or empty else unknowns.object.detach().clone()
     sums = torch.zeros(2, dtype=torch.float64, device=mesh.device)
     for batch in batches:
         before = _amplitude(unknowns, frames, batch)
@@ -78,7 +78,7 @@ def curvature(
         else:
             unknowns.object.copy_(saved)
         sums += torch.stack([difference.square().sum(dtype=torch.float64), len(difference) * frames.mask.sum()])
-    unknowns.gather()
+    unknowns.volume.gather()
     mesh.sum(sums)
     return 2 * float(sums[0] / sums[1]) / part**2
 

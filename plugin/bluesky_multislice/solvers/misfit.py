@@ -10,22 +10,20 @@ from torch import Tensor
 from bluesky_multislice.models import RotatedObject
 from bluesky_multislice.optics import on_device
 from bluesky_multislice.solvers.fidelity import FIDELITIES
-from bluesky_multislice.solvers.unknowns import FitSettings, Unknowns
+from bluesky_multislice.solvers.unknowns import Unknowns
 from bluesky_multislice.solvers.views import ViewSet
 
 
-def misfit_of(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp], settings: FitSettings) -> Tensor:
+def misfit_of(unknowns: Unknowns, frames: ViewSet, batch: NDArray[np.intp]) -> Tensor:
     """Return the misfit summed over the views of a batch that this rank computes; differentiable.
 
     Every rank of the angle group calls it with the same batch.
     """
     expected, measured = unknowns.expected_intensity(frames.views[batch]), frames.measured(batch)
-    return FIDELITIES[settings.fidelity](expected, measured, frames.mask)
+    return FIDELITIES[unknowns.settings.fidelity](expected, measured, frames.mask)
 
 
-def add_gradients(
-    unknowns: Unknowns, frames: ViewSet, batches: Sequence[NDArray[np.intp]], settings: FitSettings
-) -> Tensor:
+def add_gradients(unknowns: Unknowns, frames: ViewSet, batches: Sequence[NDArray[np.intp]]) -> Tensor:
     """Add gradients and illumination of these batches to the unknowns; return their misfit and number of pixels, (2,).
 
     Angles are computed one after another. Memory holds the rotated planes of two angles and one gradient as large as
@@ -33,7 +31,7 @@ def add_gradients(
     """
     total = torch.zeros(2, device=frames.mask.device)
     for expected, measured in expected_and_measured(unknowns, frames, batches, gradients=True):
-        misfit = FIDELITIES[settings.fidelity](expected, measured, frames.mask)
+        misfit = FIDELITIES[unknowns.settings.fidelity](expected, measured, frames.mask)
         misfit.backward()
         total += torch.stack([misfit.detach(), len(expected) * frames.mask.sum()])
         del expected, measured, misfit
@@ -41,7 +39,9 @@ def add_gradients(
         views = frames.views[batch]
         if frames.empty is not None and (probe := unknowns.probe).requires_grad:
             # All flats together have the weight of one batch.
-            (int(unknowns.computes(views).sum()) * frames.empty.misfit(probe, settings.fidelity)).backward()
+            (
+                int(unknowns.slab.computes(views).sum()) * frames.empty.misfit(probe, unknowns.settings.fidelity)
+            ).backward()
         unknowns.add_illumination(views)
     return total
 
@@ -71,7 +71,7 @@ def expected_and_measured(
             measured, last = frames.measured(batch), batch
         selected = measured
         if not members.all():
-            own = np.flatnonzero(members[unknowns.computes(frames.views[batch])])
+            own = np.flatnonzero(members[unknowns.slab.computes(frames.views[batch])])
             selected = measured[on_device(own, measured.device)]
         yield unknowns.expected_intensity(frames.views[batch[members]], next(rotated)), selected
         del selected

@@ -55,6 +55,7 @@ class Solution:
             (angle, 2), intensities and angles (angle,), distances (distance,), their shifts (distance, 2),
             magnifications and rotations (distance,), tilt (2,), slice spacing (slice,), backgrounds () or (y, x), probe
             variations complex (variation, y, x) in the probe's unit and their weights (view, variation).
+        penalties: term of each prior in the cost, by name, in units of the misfit per pixel.
     """
 
     delta: Tensor
@@ -67,6 +68,7 @@ class Solution:
     r_factor: float | None
     held_back_r_factor: float | None
     differences: Mapping[str, Tensor] = field(default_factory=dict)
+    penalties: Mapping[str, float] = field(default_factory=dict)
 
     def with_probe_in(self, unit: float) -> "Solution":
         """Return the solution with probe and variations multiplied by ``unit``, and backgrounds by its square."""

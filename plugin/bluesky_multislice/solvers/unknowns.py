@@ -4,11 +4,8 @@
 length therefore suits every sample, energy and voxel size. All step lengths decrease along a cosine.
 """
 
-import functools
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,73 +15,13 @@ from torch import Tensor
 from bluesky_multislice.models import ForwardModel, RotatedObject
 from bluesky_multislice.optics import in_memory_order, propagate, with_y_last
 from bluesky_multislice.optics.conventions import wavenumber
-from bluesky_multislice.parallel import Mesh, PlaneShares
-from bluesky_multislice.solvers.fidelity import FidelityName
-from bluesky_multislice.solvers.optimisers import FusedStep, ObjectOptimiser, OptimiserName, gradient_of
-from bluesky_multislice.solvers.priors import Bounds, Priors, apply_bounds
-from bluesky_multislice.solvers.refinement import ProbeOptimiser, ProbeVariation, Refinement, RefinementSettings
-
-_LAST_STEP = 0.02
-"""Step length of the last epoch relative to the first."""
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """Settings of a fit.
-
-    Attributes:
-        epochs: maximum number of passes over the frames.
-        batch_views: views that a rank computes at once.
-        batches_per_lane: batches of each lane per step; their gradients are summed.
-        object_step_rad: step of δ and β for Adam and for finite differences, in radians of phase through the whole
-            volume.
-        probe_step: step of the probe relative to its root mean square, or factor on its weighted step; 0 keeps the
-            probe fixed.
-        gradient_floor: gradient below which Adam moves voxels less, relative to the largest gradient of the first step.
-        absorption: fit β; if False, β stays 0.
-        positivity: constrain δ and β to values ≥ 0.
-        seed: random seed of the order of views.
-        fidelity: name of a data fidelity in ``fidelity.FIDELITIES``.
-        priors: regularisers and bounds.
-        refinement: quantities refined beside object and probe.
-        optimiser: optimiser of the object.
-        step: factor on the object's step, if the step is computed from the data.
-        momentum: momentum of the object for Nesterov's method.
-        polish: steps of conjugate gradients over all frames after the epochs.
-        probe_variations: number of shapes by which the probe may change from view to view.
-        probe_light: mean |probe|² per pixel that the frames' intensity implies; it bounds a refined probe. None: that
-            of the initial probe.
-    """
-
-    epochs: int
-    batch_views: int
-    object_step_rad: float
-    probe_step: float
-    gradient_floor: float
-    absorption: bool
-    positivity: bool
-    seed: int
-    fidelity: FidelityName = "amplitude"
-    priors: Priors = field(default_factory=Priors)
-    refinement: RefinementSettings = field(default_factory=RefinementSettings)
-    optimiser: OptimiserName = "nesterov"
-    step: float = 1.0
-    momentum: float = 0.95
-    polish: int = 0
-    probe_variations: int = 0
-    probe_light: float | None = None
-    batches_per_lane: int = 1
-
-    @property
-    def floor_rad(self) -> float:
-        """Smoothing length of total variation: the difference of δ below which it is quadratic, in radians."""
-        return self.priors.floor * self.object_step_rad
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "FitSettings":
-        """Rebuild settings from ``dataclasses.asdict``, also after a JSON round trip."""
-        refinement = RefinementSettings.from_dict(values["refinement"])
-        return cls(**{**values, "priors": Priors(**values["priors"]), "refinement": refinement})
+from bluesky_multislice.parallel import Mesh
+from bluesky_multislice.solvers.fit_settings import FitSettings
+from bluesky_multislice.solvers.kept_state import Stateful, named_numbers, read_numbers
+from bluesky_multislice.solvers.optimisers import DescentSettings, FusedStep, ObjectOptimiser, gradient_of
+from bluesky_multislice.solvers.priors import Bounds, apply_bounds
+from bluesky_multislice.solvers.refinement import ProbeOptimiser, ProbeVariation, Refinement
+from bluesky_multislice.solvers.stored_volume import StoredVolume
 
 
 class Unknowns:
@@ -98,6 +35,8 @@ class Unknowns:
         support: bool (z, y, x), True where matter is allowed, for the stored rows; None: everywhere.
     """
 
+    STATE_VERSION = 2
+
     def __init__(
         self,
         model: ForwardModel,
@@ -106,69 +45,56 @@ class Unknowns:
         device: torch.device,
         support: Tensor | None = None,
     ) -> None:
-        self._model, self._settings = model, settings
+        self._model = model
+        #: fit settings.
+        self.settings = settings
         #: rows of the volume that this rank stores.
         self.slab = model.slab
         self._support = None if support is None else with_y_last(support.to(device))
         self._unit = 1 / (wavenumber(model.wavelength_m) * model.grid.thickness_m)
         self._probe_unit = float(probe.abs().square().mean().sqrt())
-        depth, _, width = model.grid.shape
-        held = (depth, self.slab.rows.stop - self.slab.rows.start, width)
-        #: (part, z, y, x) δ and, if fitted, β, in radians through the volume; the stored rows, y contiguous in memory.
-        self.object = with_y_last(torch.zeros((1 + settings.absorption, *held), device=device)).requires_grad_()
-        self.object.grad = torch.zeros_like(self.object)
-        # Views of the object and its gradient: backward passes accumulate in place without a copy.
-        self._volumes = [part.detach().requires_grad_() for part in self.object]
-        for volume, gradient in zip(self._volumes, self.object.grad, strict=True):
-            volume.grad = gradient
-        self._probe_parts = torch.view_as_real(probe.to(device) / self._probe_unit).contiguous()
-        # The callbacks hold no reference to ``self``, so that the tensors are freed as soon as their owner drops them.
-        relative_step = functools.partial(_relative_step, settings.epochs)
         weighted = settings.optimiser == "weighted"
-        # A single angle has few planes, and weighted descent needs all of them on every rank.
-        self._shares = PlaneShares(self.slab.mesh, depth, divided=not weighted)
-        self._moved = self.object
-        if self.shares_planes:
-            self._moved = with_y_last(self._shares.part_of(self.object.detach()).clone()).requires_grad_()
-            self._moved.grad = torch.zeros_like(self._moved)
+        depth, _, width = model.grid.shape
+        rows = self.slab.rows.stop - self.slab.rows.start
+        #: δ and, if fitted, β. A single angle has few planes, and weighted descent needs all of them on every rank.
+        self.volume = StoredVolume(
+            self.slab, (1 + settings.absorption, depth, rows, width), device, divided=not weighted
+        )
+        self._probe_parts = torch.view_as_real(probe.to(device) / self._probe_unit).contiguous()
         #: optimiser of the object, or of this rank's planes if ranks share them.
-        self.optimiser = ObjectOptimiser(
-            self._moved,
-            name=settings.optimiser,
-            factor=settings.step,
-            adam_step=settings.object_step_rad,
-            adam_floor=settings.gradient_floor,
-            momentum=settings.momentum,
-            relative_step=relative_step,
-            largest=self._largest,
-        )
-        self._illumination = with_y_last(torch.zeros(held[1:], device=device)) if weighted else None
-        intensity = settings.probe_light
-        self._probe_optimiser = ProbeOptimiser(
-            self._probe_parts,
-            weighted=weighted,
-            step=settings.probe_step,
-            schedule=settings.refinement.schedule_of("probe"),
-            power=None if intensity is None else intensity * probe.numel() / len(probe) / self._probe_unit**2,
-            relative_step=relative_step,
-        )
+        self.optimiser = _object_optimiser(self.volume, settings)
+        self._illumination = with_y_last(torch.zeros((rows, width), device=device)) if weighted else None
+        self._probe_optimiser = self._make_probe_optimiser()
         self._refinement = Refinement(
             model,
             settings.refinement,
             probe_refined=settings.probe_step > 0,
-            relative_step=relative_step,
+            relative_step=settings.relative_step,
             device=device,
         )
         self._refinement.fix_windows(model)
-        self._variation: ProbeVariation | None = None
-        if settings.probe_variations:
-            self._variation = ProbeVariation(
-                torch.view_as_complex(self._probe_parts.detach())[0],
-                views=len(model.angle_of),
-                number=settings.probe_variations,
-                schedule=settings.refinement.schedule_of("probe_variations"),
-                relative_step=relative_step,
-            )
+        self._variation = self._make_variation() if settings.probe_variations else None
+
+    def _make_probe_optimiser(self) -> ProbeOptimiser:
+        settings, probe_light = self.settings, self.settings.probe_light
+        modes, values = len(self._probe_parts), self._probe_parts[..., 0].numel()
+        return ProbeOptimiser(
+            self._probe_parts,
+            weighted=settings.optimiser == "weighted",
+            step=settings.probe_step,
+            schedule=settings.refinement.schedule_of("probe"),
+            power=None if probe_light is None else probe_light * values / modes / self._probe_unit**2,
+            relative_step=settings.relative_step,
+        )
+
+    def _make_variation(self) -> ProbeVariation:
+        return ProbeVariation(
+            torch.view_as_complex(self._probe_parts.detach())[0],
+            views=len(self._model.angle_of),
+            number=self.settings.probe_variations,
+            schedule=self.settings.refinement.schedule_of("probe_variations"),
+            relative_step=self.settings.relative_step,
+        )
 
     @torch.no_grad()
     def start_from(self, delta: Tensor, beta: Tensor) -> None:
@@ -178,9 +104,9 @@ class Unknowns:
         self.move(torch.zeros((), device=self.object.device))
 
     @property
-    def _largest(self) -> Callable[[Tensor], Tensor]:
-        """Function that returns the maximum of a number over all ranks that update different voxels."""
-        return self.slab.mesh.largest_value if self.shares_planes else self.slab.largest_value
+    def object(self) -> Tensor:
+        """δ and, if fitted, β, (part, z, y, x) of the stored rows, radians of phase through the whole volume."""
+        return self.volume.values
 
     @property
     def empty(self) -> bool:
@@ -195,7 +121,7 @@ class Unknowns:
     @property
     def beta(self) -> Tensor:
         """β (z, y, x) of the stored rows."""
-        return self.object[1] * self._unit if self._settings.absorption else torch.zeros_like(self.object[0])
+        return self.object[1] * self._unit if self.settings.absorption else torch.zeros_like(self.object[0])
 
     @property
     def probe(self) -> Tensor:
@@ -218,10 +144,6 @@ class Unknowns:
             found["variation_of_view"] = self._variation.weights.detach()
         return found
 
-    def computes(self, views: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Return which of these views this rank computes (bool)."""
-        return self.slab.computes(views)
-
     def rotate(self, views: NDArray[np.intp]) -> RotatedObject | None:
         """Start to rotate the object to the angle of these views; return None if this rank stores the whole object."""
         if self.slab.whole:
@@ -243,7 +165,8 @@ class Unknowns:
 
     @property
     def _delta_and_beta(self) -> tuple[Tensor, Tensor | None]:
-        return self._volumes[0], self._volumes[1] if self._settings.absorption else None
+        delta, *beta = self.volume.parts
+        return delta, beta[0] if beta else None
 
     @property
     def refines_views(self) -> bool:
@@ -285,81 +208,17 @@ class Unknowns:
         for gradient in others:
             gradient /= sums[1]
 
-    def sum_object_gradient(self, mesh: Mesh, divisor: Tensor | None) -> None:
-        """Sum the object's gradient over the ranks that store the same rows, in place.
-
-        If ranks share the planes, each rank has the sum for its own planes only; see ``gather_gradient``.
-
-        Args:
-            mesh: the ranks.
-            divisor: divisor of the sum; None: the caller divides.
-        """
-        gradient = gradient_of(self._moved)
-        if self.shares_planes:
-            self._shares.sum(gradient_of(self.object), gradient)
-        else:
-            mesh.sum_over_angles(gradient)
-        if divisor is not None:
-            gradient /= divisor
-
-    def gather_gradient(self) -> None:
-        """Give every rank the gradient of all its stored rows, after ``sum_object_gradient``."""
-        if self.shares_planes:
-            self._shares.gather(gradient_of(self._moved), gradient_of(self.object))
-
-    def weighted_gradient(self, weight: Tensor) -> Tensor:
-        """Return the weighted gradient of the stored rows, after ``sum_object_gradient``.
-
-        If ranks share planes, it overwrites the gradient; each rank keeps the gradient of its own planes.
-
-        Args:
-            weight: (z, y, x) factor on the gradient of each voxel.
-        """
-        if not self.shares_planes:
-            return weight * gradient_of(self.object)
-        self.gather_gradient()
-        return gradient_of(self.object).mul_(weight)
-
-    def slope(self, direction: Tensor) -> float:
-        """Return Σ gradient·direction over the whole volume, after ``sum_object_gradient``.
-
-        Args:
-            direction: (part, z, y, x) for the stored rows.
-        """
-        if not self.shares_planes:
-            return self.dot(gradient_of(self.object), direction)
-        pairs = zip(gradient_of(self._moved), self._shares.part_of(direction), strict=True)
-        slope = torch.stack([(ours * theirs).sum(dtype=torch.float64) for ours, theirs in pairs]).sum()
-        self.slab.mesh.sum(slope)
-        return float(slope)
-
     def initialise_optimiser(self, minimising_step: float, weight: Tensor) -> None:
         """Set the length of the first steps; see ``ObjectOptimiser.start``."""
-        own = self._shares.part_of(weight)
-        self.optimiser.start(minimising_step, with_y_last(own.clone()) if self.shares_planes else own)
-
-    @property
-    def shares_planes(self) -> bool:
-        """Whether ranks that store the same rows each update a share of the planes."""
-        return self._shares.divided
-
-    @torch.no_grad()
-    def gather(self) -> None:
-        """Give every rank the planes that other ranks update."""
-        if self.shares_planes:
-            self._shares.gather(self._moved, self.object)
-
-    def dot(self, one: Tensor, other: Tensor) -> float:
-        """Return Σ one·other over the whole volume, for tensors shaped like the object."""
-        planes = zip(one.flatten(0, 1), other.flatten(0, 1), strict=True)
-        return self.slab.total(float(sum((ours * theirs).sum(dtype=torch.float64) for ours, theirs in planes)))
+        own = self.volume.own_planes(weight)
+        self.optimiser.start(minimising_step, with_y_last(own.clone()) if self.volume.shares_planes else own)
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients of the fitted tensors, zero before the first backward pass, and the illumination."""
         fitted = [self.object, self._probe_parts] if self._probe_parts.requires_grad else [self.object]
         own = [gradient_of(tensor) for tensor in fitted]
         illumination = [] if self._illumination is None else [self._illumination]
-        return own + illumination + self._held_back_gradients
+        return own + illumination + list(self._held_back_gradients.values())
 
     def exposure(self, views: NDArray[np.intp]) -> Tensor:
         """Return the exposure (z, y, x) of each stored voxel in these views; see ``ForwardModel.exposure``."""
@@ -368,18 +227,13 @@ class Unknowns:
     @torch.no_grad()
     def move(self, change: Tensor) -> None:
         """Add a change to the object and clip it to the bounds."""
-        self.object += change
-        apply_bounds(self.object, self._settings.priors, positivity=self._settings.positivity, support=self._support)
-        self._take_own()
-
-    def _take_own(self) -> None:
-        """Copy this rank's planes of the object to the tensor that the optimiser updates."""
-        if self.shares_planes:
-            self._moved.detach().copy_(self._shares.part_of(self.object))
+        self.object.add_(change)
+        apply_bounds(self.object, self._bounds(self._support))
+        self.volume.take_own()
 
     def zero_gradients(self) -> None:
         """Set the gradients to zero."""
-        for gradient in (gradient_of(self._moved), *self.gradients()):
+        for gradient in (gradient_of(self.volume.moved), *self.gradients()):
             gradient.zero_()
 
     @torch.no_grad()
@@ -396,35 +250,32 @@ class Unknowns:
             self._illumination.zero_()
         if fused is None:
             self.optimiser.step()
-            positivity = self._settings.positivity
-            apply_bounds(self._moved, self._settings.priors, positivity=positivity, support=self._own_support)
+            apply_bounds(self.volume.moved, self._bounds(self._own_support))
         else:
             self._fused_step(fused)
         self._probe_optimiser.step()
         if self._variation is not None:
             self._variation.step()
         self._refinement.step()
-        if self.shares_planes:
+        if self.volume.shares_planes:
             gradient_of(self.object).zero_()
-        self.gather()
+        self.volume.gather()
 
     def _fused_step(self, fused: FusedStep) -> None:
-        settings, no_rows = self._settings, self._moved[..., :0, :]
-        least, most = settings.priors.beta_over_delta_min, settings.priors.beta_over_delta_max
+        no_rows = self.volume.moved[..., :0, :]
         alone = fused.weights is None or self.slab.whole
         around = (no_rows, no_rows) if alone else self.slab.rows_around(self.object)
-        bounds = Bounds(settings.positivity, self._own_support, least, most)
-        self.optimiser.fused_step(fused, around, bounds)
-        if self.shares_planes:
-            return
-        # The object and its gradient have exchanged their memory.
-        for part, volume, gradient in zip(self._volumes, self.object, gradient_of(self.object), strict=True):
-            part.data, gradient_of(part).data = volume, gradient
+        self.optimiser.fused_step(fused, around, self._bounds(self._own_support))
+        self.volume.follow_exchange()
+
+    def _bounds(self, support: Tensor | None) -> Bounds:
+        settings = self.settings
+        return Bounds(settings.positivity, support, settings.beta_over_delta_min, settings.beta_over_delta_max)
 
     @property
     def _own_support(self) -> Tensor | None:
         """Support in the planes that this rank updates."""
-        return None if self._support is None else self._shares.part_of(self._support)
+        return None if self._support is None else self.volume.own_planes(self._support)
 
     def end_epoch(self) -> None:
         """Shorten the steps for the next epoch."""
@@ -442,107 +293,104 @@ class Unknowns:
 
     def finite(self) -> bool:
         """Return whether every unknown is finite."""
-        extremes = (torch.stack(torch.aminmax(in_memory_order(tensor.detach()))) for tensor in self._tensors)
-        return not self._somewhere(not all(bool(torch.isfinite(pair).all()) for pair in extremes))
-
-    def _somewhere(self, here: bool) -> bool:
-        """Return whether the condition holds on any rank that updates other voxels; collective call."""
-        ranks = self.slab.mesh if self.shares_planes else self.slab
-        return ranks.largest(float(here)) > 0
+        extremes = (torch.stack(torch.aminmax(in_memory_order(each.detach()))) for each in self._tensors.values())
+        return not self.volume.somewhere(not all(bool(torch.isfinite(pair).all()) for pair in extremes))
 
     @property
-    def _tensors(self) -> list[Tensor]:
-        variation = [] if self._variation is None else self._variation.tensors
-        return [self._moved, self._probe_parts, *variation, *self._refinement.tensors]
+    def _tensors(self) -> dict[str, Tensor]:
+        """The unknowns by name; the object's planes that this rank updates."""
+        variation = {} if self._variation is None else self._variation.tensors
+        return {"object": self.volume.moved, "probe": self._probe_parts, **variation, **self._refinement.tensors}
 
     @torch.no_grad()
-    def copy(self, over: list[Tensor | None] | None = None) -> list[Tensor | None]:
-        """Return a copy for ``restore``; an empty volume is stored as None.
+    def copy(self, over: Mapping[str, Tensor | None] | None = None) -> dict[str, Tensor | None]:
+        """Return a copy by name for ``restore``; an empty volume is stored as None.
 
         Args:
             over: earlier copy whose memory is reused.
         """
-        buffers = [None] * len(self._tensors) if over is None else over
-        return [
-            None
-            if tensor is self._moved and not tensor.any()
-            else (torch.empty_like(tensor) if buffer is None else buffer).copy_(tensor)
-            for tensor, buffer in zip(self._tensors, buffers, strict=True)
-        ]
+        found: dict[str, Tensor | None] = {}
+        for name, tensor in self._tensors.items():
+            buffer = None if over is None else over.get(name)
+            empty = tensor is self.volume.moved and not tensor.any()
+            found[name] = None if empty else (torch.empty_like(tensor) if buffer is None else buffer).copy_(tensor)
+        return found
 
     @torch.no_grad()
-    def restore(self, saved: list[Tensor | None]) -> None:
+    def restore(self, saved: Mapping[str, Tensor | None]) -> None:
         """Restore a copy from ``copy``."""
-        for tensor, values in zip(self._tensors, saved, strict=True):
+        for name, tensor in self._tensors.items():
+            values = saved[name]
             tensor.zero_() if values is None else tensor.copy_(values)
-        self.gather()
+        self.volume.gather()
         self._refinement.fix_windows(self._model)
 
-    def state(self, best: list[Tensor | None], mesh: Mesh) -> dict[str, Tensor]:
+    def state(self, best: Mapping[str, Tensor | None], mesh: Mesh) -> dict[str, Tensor]:
         """Return the tensors from which a fit resumes, by name, without copying them.
 
         Tensors named ``volume/…`` are distributed over the ranks like the object. Those named ``planes/…`` are
         distributed like the planes that the optimiser updates. All others are equal on every rank.
 
         Args:
-            best: from ``copy``.
+            best: from ``copy``; empty: none.
             mesh: the ranks; collective call.
         """
-        found = {"volume/object": self.object, "probe/parts": self._probe_parts}
-        found["probe/unit"] = torch.tensor(self._probe_unit, dtype=torch.float64)
-        found |= {self._named(name): tensor for name, tensor in self.optimiser.state().items()}
-        found |= self._probe_optimiser.state() | self._refinement.state()
-        if self._variation is not None:
-            found |= self._variation.state()
-        gradients = [gradient.clone() for gradient in self._held_back_gradients]
-        mesh.sum(*gradients)
-        found |= {f"waiting/{number}": gradient for number, gradient in enumerate(gradients)}
-        best_name, (volume, *_) = self._named("volume/best"), best or [None]
-        if self._somewhere(volume is not None):
+        found = named_numbers("unknowns", self.STATE_VERSION, probe_unit=self._probe_unit)
+        found |= {"volume/object": self.object, "unknowns/probe": self._probe_parts}
+        found |= self.volume.stored_names(self.optimiser.state())
+        for part in self._others:
+            found |= part.state()
+        waiting = {name: gradient.clone() for name, gradient in self._held_back_gradients.items()}
+        mesh.sum(*waiting.values())
+        found |= {f"waiting/{name}": gradient for name, gradient in waiting.items()}
+        volume = best.get("object")
+        if self.volume.somewhere(volume is not None):
             # Some slabs or planes may be empty although the volume is not.
-            best = [torch.zeros_like(self._moved) if volume is None else volume, *best[1:]]
-        kept = ((number, tensor) for number, tensor in enumerate(best) if tensor is not None)
-        return found | {f"best/{number}" if number else best_name: tensor for number, tensor in kept}
+            kept = torch.zeros_like(self.volume.moved) if volume is None else volume
+            found |= self.volume.stored_names({"volume/best": kept})
+        rest = {name: tensor for name, tensor in best.items() if name != "object" and tensor is not None}
+        return found | {f"best/{name}": tensor for name, tensor in rest.items()}
 
     @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor], mesh: Mesh) -> list[Tensor | None]:
-        """Restore what ``state`` returned; return the best unknowns that it contains."""
+    def load(self, state: Mapping[str, Tensor], mesh: Mesh) -> dict[str, Tensor | None]:
+        """Restore what ``state`` returned; return the best unknowns that it contains.
+
+        Raises:
+            JobError: the state has another version.
+        """
+        (self._probe_unit,) = read_numbers(state, "unknowns", self.STATE_VERSION, "probe_unit")
         self.object.copy_(state["volume/object"])
-        self._take_own()
-        self._probe_parts.copy_(state["probe/parts"])
-        self._probe_unit = float(state["probe/unit"])
-        moved = self._moved_part_of(state)
-        self.optimiser.load(moved)
-        self._probe_optimiser.load(state)
-        self._refinement.load(state)
+        self.volume.take_own()
+        self._probe_parts.copy_(state["unknowns/probe"])
+        own = self.volume.own_state(state)
+        self.optimiser.load(own)
+        for part in self._others:
+            part.load(state)
         self._refinement.restore_fixed_windows(self._model)
-        if self._variation is not None:
-            self._variation.load(state)
-        for number, gradient in enumerate(self._held_back_gradients if mesh.rank == 0 else []):
-            gradient.copy_(state.get(f"waiting/{number}", torch.zeros(())))
-        return [moved.get(f"best/{number}" if number else "volume/best") for number in range(len(self._tensors))]
-
-    def _named(self, name: str) -> str:
-        """Return the checkpoint name of an optimiser tensor: ``planes/…`` if ranks share planes."""
-        return name.replace("volume/", "planes/") if self.shares_planes else name
-
-    def _moved_part_of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state restricted to this rank's planes, whether or not the ranks that wrote it shared planes."""
-        found = {}
-        for name, tensor in state.items():
-            whole = name.startswith("volume/")
-            own = with_y_last(self._shares.part_of(tensor)) if whole else tensor
-            found[name.replace("planes/", "volume/")] = own
-        return found
+        for name, gradient in self._held_back_gradients.items() if mesh.rank == 0 else ():
+            gradient.copy_(state.get(f"waiting/{name}", torch.zeros(())))
+        return {name: own.get("volume/best" if name == "object" else f"best/{name}") for name in self._tensors}
 
     @property
-    def _held_back_gradients(self) -> list[Tensor]:
+    def _others(self) -> list[Stateful]:
+        """What is fitted beside the object."""
+        variation = [] if self._variation is None else [self._variation]
+        return [self._probe_optimiser, self._refinement, *variation]
+
+    @property
+    def _held_back_gradients(self) -> dict[str, Tensor]:
         """Gradients that ``add_view_gradients`` adds to after an epoch, and that the next step uses."""
-        variation = [] if self._variation is None else self._variation.gradients()
-        return variation + self._refinement.gradients()
+        variation = {} if self._variation is None else self._variation.gradients()
+        return variation | self._refinement.gradients()
 
 
-def _relative_step(epochs: int, done: int) -> float:
-    """Return the step length after ``done`` of ``epochs`` epochs, relative to the first."""
-    part = min(done / epochs, 1)
-    return _LAST_STEP + (1 - _LAST_STEP) * 0.5 * (1 + math.cos(math.pi * part))
+def _object_optimiser(volume: StoredVolume, settings: FitSettings) -> ObjectOptimiser:
+    # The callbacks hold no reference to the unknowns, so that these are freed as soon as their owner drops them.
+    steps = DescentSettings(
+        settings.optimiser,
+        factor=settings.step,
+        adam_step=settings.object_step_rad,
+        adam_floor=settings.gradient_floor,
+        momentum=settings.momentum,
+    )
+    return ObjectOptimiser(volume.moved, steps, settings.relative_step, largest=volume.largest)

@@ -39,6 +39,7 @@ VALUES = {
     "total_variation_floor": 0.3,
     "l1": 0.1,
     "smoothness_z": 0.1,
+    "priors": {"vacuum": {"weight": 0.5}},
     "beta_over_delta_min": 0.01,
     "beta_over_delta_max": 0.1,
     "fidelity": "poisson",
@@ -108,8 +109,9 @@ def flag(name, value):
     option = name.replace("_", "-")
     if isinstance(value, tuple):
         return [part for each in value for part in (f"--{option}", each)]
-    if isinstance(value, Schedules):
-        rows = [(name, field, number) for name, own in value.given.items() for field, number in own.items()]
+    if option in ("refine-schedules", "priors"):
+        nested = value.given if isinstance(value, Schedules) else value
+        rows = [(name, field, number) for name, own in nested.items() for field, number in own.items()]
         return [part for row in rows for part in (f"--{option}", *row)]
     if isinstance(value, dict):
         return [part for name, number in value.items() for part in (f"--{option}", name, number)]
@@ -159,6 +161,13 @@ def test_one_number_of_a_schedule_overrules_the_file_and_leaves_the_rest(tmp_pat
         "positions": {"strength": 0.5},
     }
     assert (recipe.refine.quantities, recipe.refine.strength) == (("tilt", "positions"), 2)
+
+
+def test_one_parameter_of_a_prior_overrules_the_file_and_leaves_the_rest(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text("[priors.vacuum]\nweight = 0.25\n")
+    assert chosen("--recipe", path).priors == {"vacuum": {"weight": 0.25}}
+    assert chosen("--recipe", path, "--priors", "vacuum", "weight", 0.5).priors == {"vacuum": {"weight": 0.5}}
 
 
 @pytest.mark.parametrize("row", [("colour", "bound", 1), ("tilt", "colour", 1), ("tilt", "bound", "far")])

@@ -147,7 +147,7 @@ def test_near_field_ptychography_has_the_margin_in_its_volume():
     ],
 )
 def test_vacuum_is_held_against_noise_in_patterns_of_several_angles(geometry, choice, vacuum):
-    assert plan_of(geometry, **choice).fit.priors.vacuum == vacuum
+    assert plan_of(geometry, **choice).fit.priors.weight_of("vacuum") == vacuum
 
 
 @pytest.mark.parametrize(
@@ -164,14 +164,15 @@ def test_vacuum_is_held_against_noise_in_patterns_of_several_angles(geometry, ch
         ({"refine_probe": False}, lambda plan: plan.fit.probe_step == 0),
         ({"positivity": False}, lambda plan: not plan.fit.positivity),
         ({"absorption": False}, lambda plan: not plan.fit.absorption),
-        ({"total_variation": 0.1}, lambda plan: plan.fit.priors.total_variation == 0.1),
-        ({"total_variation_z": 2.0}, lambda plan: plan.fit.priors.total_variation_z == 2),
-        ({"total_variation_first": 3.0}, lambda plan: plan.fit.priors.first_smoothing == 3),
-        ({"total_variation_floor": 0.3}, lambda plan: plan.fit.floor_rad == pytest.approx(0.015)),
-        ({"l1": 0.1}, lambda plan: plan.fit.priors.l1 == 0.1),
-        ({"smoothness_z": 0.1}, lambda plan: plan.fit.priors.smoothness_z == 0.1),
-        ({"beta_over_delta_min": 0.1}, lambda plan: plan.fit.priors.beta_over_delta_min == 0.1),
-        ({"beta_over_delta_max": 0.1}, lambda plan: plan.fit.priors.beta_over_delta_max == 0.1),
+        ({"total_variation": 0.1}, lambda plan: plan.fit.priors.weight_of("total_variation") == 0.1),
+        ({"total_variation_z": 2.0}, lambda plan: plan.fit.priors.terms["total_variation"].along_z == 2),
+        ({"total_variation_first": 3.0}, lambda plan: plan.fit.priors.terms["total_variation"].first == 3),
+        ({"total_variation_floor": 0.3}, lambda plan: plan.fit.priors.terms["total_variation"].floor == 0.3),
+        ({"priors": {"vacuum": {"weight": 0.5}}}, lambda plan: plan.fit.priors.weight_of("vacuum") == 0.5),
+        ({"l1": 0.1}, lambda plan: plan.fit.priors.weight_of("l1") == 0.1),
+        ({"smoothness_z": 0.1}, lambda plan: plan.fit.priors.weight_of("smoothness_z") == 0.1),
+        ({"beta_over_delta_min": 0.1}, lambda plan: plan.fit.beta_over_delta_min == 0.1),
+        ({"beta_over_delta_max": 0.1}, lambda plan: plan.fit.beta_over_delta_max == 0.1),
         ({"support": "cylinder"}, lambda plan: plan.support == "cylinder"),
         ({"saturated": "mask"}, lambda plan: plan.saturated == "mask"),
         ({"shell_correlation": True}, lambda plan: plan.shell_correlation),
@@ -213,7 +214,7 @@ def test_step_scales_the_steps_of_object_and_probe():
 
 def test_several_angles_are_smoothed_a_little_unless_a_person_says_no():
     weights = [
-        plan_of(geometry, **recipe).fit.priors.total_variation
+        plan_of(geometry, **recipe).fit.priors.weight_of("total_variation")
         for geometry, recipe in (
             (pattern_geometry(), {}),
             (hologram_geometry(), {}),

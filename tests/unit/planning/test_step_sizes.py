@@ -142,6 +142,6 @@ def test_a_fit_takes_as_many_steps_as_are_counted(per_lane, monkeypatch):
         data = load_data(scan, plan, *split_views(scan.geometry.views, plan.held_back_every), scale=1.0, mesh=mesh)
         model = plan.forward_model(scan.geometry)
         probe = torch.ones((plan.probe_modes, *model.window), dtype=torch.complex64)
-        fit(Unknowns(model, probe, plan.fit, mesh.device), data.fitted, data.held_back, plan.fit, mesh, print)
+        fit(Unknowns(model, probe, plan.fit, mesh.device), data.fitted, data.held_back, mesh, print)
     assert len(steps) == work_of(plan, scan.geometry).steps
     assert exchange_of(plan, scan.geometry).rows == 0

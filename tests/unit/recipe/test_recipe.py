@@ -3,10 +3,9 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from bluesky_multislice import solvers
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.recipe import Recipe, Refine, ScanValues, Scheduled, Schedules, make_recipe, read_recipe
-from bluesky_multislice.recipe.refine import Quantity
+from bluesky_multislice.measurement import REFINED_QUANTITIES, Quantity
+from bluesky_multislice.recipe import Recipe, Refine, ScanValues, Schedules, make_recipe, read_recipe
 
 
 def scheduled(name, **schedule):
@@ -101,12 +100,8 @@ def test_wrong_value_is_named_with_its_origin(values, fault):
     assert "held_back_every" in caught.value.remedy
 
 
-def test_quantities_are_those_that_can_be_refined():
-    assert get_args(Quantity) == get_args(solvers.Quantity)
-
-
 def test_everything_that_can_be_refined_has_a_schedule():
-    assert get_args(Scheduled) == get_args(solvers.Scheduled)
+    assert tuple(REFINED_QUANTITIES) == get_args(Quantity)
     assert tuple(Schedules.model_fields) == (*get_args(Quantity), "probe", "probe_variations")
 
 
@@ -151,6 +146,7 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "total_variation_floor": 0.3,
         "l1": 0.1,
         "smoothness_z": 0.1,
+        "priors": {"vacuum": {"weight": 0.5}},
         "beta_over_delta_min": 0.01,
         "beta_over_delta_max": 0.1,
         "fidelity": "poisson",

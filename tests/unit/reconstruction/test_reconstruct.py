@@ -9,11 +9,12 @@ import torch
 from small_scan import ball, blank, hologram_geometry, hologram_scan, pattern_scan, rebuild, relative_error
 
 from bluesky_multislice import optics
+from bluesky_multislice.choices import Propagation
 from bluesky_multislice.errors import FramesError, ScanError
 from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
-from bluesky_multislice.recipe import Propagation, Recipe
+from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruction import reconstruct
 
 

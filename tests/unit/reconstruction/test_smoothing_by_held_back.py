@@ -35,13 +35,13 @@ def test_the_weight_that_explains_frames_held_back_is_taken(noisy):
         weight: min(e.held_back_loss for e in reconstructed(noisy, total_variation=weight, epochs=4).solution.history)
         for weight in weights
     }
-    assert result.plan.fit.priors.total_variation == min(least, key=least.get)
+    assert result.plan.fit.priors.weight_of("total_variation") == min(least, key=least.get)
     assert len(result.solution.history) <= 12
 
 
 def test_noise_asks_for_more_smoothing(noisy):
     weights = [
-        reconstructed(scan, smoothing_by_held_back=True).plan.fit.priors.total_variation
+        reconstructed(scan, smoothing_by_held_back=True).plan.fit.priors.weight_of("total_variation")
         for scan in (noisy, hologram_scan(angles=16))
     ]
     assert weights[0] > weights[1]
@@ -49,7 +49,7 @@ def test_noise_asks_for_more_smoothing(noisy):
 
 def test_without_it_the_planned_weight_is_taken(noisy):
     result = reconstructed(noisy, epochs=1)
-    assert result.plan.fit.priors.total_variation == WEIGHT
+    assert result.plan.fit.priors.weight_of("total_variation") == WEIGHT
     assert relative_error(result.solution.delta, ball()) < 1
 
 

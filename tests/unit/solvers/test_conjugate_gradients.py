@@ -10,9 +10,8 @@ from small_scan import hologram_scan, rebuild
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
-from bluesky_multislice.solvers import Unknowns, load_views
+from bluesky_multislice.solvers import Scales, Unknowns, load_views
 from bluesky_multislice.solvers.conjugate_gradients import ConjugateGradients
-from bluesky_multislice.solvers.priors.regularisers import penalty
 
 
 def prepared(**recipe):
@@ -28,13 +27,13 @@ def descent(steps, *, straight=False, **recipe):
     """The misfit and regularisers before every step, and the unknowns after the last."""
     unknowns, frames, settings = prepared(**recipe)
     with join_mesh("cpu") as mesh:
-        way = ConjugateGradients(unknowns, frames, settings, torch.tensor(1.0), 0.0, mesh)
+        way = ConjugateGradients(unknowns, frames, torch.tensor(1.0), 0.0, mesh)
         losses = []
         for _ in range(steps):
             if straight:
-                way = ConjugateGradients(unknowns, frames, settings, torch.tensor(1.0), 0.0, mesh)
-            regularisers = float(penalty(unknowns.object.detach(), settings.priors, settings.floor_rad, 0.0))
-            losses.append(way.step() + regularisers)
+                way = ConjugateGradients(unknowns, frames, torch.tensor(1.0), 0.0, mesh)
+            terms = settings.priors.penalty(Scales(settings.object_step_rad)).values(unknowns.object.detach())
+            losses.append(way.step() + sum(terms.values()))
     return losses, unknowns
 
 

@@ -9,7 +9,7 @@ from small_scan import VOXEL_M, ball, blank, hologram_geometry, hologram_scan, r
 
 from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.reconstruction import add_photon_noise, simulate_frames
-from bluesky_multislice.solvers.priors.regularisers import total_variation
+from bluesky_multislice.solvers import Priors, Scales
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,8 @@ def test_frames_of_vacuum_give_an_empty_volume_and_say_so(photons, seed):
 
 def test_total_variation_smooths_noise(few_photons):
     rough, smooth = (rebuild(few_photons, total_variation=weight) for weight in (0.0, 0.01))
-    variation = [float(total_variation(solution.delta / 5e-3, 1e-3)) for solution in (rough, smooth)]
+    penalty = Priors.make({"total_variation": {"weight": 1.0}}).penalty(Scales(1e-3))
+    variation = [penalty.values(solution.delta[None] / 5e-3)["total_variation"] for solution in (rough, smooth)]
     assert variation[1] < 0.5 * variation[0]
     assert relative_error(smooth.delta, ball()) < 0.5 * relative_error(rough.delta, ball())
 

@@ -8,7 +8,7 @@ import torch
 from small_scan import hologram_geometry
 
 from bluesky_multislice.measurement import VolumeGrid
-from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.models import ForwardModel, ModelOptions
 from bluesky_multislice.optics.layout import has_y_last
 from bluesky_multislice.solvers import FitSettings, Unknowns
 
@@ -27,7 +27,7 @@ SETTINGS = FitSettings(
 
 
 def unknowns(**settings):
-    model = ForwardModel(hologram_geometry(n=N), VolumeGrid((N, N, N), (VOXEL_M, VOXEL_M, VOXEL_M)), slices=2)
+    model = ForwardModel(hologram_geometry(n=N), VolumeGrid((N, N, N), (VOXEL_M, VOXEL_M, VOXEL_M)), ModelOptions(2))
     probe = torch.full((1, N, N), 3 + 4j, dtype=torch.complex64)
     return Unknowns(model, probe, replace(SETTINGS, **settings), torch.device("cpu"))
 
@@ -72,7 +72,7 @@ def test_steps_get_shorter_to_a_fiftieth():
 def test_what_is_as_large_as_the_volume_lies_with_y_last(optimiser):
     moved = stepped(torch.ones(()), optimiser=optimiser)
     moved.move(torch.ones(()))
-    volumes = [moved.object.detach(), moved.gradients()[0], moved.copy()[0], moved.delta.detach()]
+    volumes = [moved.object.detach(), moved.gradients()[0], moved.copy()["object"], moved.delta.detach()]
     volumes += [tensor.detach() for name, tensor in moved.optimiser.state().items() if name.startswith("volume/")]
     assert len(volumes) > 4
     assert all(has_y_last(volume) for volume in volumes)
@@ -96,10 +96,10 @@ def test_a_copy_is_what_restore_goes_back_to():
 
 def test_an_empty_volume_takes_no_memory_in_a_copy_and_a_better_one_takes_that_of_the_last():
     moved = stepped(torch.ones(()))
-    assert unknowns().copy()[0] is None
+    assert unknowns().copy()["object"] is None
     first = moved.copy()
     again = moved.copy(over=first)
-    assert [part.data_ptr() for part in again] == [part.data_ptr() for part in first]
+    assert [part.data_ptr() for part in again.values()] == [part.data_ptr() for part in first.values()]
 
 
 @pytest.mark.parametrize("positivity", [True, False])
@@ -123,7 +123,7 @@ def test_without_absorption_beta_stays_zero(absorption):
 def test_the_floor_keeps_voxels_still_that_the_beam_hardly_reaches():
     gradient = torch.full((2, N, N, N), 1e-6)
     gradient[:, 0] = 1.0
-    free, floored = (stepped(gradient, gradient_floor=floor).copy()[0][0].abs() for floor in (0.0, 0.02))
+    free, floored = (stepped(gradient, gradient_floor=floor).copy()["object"][0].abs() for floor in (0.0, 0.02))
     assert float(free[1].max() / free[0].max()) == pytest.approx(1, rel=1e-3)
     assert float(floored[1].max() / floored[0].max()) < 1e-3
     assert float(floored[0].max() / free[0].max()) > 0.95

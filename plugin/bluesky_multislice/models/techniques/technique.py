@@ -5,11 +5,12 @@ The wave optics in the sample, the solvers, fidelities, regularisers, stopping r
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bluesky_multislice.choices import OptimiserName
 from bluesky_multislice.measurement import Regime, ScanGeometry
 
 Optics = Callable[[ScanGeometry, Tensor, Tensor], Tensor]
@@ -66,7 +67,7 @@ class FitDefaults:
     total_variation: float = 0.001
     constrain_vacuum: bool = False
     gradient_floor: float = 0.0
-    single_angle_optimiser: Literal["adam", "weighted"] = "adam"
+    single_angle_optimiser: OptimiserName = "adam"
     epochs: int = 25
     adam_epochs: int = 30
 

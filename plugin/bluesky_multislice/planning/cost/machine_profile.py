@@ -16,11 +16,11 @@ from torch import Tensor
 
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.measurement import Beam, Detector, ScanGeometry, VolumeGrid
-from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.models import ForwardModel, ModelOptions
 from bluesky_multislice.optics import PROPAGATIONS, rotate, with_y_last
 from bluesky_multislice.optics.accelerator import accelerator_count, device_name, resolve_device_type, synchronise
 from bluesky_multislice.parallel import measured_rate
-from bluesky_multislice.solvers import ObjectOptimiser, Priors, add_gradient_of_penalty, apply_bounds
+from bluesky_multislice.solvers import Bounds, DescentSettings, ObjectOptimiser, Priors, Scales, apply_bounds
 
 _SIDES = (64, 128, 256, 512)
 _SLICES, _SIDE, _PLANES_PER_SLICE, _SMALL_SIDE = 8, 128, 8, 8
@@ -213,7 +213,7 @@ def _batch(place: torch.device, least_s: float) -> float:
         position_m=np.zeros((1, 2)),
     )
     model = ForwardModel(
-        geometry, VolumeGrid((_SMALL_SIDE, _SMALL_SIDE, _SMALL_SIDE), (1e-8, 1e-8, 1e-8)), slices=2
+        geometry, VolumeGrid((_SMALL_SIDE, _SMALL_SIDE, _SMALL_SIDE), (1e-8, 1e-8, 1e-8)), ModelOptions(slices=2)
     ).to(place)
     delta, beta = (with_y_last(torch.zeros((_SMALL_SIDE,) * 3, device=place)).requires_grad_() for _ in range(2))
     probe = torch.ones((1, *model.window), dtype=torch.complex64, device=place)
@@ -224,20 +224,12 @@ def _optimiser_step(place: torch.device, least_s: float) -> float:
     """Return the seconds per voxel of an optimiser step with weights and positivity."""
     volume = torch.zeros((1, *(_SIDE,) * 3), device=place, requires_grad=True)
     volume.grad = torch.ones_like(volume)
-    optimiser = ObjectOptimiser(
-        volume,
-        name="nesterov",
-        factor=1.0,
-        adam_step=0.0,
-        adam_floor=0.0,
-        momentum=0.95,
-        relative_step=lambda epoch: 1.0,
-    )
+    optimiser = ObjectOptimiser(volume, DescentSettings("nesterov"), lambda epoch: 1.0)
     optimiser.start(1.0, torch.ones_like(volume[0]))
 
     def step() -> None:
         optimiser.step()
-        apply_bounds(volume.detach(), Priors(), positivity=True, support=None)
+        apply_bounds(volume.detach(), Bounds(positivity=True))
 
     return _seconds(step, place, least_s) / volume.numel()
 
@@ -245,7 +237,8 @@ def _optimiser_step(place: torch.device, least_s: float) -> float:
 def _regulariser(place: torch.device, least_s: float) -> float:
     """Return the seconds of total variation's gradient per voxel."""
     volume, gradient = torch.zeros((2, 1, *(_SIDE,) * 3), device=place)
-    compute = functools.partial(add_gradient_of_penalty, volume, gradient, Priors(total_variation=1.0), 1.0, 0.0)
+    penalty = Priors.make({"total_variation": {"weight": 1.0}}).penalty(Scales(step_rad=1.0))
+    compute = functools.partial(penalty.add_gradient, volume, gradient)
     return _seconds(compute, place, least_s) / volume.numel()
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.fft import next_fast_len
 
-from bluesky_multislice.measurement import ScanGeometry
+from bluesky_multislice.measurement import Quantity, ScanGeometry
 from bluesky_multislice.optics import BETWEEN_MID_PLANES, cached_rotations
 from bluesky_multislice.planning.cost.exchange import batches_of, steps_of
 from bluesky_multislice.planning.plan import Plan
-from bluesky_multislice.solvers import Quantity
 
 _MOVING: frozenset[Quantity] = frozenset({"positions", "axis_shift"})
 """Quantities whose refinement shifts the probe of each view."""

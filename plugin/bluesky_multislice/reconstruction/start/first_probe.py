@@ -189,4 +189,4 @@ def _focus_distances_m(
 def _short_fit(geometry: ScanGeometry, plan: Plan, probe: Tensor, sets: list[ViewSet], mesh: Mesh) -> Solution:
     one_angle = replace(geometry, angle_rad=np.zeros(geometry.views))
     unknowns = Unknowns(plan.forward_model(one_angle).to(mesh.device), probe, plan.fit, mesh.device)
-    return fit(unknowns, sets[0], sets[1], plan.fit, mesh, lambda epoch: None)
+    return fit(unknowns, sets[0], sets[1], mesh, lambda epoch: None)

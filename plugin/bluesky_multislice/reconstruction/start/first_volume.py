@@ -164,7 +164,7 @@ def by_paganin(holograms: AngleHolograms, geometry: ScanGeometry, grid: VolumeGr
 
 
 def _ratios(plan: Plan) -> tuple[float, ...]:
-    least, most = plan.fit.priors.beta_over_delta_min, plan.fit.priors.beta_over_delta_max
+    least, most = plan.fit.beta_over_delta_min, plan.fit.beta_over_delta_max
     bounded = np.clip(_RATIOS, least or 0.0, np.inf if most is None else most)
     return tuple(dict.fromkeys(bounded.tolist()))
 
@@ -294,7 +294,7 @@ def _misfit_function(
 
     def misfit(delta: Tensor, beta: Tensor) -> float:
         unknowns.start_from(delta, beta)
-        found, _ = evaluate(unknowns, frames, settings, mesh)
+        found, _ = evaluate(unknowns, frames, mesh)
         return float("inf") if found is None else found
 
     return misfit

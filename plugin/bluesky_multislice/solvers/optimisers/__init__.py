@@ -11,9 +11,9 @@ from bluesky_multislice.solvers.optimisers.descent import (
 )
 from bluesky_multislice.solvers.optimisers.optimiser import (
     WEIGHTED_LENGTH,
+    DescentSettings,
     FusedStep,
     ObjectOptimiser,
-    OptimiserName,
     weighted_momentum,
 )
 
@@ -21,11 +21,11 @@ __all__ = [
     "WEIGHTED_LENGTH",
     "Adam",
     "Descent",
+    "DescentSettings",
     "FusedStep",
     "Moments",
     "Nesterov",
     "ObjectOptimiser",
-    "OptimiserName",
     "gradient_of",
     "weighted_momentum",
     "with_prefix",

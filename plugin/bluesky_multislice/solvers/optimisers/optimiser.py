@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from bluesky_multislice.choices import OptimiserName
 from bluesky_multislice.optics import uses_fused
+from bluesky_multislice.solvers.kept_state import named_numbers, read_numbers
 from bluesky_multislice.solvers.optimisers.descent import Adam, Nesterov, gradient_of, with_prefix, without_prefix
-from bluesky_multislice.solvers.priors import NO_WEIGHTS, Bounds, Weights
-
-OptimiserName = Literal["adam", "nesterov", "weighted"]
+from bluesky_multislice.solvers.priors import Bounds, Weights
 
 _STEP_FRACTION = 0.2
 """Fraction of the line search's step to the minimum that one gradient moves.
@@ -54,6 +53,26 @@ class FusedStep:
     weights: Weights | None
 
 
+@dataclass(frozen=True)
+class DescentSettings:
+    """Method of the object's optimiser, and its steps.
+
+    Attributes:
+        method: name of the method.
+        factor: factor on a step length that is computed from the data.
+        adam_step: step of Adam, in units of the volume.
+        adam_floor: gradient below which Adam moves voxels less, relative to the largest first gradient.
+        momentum: Nesterov's momentum. A batch contains one or few angles; 0.95 averages over about twenty gradients,
+            and so over the whole angular range.
+    """
+
+    method: OptimiserName
+    factor: float = 1.0
+    adam_step: float = 0.0
+    adam_floor: float = 0.0
+    momentum: float = 0.95
+
+
 class ObjectOptimiser:
     """Updates one tensor along its negative gradient.
 
@@ -65,37 +84,31 @@ class ObjectOptimiser:
 
     Args:
         volume: tensor to update in place.
-        name: name of the method.
-        factor: factor on the step length that ``start`` sets.
-        adam_step: step of Adam, in units of the volume.
-        adam_floor: gradient below which Adam moves voxels less, relative to the largest first gradient.
+        settings: method and its steps.
         relative_step: number of epochs done → factor on the step.
-        momentum: Nesterov's momentum. A batch contains one or few angles; 0.95 averages over about twenty gradients,
-            and so over the whole angular range.
         largest: returns the maximum of a number over all ranks that store parts of the volume.
     """
+
+    STATE_VERSION = 2
 
     def __init__(
         self,
         volume: Tensor,
-        *,
-        name: OptimiserName,
-        factor: float,
-        adam_step: float,
-        adam_floor: float,
+        settings: DescentSettings,
         relative_step: Callable[[int], float],
-        momentum: float,
+        *,
         largest: Callable[[Tensor], Tensor] = torch.as_tensor,
     ) -> None:
         self._volume, self._largest = volume, largest
-        self._factor, self._adam_floor, self._relative_step = factor, adam_floor, relative_step
+        self._settings, self._relative_step = settings, relative_step
         self._epochs_done = 0
         self._weight: Tensor | None = None
         self._illumination_weight: Tensor | None = None
-        self._length = {"adam": adam_step, "nesterov": 0.0, "weighted": WEIGHTED_LENGTH * factor}[name]
-        self._adam = Adam(volume, floor=0.0) if name == "adam" else None
-        self._method = self._adam or Nesterov(volume, momentum)
-        self._weighted = self._method if name == "weighted" and isinstance(self._method, Nesterov) else None
+        lengths = {"adam": settings.adam_step, "nesterov": 0.0, "weighted": WEIGHTED_LENGTH * settings.factor}
+        self._length = lengths[settings.method]
+        self._adam = Adam(volume, floor=0.0) if settings.method == "adam" else None
+        self._method = self._adam or Nesterov(volume, settings.momentum)
+        self._weighted = self._method if settings.method == "weighted" and isinstance(self._method, Nesterov) else None
         self._prepare()
 
     @property
@@ -122,7 +135,7 @@ class ObjectOptimiser:
             weight: factor on the gradient, broadcasts to the volume.
         """
         self._weight = weight
-        self._length = self._factor * _STEP_FRACTION * minimising_step
+        self._length = self._settings.factor * _STEP_FRACTION * minimising_step
 
     @torch.no_grad()
     def precondition(self, illumination: Tensor, *, in_step: bool = False) -> None:
@@ -146,7 +159,7 @@ class ObjectOptimiser:
         gradient = gradient_of(self._volume)
         if self._adam is not None and self._adam.floor == 0:
             largest = float(self._largest(torch.linalg.vector_norm(gradient, torch.inf)))
-            self._adam.floor = max(self._adam_floor * largest, 1e-12)
+            self._adam.floor = max(self._settings.adam_floor * largest, 1e-12)
         if self._weight is not None:
             gradient.mul_(self._weight)
         self._method.step(self._length * self.relative_step)
@@ -164,7 +177,7 @@ class ObjectOptimiser:
         from bluesky_multislice.solvers.optimisers.triton_descent import PriorTerm, move
 
         volume, gradient = self._volume, gradient_of(self._volume)
-        prior = PriorTerm(fused.weights or NO_WEIGHTS, *around, fused.pixels)
+        prior = PriorTerm(fused.weights or Weights(), *around, fused.pixels)
         weight = self._weight if self._illumination_weight is None else self._illumination_weight
         move(volume, gradient, self._method.fused_inputs(self._length * self.relative_step), prior, weight, bounds)
         volume.data, gradient.data = gradient.data, volume.data
@@ -183,8 +196,9 @@ class ObjectOptimiser:
 
     def state(self) -> dict[str, Tensor]:
         """Return the state by name; tensors named ``volume/…`` are distributed over the ranks like the volume."""
-        numbers = [self._epochs_done, self._length, 0.0 if self._adam is None else self._adam.floor]
-        found = {"object/numbers": torch.tensor(numbers, dtype=torch.float64)}
+        floor = 0.0 if self._adam is None else self._adam.floor
+        numbers = {"epochs": self._epochs_done, "length": self._length, "floor": floor}
+        found = named_numbers("object", self.STATE_VERSION, **numbers)
         if self._weight is not None:
             found["volume/weight"] = self._weight
         for name, tensor in with_prefix("object", self._method.state()).items():
@@ -192,8 +206,9 @@ class ObjectOptimiser:
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what ``state`` returned."""
-        epochs, self._length, floor = state["object/numbers"].tolist()
+        """Restore what ``state`` returned; see ``Stateful``."""
+        numbers = read_numbers(state, "object", self.STATE_VERSION, "epochs", "length", "floor")
+        epochs, self._length, floor = numbers
         self._epochs_done = int(epochs)
         self._prepare()
         if self._adam is not None:

@@ -145,7 +145,7 @@ def move_voxels(
             length, momentum, squares, total_variation, stretch, floor, smoothness_z, magnitude,
             ADAM, MAGNITUDE, DIFFERENCES, BEFORE, BEHIND,
         )  # fmt: skip
-        # Same operations and order as ``regularisers.apply_bounds``.
+        # Same operations and order as ``bounds.apply_bounds``.
         if MOST:
             matter = (delta > 0) | POSITIVE
             beyond = matter & (beta > most * delta)

@@ -1,10 +1,10 @@
-"""Gradient of the regularisers for float32 arrays on the CPU: one pass over memory, compiled by numba."""
+"""The common pass of priors for float32 arrays on the CPU: one pass over memory, compiled by numba."""
 
 import numpy as np
 from numpy import float32
 
 from bluesky_multislice.optics.fused_slices import compiled
-from bluesky_multislice.solvers.priors.regularisers import Weights
+from bluesky_multislice.solvers.priors.common_pass import Weights
 
 
 def add_gradient(block: np.ndarray, gradient: np.ndarray, counted: tuple[int, int, int], weights: Weights) -> None:
@@ -14,7 +14,7 @@ def add_gradient(block: np.ndarray, gradient: np.ndarray, counted: tuple[int, in
         block: float32 (z, row, column), contiguous; rows may be along y or x.
         gradient: same shape, changed in place.
         counted: numbers of planes, rows and columns to evaluate.
-        weights: regulariser weights per voxel.
+        weights: weights per voxel.
     """
     _add(block, gradient, *counted, *map(float32, weights))
 

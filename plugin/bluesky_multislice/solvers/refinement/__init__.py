@@ -2,16 +2,13 @@
 
 from bluesky_multislice.solvers.refinement.probe import ProbeOptimiser
 from bluesky_multislice.solvers.refinement.probe_variation import ProbeVariation
-from bluesky_multislice.solvers.refinement.quantities import Quantity
 from bluesky_multislice.solvers.refinement.refinement import Refinement
-from bluesky_multislice.solvers.refinement.schedule import RefinementSettings, Schedule, Scheduled
+from bluesky_multislice.solvers.refinement.schedule import RefinementSettings, Schedule
 
 __all__ = [
     "ProbeOptimiser",
     "ProbeVariation",
-    "Quantity",
     "Refinement",
     "RefinementSettings",
     "Schedule",
-    "Scheduled",
 ]

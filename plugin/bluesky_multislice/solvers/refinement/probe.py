@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from bluesky_multislice.solvers.kept_state import named_numbers, read_numbers
 from bluesky_multislice.solvers.optimisers import (
     WEIGHTED_LENGTH,
     Adam,
@@ -32,6 +33,8 @@ class ProbeOptimiser:
         power: Σ|probe|² from the frames' intensity, in units of ``parts``; None: that of the initial probe.
         relative_step: number of epochs done → factor on the step.
     """
+
+    STATE_VERSION = 2
 
     def __init__(
         self,
@@ -90,13 +93,16 @@ class ProbeOptimiser:
 
     def state(self) -> dict[str, Tensor]:
         """Return the state by name."""
-        numbers = torch.tensor([self._epochs_done, self._step, *self._powers], dtype=torch.float64)
-        return {"probe/numbers": numbers, **with_prefix("probe/parts", self._method.state())}
+        least, most = self._powers
+        numbers = {"epochs": self._epochs_done, "step": self._step, "least_power": least, "most_power": most}
+        own = named_numbers("probe", self.STATE_VERSION, **numbers)
+        return own | with_prefix("probe/parts", self._method.state())
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what ``state`` returned."""
-        epochs, self._step, *powers = state["probe/numbers"].tolist()
-        self._epochs_done, self._powers = int(epochs), (powers[0], powers[1])
+        """Restore what ``state`` returned; see ``Stateful``."""
+        names = ("epochs", "step", "least_power", "most_power")
+        epochs, self._step, least, most = read_numbers(state, "probe", self.STATE_VERSION, *names)
+        self._epochs_done, self._powers = int(epochs), (least, most)
         self._method.load(without_prefix("probe/parts", state))
         self._prepare()
 

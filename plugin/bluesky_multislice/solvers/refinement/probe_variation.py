@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.optics import on_device
+from bluesky_multislice.solvers.kept_state import named_numbers, read_numbers
 from bluesky_multislice.solvers.optimisers import gradient_of
 from bluesky_multislice.solvers.refinement.schedule import Schedule
 
@@ -33,6 +34,8 @@ class ProbeVariation:
         schedule: first epoch, strength, and largest weight.
         relative_step: number of epochs done → factor on the steps.
     """
+
+    STATE_VERSION = 2
 
     def __init__(
         self,
@@ -62,9 +65,9 @@ class ProbeVariation:
         return self._epochs_done + 1 >= self._schedule.from_epoch
 
     @property
-    def tensors(self) -> list[Tensor]:
-        """The fitted tensors."""
-        return [self.weights, self._parts]
+    def tensors(self) -> dict[str, Tensor]:
+        """The fitted tensors by name."""
+        return {"variation/weights": self.weights, "variation/shapes": self._parts}
 
     def count_views(self, views: NDArray[np.intp]) -> None:
         """Count the views whose gradients are summed."""
@@ -72,11 +75,12 @@ class ProbeVariation:
             0, on_device(views, self._view_counts.device), torch.ones_like(self._view_counts[: len(views)])
         )
 
-    def gradients(self) -> list[Tensor]:
+    def gradients(self) -> dict[str, Tensor]:
         """Return the gradients, zero before the first backward pass, and the number of times each view was added."""
         if not self.active:
-            return []
-        return [*map(gradient_of, self.tensors), self._view_counts]
+            return {}
+        gradients = {name: gradient_of(tensor) for name, tensor in self.tensors.items()}
+        return {**gradients, "variation/view_counts": self._view_counts}
 
     @torch.no_grad()
     def step(self) -> None:
@@ -87,7 +91,7 @@ class ProbeVariation:
         if not self.active:
             self._view_counts.zero_()
             return
-        of_weights, of_shapes, counts = self.gradients()
+        of_weights, of_shapes, counts = self.gradients().values()
         length = _STEP_FRACTION * self._schedule.strength * self._relative_step(self._epochs_done)
         used, squares = counts > 0, counts[:, None] * (self.weights.square() + _LEAST_WEIGHT**2)
         times = torch.where(used, counts, 1)[:, None]
@@ -119,20 +123,20 @@ class ProbeVariation:
 
     def state(self) -> dict[str, Tensor]:
         """Return weights, shapes and numbers by name."""
-        numbers = torch.tensor([self._epochs_done, self._energy], dtype=torch.float64)
-        return {"variation/numbers": numbers, "variation/weights": self.weights, "variation/shapes": self._parts}
+        numbers = {"epochs": self._epochs_done, "energy": self._energy}
+        return named_numbers("variation", self.STATE_VERSION, **numbers) | self.tensors
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what ``state`` returned."""
-        epochs, self._energy = state["variation/numbers"].tolist()
+        """Restore what ``state`` returned; see ``Stateful``."""
+        epochs, self._energy = read_numbers(state, "variation", self.STATE_VERSION, "epochs", "energy")
         self._epochs_done = int(epochs)
-        self.weights.copy_(state["variation/weights"])
-        self._parts.copy_(state["variation/shapes"])
+        for name, tensor in self.tensors.items():
+            tensor.copy_(state[name])
         self._prepare()
 
     def _prepare(self) -> None:
-        for tensor in self.tensors:
+        for tensor in self.tensors.values():
             tensor.requires_grad_(self.active)
 
 

@@ -1,29 +1,15 @@
-"""Quantities that can be refined: units, step lengths, bounds, and their gauge freedom."""
+"""Values of refined quantities, their units in SI, and their gauge freedom.
+
+``measurement.REFINED_QUANTITIES`` declares their bounds and steps.
+"""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bluesky_multislice.measurement import depth_of_field_m
+from bluesky_multislice.measurement import REFINED_QUANTITIES, Quantity, depth_of_field_m
 from bluesky_multislice.models import ForwardModel
-
-Quantity = Literal[
-    "positions",
-    "axis_shift",
-    "intensity",
-    "distance",
-    "distance_shift",
-    "distance_magnification",
-    "distance_rotation",
-    "defocus",
-    "angle",
-    "tilt",
-    "slice_spacing",
-    "background",
-    "background_map",
-]
 
 _INDEPENDENT = 1e-6
 """Relative singular value below which a change depends linearly on others."""
@@ -65,47 +51,6 @@ class RefinedQuantity:
         self.values.clamp_(*self.bounds)
 
 
-@dataclass(frozen=True)
-class _QuantityDefaults:
-    """Defaults of a quantity: step and bound in its unit, whether it is signed, and whether it is per view or angle."""
-
-    step: float
-    bound: float
-    signed: bool = True
-    per_view: bool = False
-
-
-PIXELS_OF_THE_VOLUME: tuple[Quantity, ...] = ("positions", "axis_shift", "distance_shift")
-"""Quantities that share a bound, in pixels of the volume."""
-
-_DEFAULTS: dict[Quantity, _QuantityDefaults] = {
-    # Pixels of the volume.
-    "positions": _QuantityDefaults(0.05, 2, per_view=True),
-    "axis_shift": _QuantityDefaults(0.05, 2, per_view=True),
-    # Fractions of the intensity, the distance, the slice thickness.
-    "intensity": _QuantityDefaults(0.005, 0.5, per_view=True),
-    "distance": _QuantityDefaults(0.001, 0.1),
-    "slice_spacing": _QuantityDefaults(0.005, 0.5),
-    # Pixels of the volume; for magnification and rotation, displacement at the frame's edge.
-    "distance_shift": _QuantityDefaults(0.05, 2),
-    "distance_magnification": _QuantityDefaults(0.05, 10),
-    "distance_rotation": _QuantityDefaults(0.05, 10),
-    # Depths of field.
-    "defocus": _QuantityDefaults(0.05, 20),
-    # Rotation that moves the edge of the volume by a pixel.
-    "angle": _QuantityDefaults(0.05, 5, per_view=True),
-    "tilt": _QuantityDefaults(0.05, 20),
-    # Fractions of the frames' mean intensity.
-    "background": _QuantityDefaults(0.001, 1, signed=False),
-    "background_map": _QuantityDefaults(0.001, 1, signed=False),
-}
-
-
-def planned_bound(name: Quantity) -> float:
-    """Return the default bound on the difference from the scan, in the quantity's unit."""
-    return _DEFAULTS[name].bound
-
-
 def make_quantity(
     name: Quantity, model: ForwardModel, *, bound: float, probe_refined: bool, device: torch.device
 ) -> RefinedQuantity:
@@ -118,15 +63,15 @@ def make_quantity(
         probe_refined: whether the probe is also fitted, so that it can compensate changes of position and intensity.
         device: device of the values.
     """
-    defaults = _DEFAULTS[name]
+    row = REFINED_QUANTITIES[name]
     shape, unit = _shape_and_unit(name, model)
     return RefinedQuantity(
         values=torch.zeros(shape, device=device),
         unit=unit.to(device, torch.float32) if isinstance(unit, Tensor) else unit,
-        step=defaults.step,
-        bounds=(-bound if defaults.signed else 0.0, bound),
+        step=row.step,
+        bounds=(-bound if row.signed else 0.0, bound),
         gauge=tuple(basis.to(device, torch.float32) for basis in _gauge(name, model, probe_refined)),
-        per_view=defaults.per_view,
+        per_view=row.per_view,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bluesky_multislice.models import Adjustments, ForwardModel
+from bluesky_multislice.solvers.kept_state import named_numbers, read_numbers
 from bluesky_multislice.solvers.optimisers import Adam, gradient_of, with_prefix, without_prefix
 from bluesky_multislice.solvers.refinement.quantities import RefinedQuantity, make_quantity
 from bluesky_multislice.solvers.refinement.schedule import RefinementSettings, Schedule
@@ -25,6 +26,8 @@ class _ScheduledQuantity:
     The first step has Adam's length but does not enter its moments: the gradient of a zero background diverges in dark
     pixels.
     """
+
+    STATE_VERSION = 2
 
     def __init__(self, quantity: RefinedQuantity, schedule: Schedule) -> None:
         self.quantity, self.schedule = quantity, schedule
@@ -60,16 +63,16 @@ class _ScheduledQuantity:
 
     def state(self, name: str) -> dict[str, Tensor]:
         """Return the state by name, with the quantity's name as prefix."""
-        numbers = torch.tensor([self._steps, self._adam.floor], dtype=torch.float64)
-        own = {name: self.quantity.values, f"{name}/at_first": self._epoch_start, f"{name}/numbers": numbers}
+        own = named_numbers(name, self.STATE_VERSION, steps=self._steps, floor=self._adam.floor)
+        own |= {name: self.quantity.values, f"{name}/epoch_start": self._epoch_start}
         return own | with_prefix(name, self._adam.state())
 
     @torch.no_grad()
     def load(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Restore what ``state`` returned."""
+        """Restore what ``state`` returned; see ``Stateful``."""
+        steps, self._adam.floor = read_numbers(state, name, self.STATE_VERSION, "steps", "floor")
         self.quantity.values.copy_(state[name])
-        self._epoch_start.copy_(state[f"{name}/at_first"])
-        steps, self._adam.floor = state[f"{name}/numbers"].tolist()
+        self._epoch_start.copy_(state[f"{name}/epoch_start"])
         self._steps = int(steps)
         self._adam.load(without_prefix(name, state))
 
@@ -84,6 +87,8 @@ class Refinement:
         relative_step: number of epochs done → factor on the steps.
         device: device of the values.
     """
+
+    STATE_VERSION = 2
 
     def __init__(
         self,
@@ -103,14 +108,15 @@ class Refinement:
         self._prepare()
 
     @property
-    def tensors(self) -> list[Tensor]:
-        """Values of all quantities."""
-        return [each.quantity.values for each in self._quantities.values()]
+    def tensors(self) -> dict[str, Tensor]:
+        """Values of all quantities by name."""
+        return {f"refined/{name}": each.quantity.values for name, each in self._quantities.items()}
 
     @property
-    def _active(self) -> list[_ScheduledQuantity]:
-        """Quantities that are refined in this epoch."""
-        return [each for each in self._quantities.values() if self._epochs_done + 1 >= each.schedule.from_epoch]
+    def _active(self) -> dict[str, _ScheduledQuantity]:
+        """Quantities that are refined in this epoch, by name."""
+        number = self._epochs_done + 1
+        return {name: each for name, each in self._quantities.items() if number >= each.schedule.from_epoch}
 
     def differences(self) -> dict[str, Tensor]:
         """Return the differences from the scan, in SI; backgrounds relative to the frames' mean intensity."""
@@ -153,9 +159,9 @@ class Refinement:
                 Adjustments(position_m=position_m, axis_shift_m=shift_m, distance_m=found.get("distance"))
             )
 
-    def gradients(self) -> list[Tensor]:
-        """Return the gradient of each active quantity, zero before the first backward pass."""
-        return [each.gradient() for each in self._active]
+    def gradients(self) -> dict[str, Tensor]:
+        """Return the gradient of each active quantity by name, zero before the first backward pass."""
+        return {f"refined/{name}": each.gradient() for name, each in self._active.items()}
 
     @property
     def refines_views(self) -> bool:
@@ -165,12 +171,12 @@ class Refinement:
     @property
     def per_view_values(self) -> list[Tensor]:
         """Values refined in this epoch that affect the frames of a single view or angle only."""
-        return [each.quantity.values for each in self._active if each.quantity.per_view]
+        return [each.quantity.values for each in self._active.values() if each.quantity.per_view]
 
     @torch.no_grad()
     def step(self) -> None:
         """Take a step along the negative gradients, and set the gradients to zero."""
-        for each in self._active:
+        for each in self._active.values():
             each.step(self._relative_step(self._epochs_done))
 
     def end_epoch(self) -> None:
@@ -180,18 +186,19 @@ class Refinement:
 
     def state(self) -> dict[str, Tensor]:
         """Return the state by name."""
-        found = {"refined/epochs": torch.tensor(self._epochs_done)}
+        found = named_numbers("refinement", self.STATE_VERSION, epochs=self._epochs_done)
         for name, each in self._quantities.items():
             found |= each.state(f"refined/{name}")
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what ``state`` returned."""
-        self._epochs_done = int(state["refined/epochs"])
+        """Restore what ``state`` returned; see ``Stateful``."""
+        (epochs,) = read_numbers(state, "refinement", self.STATE_VERSION, "epochs")
+        self._epochs_done = int(epochs)
         for name, each in self._quantities.items():
             each.load(f"refined/{name}", state)
         self._prepare()
 
     def _prepare(self) -> None:
-        for each in self._active:
+        for each in self._active.values():
             each.quantity.values.requires_grad_()

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from bluesky_multislice.solvers.refinement.quantities import PIXELS_OF_THE_VOLUME, Quantity, planned_bound
-
-Scheduled = Quantity | Literal["probe", "probe_variations"]
+from bluesky_multislice.measurement import REFINED_QUANTITIES, Quantity, Scheduled
 
 _FIRST_OF_VARIATIONS = 3
 """First epoch in which the probe may vary along the scan; earlier it would absorb the object's contrast."""
@@ -60,7 +58,8 @@ class RefinementSettings:
             return Schedule(1, 1.0, _POWER_FACTOR)
         if name == "probe_variations":
             return Schedule(max(self.from_epoch, _FIRST_OF_VARIATIONS), self.strength, _LARGEST_WEIGHT)
-        bound = self.furthest_pixels if name in PIXELS_OF_THE_VOLUME else planned_bound(name)
+        row = REFINED_QUANTITIES[name]
+        bound = self.furthest_pixels if row.shares_bound else row.bound
         return Schedule(self.from_epoch, self.strength, bound)
 
     @property

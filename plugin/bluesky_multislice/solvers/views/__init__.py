@@ -1,19 +1,16 @@
 """The views of a rank: reading and batching of frames."""
 
-from bluesky_multislice.solvers.views.views import (
-    FramesIn,
-    Prefetcher,
-    ViewSet,
+from bluesky_multislice.solvers.views.amplitudes import Prefetcher
+from bluesky_multislice.solvers.views.batches import (
     assign_lanes,
-    load_views,
     make_batches,
     share_held_back,
     share_views,
     split_views,
 )
+from bluesky_multislice.solvers.views.views import ViewSet, load_views
 
 __all__ = [
-    "FramesIn",
     "Prefetcher",
     "ViewSet",
     "assign_lanes",

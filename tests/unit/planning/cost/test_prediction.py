@@ -93,7 +93,7 @@ def counted_pairs(scan, plan):
         probe = torch.ones((plan.probe_modes, *model.window), dtype=torch.complex64)
         unknowns = Unknowns(model, probe, plan.fit, mesh.device)
         with CountedTransforms(model.window) as counted:
-            fit(unknowns, data.fitted, data.held_back, plan.fit, mesh, lambda epoch: counts.append(counted.planes))
+            fit(unknowns, data.fitted, data.held_back, mesh, lambda epoch: counts.append(counted.planes))
     return (counts[1] - counts[0]) / 2
 
 

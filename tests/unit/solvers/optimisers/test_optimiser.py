@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from bluesky_multislice.solvers import ObjectOptimiser, Schedule
+from bluesky_multislice.solvers import DescentSettings, ObjectOptimiser, Schedule
 from bluesky_multislice.solvers.refinement import ProbeOptimiser
 
 
 def optimiser(volume, **settings):
-    defaults = {"name": "nesterov", "factor": 1.0, "adam_step": 0.05, "adam_floor": 0.0, "momentum": 0.95}
-    return ObjectOptimiser(volume, **{"relative_step": lambda _: 1.0, **defaults, **settings})
+    relative_step = settings.pop("relative_step", lambda _: 1.0)
+    steps = DescentSettings(**{"method": "nesterov", "adam_step": 0.05, **settings})
+    return ObjectOptimiser(volume, steps, relative_step)
 
 
 def moved(gradients, *, way=None, weight=1.0, **settings):
@@ -45,7 +46,7 @@ def test_the_weight_is_on_every_gradient():
 
 def test_descent_waits_for_its_step_and_adam_does_not():
     assert optimiser(torch.zeros(2)).needs_first_step
-    assert not optimiser(torch.zeros(2), name="adam").needs_first_step
+    assert not optimiser(torch.zeros(2), method="adam").needs_first_step
     np.testing.assert_array_equal(moved([[1.0, 2.0]]), 0)
 
 
@@ -63,7 +64,7 @@ def test_descent_on_a_parabola_reaches_the_bottom_faster_than_without_momentum()
 @pytest.mark.parametrize("name", ["nesterov", "adam"])
 def test_steps_follow_the_schedule(name):
     volume = torch.zeros(1, requires_grad=True)
-    moving = optimiser(volume, name=name, relative_step=lambda epochs: 1.0 if epochs == 0 else 0.0)
+    moving = optimiser(volume, method=name, relative_step=lambda epochs: 1.0 if epochs == 0 else 0.0)
     moving.start(1.0, torch.tensor(1.0))
     for _ in range(2):
         volume.grad = torch.ones(1)
@@ -76,7 +77,7 @@ def test_steps_follow_the_schedule(name):
 
 
 def test_adams_floor_keeps_still_what_has_little_gradient():
-    free, floored = (np.abs(moved([[1.0, 1e-6]], name="adam", adam_floor=floor)) for floor in (0.0, 0.02))
+    free, floored = (np.abs(moved([[1.0, 1e-6]], method="adam", adam_floor=floor)) for floor in (0.0, 0.02))
     assert free[1] / free[0] == pytest.approx(1, rel=1e-3)
     assert floored[1] / floored[0] < 1e-3
 
@@ -84,7 +85,7 @@ def test_adams_floor_keeps_still_what_has_little_gradient():
 def test_weighted_descent_moves_bright_and_dim_pixels_alike_and_dark_ones_little():
     light = torch.tensor([[10.0, 5.0, 0.0]])
     volume = torch.zeros((2, 3, 1, 3), requires_grad=True)
-    moving = optimiser(volume, name="weighted")
+    moving = optimiser(volume, method="weighted")
     volume.grad = light.expand(2, 3, 1, 3).clone() * 0.1
     volume.grad[..., 2] = 0.1
     assert not moving.needs_first_step
@@ -123,11 +124,11 @@ def test_weighted_descent_remembers_more_with_each_epoch_also_after_it_was_kept(
         return moves[1] / moves[0]
 
     first, kept, later = (torch.zeros((1, 1, 1, 1), requires_grad=True) for _ in range(3))
-    fresh = optimiser(first, name="weighted")
-    old = optimiser(kept, name="weighted")
+    fresh = optimiser(first, method="weighted")
+    old = optimiser(kept, method="weighted")
     for _ in range(4):
         old.end_epoch()
-    loaded = optimiser(later, name="weighted")
+    loaded = optimiser(later, method="weighted")
     loaded.load(old.state())
     # Nesterov's second move over the first, (1 + m + m²) / (1 + m).
     for moving, volume, momentum in ((fresh, first, 0.8), (old, kept, 0.88), (loaded, later, 0.88)):

@@ -70,7 +70,7 @@ def test_it_rests_until_its_epoch():
     settings = {"views": 3, "number": 1, "relative_step": lambda epoch: 1.0}
     variation = ProbeVariation(probe, schedule=Schedule(2, 1.0, 1.0), **settings)
     assert not variation.active
-    assert variation.gradients() == []
+    assert variation.gradients() == {}
     variation.end_epoch()
     assert variation.active
     variation.weights.grad = torch.tensor([[-1.0], [0.0], [0.0]])

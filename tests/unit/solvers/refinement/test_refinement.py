@@ -8,7 +8,7 @@ import torch
 from small_scan import hologram_geometry, pattern_scan
 
 from bluesky_multislice.measurement import VolumeGrid
-from bluesky_multislice.models import ForwardModel
+from bluesky_multislice.models import ForwardModel, ModelOptions
 from bluesky_multislice.optics import propagate
 from bluesky_multislice.solvers import FitSettings, RefinementSettings, Unknowns
 from bluesky_multislice.solvers.refinement.quantities import make_quantity
@@ -45,7 +45,7 @@ def model(several_distances=False):
     scan, grid = hologram_geometry(n=N, angles=ANGLES), VolumeGrid((N, N, N), (VOXEL_M, VOXEL_M, VOXEL_M))
     if several_distances:
         scan = replace(scan, distance_m=scan.distance_m * (1 + np.arange(ANGLES) % 2))
-    return ForwardModel(scan, grid, slices=2)
+    return ForwardModel(scan, grid, ModelOptions(2))
 
 
 def probe():
@@ -77,7 +77,7 @@ def test_every_quantity_starts_at_the_scan_and_changes_the_frames(name):
     assert moved.differences[name].shape == EVERYTHING[name]
     assert not moved.differences[name].any()
     with torch.no_grad():
-        moved.object += 0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1))
+        moved.object.add_(0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1)))
     views = np.arange(ANGLES)
     # Brighter frames are better: a background cannot get darker than none.
     (-(moved.expected_intensity(views) ** 2)).sum().backward()
@@ -160,7 +160,7 @@ def test_what_moves_the_volume_is_no_change_of_position():
 @pytest.mark.parametrize(("probe_refined", "changes"), [(False, 2), (True, 3)])
 def test_a_far_field_probe_takes_over_what_all_positions_share(probe_refined, changes):
     scan = pattern_scan()[0].geometry
-    far = ForwardModel(scan, VolumeGrid((28, 28, 28), (VOXEL_M, VOXEL_M, VOXEL_M)), slices=2)
+    far = ForwardModel(scan, VolumeGrid((28, 28, 28), (VOXEL_M, VOXEL_M, VOXEL_M)), ModelOptions(2))
     quantity = make_quantity("positions", far, bound=2.0, probe_refined=probe_refined, device=torch.device("cpu"))
     along_y, along_x = quantity.gauge
     assert (along_y.shape[1], along_x.shape[1]) == (1, changes)
@@ -181,7 +181,7 @@ def test_a_probe_takes_over_the_intensity_that_all_angles_share(probe_step):
 def test_frames_held_back_move_their_own_positions_only():
     moved = unknowns("positions", "distance", probe_step=0.02)
     with torch.no_grad():
-        moved.object += 0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1))
+        moved.object.add_(0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1)))
     assert moved.refines_views
     moved.add_view_gradients((moved.expected_intensity(np.array([2])) ** 2).sum(), np.array([2]))
     volume, wave, positions, distance = moved.gradients()

@@ -71,7 +71,7 @@ def test_a_quantity_has_a_strength_of_its_own():
 def test_frames_held_back_follow_only_what_moves():
     moved = unknowns(["positions", "intensity"], {"positions": Schedule(2, 1.0, 1.0)})
     with torch.no_grad():
-        moved.object += 0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1))
+        moved.object.add_(0.3 * torch.rand(moved.object.shape, generator=torch.Generator().manual_seed(1)))
     moved.add_view_gradients((moved.expected_intensity(np.array([2])) ** 2).sum(), np.array([2]))
     assert len(moved.gradients()) == 2
     moved.end_epoch()

@@ -15,7 +15,7 @@ from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruction import reconstruct
 from bluesky_multislice.solvers import Prefetcher, ViewSet, load_views, share_held_back, split_views
-from bluesky_multislice.solvers.views.views import AmplitudeReader
+from bluesky_multislice.solvers.views.amplitudes import AmplitudeReader
 
 
 def view_set(angles, heights=None):

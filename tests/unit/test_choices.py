@@ -1,0 +1,25 @@
+"""Choices by name: what a recipe offers is what the code implements."""
+
+from typing import get_args
+
+from bluesky_multislice.choices import FidelityName, Interpolation, Kernel, OptimiserName, Propagation
+from bluesky_multislice.optics import PROPAGATIONS
+from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.solvers.fidelity import FIDELITIES
+
+
+def test_every_choice_is_implemented_and_every_implementation_is_a_choice():
+    assert set(PROPAGATIONS) == set(get_args(Propagation))
+    assert set(FIDELITIES) == set(get_args(FidelityName))
+
+
+def test_the_form_offers_the_same_choices():
+    properties = Recipe.model_json_schema()["properties"]
+    for name, choices in (
+        ("propagation", Propagation),
+        ("interpolation", Interpolation),
+        ("way_to_detector", Kernel),
+        ("fidelity", FidelityName),
+    ):
+        assert tuple(properties[name]["enum"]) == get_args(choices)
+    assert tuple(properties["optimiser"]["anyOf"][0]["enum"]) == get_args(OptimiserName)
