@@ -18,8 +18,9 @@ from bluesky_multislice.jobs.schedulers.site import Allocation, SiteProfile
 from bluesky_multislice.jobs.schedulers.slurm_states import (
     can_never_start,
     exit_detail,
+    job_rows,
+    last_accounting_status,
     parse_job_record,
-    state_from_slurm,
 )
 from bluesky_multislice.jobs.schedulers.slurm_tools import NoAnswerError, SlurmRefusedError, call
 
@@ -135,8 +136,8 @@ class SlurmScheduler:
 
     def active_jobs(self) -> dict[str, str]:
         """Return name → id of this user's pending and running jobs."""
-        lines = call("squeue", "--noheader", f"--user={os.getuid()}", "--format=%i|%j").splitlines()
-        return {name: job_id for job_id, _, name in (line.partition("|") for line in lines)}
+        answer = call("squeue", "--noheader", f"--user={os.getuid()}", "--format=%i|%j")
+        return {name: job_id for job_id, name in job_rows(answer)}
 
     def manual_command(self, folder: JobFolder, *, name: str, allocation: Allocation) -> str:
         """Return the shell command that starts the job manually."""
@@ -161,13 +162,13 @@ class SlurmScheduler:
     def _find(self, folder: JobFolder, name: str) -> str | None:
         """Return the id of the newest job of that name and folder, from the controller and the accounting."""
         who = (f"--user={os.getuid()}", f"--name={safe_name(name)}", "--noheader")
-        lines = call("squeue", *who, "--states=all", "--format=%i|%Z").splitlines()
+        answers = [call("squeue", *who, "--states=all", "--format=%i|%Z")]
         # Without accounting, only jobs in slurmctld's memory are found.
         with suppress(NoAnswerError, SlurmRefusedError):
             options = ("--allocations", "--parsable2", "--starttime=now-60days", "--format=JobID,WorkDir")
-            lines += call("sacct", *who, *options).splitlines()
-        rows = (line.partition("|") for line in lines)
-        found = [job_id for job_id, _, directory in rows if Path(directory) == folder.path]
+            answers.append(call("sacct", *who, *options))
+        rows = (row for answer in answers for row in job_rows(answer))
+        found = [job_id for job_id, directory in rows if Path(directory) == folder.path]
         return max(found, key=int, default=None)
 
     def _status_from_controller(self, job: Job) -> JobStatus | None:
@@ -179,13 +180,11 @@ class SlurmScheduler:
     def _status_from_accounting(self, job: Job) -> JobStatus | None:
         options = ("--noheader", "--allocations", "--parsable2", "--format=State,ExitCode")
         try:
-            line = call("sacct", f"--jobs={_number(job.id)}", *options).strip()
+            status = last_accounting_status(call("sacct", f"--jobs={_number(job.id)}", *options))
         except (NoAnswerError, SlurmRefusedError):
             return None
-        state, _, code = line.partition("|")
-        status = JobStatus(state_from_slurm(state), exit_detail=exit_detail(code))
         # Accounting lags behind: a job that it lists as running may have ended.
-        return status if line and status.ended else None
+        return status if status and status.ended else None
 
     def _within_grace(self, job: Job, reason: str, failure_reason: str) -> JobStatus:
         since = self._missing_since.setdefault(job.id, time.monotonic())

@@ -1,6 +1,7 @@
 """Translation of Slurm's job states into ``JobState``."""
 
 import re
+from collections.abc import Iterator
 
 from bluesky_multislice.jobs.schedulers.scheduler import JobState, JobStatus
 
@@ -44,9 +45,38 @@ _FIELD = re.compile(r"(?:^| )(JobState|Reason|ExitCode|Restarts)=(\S*)")
 def state_from_slurm(text: str) -> JobState:
     """Return the state for Slurm's state text, such as ``CANCELLED by 1000``.
 
-    An unknown state, for example of a newer Slurm, counts as running, so that the job is monitored until a known end.
+    A plus sign marks a state that Slurm cut to the width of its column. An unknown state, for example of a newer Slurm,
+    counts as running, so that the job is monitored until a known end.
     """
-    return _STATES.get(text.split()[0].rstrip("+") if text.strip() else "", JobState.RUNNING)
+    word = text.split()[0] if text.strip() else ""
+    if not word.endswith("+"):
+        return _STATES.get(word, JobState.RUNNING)
+    possible = {state for name, state in _STATES.items() if name.startswith(word.rstrip("+"))}
+    return possible.pop() if len(possible) == 1 else JobState.RUNNING
+
+
+def last_accounting_status(answer: str) -> JobStatus | None:
+    """Return the status from sacct's rows ``State|ExitCode`` of one job; None if there are none.
+
+    A requeued job has one row per attempt, in the order of the attempts.
+    """
+    rows = [row for row in answer.splitlines() if row.strip()]
+    if not rows:
+        return None
+    state, _, code = rows[-1].strip().partition("|")
+    return JobStatus(state_from_slurm(state), exit_detail=exit_detail(code))
+
+
+def job_rows(answer: str) -> Iterator[tuple[str, str]]:
+    """Return (job id, text) of the rows ``id|text`` of squeue or sacct with an ordinary job.
+
+    Array tasks (``70_3``, ``70_[1-9]``), components of heterogeneous jobs (``70+0``) and job steps (``70.batch``) are
+    left out: this package submits none of them as a job.
+    """
+    for row in answer.splitlines():
+        job_id, _, text = row.strip().partition("|")
+        if re.fullmatch(r"[0-9]+", job_id):
+            yield job_id, text
 
 
 def parse_job_record(record: str) -> JobStatus:

@@ -7,6 +7,8 @@ from bluesky_multislice.jobs.schedulers.environment import slurm_environment, wi
 from bluesky_multislice.jobs.schedulers.slurm_states import (
     can_never_start,
     exit_detail,
+    job_rows,
+    last_accounting_status,
     parse_job_record,
     state_from_slurm,
 )
@@ -31,6 +33,9 @@ RECORD = (
         ("CANCELLED", JobState.CANCELLED),
         ("CANCELLED by 1000", JobState.CANCELLED),
         ("CANCELLED+", JobState.CANCELLED),
+        ("OUT_OF_ME+", JobState.OUT_OF_MEMORY),
+        ("PREEM+", JobState.PREEMPTED),
+        ("RE+", JobState.RUNNING),
         ("TIMEOUT", JobState.TIMEOUT),
         ("DEADLINE", JobState.TIMEOUT),
         ("OUT_OF_MEMORY", JobState.OUT_OF_MEMORY),
@@ -59,6 +64,26 @@ def test_a_record_is_read_with_the_first_of_each_name():
 )
 def test_exit_codes_in_words(code, words):
     assert exit_detail(code) == words
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ("", None),
+        ("\n", None),
+        ("COMPLETED|0:0\n", JobStatus(JobState.COMPLETED)),
+        ("PREEMPTED|0:0\nNODE_FAIL|1:0\nFAILED|1:0\n", JobStatus(JobState.FAILED, exit_detail="exit status 1")),
+        ("NODE_FAIL|1:0\nRUNNING|0:0\n\n", JobStatus(JobState.RUNNING)),
+        ("FAILED|1:0\nCANCELLED by 1000|0:15\n", JobStatus(JobState.CANCELLED, exit_detail="signal 15")),
+    ],
+)
+def test_the_last_attempt_of_a_requeued_job_counts(answer, status):
+    assert last_accounting_status(answer) == status
+
+
+def test_array_tasks_heterogeneous_jobs_and_steps_are_no_jobs_of_ours():
+    answer = "70_[1-9]|/a\n70_[1,3-9%2]|/a\n70_3|/a\n72+0|/a\n71.batch|/a\n71.0|/a\nslurm: a warning\n71|/a|b\n\n"
+    assert list(job_rows(answer)) == [("71", "/a|b")]
 
 
 @pytest.mark.parametrize(
