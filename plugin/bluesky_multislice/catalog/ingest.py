@@ -16,7 +16,7 @@ from tiled.client.container import Container
 from bluesky_multislice.catalog.run_documents import plain_container
 from bluesky_multislice.catalog.tiled_rows import fetch_once
 from bluesky_multislice.errors import CatalogError, FramesError
-from bluesky_multislice.files import read_scan
+from bluesky_multislice.files import StoredFrames, read_scan
 from bluesky_multislice.measurement import Scan
 from bluesky_multislice.recipe import Instrument, ScanValues
 from bluesky_multislice.units import energy_ev_from_wavelength
@@ -49,13 +49,14 @@ def ingest(
         CatalogError: the server cannot read the file; the run is then marked as failed.
     """
     scan = read_scan(path, values=values, instrument=instrument)
-    dataset = scan.frames.source
-    if not isinstance(dataset, h5py.Dataset):
+    source = scan.frames.source
+    if not isinstance(source, StoredFrames):
         raise FramesError(
             "Only frames in an HDF5 dataset can be registered.",
-            got=f"{type(dataset).__name__} for {path}.",
+            got=f"{type(source).__name__} for {path}.",
             remedy="give an interchange file with frames.",
         )
+    dataset = source.dataset
     # A batch of all events, so that the writer writes the run's table at once.
     writer = TiledWriter(client, batch_size=dataset.shape[0])
     run = event_model.compose_run(metadata=_start(scan, path, multislice))
@@ -124,7 +125,7 @@ def _write_known_arrays(writer: Callable[[str, Any], None], run: Any, scan: Scan
 
 
 def _write_events(writer: Callable[[str, Any], None], run: Any, scan: Scan, dataset: h5py.Dataset) -> None:
-    rows, *shape = dataset.shape
+    rows, *shape = scan.frames.source.shape
     columns = _columns(scan, rows)
     keys: dict[str, Any] = {
         name: {"source": "file", "dtype": "number", "shape": [], "units": unit} for name, (unit, _) in columns.items()

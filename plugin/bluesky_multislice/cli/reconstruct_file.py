@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.files import FrameFile, read_provenance, read_scan, write_scan
-from bluesky_multislice.files.fields import DATA
+from bluesky_multislice.files import linked_files, read_provenance, read_scan, write_scan
 from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import SiteProfile, allocate, machine_of, make_scheduler, run_and_wait
 from bluesky_multislice.planning import Plan, make_plan
@@ -57,7 +56,7 @@ def reconstruct_file(
     on_plan(plan, scan.warnings + plan.notes)
     with _job_path(job_folder, output) as path:
         folder = JobFolder(path).create()
-        write_scan(folder.frames, scan, files=[FrameFile(scan_file, DATA, scan.frames.source.shape[0])])
+        write_scan(folder.frames, scan, files=linked_files(scan_file, scan))
         folder.write_job(
             recipe=recipe.model_dump(mode="json"),
             plan=plan.as_dict(),

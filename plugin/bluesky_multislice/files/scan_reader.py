@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bluesky_multislice.errors import FramesError, ScanError
 from bluesky_multislice.files.basis_vectors import orientation_of
 from bluesky_multislice.files.fields import DATA, DETECTOR, ENTRY, SAMPLE, SOURCE, FieldLookup
-from bluesky_multislice.files.virtual_frames import check_virtual_sources
+from bluesky_multislice.files.stored_frames import StoredFrames, open_frames
 from bluesky_multislice.measurement import (
     Beam,
     Detector,
@@ -45,15 +45,15 @@ def read_scan(path: Path, *, values: ScanValues | None = None, instrument: Instr
         ScanError: a value is missing or contradicts another.
         FramesError: frames are missing, or there are fewer frames than views.
     """
-    lookup = FieldLookup(_open(path), values or ScanValues(), instrument)
-    data = lookup.file.get(DATA)
-    if not isinstance(data, h5py.Dataset) or not data.shape:
+    file, data = open_frames(path, (DATA,), _stored_row_count)
+    lookup = FieldLookup(file, values or ScanValues(), instrument)
+    if data is None:
         raise FramesError(
             "A reconstruction needs frames.",
             got=f"no /{DATA} in {path}.",
             remedy="write the frames there, or simulate them with `multislice simulate`.",
         )
-    check_virtual_sources(data)
+    data.check_mask(_good_pixels(file))
     return _read(lookup, data)
 
 
@@ -87,7 +87,7 @@ def _open(path: Path) -> h5py.File:
         ) from error
 
 
-def _read(lookup: FieldLookup, data: h5py.Dataset | NDArray) -> Scan:
+def _read(lookup: FieldLookup, data: StoredFrames | NDArray) -> Scan:
     warnings = list[str]()
     found = lookup.number("image_key", f"{DETECTOR}/image_key")
     key = np.zeros(data.shape[0], int) if found is None else np.atleast_1d(found).astype(int)

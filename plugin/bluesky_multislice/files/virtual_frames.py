@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError
+from bluesky_multislice.files.detector_files import open_detector_file
+from bluesky_multislice.files.stored_frames import StoredFrames
+from bluesky_multislice.files.virtual_sources import source_files
+from bluesky_multislice.measurement import Scan
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,9 @@ def write_virtual(file: h5py.File, name: str, files: Sequence[FrameFile], order:
     Raises:
         FramesError: a file is missing, lacks the dataset or has too few frames.
     """
-    shapes = [_shape(entry) for entry in files]
+    shapes, dtypes = zip(*(_shape(entry) for entry in files), strict=True)
     starts = np.cumsum([0, *(entry.frames for entry in files)])
-    with h5py.File(files[0].path) as first:
-        dtype = first[files[0].dataset].dtype  # pyright: ignore[reportAttributeAccessIssue]
-    layout = h5py.VirtualLayout((len(order), *shapes[0][-2:]), dtype)
+    layout = h5py.VirtualLayout((len(order), *shapes[0][-2:]), dtypes[0])
     file_of_row = np.searchsorted(starts, order, side="right") - 1
     breaks = np.flatnonzero((np.diff(order) != 1) | (np.diff(file_of_row) != 0)) + 1
     for block in np.split(np.arange(len(order)), breaks):
@@ -55,25 +57,31 @@ def write_virtual(file: h5py.File, name: str, files: Sequence[FrameFile], order:
     file.create_virtual_dataset(name, layout)
 
 
-def check_virtual_sources(dataset: h5py.Dataset) -> None:
-    """Check the source files of a virtual dataset. HDF5 silently reads zeros if a file is missing or truncated.
+def linked_files(path: Path, scan: Scan) -> list[FrameFile] | None:
+    """Return the files to which ``write_scan`` can link the frames of an interchange file; None: copy the frames.
 
-    Raises:
-        FramesError: a file is missing, lacks the dataset or is shorter than the mapped range.
+    Args:
+        path: the interchange file.
+        scan: the scan that was read from it.
     """
-    if not dataset.is_virtual:
-        return
-    folder = Path(dataset.file.filename).parent
-    for source in dataset.virtual_sources():
-        last = source.src_space.get_select_bounds()[1][0]
-        name = dataset.file.filename if source.file_name == "." else source.file_name
-        _shape(FrameFile(folder / name, source.dset_name, int(last) + 1))
+    source = scan.frames.source
+    if not isinstance(source, StoredFrames) or not source.linkable:
+        return None
+    return [FrameFile(path, str(source.dataset.name), source.shape[0])]
 
 
-def _shape(entry: FrameFile) -> tuple[int, ...]:
+def frame_files(path: Path) -> list[Path]:
+    """Return the files that contain the frames of an interchange file: the linked files, or the file itself."""
+    with open_detector_file(path) as file:
+        data = file["entry_1/instrument_1/detector_1/data"]
+        return source_files(data) if isinstance(data, h5py.Dataset) else [path]
+
+
+def _shape(entry: FrameFile) -> tuple[tuple[int, ...], np.dtype]:
     try:
-        with h5py.File(entry.path) as file:
-            shape = file[entry.dataset].shape  # pyright: ignore[reportAttributeAccessIssue]
+        with open_detector_file(entry.path) as file:
+            dataset = file[entry.dataset]
+            shape, dtype = dataset.shape, dataset.dtype  # pyright: ignore[reportAttributeAccessIssue]
     except (OSError, KeyError) as error:
         raise FramesError(
             "The detector's file must be readable at the path that the scan gives.",
@@ -86,14 +94,4 @@ def _shape(entry: FrameFile) -> tuple[int, ...]:
             got=f"{entry.path}, dataset {entry.dataset} of shape {shape} for {entry.frames} frames.",
             remedy="check the file: the detector stopped early, or stored several frames per view.",
         )
-    return shape
-
-
-def frame_files(path: Path) -> list[Path]:
-    """Return the files that contain the frames of an interchange file: the linked files, or the file itself."""
-    with h5py.File(path) as file:
-        data = file["entry_1/instrument_1/detector_1/data"]
-        if not isinstance(data, h5py.Dataset) or not data.is_virtual:
-            return [path]
-        names = dict.fromkeys(source.file_name for source in data.virtual_sources())
-    return [path if name == "." else (path.parent / name).resolve() for name in names]
+    return shape, dtype
