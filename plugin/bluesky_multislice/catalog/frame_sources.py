@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import hdf5plugin  # noqa: F401  (registers the compression filters that detectors use)
 import httpx
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,15 @@ from tiled.utils import path_from_uri
 
 from bluesky_multislice.catalog.tiled_rows import fetch_once, fetch_rows
 from bluesky_multislice.errors import FramesError
-from bluesky_multislice.files import FrameFile
+from bluesky_multislice.files import (
+    FrameFile,
+    SourceCheck,
+    StoredFrames,
+    check_mapped,
+    find_dataset,
+    open_detector_file,
+    open_frames,
+)
 from bluesky_multislice.measurement import FrameSource
 
 
@@ -34,12 +41,16 @@ class DetectorFiles:
     def __init__(self, files: Sequence[FrameFile]) -> None:
         self.files = tuple(files)
         self._starts = np.cumsum([0, *(file.frames for file in self.files)])
-        shapes = []
+        shapes, self._checks, self._swmr = [], list[SourceCheck](), list[bool]()
+        self.linkable = True
         for file in self.files:
-            with _open(file) as opened:
-                dataset = _frames_of(opened, file)
-                shapes.append(dataset.shape[-2:])
-                self.dtype: np.dtype = dataset.dtype
+            opened, frames = _open(file)
+            with opened:
+                shapes.append(frames.shape[1:])
+                self.dtype: np.dtype = frames.dtype
+                self.linkable &= frames.linkable
+                self._checks.append(frames.check)
+                self._swmr.append(opened.swmr_mode)
         if len(set(shapes)) != 1:
             raise FramesError(
                 "All frames of a scan must have one shape.",
@@ -48,16 +59,26 @@ class DetectorFiles:
             )
         self.shape: tuple[int, ...] = (int(self._starts[-1]), *shapes[0])
 
+    def check_mask(self, good: NDArray[np.bool_] | None) -> None:
+        """Check that all good pixels (y, x) of virtual datasets have a source.
+
+        Raises:
+            FramesError: a good pixel is mapped to no source.
+        """
+        for file, check in zip(self.files, self._checks, strict=True):
+            check_mapped(check, good, f"{file.path}, dataset {file.dataset}")
+
     def __getitem__(self, rows: slice, /) -> NDArray:
         """Return frames (row, y, x) of consecutive rows."""
         start, stop, _ = rows.indices(self.shape[0])
         parts = [np.empty((0, *self.shape[1:]), self.dtype)]
-        for file, begin in zip(self.files, self._starts, strict=False):
+        for number, (file, begin) in enumerate(zip(self.files, self._starts, strict=False)):
             low, high = max(start - begin, 0), min(stop - begin, file.frames)
             if low < high:
-                with _open(file) as opened:
-                    frames = _frames_of(opened, file)[low:high]
-                parts.append(frames.reshape(-1, *self.shape[1:]))
+                with open_detector_file(file.path, swmr=self._swmr[number]) as opened:
+                    frames = find_dataset(opened, file.dataset)
+                    if frames is not None:
+                        parts.append(frames[low:high].reshape(-1, *self.shape[1:]))
         return np.concatenate(parts)
 
 
@@ -134,17 +155,17 @@ def find_frames(node: ArrayClient, events: int) -> tuple[FrameSource, tuple[Fram
             got=f"{node.uri} with shape {shape}.",
             remedy="give the frames' data key as detector_image, or take one frame per event.",
         )
-    if shape[0] < events:
+    if shape[0] != events:
         raise FramesError(
-            "Every event of a scan needs a frame.",
+            "Every event of a scan needs a frame of its own.",
             got=f"{shape[0]} frames for {events} events in {node.uri}.",
-            remedy="repeat the scan, or write the events that have frames into an interchange file.",
+            remedy="take one frame per event, or write the frames of each event into an interchange file.",
         )
     files = _visible_files(node, events)
     if files:
         source = DetectorFiles(files)
         _check_ends(source)
-        return source, files
+        return source, files if source.linkable else None
     try:
         fetch_once(node, 0, 1)
         fetch_once(node, events - 1, events)
@@ -167,12 +188,12 @@ def _visible_files(node: ArrayClient, events: int) -> tuple[FrameFile, ...]:
         return ()
     files, left = [], events
     for path in map(Path, paths):
-        file = FrameFile(path, parameters["dataset"], 0)
-        with _open(file) as opened:
-            frames = _frames_of(opened, file).shape[0]
         last = path == Path(paths[-1])
-        files.append(FrameFile(path, file.dataset, left if last else min(frames, left)))
-        left -= files[-1].frames
+        opened, frames = _open(FrameFile(path, parameters["dataset"], left if last else 0))
+        with opened:
+            count = left if last else min(frames.shape[0], left)
+        files.append(FrameFile(path, parameters["dataset"], count))
+        left -= count
     return tuple(file for file in files if file.frames)
 
 
@@ -189,28 +210,17 @@ def _check_ends(source: DetectorFiles) -> None:
         ) from error
 
 
-def _open(file: FrameFile) -> h5py.File:
-    try:
-        return h5py.File(file.path, "r")
-    except OSError as error:
-        raise FramesError(
-            "The detector's file must be readable at the path in the catalogue.",
-            got=f"{file.path}: {error}.",
-            remedy="restore the file if it is missing, truncated or damaged, or mount its storage.",
-        ) from error
-
-
-def _frames_of(opened: h5py.File, file: FrameFile) -> h5py.Dataset:
-    dataset = opened.get(file.dataset)
-    shape = dataset.shape if isinstance(dataset, h5py.Dataset) else None
-    flat = shape is not None and (len(shape) == 3 or (len(shape) == 4 and shape[1] == 1))
-    if not isinstance(dataset, h5py.Dataset) or shape is None or not flat or shape[0] < file.frames:
+def _open(file: FrameFile) -> tuple[h5py.File, StoredFrames]:
+    opened, frames = open_frames(file.path, (file.dataset,), lambda opened: file.frames)
+    if frames is None or frames.shape[0] < file.frames:
+        opened.close()
         raise FramesError(
             "The detector's file must contain every frame of the scan, one frame per view.",
-            got=f"{file.path}, dataset {file.dataset} of shape {shape} for {file.frames} frames.",
+            got=f"{file.path}, dataset {file.dataset} "
+            + ("that does not exist." if frames is None else f"of shape {frames.shape} for {file.frames} frames."),
             remedy="check the file: the detector stopped early, or the frames are in another dataset.",
         )
-    return dataset
+    return opened, frames
 
 
 def _unreadable(node: ArrayClient, error: httpx.HTTPError) -> FramesError:

@@ -39,7 +39,7 @@ from tiled.client.array import ArrayClient
 from tiled.client.container import Container
 
 from bluesky_multislice.catalog.calibration_frames import find_calibrations, stored_rows
-from bluesky_multislice.catalog.frame_sources import JoinedFrames, find_frames
+from bluesky_multislice.catalog.frame_sources import DetectorFiles, JoinedFrames, find_frames
 from bluesky_multislice.catalog.run_documents import RunDocuments, find_run, require_success
 from bluesky_multislice.catalog.run_fields import RunLookup
 from bluesky_multislice.errors import ScanError
@@ -140,8 +140,11 @@ def _frames(
         saturation = np.iinfo(source.dtype).max
     others = find_calibrations(client, lookup, name)
     rows = stored_rows(lookup, key, others)
+    mask, sources = _mask(run, lookup), [source, *(other.source for other in others)]
+    for part in sources:
+        if isinstance(part, DetectorFiles):
+            part.check_mask(mask)
     if others:
-        sources = [source, *(other.source for other in others)]
         source = JoinedFrames(sources)
         linked = [part for part in (files, *(other.files for other in others)) if part is not None]
         can_link = len(linked) == len(sources) and len({part.dtype for part in sources}) == 1
@@ -152,7 +155,7 @@ def _frames(
         rows=np.flatnonzero(rows.image_key == 0),
         dark_rows=np.flatnonzero(rows.image_key == 2).tolist(),
         flat_rows=np.flatnonzero(rows.image_key == 1).tolist(),
-        mask=_mask(run, lookup),
+        mask=mask,
         orientation=_orientation(lookup),
         saturation=None if saturation is None else float(saturation),
         when=rows.when,

@@ -1,18 +1,25 @@
 """File formats: the interchange file, the result file and preview images."""
 
+from bluesky_multislice.files.detector_files import find_dataset, open_detector_file
 from bluesky_multislice.files.preview import preview, write_preview
 from bluesky_multislice.files.scan_reader import read_geometry, read_scan
 from bluesky_multislice.files.scan_writer import write_scan, write_simulated
-from bluesky_multislice.files.stored_frames import StoredFrames
+from bluesky_multislice.files.stored_frames import StoredFrames, check_mapped, open_frames
 from bluesky_multislice.files.virtual_frames import FrameFile, frame_files, linked_files
+from bluesky_multislice.files.virtual_sources import SourceCheck
 from bluesky_multislice.files.volume_file import VolumeFile, read_provenance, read_volume, write_result
 
 __all__ = [
     "FrameFile",
+    "SourceCheck",
     "StoredFrames",
     "VolumeFile",
+    "check_mapped",
+    "find_dataset",
     "frame_files",
     "linked_files",
+    "open_detector_file",
+    "open_frames",
     "preview",
     "read_geometry",
     "read_provenance",

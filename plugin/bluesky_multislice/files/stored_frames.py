@@ -40,7 +40,7 @@ class StoredFrames:
                 got=f"shape {shape} in {dataset.file.filename}, dataset {dataset.name}.",
                 remedy="select another dataset, or average the frames of a view.",
             )
-        self.dataset, self._check = dataset, check
+        self.dataset, self.check = dataset, check
         self.shape: tuple[int, ...] = (shape[0], *shape[-2:])
         self.dtype: np.dtype = dataset.dtype
 
@@ -55,23 +55,30 @@ class StoredFrames:
         return all(Path(name).is_absolute() for name, _, _ in self.dataset.external or ())
 
     def check_mask(self, good: NDArray[np.bool_] | None) -> None:
-        """Check that all good pixels have a source.
+        """Check that all good pixels have a source; see ``check_mapped``."""
+        check_mapped(self.check, good, f"{self.dataset.file.filename}, dataset {self.dataset.name}")
 
-        Args:
-            good: (y, x) True for good pixels; None: all pixels are good.
 
-        Raises:
-            FramesError: a good pixel is mapped to no source, so that HDF5 would read a fill value.
-        """
-        lost = self._check.unmapped if good is None else self._check.unmapped & good
-        if lost.any():
-            raise FramesError(
-                "Every good pixel of a virtual dataset must be mapped to stored frames.",
-                got=f"{int(lost.sum())} of {lost.size} pixels that are not mapped, the first in frame "
-                f"{self._check.first_frame} of {self.dataset.file.filename}, dataset {self.dataset.name}.",
-                remedy="correct the virtual dataset, whose missing values HDF5 reads as fill values, or exclude gaps "
-                "with the mask.",
-            )
+def check_mapped(check: SourceCheck, good: NDArray[np.bool_] | None, origin: str) -> None:
+    """Check that all good pixels of a dataset have a source.
+
+    Args:
+        check: what its sources lack.
+        good: (y, x) True for good pixels; None: all pixels are good.
+        origin: file and dataset.
+
+    Raises:
+        FramesError: a good pixel is mapped to no source, so that HDF5 would read a fill value.
+    """
+    lost = check.unmapped if good is None or good.shape != check.unmapped.shape else check.unmapped & good
+    if lost.any():
+        raise FramesError(
+            "Every good pixel of a virtual dataset must be mapped to stored frames.",
+            got=f"{int(lost.sum())} of {lost.size} pixels that are not mapped, the first in frame {check.first_frame} "
+            f"of {origin}.",
+            remedy="correct the virtual dataset, whose missing values HDF5 reads as fill values, or exclude gaps with "
+            "the mask.",
+        )
 
 
 def open_frames(
@@ -125,5 +132,7 @@ def _open(path: Path, *, swmr: bool) -> h5py.File:
         return open_detector_file(path, swmr=swmr)
     except OSError as error:
         raise FramesError(
-            "An interchange file must be readable HDF5.", got=f"{path}: {error}.", remedy="check the path and the file."
+            "A file with frames must be readable HDF5.",
+            got=f"{path}: {error}.",
+            remedy="check the path; restore the file if it is missing or damaged, or mount its storage.",
         ) from error
