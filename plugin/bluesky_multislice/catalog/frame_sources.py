@@ -12,9 +12,10 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 from tiled.client.array import ArrayClient
+from tiled.client.utils import TILED_RETRY_TIMEOUT
 from tiled.utils import path_from_uri
 
-from bluesky_multislice.catalog.tiled_rows import fetch_once, fetch_rows
+from bluesky_multislice.catalog.tiled_rows import fetch_once, fetch_rows, is_busy
 from bluesky_multislice.errors import FramesError
 from bluesky_multislice.files import (
     FrameFile,
@@ -224,6 +225,12 @@ def _open(file: FrameFile) -> tuple[h5py.File, StoredFrames]:
 
 
 def _unreadable(node: ArrayClient, error: httpx.HTTPError) -> FramesError:
+    if is_busy(error) or isinstance(error, httpx.TransportError):
+        return FramesError(
+            "The Tiled server must answer requests for frames.",
+            got=f"{str(error).splitlines()[0]}, asked repeatedly for up to {TILED_RETRY_TIMEOUT:g} s.",
+            remedy="repeat when the server is less busy, or set more seconds in TILED_RETRY_TIMEOUT.",
+        )
     assets = [asset.data_uri for source in node.data_sources() or [] for asset in source.assets]
     return FramesError(
         "The Tiled server must be able to read the detector's frames.",

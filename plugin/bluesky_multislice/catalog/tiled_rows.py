@@ -5,17 +5,22 @@ silently returns wrong data if it slices more than the first axis or reads chunk
 are reshaped here, are correct in both cases.
 """
 
+import time
+from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qs, urlparse
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 from tiled.client.array import ArrayClient
-from tiled.client.utils import handle_error, retry_context
+from tiled.client.utils import TILED_RETRY_TIMEOUT, handle_error, retry_context, should_retry
 
 from bluesky_multislice.errors import FramesError
 
 _SLAB_BYTES = 64 * 2**20
+
+_BUSY = (429, 502, 503, 504)
+"""HTTP status of a server or proxy that is busy or restarting: too many requests, bad gateway, unavailable, timeout."""
 
 
 def fetch_rows(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, ...]) -> NDArray:
@@ -42,7 +47,7 @@ def fetch_rows(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, .
 
 def _fetch_slab(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, ...]) -> NDArray:
     content = b""
-    for attempt in retry_context():
+    for attempt in retry_context(node.context, on=_retry_after_s):
         with attempt:
             content = _get(node, start, stop).content
     values = np.frombuffer(content, node.dtype)
@@ -56,13 +61,39 @@ def _fetch_slab(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, 
 
 
 def fetch_once(node: ArrayClient, start: int, stop: int) -> httpx.Response:
-    """Request rows of an array once, without retries.
+    """Request rows of an array, again only while the server is busy or does not answer.
+
+    A server that cannot read the rows is not asked again, so that its answer comes at once.
 
     Raises:
-        httpx.HTTPError: the server cannot read them.
+        httpx.HTTPError: the server cannot read them, or is busy for too long.
     """
-    # A server that fails on the request drops the connection, so the next request must not reuse it.
-    return _get(node, start, stop, Connection="close")
+
+    def busy(error: Exception) -> bool | float:
+        return (is_busy(error) or not isinstance(error, httpx.HTTPStatusError)) and _retry_after_s(error)
+
+    for attempt in retry_context(node.context, on=busy):
+        with attempt:
+            # A server that fails on the request drops the connection, so the next request must not reuse it.
+            return _get(node, start, stop, Connection="close")
+    raise AssertionError  # The last attempt returns or raises.
+
+
+def is_busy(error: Exception) -> bool:
+    """Return whether a server answered that it is busy or restarting."""
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in _BUSY
+
+
+def _retry_after_s(error: Exception) -> bool | float:
+    """Return whether to ask again after an error, or the seconds to wait that the server asks for."""
+    if not is_busy(error) or not isinstance(error, httpx.HTTPStatusError):
+        return should_retry(error)
+    text = error.response.headers.get("Retry-After", "")
+    try:
+        wait_s = float(text) if text.strip().isdecimal() else parsedate_to_datetime(text).timestamp() - time.time()
+    except ValueError:
+        return True
+    return min(max(wait_s, 0.0), TILED_RETRY_TIMEOUT)
 
 
 def _get(node: ArrayClient, start: int, stop: int, **headers: str) -> httpx.Response:
