@@ -3,7 +3,7 @@
 import numpy as np
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement import ScanGeometry
+from bluesky_multislice.measurement import Scan, ScanGeometry
 from bluesky_multislice.models import technique_of
 from bluesky_multislice.recipe import Recipe, Start
 
@@ -27,6 +27,16 @@ def finds_axis(recipe: Recipe, geometry: ScanGeometry) -> bool:
     if recipe.find_axis is not None:
         return recipe.find_axis
     return possible and angles_determine_axis(geometry)
+
+
+def level_notes(scan: Scan) -> list[str]:
+    """Return a note if nothing tells the level of the beam without the sample."""
+    if technique_of(scan.geometry).overlapping or scan.probe is not None or scan.frames.flat_rows:
+        return []
+    return [
+        "no flats: the level of the beam is taken from the border of the frames, so that absorption by the same factor "
+        "over the whole field cannot be seen"
+    ]
 
 
 def angles_determine_axis(geometry: ScanGeometry) -> bool:

@@ -24,7 +24,7 @@ from bluesky_multislice.planning.defaults import (
 )
 from bluesky_multislice.planning.frame_storage import check_frames
 from bluesky_multislice.planning.grid import grid_of, margin_from_recipe, slices_of, tiles_of, window_of
-from bluesky_multislice.planning.initial_guess import finds_axis, start_of
+from bluesky_multislice.planning.initial_guess import finds_axis, level_notes, start_of
 from bluesky_multislice.planning.machine import Machine, device_notes, this_machine
 from bluesky_multislice.planning.memory_advice import check_memory
 from bluesky_multislice.planning.memory_fit import fit_into_memory
@@ -81,7 +81,7 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
     check_places(recipe, machine, ranks)
     lanes = recipe.batches_per_step or min(len(fitted), max(_LANES, ranks // (slabs or 1)))
     settings = fit_settings(recipe, geometry, several_angles, fitted=len(fitted), lanes=lanes)
-    notes += schedule_notes(recipe, settings)
+    notes += schedule_notes(recipe, settings) + level_notes(scan)
     if recipe.propagation == "projection":
         slices = 1
     tiles, halo = (1, 1), 0

@@ -54,7 +54,8 @@ def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: 
     A given probe that will be refined is scaled to the frames' mean energy. Without a given probe, far-field patterns
     of one angle are fitted for a few epochs from several focus distances, and the probe with the lowest validation
     misfit is returned. For several angles, this is done only if the focus distance is unknown. If the plan fits the
-    illumination, the probe comes from flats. Missing modes are weak copies of the first with a phase ramp.
+    illumination, the probe comes from flats. Frames of the whole sample that are divided by flats have the level 1
+    without a sample. Missing modes are weak copies of the first with a phase ramp.
 
     Args:
         scan: the scan.
@@ -71,7 +72,7 @@ def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: 
         # A single plane fits into the memory of every rank, so no slabs are needed.
         probe = _probe_of_best_focus(scan, plan, mean_frame / scale, scale, mesh.undivided)
     else:
-        probe = _made_probe(scan.geometry, plan, mean_frame / scale)
+        probe = _made_probe(scan.geometry, plan, _frame_without_sample(scan, mean_frame) / scale)
     ramp = torch.linspace(-np.pi, np.pi, probe.shape[-1])
     for number in range(probe.shape[0], plan.probe_modes):
         probe = torch.cat([probe, _WEAK * probe[:1] * torch.exp(1j * number * ramp)])
@@ -98,6 +99,16 @@ def probe_intensity_from_frames(probe: Tensor, scan: Scan, plan: Plan, mean_fram
     if pattern[good].sum() < _LEAST_ON_GOOD_PIXELS * pattern.sum():
         return intensity
     return intensity * float(mean_frame[good].sum() / pattern[good].sum())
+
+
+def _frame_without_sample(scan: Scan, mean_frame: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the frame (y, x) that gives the level of the beam.
+
+    Flats know it. Without flats it is the mean frame, whose border may be free of the sample.
+    """
+    if technique_of(scan.geometry).overlapping or not scan.frames.divided:
+        return mean_frame
+    return np.where(scan.frames.mask, np.float32(1), np.float32(0))
 
 
 def _searches_focus(geometry: ScanGeometry) -> bool:
