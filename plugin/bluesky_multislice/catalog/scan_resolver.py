@@ -43,7 +43,7 @@ from bluesky_multislice.catalog.frame_sources import DetectorFiles, JoinedFrames
 from bluesky_multislice.catalog.run_documents import RunDocuments, find_run, require_success
 from bluesky_multislice.catalog.run_fields import RunLookup
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.files import FrameFile
+from bluesky_multislice.files import FrameFile, recipe_mask
 from bluesky_multislice.measurement import (
     Beam,
     Detector,
@@ -54,6 +54,8 @@ from bluesky_multislice.measurement import (
     ScanGeometry,
     check_energy,
     check_exposures,
+    good_pixels,
+    mask_bad_pixels,
 )
 from bluesky_multislice.models import Technique, find_technique, techniques
 from bluesky_multislice.recipe import Instrument, ScanValues
@@ -101,7 +103,7 @@ def resolve_scan(
     warnings = [str(text) for text in run.start.get("warnings", [])]
     frames, files = _frames(client, lookup, key, warnings)
     geometry = _geometry(lookup, frames, key, warnings)
-    scan = Scan(geometry, frames, _probe(run, lookup), lookup.sources, tuple(warnings))
+    scan = mask_bad_pixels(Scan(geometry, frames, _probe(run, lookup), lookup.sources, tuple(warnings)))
     return ResolvedScan(scan, files, run.uid, run.start)
 
 
@@ -228,11 +230,15 @@ def _static(run: RunDocuments, lookup: RunLookup, key: str) -> NDArray | None:
 
 
 def _mask(run: RunDocuments, lookup: RunLookup) -> NDArray[np.bool_] | None:
+    given = recipe_mask(lookup.values)
+    if given is not None:
+        lookup.sources["detector_mask"] = f"recipe scan.mask: {lookup.values.mask}"
+        return given
     found = _static(run, lookup, "detector_mask")
     if found is None:
         lookup.sources["detector_mask"] = "absent: every pixel good"
         return None
-    return found.reshape(found.shape[-2:]) == 0
+    return good_pixels(found, origin=f"run {run.uid}, static:detector_mask", sense=lookup.values.mask_sense)
 
 
 def _probe(run: RunDocuments, lookup: RunLookup) -> NDArray[np.complex64] | None:

@@ -149,7 +149,7 @@ def _overview(plan: Plan, scan: Scan) -> Iterator[str]:
         f"mesh {plan.ranks // plan.slabs}x{plan.slabs} (angle x slab), {batches} batches per step, "
         f"{plan.fit.epochs} epochs of {plan.fit.optimiser}"
     )
-    yield from (f"note: {note}" for note in plan.notes)
+    yield from (f"note: {note}" for note in (*scan.warnings, *plan.notes))
 
 
 def _memory(plan: Plan, geometry: ScanGeometry, predicted: Prediction) -> Iterator[str]:

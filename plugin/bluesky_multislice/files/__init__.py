@@ -1,6 +1,7 @@
 """File formats: the interchange file, the result file and preview images."""
 
 from bluesky_multislice.files.detector_files import find_dataset, open_detector_file
+from bluesky_multislice.files.mask_file import recipe_mask
 from bluesky_multislice.files.preview import preview, write_preview
 from bluesky_multislice.files.scan_reader import read_geometry, read_scan
 from bluesky_multislice.files.scan_writer import write_scan, write_simulated
@@ -25,6 +26,7 @@ __all__ = [
     "read_provenance",
     "read_scan",
     "read_volume",
+    "recipe_mask",
     "write_preview",
     "write_result",
     "write_scan",

@@ -14,6 +14,8 @@ DETECTOR = f"{ENTRY}/instrument_1/detector_1"
 DATA = f"{DETECTOR}/data"
 SOURCE = f"{ENTRY}/instrument_1/source_1"
 SAMPLE = f"{ENTRY}/sample_1"
+PIXELS_CHECKED = "pixels_checked"
+"""Attribute of a mask that includes all bad pixels that were found in the frames; 0 means good in it."""
 
 
 @dataclass

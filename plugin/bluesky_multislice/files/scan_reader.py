@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError, ScanError
 from bluesky_multislice.files.basis_vectors import orientation_of
-from bluesky_multislice.files.fields import DATA, DETECTOR, ENTRY, SAMPLE, SOURCE, FieldLookup
+from bluesky_multislice.files.fields import DATA, DETECTOR, ENTRY, PIXELS_CHECKED, SAMPLE, SOURCE, FieldLookup
+from bluesky_multislice.files.mask_file import recipe_mask
 from bluesky_multislice.files.stored_frames import StoredFrames, open_frames
 from bluesky_multislice.measurement import (
     Beam,
@@ -24,6 +25,8 @@ from bluesky_multislice.measurement import (
     check_energy,
     check_exposures,
     detector_positions_differ,
+    good_pixels,
+    mask_bad_pixels,
 )
 from bluesky_multislice.models import Technique, find_technique, techniques
 from bluesky_multislice.recipe import Instrument, ScanValues
@@ -53,8 +56,9 @@ def read_scan(path: Path, *, values: ScanValues | None = None, instrument: Instr
             got=f"no /{DATA} in {path}.",
             remedy="write the frames there, or simulate them with `multislice simulate`.",
         )
-    data.check_mask(_good_pixels(file))
-    return _read(lookup, data)
+    data.check_mask(_good_pixels(lookup))
+    scan = _read(lookup, data)
+    return scan if _pixels_checked(file) else mask_bad_pixels(scan)
 
 
 def read_geometry(path: Path, *, values: ScanValues | None = None, instrument: Instrument | None = None) -> Scan:
@@ -102,7 +106,7 @@ def _read(lookup: FieldLookup, data: StoredFrames | NDArray) -> Scan:
         rows=np.flatnonzero(key == 0),
         dark_rows=np.flatnonzero(key == 2).tolist(),
         flat_rows=np.flatnonzero(key == 1).tolist(),
-        mask=_good_pixels(lookup.file),
+        mask=_good_pixels(lookup),
         orientation=_orientation(lookup),
         saturation=_saturation(lookup),
         when=_frame_times(lookup, key),
@@ -309,9 +313,24 @@ def _probe(lookup: FieldLookup) -> NDArray[np.complex64] | None:
     return np.asarray(probe[()], np.complex64).reshape(-1, *probe.shape[-2:])
 
 
-def _good_pixels(file: h5py.File) -> NDArray[np.bool_] | None:
+def _good_pixels(lookup: FieldLookup) -> NDArray[np.bool_] | None:
+    given = recipe_mask(lookup.values)
+    if given is not None:
+        lookup.sources["mask"] = f"recipe scan.mask: {lookup.values.mask}"
+        return given
+    mask = lookup.file.get(f"{DETECTOR}/mask")
+    if not isinstance(mask, h5py.Dataset):
+        return None
+    lookup.sources["mask"] = f"/{DETECTOR}/mask"
+    declared = "good_is_zero" if _pixels_checked(lookup.file) else None
+    origin = f"{lookup.file.filename}, /{DETECTOR}/mask"
+    return good_pixels(mask[()], origin=origin, sense=lookup.values.mask_sense or declared)
+
+
+def _pixels_checked(file: h5py.File) -> bool:
+    """Return whether the mask was written by this package and includes all bad pixels."""
     mask = file.get(f"{DETECTOR}/mask")
-    return mask[()] == 0 if isinstance(mask, h5py.Dataset) else None
+    return isinstance(mask, h5py.Dataset) and PIXELS_CHECKED in mask.attrs
 
 
 def _stored_row_count(file: h5py.File) -> int:

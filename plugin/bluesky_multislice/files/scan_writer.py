@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.files.basis_vectors import basis_vectors
-from bluesky_multislice.files.fields import DATA, DETECTOR, ENTRY, SAMPLE, SOURCE
+from bluesky_multislice.files.fields import DATA, DETECTOR, ENTRY, PIXELS_CHECKED, SAMPLE, SOURCE
 from bluesky_multislice.files.virtual_frames import FrameFile, write_virtual
 from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.models import technique_fields
@@ -52,6 +52,7 @@ def write_scan(path: Path, scan: Scan, *, files: Sequence[FrameFile] | None = No
         file[f"{DETECTOR}/y_pixel_size"], file[f"{DETECTOR}/x_pixel_size"] = geometry.detector.pixel_size_m
         file[f"{DETECTOR}/basis_vectors"] = basis_vectors(frames.orientation, geometry.detector.pixel_size_m)
         file[f"{DETECTOR}/mask"] = np.where(frames.stored_mask, 0, 1).astype(np.uint32)
+        file[f"{DETECTOR}/mask"].attrs[PIXELS_CHECKED] = True
         if padding:
             file[f"{DETECTOR}/image_key"] = image_key.astype(np.uint8)
             file[f"{DETECTOR}/start_time"] = frames.when[order]

@@ -119,6 +119,12 @@ class Frames:
             raise FramesError(
                 "Frames must be an array (view, y, x).", got=f"shape {source.shape}.", remedy="select another dataset."
             )
+        if np.dtype(source.dtype).kind not in "buif":
+            raise FramesError(
+                "Frames must be measured intensities: real numbers.",
+                got=f"{'complex values' if np.dtype(source.dtype).kind == 'c' else 'values'} of type {source.dtype}.",
+                remedy="give the detector's frames; exit waves and other complex fields are not measured.",
+            )
         if mask is not None and mask.shape != tuple(source.shape[1:]):
             raise FramesError(
                 "The mask must have the shape of a frame.",
@@ -154,6 +160,20 @@ class Frames:
             FramesError: a flat is not brighter than the dark, or no good pixel is left.
         """
         return int(self.stored_mask.sum() - self._good.sum())
+
+    def without(self, bad: NDArray[np.bool_]) -> "Frames":
+        """Return the same frames with further pixels (y, x) in the stored orientation masked."""
+        return Frames(
+            self.source,
+            rows=self.rows,
+            dark_rows=self.dark_rows,
+            flat_rows=self.flat_rows,
+            mask=self.stored_mask & ~bad,
+            orientation=self.orientation,
+            saturation=self.saturation,
+            when=self.when,
+            detector_position_m=self.detector_position_m,
+        )
 
     def undivided(self) -> "Frames":
         """Return the same frames divided by the mean value of the flat only, so that they keep the beam's structure.

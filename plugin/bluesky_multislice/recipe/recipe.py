@@ -23,7 +23,7 @@ from bluesky_multislice.choices import (
     Propagation,
 )
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.measurement import Orientation, Regime, Saturated, energy_problem
+from bluesky_multislice.measurement import MaskSense, Orientation, Regime, Saturated, energy_problem
 from bluesky_multislice.recipe.refine import Refine
 from bluesky_multislice.recipe.resources import Resources
 
@@ -85,6 +85,16 @@ class ScanValues(BaseModel):
     saturation: float | None = Field(default=None, gt=0, description="Smallest stored value of a saturated pixel.")
     angle_deg: float | None = Field(
         default=None, description="Rotation angle of a scan without a rotation stage, degrees."
+    )
+    mask: str | None = Field(
+        default=None,
+        description="File with the detector's mask, which replaces the scan's: .npy, .tif, .png, .edf or "
+        "FILE.h5::/dataset.",
+    )
+    mask_sense: MaskSense | None = Field(
+        default=None,
+        description="Whether 0 or 1 marks good pixels in the mask. None: 0, and the mask may exclude at most half of "
+        "the pixels.",
     )
     values: dict[str, float] = Field(
         default_factory=dict,

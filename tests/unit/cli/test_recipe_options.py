@@ -85,6 +85,8 @@ VALUES = {
     "source_size_um": 0.1,
     "divergence_urad": 2.0,
     "orientation": "transpose_flip_y",
+    "mask": "mask.npy",
+    "mask_sense": "good_is_one",
     "saturation": 1000.0,
     "angle_deg": -90.0,
     "values": {"numerical_aperture": 0.03},

@@ -8,7 +8,7 @@ import pytest
 from small_scan import hologram_geometry
 
 from bluesky_multislice.errors import FramesError, ScanError
-from bluesky_multislice.files import FrameFile, frame_files, read_geometry, read_scan, write_scan
+from bluesky_multislice.files import FrameFile, frame_files, linked_files, read_geometry, read_scan, write_scan
 from bluesky_multislice.measurement import Beam, Detector, Frames, Orientation, Scan, ScanGeometry
 from bluesky_multislice.recipe import Instrument, ScanValues
 
@@ -156,6 +156,36 @@ def test_what_is_implied_is_said(scan_file):
     assert (scan.geometry.technique, scan.geometry.detector.regime) == ("ptychography", "near_field")
     assert len(scan.warnings) == 2
     assert scan.sources["angle"].startswith("absent: 0")
+
+
+def replace_frames(path, change):
+    with h5py.File(path, "r+") as file:
+        stored = change(file[f"{DETECTOR}/data"][()])
+        del file[f"{DETECTOR}/data"]
+        file[f"{DETECTOR}/data"] = stored
+
+
+def test_frames_with_one_plane_are_frames(tmp_path, scan_file):
+    whole = read_scan(scan_file).frames.read(np.arange(5))
+    replace_frames(scan_file, lambda stored: stored[:, None])
+    scan = read_scan(scan_file)
+    np.testing.assert_array_equal(scan.frames.read(np.arange(5)), whole)
+    write_scan(tmp_path / "job.h5", scan, files=linked_files(scan_file, scan))
+    np.testing.assert_array_equal(read_scan(tmp_path / "job.h5").frames.read(np.arange(5)), whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda stored: np.repeat(stored[:, None], 3, axis=1), r"one frame per view.*\(5, 3, 6, 4\)"),
+        (lambda stored: np.repeat(stored, 5, axis=0), "25 frames and 5 values"),
+        (lambda stored: stored.astype(np.complex64), "complex"),
+    ],
+)
+def test_frames_that_do_not_pair_with_views_are_refused(scan_file, change, words):
+    replace_frames(scan_file, change)
+    with pytest.raises((FramesError, ScanError), match=words):
+        read_scan(scan_file)
 
 
 def test_an_unknown_word_is_refused(scan_file):

@@ -123,6 +123,12 @@ def test_frames_have_three_axes():
         Frames(np.zeros((3, 1, 4, 4)))
 
 
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_complex_frames_are_refused(dtype):
+    with pytest.raises(FramesError, match=r"real numbers.*complex"):
+        Frames(stored_frames().astype(dtype))
+
+
 def test_mask_has_the_shape_of_a_frame():
     with pytest.raises(FramesError, match=r"mask must have the shape.*\(4, 2\)"):
         Frames(stored_frames(), mask=np.ones((4, 2), bool))

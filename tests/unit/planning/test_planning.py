@@ -264,7 +264,7 @@ def test_slices_of_one_angle_keep_their_depth_in_coarser_fits():
 
 def test_too_few_views_to_hold_any_back_is_said():
     assert any("too few views for validation" in note for note in plan_of(hologram_geometry(angles=8)).notes)
-    assert not plan_of(hologram_geometry(angles=40)).notes
+    assert not any("too few views" in note for note in plan_of(hologram_geometry(angles=40)).notes)
 
 
 @pytest.mark.parametrize(
