@@ -76,7 +76,9 @@ def busy():
 @pytest.fixture(scope="module")
 def node(busy):
     with served(busy) as address:
-        yield from_uri(f"{address}/api/v1/")["frames"]
+        client = from_uri(f"{address}/api/v1/")
+        yield client["frames"]
+        client.context.close()
 
 
 FAULTS = [
