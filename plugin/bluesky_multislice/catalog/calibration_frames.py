@@ -112,7 +112,7 @@ def _in_stream(lookup: RunLookup, name: str, image: str, kind: str, origin: str)
             remedy=f"record {image} there, or correct {kind}s in the instrument file.",
         )
     rows = node.shape[0]
-    source, files = find_frames(node, rows)
+    source, files = find_frames(node, rows, lookup.values.frames_per_view or "mean")
     key, when = stream.read("image_key"), stream.read("time")
     selected = np.ones(rows, bool) if key is None else np.ravel(key)[:rows] == KINDS[kind]
     return CalibrationFrames(

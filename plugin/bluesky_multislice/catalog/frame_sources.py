@@ -26,7 +26,7 @@ from bluesky_multislice.files import (
     open_detector_file,
     open_frames,
 )
-from bluesky_multislice.measurement import FrameSource
+from bluesky_multislice.measurement import Combination, FrameSource, combined_frames
 
 
 class DetectorFiles:
@@ -79,7 +79,7 @@ class DetectorFiles:
                 with open_detector_file(file.path, swmr=self._swmr[number]) as opened:
                     frames = find_dataset(opened, file.dataset)
                     if frames is not None:
-                        parts.append(frames[low:high].reshape(-1, *self.shape[1:]))
+                        parts.append(StoredFrames(frames, self._checks[number])[low:high])
         return np.concatenate(parts)
 
 
@@ -87,20 +87,22 @@ class TiledFrames:
     """Frames of an array in Tiled, for storage that this machine cannot access.
 
     Args:
-        node: the array, declared (row, y, x) or (row, 1, y, x).
-        rows: number of its rows that belong to the scan.
+        node: the array, declared (row, y, x) or (event, n, y, x).
+        rows: number of its frames that belong to the scan.
     """
 
     def __init__(self, node: ArrayClient, rows: int) -> None:
-        self._node = node
+        self._node, self._per_event = node, _per_event(node)
         self.shape: tuple[int, ...] = (rows, *node.shape[-2:])
         self.dtype: np.dtype = node.dtype
 
     def __getitem__(self, rows: slice, /) -> NDArray:
         """Return frames (row, y, x) of consecutive rows."""
         start, stop, _ = rows.indices(self.shape[0])
+        first, end = start // self._per_event, -(-max(start, stop) // self._per_event)
         try:
-            return fetch_rows(self._node, start, max(start, stop), self.shape[1:])
+            frames = fetch_rows(self._node, first, end, (self._per_event, *self.shape[1:]))
+            return frames.reshape(-1, *self.shape[1:])[start - first * self._per_event :][: max(0, stop - start)]
         except httpx.HTTPError as error:
             raise _unreadable(self._node, error) from error
 
@@ -139,40 +141,51 @@ class JoinedFrames:
         return np.concatenate(parts)
 
 
-def find_frames(node: ArrayClient, events: int) -> tuple[FrameSource, tuple[FrameFile, ...] | None]:
-    """Return the source of a run's frames, and the detector's files if this machine can access them.
+def find_frames(
+    node: ArrayClient, events: int, combination: Combination | None = None, saturation: float | None = None
+) -> tuple[FrameSource, tuple[FrameFile, ...] | None]:
+    """Return the source of a run's frames, and the detector's files if this machine can access them and link to them.
 
     Args:
         node: array of the frames' data key.
         events: number of events of the scan.
+        combination: how several frames of an event are combined; None: they are refused.
+        saturation: stored value of a saturated pixel; None: the largest value of an integer type.
 
     Raises:
         FramesError: there are fewer frames than events, or they cannot be read.
     """
     shape = node.shape
-    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[1] != 1):
+    if len(shape) not in (3, 4):
         raise FramesError(
-            "The frames of a scan must be (event, y, x), one frame per event.",
+            "The frames of a scan must be (event, y, x).",
             got=f"{node.uri} with shape {shape}.",
-            remedy="give the frames' data key as detector_image, or take one frame per event.",
+            remedy="give the frames' data key as detector_image.",
         )
-    if shape[0] != events:
-        raise FramesError(
-            "Every event of a scan needs a frame of its own.",
-            got=f"{shape[0]} frames for {events} events in {node.uri}.",
-            remedy="take one frame per event, or write the frames of each event into an interchange file.",
-        )
-    files = _visible_files(node, events)
+    rows = shape[0] * _per_event(node)
+    source, files = _stored_frames(node, rows)
+    combined = combined_frames(source, events, combination, origin=node.uri, saturation=saturation)
+    return combined, files if combined is source else None
+
+
+def _stored_frames(node: ArrayClient, rows: int) -> tuple[FrameSource, tuple[FrameFile, ...] | None]:
+    files = _visible_files(node, rows)
     if files:
         source = DetectorFiles(files)
         _check_ends(source)
         return source, files if source.linkable else None
+    last = node.shape[0] - 1
     try:
         fetch_once(node, 0, 1)
-        fetch_once(node, events - 1, events)
+        fetch_once(node, last, last + 1)
     except httpx.HTTPError as error:
         raise _unreadable(node, error) from error
-    return TiledFrames(node, events), None
+    return TiledFrames(node, rows), None
+
+
+def _per_event(node: ArrayClient) -> int:
+    """Return the number of frames per event."""
+    return 1 if len(node.shape) == 3 else node.shape[1]
 
 
 def _visible_files(node: ArrayClient, events: int) -> tuple[FrameFile, ...]:

@@ -46,6 +46,7 @@ from bluesky_multislice.errors import ScanError
 from bluesky_multislice.files import FrameFile, recipe_mask
 from bluesky_multislice.measurement import (
     Beam,
+    CombinedFrames,
     Detector,
     Frames,
     Orientation,
@@ -136,16 +137,26 @@ def _frames(
     client: Container, lookup: RunLookup, key: NDArray[np.int_], warnings: list[str]
 ) -> tuple[Frames, tuple[FrameFile, ...] | None]:
     run, name = lookup.run, _frames_key(lookup)
-    source, files = find_frames(_frames_array(lookup, name), len(key))
     saturation = lookup.find("saturation")
+    limit = None if saturation is None else float(saturation)
+    source, files = find_frames(_frames_array(lookup, name), len(key), lookup.values.frames_per_view, limit)
+    if isinstance(source, CombinedFrames):
+        saturation = source.saturation
     if saturation is None and np.issubdtype(source.dtype, np.integer):
         saturation = np.iinfo(source.dtype).max
     others = find_calibrations(client, lookup, name)
     rows = stored_rows(lookup, key, others)
     mask, sources = _mask(run, lookup), [source, *(other.source for other in others)]
     for part in sources:
-        if isinstance(part, DetectorFiles):
-            part.check_mask(mask)
+        stored = part.stored if isinstance(part, CombinedFrames) else part
+        if isinstance(stored, DetectorFiles):
+            stored.check_mask(mask)
+    if lookup.values.frames_per_view == "sum" and not all(isinstance(part, CombinedFrames) for part in sources):
+        raise ScanError(
+            "Darks and flats must be sums of as many frames as the frames of the scan.",
+            got="frames_per_view = sum, and streams with one frame per event.",
+            remedy="use frames_per_view = mean.",
+        )
     if others:
         source = JoinedFrames(sources)
         linked = [part for part in (files, *(other.files for other in others)) if part is not None]

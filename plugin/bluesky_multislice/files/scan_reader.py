@@ -14,16 +14,19 @@ from bluesky_multislice.errors import FramesError, ScanError
 from bluesky_multislice.files.basis_vectors import orientation_of
 from bluesky_multislice.files.fields import DATA, DETECTOR, ENTRY, PIXELS_CHECKED, SAMPLE, SOURCE, FieldLookup
 from bluesky_multislice.files.mask_file import recipe_mask
-from bluesky_multislice.files.stored_frames import StoredFrames, open_frames
+from bluesky_multislice.files.stored_frames import open_frames
 from bluesky_multislice.measurement import (
     Beam,
+    CombinedFrames,
     Detector,
     Frames,
+    FrameSource,
     Orientation,
     Scan,
     ScanGeometry,
     check_energy,
     check_exposures,
+    combined_frames,
     detector_positions_differ,
     good_pixels,
     mask_bad_pixels,
@@ -57,7 +60,13 @@ def read_scan(path: Path, *, values: ScanValues | None = None, instrument: Instr
             remedy="write the frames there, or simulate them with `multislice simulate`.",
         )
     data.check_mask(_good_pixels(lookup))
-    scan = _read(lookup, data)
+    rows = _stored_row_count(file)
+    source: FrameSource = data
+    if data.per_view > 1 or (lookup.values.frames_per_view is not None and rows):
+        views = rows or data.shape[0] // data.per_view
+        combination, saturation = lookup.values.frames_per_view, _saturation(lookup)
+        source = combined_frames(data, views, combination, origin=str(path), saturation=saturation)
+    scan = _read(lookup, source)
     return scan if _pixels_checked(file) else mask_bad_pixels(scan)
 
 
@@ -91,7 +100,7 @@ def _open(path: Path) -> h5py.File:
         ) from error
 
 
-def _read(lookup: FieldLookup, data: StoredFrames | NDArray) -> Scan:
+def _read(lookup: FieldLookup, data: FrameSource) -> Scan:
     warnings = list[str]()
     found = lookup.number("image_key", f"{DETECTOR}/image_key")
     key = np.zeros(data.shape[0], int) if found is None else np.atleast_1d(found).astype(int)
@@ -108,7 +117,7 @@ def _read(lookup: FieldLookup, data: StoredFrames | NDArray) -> Scan:
         flat_rows=np.flatnonzero(key == 1).tolist(),
         mask=_good_pixels(lookup),
         orientation=_orientation(lookup),
-        saturation=_saturation(lookup),
+        saturation=data.saturation if isinstance(data, CombinedFrames) else _saturation(lookup),
         when=_frame_times(lookup, key),
         detector_position_m=_detector_position_m(lookup, distance, focus_distance_m, key),
     )

@@ -1,6 +1,7 @@
 """Frames in a dataset of an HDF5 file, complete and readable.
 
-Shapes: the dataset is (row, y, x) or (row, 1, y, x); ``StoredFrames`` is (row, y, x).
+Shapes: the dataset is (row, y, x), (row, 1, y, x) or (view, n, y, x); ``StoredFrames`` is (row, y, x), in which the n
+frames of a view are consecutive.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,8 +26,11 @@ class StoredFrames:
     """The frames of a dataset.
 
     Args:
-        dataset: (row, y, x) or (row, 1, y, x).
+        dataset: (row, y, x) or (view, n, y, x).
         check: what its sources lack.
+
+    Attributes:
+        per_view: number n of frames per view.
 
     Raises:
         FramesError: the dataset has another shape.
@@ -34,25 +38,28 @@ class StoredFrames:
 
     def __init__(self, dataset: h5py.Dataset, check: SourceCheck) -> None:
         shape = dataset.shape
-        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[1] != 1):
+        if len(shape) not in (3, 4):
             raise FramesError(
-                "Frames must be an array (view, y, x), one frame per view.",
+                "Frames must be an array (view, y, x).",
                 got=f"shape {shape} in {dataset.file.filename}, dataset {dataset.name}.",
-                remedy="select another dataset, or average the frames of a view.",
+                remedy="select another dataset.",
             )
         self.dataset, self.check = dataset, check
-        self.shape: tuple[int, ...] = (shape[0], *shape[-2:])
+        self.per_view = 1 if len(shape) == 3 else shape[1]
+        self.shape: tuple[int, ...] = (shape[0] * self.per_view, *shape[-2:])
         self.dtype: np.dtype = dataset.dtype
 
     def __getitem__(self, rows: slice, /) -> NDArray:
         """Return frames (row, y, x) of consecutive rows."""
         start, stop, _ = rows.indices(self.shape[0])
-        return self.dataset[start:stop].reshape(-1, *self.shape[1:])
+        first, end = start // self.per_view, -(-stop // self.per_view)
+        stored = self.dataset[first:end].reshape(-1, *self.shape[1:])
+        return stored[start - first * self.per_view :][: max(0, stop - start)]
 
     @property
     def linkable(self) -> bool:
         """Whether other files can link to the dataset. HDF5 finds raw files with relative names in one folder only."""
-        return all(Path(name).is_absolute() for name, _, _ in self.dataset.external or ())
+        return self.per_view == 1 and all(Path(name).is_absolute() for name, _, _ in self.dataset.external or ())
 
     def check_mask(self, good: NDArray[np.bool_] | None) -> None:
         """Check that all good pixels have a source; see ``check_mapped``."""

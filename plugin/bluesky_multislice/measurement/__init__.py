@@ -2,6 +2,7 @@
 
 from bluesky_multislice.measurement.bad_pixels import BadPixels, find_bad_pixels, mask_bad_pixels
 from bluesky_multislice.measurement.flat_field import FlatField, check_exposures, detector_positions_differ
+from bluesky_multislice.measurement.frame_groups import Combination, CombinedFrames, combined_frames
 from bluesky_multislice.measurement.frames import Frames, FrameSource, Orientation, Saturated, unorient
 from bluesky_multislice.measurement.geometry import Beam, Detector, Regime, ScanGeometry, VolumeGrid, depth_of_field_m
 from bluesky_multislice.measurement.masks import MaskSense, good_pixels
@@ -24,6 +25,8 @@ __all__ = [
     "REFINED_QUANTITIES",
     "BadPixels",
     "Beam",
+    "Combination",
+    "CombinedFrames",
     "Detector",
     "FlatField",
     "FrameSource",
@@ -41,6 +44,7 @@ __all__ = [
     "angle_warnings",
     "check_energy",
     "check_exposures",
+    "combined_frames",
     "depth_of_field_m",
     "detector_positions_differ",
     "energy_problem",

@@ -23,7 +23,7 @@ from bluesky_multislice.choices import (
     Propagation,
 )
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.measurement import MaskSense, Orientation, Regime, Saturated, energy_problem
+from bluesky_multislice.measurement import Combination, MaskSense, Orientation, Regime, Saturated, energy_problem
 from bluesky_multislice.recipe.refine import Refine
 from bluesky_multislice.recipe.resources import Resources
 
@@ -85,6 +85,11 @@ class ScanValues(BaseModel):
     saturation: float | None = Field(default=None, gt=0, description="Smallest stored value of a saturated pixel.")
     angle_deg: float | None = Field(
         default=None, description="Rotation angle of a scan without a rotation stage, degrees."
+    )
+    frames_per_view: Combination | None = Field(
+        default=None,
+        description="Combination of several consecutive frames per position, such as exposures of one event: mean or "
+        "sum. None: exactly one frame each.",
     )
     mask: str | None = Field(
         default=None,

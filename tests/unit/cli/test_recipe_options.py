@@ -85,6 +85,7 @@ VALUES = {
     "source_size_um": 0.1,
     "divergence_urad": 2.0,
     "orientation": "transpose_flip_y",
+    "frames_per_view": "mean",
     "mask": "mask.npy",
     "mask_sense": "good_is_one",
     "saturation": 1000.0,

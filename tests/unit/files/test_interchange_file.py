@@ -177,7 +177,7 @@ def test_frames_with_one_plane_are_frames(tmp_path, scan_file):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda stored: np.repeat(stored[:, None], 3, axis=1), r"one frame per view.*\(5, 3, 6, 4\)"),
+        (lambda stored: np.repeat(stored[:, None], 3, axis=1), "15 frames for 5 views"),
         (lambda stored: np.repeat(stored, 5, axis=0), "25 frames and 5 values"),
         (lambda stored: stored.astype(np.complex64), "complex"),
     ],
@@ -186,6 +186,22 @@ def test_frames_that_do_not_pair_with_views_are_refused(scan_file, change, words
     replace_frames(scan_file, change)
     with pytest.raises((FramesError, ScanError), match=words):
         read_scan(scan_file)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize(("combination", "factor"), [("mean", 1), ("sum", 3)])
+def test_several_frames_per_view_are_combined_as_declared(tmp_path, scan_file, stacked, combination, factor):
+    whole = read_scan(scan_file).frames.read(np.arange(5))
+    steps = np.array([0, 1, 2], np.uint16)[:, None, None]
+    replace_frames(scan_file, lambda stored: stored[:, None] + steps)
+    if not stacked:
+        replace_frames(scan_file, lambda stored: stored.reshape(-1, *stored.shape[2:]))
+    scan = read_scan(scan_file, values=ScanValues(frames_per_view=combination))
+    expected = np.where(scan.frames.mask, factor * (whole + 1), 0)
+    np.testing.assert_allclose(scan.frames.read(np.arange(5)), expected)
+    assert scan.frames.saturation == 5000 * factor
+    write_scan(tmp_path / "job.h5", scan, files=linked_files(scan_file, scan))
+    np.testing.assert_allclose(read_scan(tmp_path / "job.h5").frames.read(np.arange(5)), expected)
 
 
 def test_an_unknown_word_is_refused(scan_file):
