@@ -164,7 +164,7 @@ def find_frames(
         )
     rows = shape[0] * _per_event(node)
     source, files = _stored_frames(node, rows)
-    combined = combined_frames(source, events, combination, origin=node.uri, saturation=saturation)
+    combined = combined_frames(source, events, combination, origin=f"events in {node.uri}", saturation=saturation)
     return combined, files if combined is source else None
 
 
@@ -230,8 +230,8 @@ def _open(file: FrameFile) -> tuple[h5py.File, StoredFrames]:
         opened.close()
         raise FramesError(
             "The detector's file must contain every frame of the scan, one frame per view.",
-            got=f"{file.path}, dataset {file.dataset} "
-            + ("that does not exist." if frames is None else f"of shape {frames.shape} for {file.frames} frames."),
+            got=f"{file.path}, dataset {file.dataset} of shape {None if frames is None else frames.shape} for "
+            f"{file.frames} frames.",
             remedy="check the file: the detector stopped early, or the frames are in another dataset.",
         )
     return opened, frames

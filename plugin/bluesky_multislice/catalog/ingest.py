@@ -125,7 +125,7 @@ def _write_known_arrays(writer: Callable[[str, Any], None], run: Any, scan: Scan
 
 
 def _write_events(writer: Callable[[str, Any], None], run: Any, scan: Scan, dataset: h5py.Dataset) -> None:
-    rows, *shape = scan.frames.source.shape
+    rows, *shape = dataset.shape
     columns = _columns(scan, rows)
     keys: dict[str, Any] = {
         name: {"source": "file", "dtype": "number", "shape": [], "units": unit} for name, (unit, _) in columns.items()

@@ -65,7 +65,7 @@ def read_scan(path: Path, *, values: ScanValues | None = None, instrument: Instr
     if data.per_view > 1 or (lookup.values.frames_per_view is not None and rows):
         views = rows or data.shape[0] // data.per_view
         combination, saturation = lookup.values.frames_per_view, _saturation(lookup)
-        source = combined_frames(data, views, combination, origin=str(path), saturation=saturation)
+        source = combined_frames(data, views, combination, origin=f"views in {path}", saturation=saturation)
     scan = _read(lookup, source)
     return scan if _pixels_checked(file) else mask_bad_pixels(scan)
 

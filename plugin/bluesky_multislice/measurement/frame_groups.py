@@ -62,7 +62,7 @@ def combined_frames(
         source: stored frames (row, y, x).
         views: number of views, including darks and flats.
         combination: how several frames of a view are combined; None: they are refused.
-        origin: file or node, for the error.
+        origin: the views and their place, for the error, such as "events in NODE".
         saturation: stored value of a saturated pixel.
 
     Raises:
@@ -75,7 +75,7 @@ def combined_frames(
         fits = bool(views) and rows > views and rows % views == 0
         raise FramesError(
             "Every view needs a frame of its own.",
-            got=f"{rows} frames for {views} views in {origin}.",
+            got=f"{rows} frames for {views} {origin}.",
             remedy=f"set scan.frames_per_view to mean or sum if {rows // views} consecutive frames belong to each view."
             if fits
             else "check whether the detector stopped early or the number of events is wrong.",

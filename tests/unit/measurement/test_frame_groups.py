@@ -10,8 +10,8 @@ STORED = np.arange(6 * 2 * 3, dtype=np.uint16).reshape(6, 2, 3)
 
 
 def test_one_frame_per_view_is_left_as_it_is():
-    assert combined_frames(STORED, 6, None, origin="here") is STORED
-    assert combined_frames(STORED, 6, "sum", origin="here") is STORED
+    assert combined_frames(STORED, 6, None, origin="views in here") is STORED
+    assert combined_frames(STORED, 6, "sum", origin="views in here") is STORED
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ def test_one_frame_per_view_is_left_as_it_is():
 )
 def test_numbers_that_do_not_pair_are_both_named(views, combination, remedy):
     with pytest.raises(FramesError, match=rf"6 frames for {views} views in here.*{remedy}"):
-        combined_frames(STORED, views, combination, origin="here")
+        combined_frames(STORED, views, combination, origin="views in here")
 
 
 @pytest.mark.parametrize("combination", ["mean", "sum"])
 def test_consecutive_frames_are_combined(combination):
-    source = combined_frames(STORED, 2, combination, origin="here")
+    source = combined_frames(STORED, 2, combination, origin="views in here")
     expected = getattr(np, combination)(STORED.reshape(2, 3, 2, 3), axis=1)
     np.testing.assert_array_equal(source[0:2], expected)
     np.testing.assert_array_equal(source[1:2], expected[1:])
