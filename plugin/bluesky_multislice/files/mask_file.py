@@ -62,7 +62,10 @@ def _read(path: Path, dataset: str) -> NDArray:
     suffix = path.suffix.lower()
     if dataset:
         with h5py.File(path, "r") as file:
-            return np.asarray(file[dataset][()])  # pyright: ignore[reportIndexIssue]
+            found = file.get(dataset)
+            if not isinstance(found, h5py.Dataset):
+                raise KeyError(f"no dataset {dataset}")
+            return np.asarray(found[()])
     if suffix == ".npy":
         return np.load(path, allow_pickle=False)
     if suffix in (".tif", ".tiff", ".png"):

@@ -124,8 +124,10 @@ def _regions(pixels: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.i
     """Return each pixel's region (y, x), the region on whose rim it is, and the number of regions; 0: no region."""
     from scipy import ndimage
 
-    regions, count = ndimage.label(pixels, np.ones((3, 3)))
-    return regions, np.where(pixels, 0, ndimage.maximum_filter(regions, 3)), int(count)
+    regions = np.zeros(pixels.shape, np.int32)
+    ndimage.label(pixels, np.ones((3, 3)), regions)
+    rims = np.where(pixels, 0, np.asarray(ndimage.maximum_filter(regions, 3)))
+    return regions, rims, int(regions.max(initial=0))
 
 
 def _hot_pixels(found: _Range, good: NDArray[np.bool_], far_field: bool) -> NDArray[np.bool_]:
@@ -133,7 +135,8 @@ def _hot_pixels(found: _Range, good: NDArray[np.bool_], far_field: bool) -> NDAr
 
     around = np.ones((3, 3), bool)
     around[1, 1] = False
-    brightest = ndimage.maximum_filter(np.where(good, found.high, 0), footprint=around, mode="constant")
+    values = np.where(good, found.high, 0)
+    brightest = np.asarray(ndimage.maximum_filter(values, footprint=around, mode="constant"))
     hot = good & (found.low >= _HOT_LEAST) & (found.low > _HOT_OVER_RIM * brightest)
     if far_field:
         distance = [np.abs(np.arange(n) - n // 2) <= max(3, n // 8) for n in good.shape]
