@@ -95,7 +95,7 @@ def source_files(dataset: h5py.Dataset) -> list[Path]:
 
 
 def _check_virtual(dataset: h5py.Dataset, rows: int, depth: int) -> SourceCheck:
-    own, unlimited = Path(dataset.file.filename), dataset.maxshape[0] is None
+    own, unlimited = Path(dataset.file.filename), None in (dataset.maxshape or ())[:1]
     shape = (max(rows, dataset.shape[0], 1) if unlimited else dataset.shape[0], *dataset.shape[1:])
     coverage, being_written = Coverage(shape), dataset.file.swmr_mode
     by_file: dict[Path, list[_Mapping]] = {}
@@ -198,8 +198,8 @@ def _blocks(mapping: _Mapping, shape: tuple[int, ...], rows: int) -> Iterator[_M
     ]
     for number in range(math.ceil(((rows if axis == 0 else shape[axis]) - first) / step)):
         moved = tuple(bounds + (number * step if n == axis else 0) for n, bounds in enumerate(part))
-        names = (_with_block(name, number) for name in (mapping.file, mapping.dataset))
-        yield _Mapping([moved], *names, mapping.source)
+        file, dataset = _with_block(mapping.file, number), _with_block(mapping.dataset, number)
+        yield _Mapping([moved], file, dataset, mapping.source)
 
 
 def _with_block(name: str, number: int) -> str:

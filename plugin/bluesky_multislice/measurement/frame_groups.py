@@ -37,7 +37,7 @@ class CombinedFrames:
         self.stored, self._count, self._combination, self._limit = source, count, combination, saturation
         self._factor = count if combination == "sum" else 1
         self.shape: tuple[int, ...] = (source.shape[0] // count, *source.shape[1:])
-        self.dtype = np.dtype(np.float32)
+        self.dtype: np.dtype = np.dtype(np.float32)
         self.saturation = None if saturation is None else saturation * self._factor
 
     def __getitem__(self, rows: slice, /) -> NDArray[np.float32]:
