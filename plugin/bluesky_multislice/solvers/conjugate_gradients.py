@@ -5,6 +5,7 @@ direction (Nocedal & Wright, Numerical Optimization, 5.2).
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class ConjugateGradients:
         mesh: the ranks.
     """
 
-    STATE_VERSION = 2
+    STATE_VERSION: ClassVar[int] = 2
 
     def __init__(self, unknowns: Unknowns, frames: ViewSet, weight: Tensor, noise: float, mesh: Mesh) -> None:
         self._unknowns, self._frames, self._settings, self._mesh = unknowns, frames, unknowns.settings, mesh

@@ -6,6 +6,7 @@ length therefore suits every sample, energy and voxel size. All step lengths dec
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class Unknowns:
         support: bool (z, y, x), True where matter is allowed, for the stored rows; None: everywhere.
     """
 
-    STATE_VERSION = 2
+    STATE_VERSION: ClassVar[int] = 2
 
     def __init__(
         self,

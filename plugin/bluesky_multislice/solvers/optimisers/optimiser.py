@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ class ObjectOptimiser:
         largest: returns the maximum of a number over all ranks that store parts of the volume.
     """
 
-    STATE_VERSION = 2
+    STATE_VERSION: ClassVar[int] = 2
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Optimiser of the probe: weighted descent if the object uses it, else Adam."""
 
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class ProbeOptimiser:
         relative_step: number of epochs done → factor on the step.
     """
 
-    STATE_VERSION = 2
+    STATE_VERSION: ClassVar[int] = 2
 
     def __init__(
         self,

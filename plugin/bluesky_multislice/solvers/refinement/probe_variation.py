@@ -6,6 +6,7 @@ shapes and weights are divided by their curvature.
 
 from collections.abc import Callable, Mapping
 from itertools import count
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class ProbeVariation:
         relative_step: number of epochs done → factor on the steps.
     """
 
-    STATE_VERSION = 2
+    STATE_VERSION: ClassVar[int] = 2
 
     def __init__(
         self,

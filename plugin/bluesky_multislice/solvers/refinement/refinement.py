@@ -6,6 +6,7 @@ move with the volume.
 """
 
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class _ScheduledQuantity:
     pixels.
     """
 
-    STATE_VERSION = 2
+    STATE_VERSION: ClassVar[int] = 2
 
     def __init__(self, quantity: RefinedQuantity, schedule: Schedule) -> None:
         self.quantity, self.schedule = quantity, schedule
@@ -88,7 +89,7 @@ class Refinement:
         device: device of the values.
     """
 
-    STATE_VERSION = 2
+    STATE_VERSION: ClassVar[int] = 2
 
     def __init__(
         self,
