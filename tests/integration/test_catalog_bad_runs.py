@@ -103,8 +103,8 @@ def test_a_file_without_the_dataset(tiled_client, folder):
         ({"detector_orientation": "sideways"}, {}, "orientation must be as_is or"),
         ({}, {"rotation_angle": (None, [0.0, 0.0, 0.0])}, "A number needs a unit"),
         ({}, {"rotation_angle": ("mm", [0.0, 0.0, 0.0])}, "must have a unit that converts to radian"),
-        ({}, {"sample_x": ("um", [0.0, float("nan"), 0.0])}, "Every position must be a finite number"),
-        ({}, {"image_key": ("1", [1, 1, 2])}, "at least one must be 0"),
+        ({}, {"sample_x": ("um", [0.0, float("nan"), 0.0])}, "Every position x must be a finite number"),
+        ({}, {"image_key": ("1", [1, 1, 2])}, "at least one image_key must be 0"),
     ],
 )
 def test_a_value_that_cannot_be(tiled_client, folder, start, columns, rule):

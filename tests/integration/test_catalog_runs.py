@@ -128,6 +128,23 @@ def test_holography_stands_at_the_rotation_axis_and_its_regime_is_near_field(til
     assert_allclose(scan.geometry.distance_m, [0.1, 0.11, 0.12])
 
 
+def test_read_back_noise_units_and_shapes_are_those_of_files(tiled_client, folder):
+    """What files and runs have in common is tested with files; this run shows that both share it."""
+    start = {"energy_ev": [12400.0], "technique": ["ptychography"], "detector_distance_m": None}
+    columns = {
+        "rotation_angle": ("Degrees", [30.0, 30.00001, 29.99999]),
+        "sample_x": ("microns", [1.0, 2.0, 3.0]),
+        "detector_distance": ("mm", [2000.0, 2000.00001, 2000.0]),
+    }
+    scan = resolve_scan(
+        tiled_client, write_run(tiled_client, write_frames(folder), start=start, columns=POSITIONS | columns)
+    ).scan
+    check(scan)
+    assert len(np.unique(scan.geometry.angle_rad)) == len(np.unique(scan.geometry.distance_m)) == 1
+    assert scan.sources["angle"].startswith("primary:rotation_angle; 3 readings grouped into 1")
+    assert scan.geometry.distance_m[0] == pytest.approx(2.0)
+
+
 def test_darks_and_flats_are_no_views(tiled_client, folder):
     uid = write_run(tiled_client, write_frames(folder), columns=POSITIONS | {"image_key": ("1", [2, 0, 1])})
     scan = resolve_scan(tiled_client, uid).scan

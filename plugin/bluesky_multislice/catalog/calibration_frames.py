@@ -66,7 +66,7 @@ def find_calibrations(client: Container, lookup: RunLookup, image: str) -> list[
     found = []
     for kind in KINDS:
         mapped = lookup.find(f"{kind}s")
-        stream, _, key = str(mapped).partition(":") if mapped is not None else (_find_stream(lookup.run, kind), "", "")
+        stream, _, key = str(mapped.value).partition(":") if mapped else (_find_stream(lookup.run, kind), "", "")
         if stream is not None:
             found.append(_in_stream(lookup, stream, key or image, kind, f"stream {stream}"))
         for other in _other_runs(client, lookup, kind):
@@ -86,7 +86,8 @@ def _other_runs(client: Container, lookup: RunLookup, kind: str) -> Iterator[Run
     wanted = (lookup.run.start.get("multislice") or {}).get(name)
     source = f"start:multislice.{name}"
     if wanted is None:
-        wanted = lookup.find(name)
+        found = lookup.find(name)
+        wanted = None if found is None else found.value
         source = lookup.sources.pop(name, "")
     for uid in [wanted] if isinstance(wanted, str) else wanted or []:
         try:
@@ -201,7 +202,7 @@ def _in_stream_or_run(lookup: RunLookup, name: str, stream: str) -> NDArray[np.f
         return found
     of_run = lookup.find(name)
     # One value per event would belong to the events of the frames.
-    return np.ravel(of_run) if of_run is not None and np.size(of_run) == 1 else None
+    return np.ravel(of_run.value) if of_run is not None and np.size(of_run.value) == 1 else None
 
 
 def per_row(values: NDArray[np.float64] | None, rows: int) -> NDArray[np.float64]:

@@ -225,7 +225,7 @@ def _check_ends(source: DetectorFiles) -> None:
 
 
 def _open(file: FrameFile) -> tuple[h5py.File, StoredFrames]:
-    opened, frames = open_frames(file.path, (file.dataset,), lambda opened: file.frames)
+    opened, frames = open_frames(file.path, lambda opened: (file.dataset,), lambda opened: file.frames)
     if frames is None or frames.shape[0] < file.frames:
         opened.close()
         raise FramesError(

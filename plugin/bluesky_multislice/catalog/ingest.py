@@ -91,7 +91,7 @@ def _start(scan: Scan, path: Path, multislice: Mapping[str, Any] | None) -> dict
         "warnings": list(scan.warnings),
     }
     # A default of the file format is not a measured value. If omitted, the resolver uses recipe or instrument file.
-    if not scan.sources["regime"].startswith("absent"):
+    if "regime" not in scan.absent:
         document["detector_regime"] = geometry.detector.regime
     document |= geometry.values
     beam = geometry.beam
@@ -181,7 +181,7 @@ def _columns(scan: Scan, rows: int) -> dict[str, tuple[str, NDArray]]:
         return column
 
     columns = {"rotation_angle": ("deg", per_row(np.degrees(geometry.angle_rad)))}
-    if not scan.sources["positions"].startswith("absent"):
+    if "position_x" not in scan.absent:
         columns["sample_y"] = ("m", per_row(-geometry.position_m[:, 0]))
         columns["sample_x"] = ("m", per_row(-geometry.position_m[:, 1]))
     if np.ptp(geometry.distance_m) > 0:

@@ -1,242 +1,128 @@
-"""Looks up the values of a scan in recipe, events, start document and instrument file; records each value's source."""
+"""Looks up the values of a scan in the events, documents and configuration of a Bluesky run."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.catalog.run_documents import EventStream, RunDocuments
-from bluesky_multislice.errors import ScanError
-from bluesky_multislice.models import technique_fields
-from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues, convert, scan_fields
-
-RECIPE_FIELDS: dict[str, tuple[str, float]] = {
-    "technique": ("technique", 1.0),
-    "regime": ("regime", 1.0),
-    "energy": ("energy_ev", 1.0),
-    "distance": ("distance_m", 1.0),
-    "pixel_size": ("pixel_size_um", 1e-6),
-    "focus_distance": ("focus_distance_mm", 1e-3),
-    "source_size": ("source_size_um", 1e-6),
-    "divergence": ("divergence_urad", 1e-6),
-    "orientation": ("orientation", 1.0),
-    "saturation": ("saturation", 1.0),
-    "angle": ("angle_deg", np.pi / 180),
-}
-"""Field → name in the recipe's ``[scan]`` table and the factor to the unit of ``scan_fields``."""
-
-START_FIELDS: dict[str, tuple[str, float]] = {
-    "technique": ("technique", 1.0),
-    "regime": ("detector_regime", 1.0),
-    "energy": ("energy_ev", 1.0),
-    "distance": ("detector_distance_m", 1.0),
-    "pixel_size": ("detector_pixel_size_m", 1.0),
-    "focus_distance": ("focus_distance_m", 1.0),
-    "source_size": ("source_size_m", 1.0),
-    "divergence": ("divergence_rad", 1.0),
-    "orientation": ("detector_orientation", 1.0),
-    "saturation": ("detector_saturation", 1.0),
-    "angle": ("rotation_angle_deg", np.pi / 180),
-    "frames": ("detector_image", 1.0),
-    "exposure": ("exposure_time_s", 1.0),
-}
-"""Field → key of the start document and the factor to the unit of ``scan_fields``."""
-
-EVENT_FIELDS: dict[str, tuple[str, str]] = {
-    "angle": ("angle_key", "rotation_angle"),
-    "position_x": ("position_x_key", "sample_x"),
-    "position_y": ("position_y_key", "sample_y"),
-    "distance": ("distance_key", "detector_distance"),
-    "focus_distance": ("focus_distance_key", "focus_distance"),
-    "exposure": ("exposure_key", "exposure_time"),
-}
-"""Field → key of the start document that names the data key in the events, and the default data key."""
+from bluesky_multislice.files import FieldLookup
+from bluesky_multislice.measurement import FoundValue, PlaceKind, ScanField
+from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues
 
 
-@dataclass
-class RunLookup:
-    """Looks up values of one run.
+class RunLookup(FieldLookup):
+    """Looks up values in one run: in the events, then in the start document.
 
-    Attributes:
+    Args:
         run: the run.
         values: the recipe's values.
         instrument: the instrument file; None if there is none.
-        sources: field → source of its value; every successful look-up adds an entry.
+
+    Attributes:
+        run: the run.
     """
 
-    run: RunDocuments
-    values: ScanValues
-    instrument: Instrument | None
-    sources: dict[str, str] = field(default_factory=dict)
+    DEFAULTS: ClassVar[Mapping[str, FoundValue]] = {
+        "orientation": FoundValue("as_is", "absent: as_is by the metadata contract")
+    }
 
-    def find(self, name: str) -> Any | None:
-        """Return a value (text, number or array) in the unit of ``scan_fields``; None if it is not found.
+    def __init__(self, run: RunDocuments, values: ScanValues, instrument: Instrument | None) -> None:
+        super().__init__(values, instrument)
+        self.run = run
+        self.warnings += [str(text) for text in run.start.get("warnings", [])]
 
-        Raises:
-            ScanError: a value was found and is not of the right kind.
-        """
-        for search in (self._in_recipe, self._in_events, self._in_start, self._in_instrument):
-            source, value, factor = search(name)
-            if value is not None:
-                self.sources[name] = source + self._origin(name, source)
-                return value if scan_fields()[name] is None else self._numbers(name, value) * factor
-        return None
+    @property
+    def scan_name(self) -> str:
+        """The run's unique identifier."""
+        return f"run {self.run.uid}"
+
+    def in_scan(self, field: ScanField) -> Iterator[FoundValue]:
+        """Return the values of a field in the events, the stream ``static`` and the start document."""
+        places = [("primary", self._event_key(field)), ("static", field.static_key)]
+        for stream, key in places:
+            found = None if key is None else self._in_events(field, stream, key)
+            if found is not None:
+                yield found
+        if field.start_key is not None and self.run.start.get(field.start_key) is not None:
+            raw, source = self.run.start[field.start_key], f"start:{field.start_key}"
+            yield self.value(field, raw, source + self._origin(field), defined=field.start_unit)
 
     def in_stream(self, name: str, stream: str) -> NDArray[np.float64] | None:
         """Return the numbers of a field in the events of a stream or in its configuration; None if not found."""
-        found, place = self.run.streams[stream], None if self.instrument is None else self.instrument.fields.get(name)
-        value, factor = None, 1.0
-        if name in EVENT_FIELDS:
-            _, value, factor = self._in_stream(stream, self._event_key(name), name, None)
-        if value is None and place is not None and (place.path or "").startswith("configuration:"):
-            _, value, factor = self._in_configuration(name, place, str(place.path).partition(":")[2], [found])
-        return None if value is None else np.ravel(np.asarray(value, np.float64) * factor)
-
-    def require(self, name: str) -> Any:
-        """Like ``find``, but raise a ScanError that lists all searched places if the value is missing."""
-        value = self.find(name)
-        if value is None:
-            raise self.missing(name)
-        return value
-
-    def missing(self, name: str) -> ScanError:
-        """Return the error for a field that was not found."""
-        unit = scan_fields()[name]
-        return ScanError(
-            f"A scan needs {name.replace('_', ' ')}.",
-            got=f"run {self.run.uid} without it; searched {', '.join(self.places(name))}.",
-            remedy=self._remedy(name, "" if unit is None else f" ({unit})"),
-        )
-
-    def places(self, name: str) -> list[str]:
-        """Return all places that are searched for a field, in order."""
-        searched = []
-        if name in technique_fields():
-            searched += [f"recipe scan.values.{name}", f"start:{name}"]
-        if name in RECIPE_FIELDS:
-            searched.append(f"recipe scan.{RECIPE_FIELDS[name][0]}")
-        if name in EVENT_FIELDS:
-            searched.append(f"event data key primary:{self._event_key(name)}")
-        if name in START_FIELDS:
-            searched.append(f"start:{START_FIELDS[name][0]}")
-        if self.instrument is None:
-            return [*searched, "instrument file (none given)"]
-        place = self.instrument.fields.get(name)
-        detail = f"no field {name}" if place is None else place.path or "value"
-        return [*searched, f"instrument file {self.instrument.name} ({detail})"]
-
-    def _origin(self, name: str, source: str) -> str:
-        """Return the value's source in the interchange file, for a run that was ingested from one."""
-        origins = self.run.start.get("sources", {})
-        origin = origins.get("positions" if name.startswith("position") else name)
-        return f", from {origin}" if origin and source.startswith(("start:", "primary:")) else ""
-
-    def _remedy(self, name: str, unit: str) -> str:
-        remedies = []
-        if name in technique_fields():
-            remedies.append(f"record {name} in the start document, or set it in the recipe's [scan.values] table")
-        if name in START_FIELDS:
-            remedies.append(f"record {START_FIELDS[name][0]} in the start document")
-        elif name in EVENT_FIELDS:
-            remedies.append(f"record {EVENT_FIELDS[name][1]} in the events")
-        if name in RECIPE_FIELDS:
-            remedies.append(f"set {RECIPE_FIELDS[name][0]} in the recipe's [scan] table")
-        remedies.append(f"give the path or the value of {name}{unit} in an instrument file")
-        return ", or ".join(remedies) + "."
-
-    def _event_key(self, name: str) -> str:
-        key, default = EVENT_FIELDS[name]
-        return str(self.run.start.get(key, default))
-
-    def _in_recipe(self, name: str) -> tuple[str, Any, float]:
-        if name in technique_fields():
-            return f"recipe scan.values.{name}", self.values.values.get(name), 1.0
-        key, factor = RECIPE_FIELDS.get(name, ("", 1.0))
-        return f"recipe scan.{key}", getattr(self.values, key, None), factor
-
-    def _in_events(self, name: str) -> tuple[str, Any, float]:
-        if name not in EVENT_FIELDS or "primary" not in self.run.streams:
-            return "", None, 1.0
-        return self._in_stream("primary", self._event_key(name), name, None)
-
-    def _in_start(self, name: str) -> tuple[str, Any, float]:
-        key, factor = START_FIELDS.get(name, (name if name in technique_fields() else "", 1.0))
-        return f"start:{key}", self.run.start.get(key), factor
-
-    def _in_instrument(self, name: str) -> tuple[str, Any, float]:
+        field, key = self.fields[name], self._event_key(self.fields[name])
+        found = None if key is None else self._in_events(field, stream, key)
         place = None if self.instrument is None else self.instrument.fields.get(name)
-        if self.instrument is None or place is None:
-            return "", None, 1.0
-        if place.path is None:
-            source, value, factor = "value", place.value, self._factor(name, place.unit, f"value of {name}")
-        else:
-            source, value, factor = self._at_path(name, place, place.path)
-        return f"instrument file {self.instrument.name}: {source}", value, factor
+        if found is None and place is not None and (place.path or "").startswith("configuration:"):
+            found = self._in_configuration(field, place, [self.run.streams[stream]])
+        return None if found is None else np.ravel(found.value)
 
-    def _at_path(self, name: str, place: FieldPlace, path: str) -> tuple[str, Any, float]:
-        container, _, key = path.partition(":")
+    def at_path(self, field: ScanField, place: FieldPlace) -> FoundValue | None:
+        """Return the value at ``start:KEY.SUBKEY``, ``configuration:DEVICE.KEY`` or ``STREAM:DATA_KEY``."""
+        container, _, key = (place.path or "").partition(":")
         if container == "start":
-            value = _nested_value(self.run.start, key)
-            return path, value, 1.0 if value is None else self._factor(name, place.unit, path)
+            return self._in_start(field, place, key)
         if container == "configuration":
-            return self._in_configuration(name, place, key, list(self.run.streams.values()))
-        if name in ("darks", "flats"):
-            return path, path, 1.0
-        if scan_fields()[name] is None and name == "frames":
-            return path, key if container == "primary" else None, 1.0
-        return self._in_stream(container, key, name, place.unit)
+            return self._in_configuration(field, place, self.run.streams.values())
+        if field.name in ("darks", "flats"):
+            return FoundValue(place.path, str(place.path))
+        if field.name == "frames":
+            return FoundValue(key, str(place.path)) if container == "primary" else None
+        return self._in_events(field, container, key, place.unit)
 
-    def _in_stream(self, stream: str, key: str, name: str, unit: str | None) -> tuple[str, Any, float]:
-        path, found = f"{stream}:{key}", self.run.streams.get(stream)
-        value = None if found is None else found.read(key)
-        if found is None or value is None:
-            return path, None, 1.0
-        declared = found.data_keys.get(key, {}).get("units")
-        return path, value, self._factor(name, unit or declared, path)
+    def places_in_scan(self, field: ScanField) -> list[str]:
+        """Return the field's data keys and its key in the start document."""
+        key = self._event_key(field)
+        searched = [f"event data key primary:{key}"] if key else []
+        searched += [f"static:{field.static_key}"] if field.static_key else []
+        return searched + ([f"start:{field.start_key}"] if field.start_key else [])
+
+    def how_to_record(self, field: ScanField) -> str:
+        """Return the key of the start document or of the events."""
+        if field.start_key is not None:
+            return f"record {field.start_key} in the start document"
+        return f"record {field.event_key} in the events" if field.event_key else ""
+
+    def _event_key(self, field: ScanField) -> str | None:
+        named = None if field.event_key_from is None else self.run.start.get(field.event_key_from)
+        return field.event_key if named is None else str(named)
+
+    def _origin(self, field: ScanField) -> str:
+        """Return the value's source in the interchange file, for a run that was ingested from one."""
+        origin = self.run.start.get("sources", {}).get(field.name)
+        return f", from {origin}" if origin else ""
+
+    def _in_events(self, field: ScanField, stream: str, key: str, unit: str | None = None) -> FoundValue | None:
+        found = self.run.streams.get(stream)
+        raw = None if found is None else found.read(key)
+        if found is None or raw is None:
+            return None
+        source, written = f"{stream}:{key}", unit or found.data_keys.get(key, {}).get("units")
+        self.check_unit(field, written, source)
+        place: PlaceKind = "baseline" if stream == "baseline" else "rows"
+        origin = self._origin(field) if stream == "primary" and key == self._event_key(field) else ""
+        return self.value(field, raw, source + origin, place=place, written=written)
+
+    def _in_start(self, field: ScanField, place: FieldPlace, path: str) -> FoundValue | None:
+        found: Any = self.run.start
+        for key in path.split("."):
+            if not isinstance(found, Mapping) or key not in found:
+                return None
+            found = found[key]
+        self.check_unit(field, place.unit, str(place.path))
+        return self.value(field, found, str(place.path), written=place.unit)
 
     def _in_configuration(
-        self, name: str, place: FieldPlace, key: str, streams: list[EventStream]
-    ) -> tuple[str, Any, float]:
-        device, _, signal = key.partition(".")
+        self, field: ScanField, place: FieldPlace, streams: Iterable[EventStream]
+    ) -> FoundValue | None:
+        device, _, signal = str(place.path).partition(":")[2].partition(".")
         for stream in streams:
             configuration = stream.configuration.get(device, {})
             for candidate in (signal, f"{device}-{signal}", f"{device}_{signal}"):
                 if candidate in configuration.get("data", {}):
-                    declared = configuration.get("data_keys", {}).get(candidate, {}).get("units")
-                    path = f"configuration:{device}.{candidate}"
-                    return path, configuration["data"][candidate], self._factor(name, place.unit or declared, path)
-        return f"configuration:{key}", None, 1.0
-
-    def _factor(self, name: str, unit: str | None, path: str) -> float:
-        """Return the factor from ``unit`` to the field's unit."""
-        field_unit = scan_fields()[name]
-        if field_unit is None:
-            return 1.0
-        if not unit:
-            raise ScanError(
-                "A number needs a unit.",
-                got=f"{name.replace('_', ' ')} at {path} without a unit.",
-                remedy=f"give its unit in the instrument file, such as {field_unit}, or in the device's describe().",
-            )
-        return convert(1.0, unit, field_unit)
-
-    def _numbers(self, name: str, value: Any) -> NDArray[np.float64]:
-        try:
-            return np.asarray(value, np.float64)
-        except (TypeError, ValueError) as error:
-            raise ScanError(
-                f"The {name.replace('_', ' ')} must be a number.",
-                got=f"{value!r} from {self.sources[name]}.",
-                remedy="correct it there, or set it in the recipe's [scan] table.",
-            ) from error
-
-
-def _nested_value(document: Mapping[str, Any], path: str) -> Any | None:
-    found: Any = document
-    for key in path.split("."):
-        if not isinstance(found, Mapping) or key not in found:
-            return None
-        found = found[key]
-    return found
+                    raw, source = configuration["data"][candidate], f"configuration:{device}.{candidate}"
+                    written = place.unit or configuration.get("data_keys", {}).get(candidate, {}).get("units")
+                    self.check_unit(field, written, source)
+                    return self.value(field, raw, source, written=written)
+        return None

@@ -56,7 +56,7 @@ def reconstruct_file(
     on_plan(plan, scan.warnings + plan.notes)
     with _job_path(job_folder, output) as path:
         folder = JobFolder(path).create()
-        write_scan(folder.frames, scan, files=linked_files(scan_file, scan))
+        write_scan(folder.frames, scan, files=linked_files(scan))
         folder.write_job(
             recipe=recipe.model_dump(mode="json"),
             plan=plan.as_dict(),

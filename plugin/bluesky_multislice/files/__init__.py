@@ -1,9 +1,11 @@
 """File formats: the interchange file, the result file and preview images."""
 
+from bluesky_multislice.files.cxi_scan import read_geometry
 from bluesky_multislice.files.detector_files import find_dataset, open_detector_file
+from bluesky_multislice.files.field_lookup import FieldLookup
 from bluesky_multislice.files.mask_file import recipe_mask
 from bluesky_multislice.files.preview import preview, write_preview
-from bluesky_multislice.files.scan_reader import read_geometry, read_scan
+from bluesky_multislice.files.scan_formats import ScanFormat, read_scan, scan_formats
 from bluesky_multislice.files.scan_writer import write_scan, write_simulated
 from bluesky_multislice.files.stored_frames import StoredFrames, check_mapped, open_frames
 from bluesky_multislice.files.virtual_frames import FrameFile, frame_files, linked_files
@@ -11,7 +13,9 @@ from bluesky_multislice.files.virtual_sources import SourceCheck
 from bluesky_multislice.files.volume_file import VolumeFile, read_provenance, read_volume, write_result
 
 __all__ = [
+    "FieldLookup",
     "FrameFile",
+    "ScanFormat",
     "SourceCheck",
     "StoredFrames",
     "VolumeFile",
@@ -27,6 +31,7 @@ __all__ = [
     "read_scan",
     "read_volume",
     "recipe_mask",
+    "scan_formats",
     "write_preview",
     "write_result",
     "write_scan",

@@ -11,6 +11,9 @@ from bluesky_multislice.errors import FramesError
 from bluesky_multislice.measurement import good_pixels
 from bluesky_multislice.recipe import ScanValues
 
+PIXELS_CHECKED = "pixels_checked"
+"""Attribute of a mask that includes all bad pixels that were found in the frames; 0 means good in it."""
+
 _EDF_TYPES = {
     "signedbyte": "i1",
     "unsignedbyte": "u1",

@@ -4,17 +4,24 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.files.basis_vectors import basis_vectors
-from bluesky_multislice.files.fields import DATA, DETECTOR, ENTRY, PIXELS_CHECKED, SAMPLE, SOURCE
+from bluesky_multislice.files.mask_file import PIXELS_CHECKED
 from bluesky_multislice.files.virtual_frames import FrameFile, write_virtual
-from bluesky_multislice.measurement import Frames, Scan
-from bluesky_multislice.models import technique_fields
+from bluesky_multislice.measurement import SCAN_FIELDS, Frames, Scan
+from bluesky_multislice.recipe import scan_fields
 from bluesky_multislice.units import energy_ev_from_wavelength, energy_joule_from_ev
+
+ENTRY = "entry_1"
+"""The entry of an interchange file."""
+
+DATA = f"{ENTRY}/{SCAN_FIELDS['frames'].place}"
+"""Path of the frames in an interchange file."""
 
 
 def write_scan(path: Path, scan: Scan, *, files: Sequence[FrameFile] | None = None) -> None:
@@ -28,40 +35,15 @@ def write_scan(path: Path, scan: Scan, *, files: Sequence[FrameFile] | None = No
     """
     geometry, frames = scan.geometry, scan.frames
     order = np.concatenate([frames.rows, frames.dark_rows, frames.flat_rows]).astype(np.intp)
-    image_key = np.repeat([0, 2, 1], [len(frames.rows), len(frames.dark_rows), len(frames.flat_rows)])
-    padding = len(order) - geometry.views
     with h5py.File(path, "w") as file:
         file["cxi_version"] = 160
         file["number_of_entries"] = 1
-        file[f"{ENTRY}/technique"] = geometry.technique
-        file[f"{SOURCE}/energy"] = energy_joule_from_ev(energy_ev_from_wavelength(geometry.beam.wavelength_m))
-        focus = geometry.beam.focus_distance_m
-        if focus is not None:
-            each = isinstance(focus, tuple)
-            file[f"{SOURCE}/focus_distance"] = np.pad(focus, (0, padding), mode="edge") if each else focus
-        for name, value in (("source_size", geometry.beam.source_size_m), ("divergence", geometry.beam.divergence_rad)):
-            if value:
-                file[f"{SOURCE}/{name}"] = value
-        for name, field in technique_fields().items():
-            if name in geometry.values:
-                file[f"{ENTRY}/{field.place}"] = geometry.values[name]
-        if scan.probe is not None:
-            file[f"{SOURCE}/probe"] = scan.probe
-        file[f"{DETECTOR}/regime"] = geometry.detector.regime
-        file[f"{DETECTOR}/distance"] = _distance_m(scan, order)
-        file[f"{DETECTOR}/y_pixel_size"], file[f"{DETECTOR}/x_pixel_size"] = geometry.detector.pixel_size_m
-        file[f"{DETECTOR}/basis_vectors"] = basis_vectors(frames.orientation, geometry.detector.pixel_size_m)
-        file[f"{DETECTOR}/mask"] = np.where(frames.stored_mask, 0, 1).astype(np.uint32)
-        file[f"{DETECTOR}/mask"].attrs[PIXELS_CHECKED] = True
-        if padding:
-            file[f"{DETECTOR}/image_key"] = image_key.astype(np.uint8)
-            file[f"{DETECTOR}/start_time"] = frames.when[order]
-        if frames.saturation is not None:
-            file[f"{DETECTOR}/saturation_value"] = frames.saturation
-        translation = np.zeros((geometry.views, 3))
-        translation[:, 0], translation[:, 1] = -geometry.position_m[:, 1], -geometry.position_m[:, 0]
-        file[f"{SAMPLE}/geometry_1/translation"] = np.pad(translation, ((0, padding), (0, 0)))
-        file[f"{SAMPLE}/rotation_angle"] = np.pad(np.degrees(geometry.angle_rad), (0, padding), mode="edge")
+        for name, value in _values(scan, order).items():
+            if value is not None:
+                file[f"{ENTRY}/{scan_fields()[name].place}"] = value
+        file[f"{ENTRY}/{SCAN_FIELDS['mask'].place}"].attrs[PIXELS_CHECKED] = True
+        for axis, pitch_m in zip("yx", geometry.detector.pixel_size_m, strict=True):
+            file[f"{ENTRY}/{SCAN_FIELDS['pixel_size'].place.format(axis=axis)}"] = pitch_m
         if files is None:
             _copy_frames(file, frames, order)
         else:
@@ -86,10 +68,34 @@ def write_simulated(path: Path, described: Path, frames: NDArray[np.float64], *,
                 del file[name]
         file.create_dataset(DATA, data=frames, chunks=(1, *frames.shape[1:]))
         file[f"{ENTRY}/data_1/data"] = h5py.SoftLink(f"/{DATA}")
-        probe = file.get(f"{SOURCE}/probe")
+        probe = file.get(f"{ENTRY}/{SCAN_FIELDS['probe'].place}")
         if isinstance(probe, h5py.Dataset):
             probe[...] = probe[()] * np.sqrt(intensity_scale)
     os.replace(part, path)
+
+
+def _values(scan: Scan, order: NDArray[np.intp]) -> dict[str, Any]:
+    """Return the values of an interchange file by the names of their fields; None: not written."""
+    geometry, frames = scan.geometry, scan.frames
+    image_key = np.repeat([0, 2, 1], [len(frames.rows), len(frames.dark_rows), len(frames.flat_rows)])
+    padding = len(order) - geometry.views
+    return dict(geometry.values) | {
+        "technique": geometry.technique,
+        "regime": geometry.detector.regime,
+        "energy": energy_joule_from_ev(energy_ev_from_wavelength(geometry.beam.wavelength_m)),
+        "focus_distance": _focus_distance_m(scan, padding),
+        "source_size": geometry.beam.source_size_m or None,
+        "divergence": geometry.beam.divergence_rad or None,
+        "probe": scan.probe,
+        "distance": _distance_m(scan, order),
+        "orientation": basis_vectors(frames.orientation, geometry.detector.pixel_size_m),
+        "mask": np.where(frames.stored_mask, 0, 1).astype(np.uint32),
+        "image_key": image_key.astype(np.uint8) if padding else None,
+        "frame_times": frames.when[order] if padding else None,
+        "saturation": frames.saturation,
+        "position_x": np.pad(_translation_m(scan), ((0, padding), (0, 0))),
+        "angle": np.pad(np.degrees(geometry.angle_rad), (0, padding), mode="edge"),
+    }
 
 
 def _distance_m(scan: Scan, order: NDArray[np.intp]) -> float | NDArray[np.float64]:
@@ -103,6 +109,19 @@ def _distance_m(scan: Scan, order: NDArray[np.intp]) -> float | NDArray[np.float
         if geometry.focus_distance_m is not None:
             distance_m[geometry.views :] -= geometry.focus_distance_m[-1]
     return distance_m
+
+
+def _focus_distance_m(scan: Scan, padding: int) -> float | NDArray[np.float64] | None:
+    """Return the focus distance, or those of all rows; None for a parallel beam."""
+    focus_m = scan.geometry.beam.focus_distance_m
+    return np.pad(focus_m, (0, padding), mode="edge") if isinstance(focus_m, tuple) else focus_m
+
+
+def _translation_m(scan: Scan) -> NDArray[np.float64]:
+    """Return the sample's translation (view, 3), (x, y, z)."""
+    translation = np.zeros((scan.geometry.views, 3))
+    translation[:, 0], translation[:, 1] = -scan.geometry.position_m[:, 1], -scan.geometry.position_m[:, 0]
+    return translation
 
 
 def _copy_frames(file: h5py.File, frames: Frames, order: NDArray[np.intp]) -> None:

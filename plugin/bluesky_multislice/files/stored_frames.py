@@ -4,7 +4,7 @@ Shapes: the dataset is (row, y, x), (row, 1, y, x) or (view, n, y, x); ``StoredF
 frames of a view are consecutive.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import h5py
@@ -89,13 +89,13 @@ def check_mapped(check: SourceCheck, good: NDArray[np.bool_] | None, origin: str
 
 
 def open_frames(
-    path: Path, places: Sequence[str], announced: Callable[[h5py.File], int]
+    path: Path, places: Callable[[h5py.File], Iterable[str]], announced: Callable[[h5py.File], int]
 ) -> tuple[h5py.File, StoredFrames | None]:
     """Open a file and its frames. Waits for frames that a detector is still writing.
 
     Args:
         path: the file.
-        places: names of datasets; the first that exists contains the frames.
+        places: file → names of datasets; the first that exists contains the frames.
         announced: file → number of frames that it announces, for example by the number of positions.
 
     Returns:
@@ -108,11 +108,15 @@ def open_frames(
 
 
 def _open_once(
-    path: Path, places: Sequence[str], announced: Callable[[h5py.File], int], *, swmr: bool = False
+    path: Path,
+    places: Callable[[h5py.File], Iterable[str]],
+    announced: Callable[[h5py.File], int],
+    *,
+    swmr: bool = False,
 ) -> tuple[h5py.File, StoredFrames | None]:
     file = _open(path, swmr=swmr)
     try:
-        dataset = next((found for place in places if (found := find_dataset(file, place)) is not None), None)
+        dataset = next((found for place in places(file) if (found := find_dataset(file, place)) is not None), None)
         if dataset is None or not dataset.shape:
             return file, None
         check = check_sources(dataset, announced(file))

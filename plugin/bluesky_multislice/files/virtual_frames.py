@@ -57,17 +57,12 @@ def write_virtual(file: h5py.File, name: str, files: Sequence[FrameFile], order:
     file.create_virtual_dataset(name, layout)
 
 
-def linked_files(path: Path, scan: Scan) -> list[FrameFile] | None:
-    """Return the files to which ``write_scan`` can link the frames of an interchange file; None: copy the frames.
-
-    Args:
-        path: the interchange file.
-        scan: the scan that was read from it.
-    """
+def linked_files(scan: Scan) -> list[FrameFile] | None:
+    """Return the files to which ``write_scan`` can link the frames of a scan that was read; None: copy the frames."""
     source = scan.frames.source
     if not isinstance(source, StoredFrames) or not source.linkable:
         return None
-    return [FrameFile(path, str(source.dataset.name), source.shape[0])]
+    return [FrameFile(Path(source.dataset.file.filename), str(source.dataset.name), source.shape[0])]
 
 
 def frame_files(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from bluesky_multislice.measurement.bad_pixels import BadPixels, find_bad_pixels, mask_bad_pixels
 from bluesky_multislice.measurement.flat_field import FlatField, check_exposures, detector_positions_differ
+from bluesky_multislice.measurement.found_value import FoundValue, PlaceKind, as_numbers, as_word, constant
 from bluesky_multislice.measurement.frame_groups import Combination, CombinedFrames, combined_frames
 from bluesky_multislice.measurement.frames import Frames, FrameSource, Orientation, Saturated, unorient
 from bluesky_multislice.measurement.geometry import Beam, Detector, Regime, ScanGeometry, VolumeGrid, depth_of_field_m
@@ -13,6 +14,7 @@ from bluesky_multislice.measurement.plausibility import (
     pattern_warnings,
     position_warnings,
 )
+from bluesky_multislice.measurement.read_back import group_detector_positions, group_geometry, group_readings
 from bluesky_multislice.measurement.refined_quantities import (
     REFINED_QUANTITIES,
     Quantity,
@@ -20,38 +22,65 @@ from bluesky_multislice.measurement.refined_quantities import (
     Scheduled,
 )
 from bluesky_multislice.measurement.scan import Scan
+from bluesky_multislice.measurement.scan_assembly import (
+    chosen,
+    detector_position_m,
+    image_keys,
+    orientation_of_frames,
+    per_row,
+    scan_geometry,
+    single_number,
+)
+from bluesky_multislice.measurement.scan_fields import SCAN_FIELDS, ScanField
 
 __all__ = [
     "REFINED_QUANTITIES",
+    "SCAN_FIELDS",
     "BadPixels",
     "Beam",
     "Combination",
     "CombinedFrames",
     "Detector",
     "FlatField",
+    "FoundValue",
     "FrameSource",
     "Frames",
     "MaskSense",
     "Orientation",
+    "PlaceKind",
     "Quantity",
     "RefinedQuantityRow",
     "Regime",
     "Saturated",
     "Scan",
+    "ScanField",
     "ScanGeometry",
     "Scheduled",
     "VolumeGrid",
     "angle_warnings",
+    "as_numbers",
+    "as_word",
     "check_energy",
     "check_exposures",
+    "chosen",
     "combined_frames",
+    "constant",
     "depth_of_field_m",
+    "detector_position_m",
     "detector_positions_differ",
     "energy_problem",
     "find_bad_pixels",
     "good_pixels",
+    "group_detector_positions",
+    "group_geometry",
+    "group_readings",
+    "image_keys",
     "mask_bad_pixels",
+    "orientation_of_frames",
     "pattern_warnings",
+    "per_row",
     "position_warnings",
+    "scan_geometry",
+    "single_number",
     "unorient",
 ]

@@ -20,6 +20,7 @@ class Scan:
         probe: (mode, y, x) complex64 initial guess at z = 0, in the square root of the frames' units; None: unknown.
         sources: field name → source of its value, for the provenance.
         warnings: warnings about these values, for the user and the provenance.
+        absent: names of fields that are not recorded and have a default value.
     """
 
     geometry: ScanGeometry
@@ -27,6 +28,7 @@ class Scan:
     probe: NDArray[np.complex64] | None = None
     sources: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    absent: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Check that the frames match the geometry."""

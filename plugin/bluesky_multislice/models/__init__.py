@@ -10,7 +10,6 @@ from bluesky_multislice.models.rotated_object import RotatedObject
 from bluesky_multislice.models.techniques import (
     FitDefaults,
     Optics,
-    ScanField,
     Technique,
     find_technique,
     technique_fields,
@@ -27,7 +26,6 @@ __all__ = [
     "ModelOptions",
     "Optics",
     "RotatedObject",
-    "ScanField",
     "Technique",
     "downsample",
     "embed",

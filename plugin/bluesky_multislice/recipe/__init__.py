@@ -1,6 +1,6 @@
 """All user input: recipe, scan values, refinement, resources, instrument file, service settings."""
 
-from bluesky_multislice.recipe.instrument import FieldPlace, Instrument, convert, read_instrument, scan_fields
+from bluesky_multislice.recipe.instrument import FieldPlace, Instrument, read_instrument, scan_fields
 from bluesky_multislice.recipe.recipe import Recipe, ScanValues, Start, Support, make_recipe, read_recipe
 from bluesky_multislice.recipe.refine import Refine, Schedules
 from bluesky_multislice.recipe.resources import Constraint, Name, Resources
@@ -13,6 +13,7 @@ from bluesky_multislice.recipe.service_settings import (
     ServiceSettings,
     SettingsError,
 )
+from bluesky_multislice.recipe.unit_conversion import convert, to_field_unit
 
 __all__ = [
     "DEPLOYMENT",
@@ -38,4 +39,5 @@ __all__ = [
     "read_instrument",
     "read_recipe",
     "scan_fields",
+    "to_field_unit",
 ]

@@ -68,7 +68,7 @@ def link(tmp_path):
 
 
 def read(path, rows=N):
-    file, frames = open_frames(path, ("d",), lambda file: rows)
+    file, frames = open_frames(path, lambda file: ("d",), lambda file: rows)
     with file:
         assert frames is not None
         frames.check_mask(None)

@@ -43,7 +43,7 @@ def write(path, fill, shape=FRAMES.shape, **more):
 
 
 def read(path, rows=0, good=None):
-    file, frames = open_frames(Path(path), ("v",), lambda file: rows)
+    file, frames = open_frames(Path(path), lambda file: ("v",), lambda file: rows)
     with file:
         assert frames is not None
         frames.check_mask(good)

@@ -12,7 +12,7 @@ import torch
 from small_scan import hologram_scan
 
 from bluesky_multislice.files import FrameFile, read_scan, write_scan
-from bluesky_multislice.files.fields import DATA
+from bluesky_multislice.files.scan_writer import DATA
 from bluesky_multislice.jobs.provenance import make_provenance
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan

@@ -24,6 +24,9 @@ value = "far_field"
         (75.0, "µm", "m", 75e-6),
         (180.0, "degree", "radian", 3.141592653589793),
         (180.0, "deg", "radian", 3.141592653589793),
+        (180.0, "Degrees", "radian", 3.141592653589793),
+        (1.0, "kev", "eV", 1000.0),
+        (1.0, "Angstrom", "m", 1e-10),
         (1.602176634e-19, "J", "eV", 1.0),
     ],
 )
@@ -32,7 +35,17 @@ def test_units_convert(value, unit, to, expected):
 
 
 @pytest.mark.parametrize(
-    ("unit", "to"), [("mm", "eV"), ("furlongz", "m"), ("degree", "m"), ("m/", "m"), ("2 mm", "m"), ("m(", "m")]
+    ("unit", "to"),
+    [
+        ("mm", "eV"),
+        ("furlongz", "m"),
+        ("furlong", "m"),
+        ("percent", "radian"),
+        ("degree", "m"),
+        ("m/", "m"),
+        ("2 mm", "m"),
+        ("m(", "m"),
+    ],
 )
 def test_other_units_are_refused(unit, to):
     with pytest.raises(ScanError, match=f"converts to {to}.*{re.escape(unit)}"):
@@ -40,7 +53,7 @@ def test_other_units_are_refused(unit, to):
 
 
 def test_every_unit_of_a_field_is_known():
-    for unit in filter(None, scan_fields().values()):
+    for unit in {field.unit for field in scan_fields().values()} - {None}:
         assert convert(1.0, unit, unit) == 1.0
 
 
@@ -61,6 +74,7 @@ def test_file_is_read(tmp_path):
         ("[fields.energy]\nunit = 'eV'", "exactly one of path and value"),
         ("[fields.energy]\npath = 'start:e'\nvalue = 1.0", "exactly one of path and value"),
         ("[fields.energy]\nplace = 'start:e'", "place"),
+        ("[fields.mask]\nvalue = 0", "mask: an array needs a path"),
         ("surname = 'x'", "surname"),
         ("[fields", "Expected"),
     ],

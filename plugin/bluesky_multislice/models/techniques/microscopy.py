@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from bluesky_multislice.measurement import ScanGeometry
+from bluesky_multislice.measurement import ScanField, ScanGeometry
 from bluesky_multislice.models.techniques.holography import plane_wave
-from bluesky_multislice.models.techniques.technique import ScanField, Technique
+from bluesky_multislice.models.techniques.technique import Technique
 
 
 def pupil(geometry: ScanGeometry, fy: Tensor, fx: Tensor) -> Tensor:

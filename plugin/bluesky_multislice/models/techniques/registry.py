@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.measurement import ScanGeometry
+from bluesky_multislice.measurement import ScanField, ScanGeometry
 from bluesky_multislice.models.techniques.holography import HOLOGRAPHY
 from bluesky_multislice.models.techniques.microscopy import MICROSCOPY
 from bluesky_multislice.models.techniques.ptychography import PTYCHOGRAPHY
-from bluesky_multislice.models.techniques.technique import ScanField, Technique
+from bluesky_multislice.models.techniques.technique import Technique
 
 GROUP = "bluesky_multislice.techniques"
 """Entry point group for a package's ``Technique``."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.choices import OptimiserName
-from bluesky_multislice.measurement import Regime, ScanGeometry
+from bluesky_multislice.measurement import Regime, ScanField, ScanGeometry
 
 Optics = Callable[[ScanGeometry, Tensor, Tensor], Tensor]
 """(geometry, fy (y, 1), fx (x,) in 1/m) → transfer function (y, x) of the optics between sample and detector."""
@@ -30,23 +30,6 @@ class FirstProbe(Protocol):
     ) -> Tensor:
         """Return the initial probe on a window (y, x) with the pitch ``pixel_size_m`` (y, x)."""
         ...
-
-
-@dataclass(frozen=True)
-class ScanField:
-    """A technique-specific number of a scan.
-
-    Attributes:
-        name: name in the recipe's ``[scan.values]``, the start document and the instrument file.
-        unit: unit in the model; None for a dimensionless number.
-        place: path in the interchange file, below ``/entry_1``.
-        description: meaning, for documentation and forms.
-    """
-
-    name: str
-    unit: str | None
-    place: str
-    description: str
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,157 @@
+"""Reads a scan from an HDF5 file: frames as the detector stored them, and the geometry."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_multislice.errors import FramesError, ScanError
+from bluesky_multislice.files.detector_files import open_detector_file
+from bluesky_multislice.files.hdf5_lookup import Hdf5Lookup
+from bluesky_multislice.files.mask_file import PIXELS_CHECKED, recipe_mask
+from bluesky_multislice.files.stored_frames import open_frames
+from bluesky_multislice.measurement import (
+    CombinedFrames,
+    Frames,
+    FrameSource,
+    Scan,
+    check_exposures,
+    combined_frames,
+    detector_position_m,
+    good_pixels,
+    group_detector_positions,
+    image_keys,
+    mask_bad_pixels,
+    orientation_of_frames,
+    per_row,
+    scan_geometry,
+    single_number,
+)
+
+
+def open_scan(path: Path) -> h5py.File:
+    """Open an HDF5 file.
+
+    Raises:
+        FramesError: it is missing or not HDF5.
+    """
+    try:
+        return open_detector_file(path)
+    except OSError as error:
+        raise FramesError(
+            "A scan file must be readable HDF5.", got=f"{path}: {error}.", remedy="check the path and the file."
+        ) from error
+
+
+def scan_with_frames(path: Path, look_up: Callable[[h5py.File], Hdf5Lookup]) -> Scan:
+    """Return the scan of a file. Frames stay on disk until they are indexed.
+
+    Args:
+        path: the file.
+        look_up: open file → look-up of its values.
+
+    Raises:
+        ScanError: a value is missing or contradicts another.
+        FramesError: frames are missing.
+    """
+    file, data = open_frames(path, lambda file: look_up(file).frames_paths(), lambda file: _announced(look_up(file)))
+    lookup = look_up(file)
+    if data is None:
+        raise FramesError(
+            "A reconstruction needs frames.",
+            got=f"no array of frames in {lookup.scan_name}; searched {', '.join(lookup.places('frames'))}.",
+            remedy="write the frames there, or simulate them with `multislice simulate`.",
+        )
+    lookup.find("frames")
+    data.check_mask(_mask(lookup))
+    source, rows, combination = data, _announced(lookup), lookup.values.frames_per_view
+    if data.per_view > 1 or (combination is not None and rows):
+        views, saturation = rows or data.shape[0] // data.per_view, single_number(lookup, "saturation")
+        source = combined_frames(data, views, combination, origin=f"views in {path}", saturation=saturation)
+    scan = _read(lookup, source)
+    return scan if _pixels_checked(lookup) else mask_bad_pixels(scan)
+
+
+def scan_without_frames(lookup: Hdf5Lookup) -> Scan:
+    """Return the scan of a file without frames, for simulation. Its frames are zero and have the shape of the mask.
+
+    Raises:
+        ScanError: a value is missing, or the file has no mask that gives the shape of the frames.
+    """
+    mask = lookup.dataset("mask")
+    if mask is None:
+        raise lookup.missing("mask")
+    rows = [np.size(found.value) for name in ("image_key", "position_x", "angle") if (found := lookup.find(name))]
+    if not rows:
+        raise lookup.missing("angle")
+    return _read(lookup, np.broadcast_to(np.zeros(1, np.float32), (max(rows), *mask.shape)))
+
+
+def _read(lookup: Hdf5Lookup, data: FrameSource) -> Scan:
+    key = image_keys(lookup, data.shape[0])
+    technique = lookup.technique()
+    geometry = scan_geometry(lookup, technique, key, data.shape)
+    check_exposures(per_row(lookup.find("exposure"), key), key)
+    frames = Frames(
+        data,
+        rows=np.flatnonzero(key == 0),
+        dark_rows=np.flatnonzero(key == 2).tolist(),
+        flat_rows=np.flatnonzero(key == 1).tolist(),
+        mask=_mask(lookup),
+        orientation=orientation_of_frames(lookup),
+        saturation=data.saturation if isinstance(data, CombinedFrames) else single_number(lookup, "saturation"),
+        when=_frame_times(lookup, key),
+        detector_position_m=group_detector_positions(detector_position_m(lookup, key), key, geometry),
+    )
+    return Scan(
+        geometry, frames, _probe(lookup), lookup.sources, tuple(lookup.warnings), absent=frozenset(lookup.absent)
+    )
+
+
+def _announced(lookup: Hdf5Lookup) -> int:
+    """Return the number of frames that the file's other values announce; 0 if they announce none."""
+    for name in ("image_key", "position_x", "angle"):
+        found = lookup.find(name)
+        if found is not None and np.ndim(found.value):
+            return len(found.value)
+    return 0
+
+
+def _mask(lookup: Hdf5Lookup) -> NDArray[np.bool_] | None:
+    given = recipe_mask(lookup.values)
+    if given is not None:
+        lookup.sources["mask"] = f"recipe scan.mask: {lookup.values.mask}"
+        return given
+    mask = lookup.dataset("mask")
+    if mask is None:
+        return None
+    declared = "good_is_zero" if _pixels_checked(lookup) else None
+    origin = f"{lookup.scan_name}, {lookup.sources['mask']}"
+    return good_pixels(mask[()], origin=origin, sense=lookup.values.mask_sense or declared)
+
+
+def _pixels_checked(lookup: Hdf5Lookup) -> bool:
+    """Return whether the mask was written by this package and includes all bad pixels."""
+    mask = lookup.dataset("mask")
+    return mask is not None and PIXELS_CHECKED in mask.attrs
+
+
+def _frame_times(lookup: Hdf5Lookup, key: NDArray[np.intp]) -> NDArray[np.float64] | None:
+    """Return the time of every stored frame; None if only their order is known."""
+    found = lookup.find("frame_times")
+    return found.value if found is not None and found.value.shape == key.shape else None
+
+
+def _probe(lookup: Hdf5Lookup) -> NDArray[np.complex64] | None:
+    probe = lookup.dataset("probe")
+    if probe is None:
+        return None
+    if probe.ndim not in (2, 3):
+        raise ScanError(
+            "A probe must be (mode, y, x) or (y, x).",
+            got=f"an array {probe.shape} at {lookup.sources['probe']}.",
+            remedy="correct it there, or omit it: the initial guess is then derived from the frames.",
+        )
+    return np.asarray(probe[()], np.complex64).reshape(-1, *probe.shape[-2:])
