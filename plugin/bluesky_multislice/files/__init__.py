@@ -3,6 +3,13 @@
 from bluesky_multislice.files.detector_files import find_dataset, open_detector_file
 from bluesky_multislice.files.mask_file import recipe_mask
 from bluesky_multislice.files.preview import preview, write_preview
+from bluesky_multislice.files.result_arrays import (
+    RESULT_PICTURES,
+    RESULT_TABLES,
+    ResultArray,
+    result_arrays,
+    result_lines,
+)
 from bluesky_multislice.files.scan_reader import read_geometry, read_scan
 from bluesky_multislice.files.scan_writer import write_scan, write_simulated
 from bluesky_multislice.files.stored_frames import StoredFrames, check_mapped, open_frames
@@ -11,7 +18,10 @@ from bluesky_multislice.files.virtual_sources import SourceCheck
 from bluesky_multislice.files.volume_file import VolumeFile, read_provenance, read_volume, write_result
 
 __all__ = [
+    "RESULT_PICTURES",
+    "RESULT_TABLES",
     "FrameFile",
+    "ResultArray",
     "SourceCheck",
     "StoredFrames",
     "VolumeFile",
@@ -27,6 +37,8 @@ __all__ = [
     "read_scan",
     "read_volume",
     "recipe_mask",
+    "result_arrays",
+    "result_lines",
     "write_preview",
     "write_result",
     "write_scan",
