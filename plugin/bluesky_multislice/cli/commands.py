@@ -3,6 +3,8 @@
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -95,7 +97,7 @@ def reconstruct(
             on_plan=on_plan,
             on_progress=on_progress,
         )
-    plan_notes = provenance["plan"]["notes"]
+    plan_notes = provenance["plan"]["storage"]["notes"]
     for warning in (*provenance["warnings"], *(note for note in provenance["notes"] if note not in plan_notes)):
         _CONSOLE.print(f"[yellow]note[/yellow] {warning}")
     figures = provenance["figures"]
@@ -163,7 +165,13 @@ def simulate(
 
 @multislice.command()
 @click.argument("scan", type=_FILE)
-@click.option("--tiled", "tiled_uri", envvar="MULTISLICE_TILED_URI", required=True, help="Address of the Tiled server.")
+@click.option(
+    "--tiled",
+    "tiled_uri",
+    envvar="MULTISLICE_TILED_URI",
+    required=True,
+    help="Address of the Tiled server, or name of a Tiled profile.",
+)
 @click.option("--auto/--no-auto", default=True, show_default=True, help="Request an automatic reconstruction.")
 @_instrument
 @recipe_options
@@ -238,7 +246,8 @@ def deploy(jobs: int) -> None:
 @click.option("--keep-serving", is_flag=True, help="Keep the servers running until Ctrl-C.")
 def demo(technique: Any, out: Path, keep_serving: bool) -> None:
     """Scan and reconstruct samples on a simulated beamline with real servers."""
-    from bluesky_multislice.demo import run_demo
+    with _needs_extra("demo"):
+        from bluesky_multislice.demo import run_demo
 
     sys.exit(run_demo(technique, out, keep_serving=keep_serving))
 
@@ -253,9 +262,23 @@ def demo(technique: Any, out: Path, keep_serving: bool) -> None:
 )
 def serve(out: Path, readable: tuple[Path, ...]) -> None:
     """Run Tiled, Prefect, a worker and the listener on this machine, to try them with your own scans."""
-    from bluesky_multislice.demo import serve_until_interrupted
+    with _needs_extra("demo"):
+        from bluesky_multislice.demo import serve_until_interrupted
 
     serve_until_interrupted(out, readable)
+
+
+@contextmanager
+def _needs_extra(extra: str) -> Iterator[None]:
+    """Explain that a command needs packages that only an extra installs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MultisliceError(
+            f"This command needs the packages of the extra {extra}.",
+            got=f"no package {error.name}.",
+            remedy=f"pip install 'bluesky-multislice[{extra}]'",
+        ) from error
 
 
 def _read_instrument(path: Path | None):
