@@ -34,6 +34,11 @@ class Plan(VolumePart, ModelPart, FitPart, MeshPart, StoragePart):
     part: ClassVar[str] = "plan"
     earlier: tuple["Plan", ...] = ()
 
+    @classmethod
+    def of_parts(cls, *parts: VolumePart | ModelPart | FitPart | MeshPart | StoragePart) -> "Plan":
+        """Return the plan of these five parts, without earlier fits."""
+        return cls(**{name: getattr(part, name) for part in parts for name in names_of(type(part))})
+
     @property
     def epochs(self) -> int:
         """Maximum number of epochs of all fits."""
