@@ -7,10 +7,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from installed_package import installed
 from small_scan import hologram_scan
 
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.files import result_arrays, result_lines, write_result
+from bluesky_multislice.files.result_arrays import GROUP
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
@@ -25,16 +27,10 @@ def facility(tmp_path, monkeypatch):
     """A package is installed that offers the array of the documentation."""
     (python,) = re.findall(r"```python\n(.*?)```", EXAMPLE.read_text(), re.DOTALL)
     (point,) = re.findall(r'^projection = "(.*)"$', EXAMPLE.read_text(), re.MULTILINE)
-    (tmp_path / "facility_arrays.py").write_text(python)
-    about = tmp_path / "facility-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: facility\nVersion: 1.0\n")
-    entry = about / "entry_points.txt"
-    entry.write_text(f"[bluesky_multislice.result_arrays]\nprojection = {point}\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    points = {"module": "facility_arrays", "group": GROUP, "points": {"projection": point}}
     result_arrays.cache_clear()
-    yield entry
-    sys.modules.pop("facility_arrays", None)
+    with installed(tmp_path, monkeypatch, source=python, **points) as entries:
+        yield entries
     result_arrays.cache_clear()
 
 
@@ -68,7 +64,7 @@ def test_an_array_of_another_package_is_in_the_file_and_on_the_page(facility, tm
 def test_an_array_that_cannot_be_used_is_refused(facility, tmp_path, point, rule):
     source = (tmp_path / "facility_arrays.py").read_text().replace('name="projection"', 'name="positions"')
     (tmp_path / "facility_positions.py").write_text(source.replace("PROJECTION", "POSITIONS"))
-    facility.write_text(f"[bluesky_multislice.result_arrays]\n{point}\n")
+    facility.write_text(f"[{GROUP}]\n{point}\n")
     with pytest.raises(ScanError, match=rule):
         result_arrays()
     sys.modules.pop("facility_positions", None)

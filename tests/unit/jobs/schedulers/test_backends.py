@@ -1,10 +1,10 @@
 """Scheduler backends by name: this package's, and the one of the documentation, offered by another package."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from installed_package import installed
 
 from bluesky_multislice.errors import SchedulerError
 from bluesky_multislice.jobs import JobFolder, RecordState
@@ -20,6 +20,7 @@ from bluesky_multislice.jobs.schedulers import (
     schedulers,
     submit_once,
 )
+from bluesky_multislice.jobs.schedulers.backends import GROUP
 from bluesky_multislice.recipe import Resources
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "how-to" / "add-a-scheduler-backend.md"
@@ -30,16 +31,10 @@ DOCUMENT = Path(__file__).parents[4] / "docs" / "how-to" / "add-a-scheduler-back
 @pytest.fixture
 def facility(tmp_path, monkeypatch):
     """A package is installed that offers the documentation's scheduler."""
-    (tmp_path / "facility_spool.py").write_text(PYTHON)
-    about = tmp_path / "facility-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: facility\nVersion: 1.0\n")
-    entry = about / "entry_points.txt"
-    entry.write_text(f"[bluesky_multislice.schedulers]\nspool = {ENTRY_POINT}\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    points = {"module": "facility_spool", "group": GROUP, "points": {"spool": ENTRY_POINT}}
     schedulers.cache_clear()
-    yield entry
-    sys.modules.pop("facility_spool", None)
+    with installed(tmp_path, monkeypatch, source=PYTHON, **points) as entries:
+        yield entries
     schedulers.cache_clear()
 
 
@@ -96,6 +91,6 @@ def test_without_the_package_its_name_is_refused(tmp_path):
     ],
 )
 def test_a_backend_that_cannot_be_used_is_refused(facility, point, rule):
-    facility.write_text(f"[bluesky_multislice.schedulers]\n{point}\n")
+    facility.write_text(f"[{GROUP}]\n{point}\n")
     with pytest.raises(SchedulerError, match=rule):
         schedulers()
