@@ -11,16 +11,15 @@ from bluesky_multislice.errors import CatalogError
 
 @pytest.fixture
 def profile(tiled_server, tmp_path, monkeypatch):
-    """A profile file of the user, with the server's address and key."""
+    """A profile file of the user, with the server's address."""
     folder = tmp_path / "profiles"
     folder.mkdir()
     (folder / "beamline.yml").write_text(
-        f"beamline:\n  uri: {tiled_server.uri.partition('?')[0]}\n  api_key: {TILED_KEY}\n"
-        "silent:\n  uri: http://127.0.0.1:1\n"
+        f"beamline:\n  uri: {tiled_server.uri.partition('?')[0]}\nsilent:\n  uri: http://127.0.0.1:1\n"
     )
     # Tiled reads TILED_PROFILES when it is imported.
     monkeypatch.setattr(tiled.profiles, "paths", [folder])
-    monkeypatch.delenv("TILED_API_KEY", raising=False)
+    monkeypatch.setenv("TILED_API_KEY", TILED_KEY)
     tiled.profiles.load_profiles.cache_clear()
     yield "beamline"
     tiled.profiles.load_profiles.cache_clear()
@@ -35,7 +34,7 @@ def test_a_name_opens_the_catalogue_of_databroker(profile, take):
     analysts.context.close()
 
 
-def test_a_key_that_is_given_replaces_the_profiles(profile):
+def test_a_key_that_is_given_replaces_that_of_the_environment(profile):
     with pytest.raises(CatalogError, match="accept the API key"):
         connect(profile, "anotherkey")
 

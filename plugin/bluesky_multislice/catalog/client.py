@@ -17,7 +17,7 @@ def connect(address: str, api_key: str | None = None) -> Container:
     Args:
         address: address of the Tiled server or of a container on it, or the name of a Tiled profile: the catalogue
             that an analyst opens as ``databroker.catalog[name]``.
-        api_key: API key; None: the profile's, or the environment variable ``TILED_API_KEY``. The key is never logged.
+        api_key: API key; None: the environment variable ``TILED_API_KEY``. The key is never logged.
 
     Raises:
         CatalogError: there is no such profile, the server does not answer, or it rejects the key.

@@ -90,11 +90,8 @@ def _limit_of(annotation: Any) -> tuple[Any, Any]:
     return (kind | None, None) if get_args(kind)[0] is int else (tuple[kind, ...], ())
 
 
-Overrides = create_model(
-    "Overrides",
-    __base__=Limits,
-    **{name: _limit_of(field.annotation) for name, field in Resources.model_fields.items()},
-)
+_LIMITS: dict[str, Any] = {name: _limit_of(field.annotation) for name, field in Resources.model_fields.items()}
+Overrides = create_model("Overrides", __base__=Limits, **_LIMITS)
 """One limit per field of ``Resources``."""
 
 
@@ -277,7 +274,7 @@ def allocate(profile: SiteProfile, resources: Resources, *, ranks: int, device: 
             got=f"{site.walltime_minutes} min of walltime, warning time {site.warning_seconds} s, on {profile.name}.",
             remedy="increase resources.walltime_minutes, or reduce warning_seconds in the site profile.",
         )
-    allocated = {name: getattr(site, name) for name in Resources.model_fields}
+    allocated: dict[str, Any] = {name: getattr(site, name) for name in Resources.model_fields}
     cores = site.cpus_per_task or ranks // nodes
     return Allocation(**allocated | {"nodes": nodes, "ranks_per_node": ranks // nodes, "cpus_per_task": cores})
 
