@@ -143,7 +143,7 @@ def _fill(node: Container, file: h5py.File) -> None:
         if not can_read(array, file, name):
             raise OSError(f"the server does not return the {name} that was written")
     for picture in RESULT_PICTURES:
-        node.write_array(picture.values(file), key=picture.name, dims=picture.axes)  # pyright: ignore[reportArgumentType]
+        node.write_array(picture.values(file), key=picture.name, dims=picture.axes)
     for table in RESULT_TABLES:
         # A reconstruction may lack a table, but not a column of one that it has.
         if table.name in file or table.required:

@@ -16,6 +16,7 @@ from bluesky_multislice.planning.plan_parts import (
     FitPart,
     MeshPart,
     ModelPart,
+    Part,
     StoragePart,
     VolumePart,
     names_of,
@@ -35,7 +36,7 @@ class Plan(VolumePart, ModelPart, FitPart, MeshPart, StoragePart):
     earlier: tuple["Plan", ...] = ()
 
     @classmethod
-    def of_parts(cls, *parts: VolumePart | ModelPart | FitPart | MeshPart | StoragePart) -> "Plan":
+    def of_parts(cls, *parts: Part) -> "Plan":
         """Return the plan of these five parts, without earlier fits."""
         return cls(**{name: getattr(part, name) for part in parts for name in names_of(type(part))})
 

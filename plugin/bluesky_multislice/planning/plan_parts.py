@@ -140,13 +140,15 @@ class StoragePart:
     notes: tuple[str, ...] = ()
 
 
+Part = VolumePart | ModelPart | FitPart | MeshPart | StoragePart
 PARTS = (VolumePart, ModelPart, FitPart, MeshPart, StoragePart)
-IDENTITY_PARTS = (VolumePart, ModelPart, FitPart)
+IDENTITY_Part = VolumePart | ModelPart | FitPart | MeshPart | StoragePart
+PARTS = (VolumePart, ModelPart, FitPart)
 """Parts that determine the reconstructed numbers, except for the order of sums and the accuracy of tile halos."""
 STEP_SIZES = ("batch_views", "batches_per_lane")
 """Fit settings that may differ between machines: a job resumes with the step sizes of its new plan."""
 
 
-def names_of(part: type) -> tuple[str, ...]:
+def names_of(part: type[Part]) -> tuple[str, ...]:
     """Return the names of a part's fields."""
     return tuple(field.name for field in fields(part))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 
@@ -33,7 +34,7 @@ class LocalScheduler:
         poll_s: seconds between two status checks.
     """
 
-    on_this_machine = True
+    on_this_machine: ClassVar[bool] = True
 
     def __init__(
         self,

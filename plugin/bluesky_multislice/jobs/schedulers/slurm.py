@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from bluesky_multislice.errors import SchedulerError
 from bluesky_multislice.jobs.job_folder import INTERRUPTED_STATUS, JobFolder
@@ -38,7 +39,7 @@ class SlurmScheduler:
         patience_s: seconds during which submission and cancellation are repeated if Slurm does not answer.
     """
 
-    on_this_machine = False
+    on_this_machine: ClassVar[bool] = False
 
     def __init__(
         self,
