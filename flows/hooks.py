@@ -10,7 +10,7 @@ from prefect.logging.loggers import flow_run_logger
 from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import make_scheduler, read_site
 from bluesky_multislice.recipe import ServiceSettings
-from flows.job_record import Outcome, write_outcome
+from flows.folder_writes import record_outcome
 from flows.owned_job import OwnedJob
 
 MOST_ATTEMPTS = 10
@@ -26,7 +26,7 @@ def end_job(flow: Flow, flow_run: FlowRun, state: State) -> None:
     job = OwnedJob(make_scheduler(site), folder, name=str(flow_run.id), most_restarts=site.most_restarts, log=log)
     job.cancel()
     if folder.path.exists():
-        write_outcome(folder, Outcome("cancelled", state.message or "The flow run was cancelled."))
+        record_outcome(folder, lambda record: record.cancel(state.message or "The flow run was cancelled."))
 
 
 def keep_job_for_next_attempt(flow: Flow, flow_run: FlowRun, state: State) -> None:

@@ -21,7 +21,7 @@ from bluesky_multislice.jobs.schedulers import (
     monitor_job,
     submit_or_resume,
 )
-from flows.job_record import clear_outcome, explain_write_errors, read_outcome
+from flows.folder_writes import explain_write_errors
 
 _T = TypeVar("_T")
 _PATIENCE_S = 180.0
@@ -70,22 +70,30 @@ class OwnedJob:
         return self._folder
 
     def find(self) -> bool:
-        """Find the job that an earlier attempt of the flow run submitted.
+        """Find the job that an earlier attempt of the flow run submitted. The record has no outcome afterwards.
 
         Returns:
             Whether a job was adopted. A failed or cancelled job with a recorded outcome is not adopted: a person who
             runs the flow again wants the job to be tried again.
+
+        Raises:
+            SchedulerError: the scheduler does not answer.
+            JobError: the job folder cannot be written.
         """
-        self._job = call_with_retries(lambda: self._scheduler.adopt(self._folder, name=self._name), self._log)
-        if self._job is None:
-            return False
-        status = self._scheduler.status(self._job)
-        if status.ended and status.state is not JobState.COMPLETED and read_outcome(self._folder):
-            self._log.info("The job of the previous attempt is %s; it is started again", status)
-            self._job = None
-            return False
-        self._log.info("Adopted job %s: %s", self._job.id, status)
-        return True
+        former = self._folder.read_record().state
+        job = call_with_retries(lambda: self._scheduler.adopt(self._folder, name=self._name), self._log)
+        if job is not None:
+            status = self._scheduler.status(job)
+            if status.ended and status.state is not JobState.COMPLETED and former.ended:
+                self._log.info("The job of the previous attempt is %s; it is started again", status)
+                job = None
+            else:
+                self._log.info("Adopted job %s: %s", job.id, status)
+        self._job = job
+        with explain_write_errors(self._folder):
+            record = self._folder.read_record()
+            self._folder.write_record(record.prepare() if job is None else record.reopen())
+        return job is not None
 
     def run(
         self,
@@ -152,7 +160,6 @@ class OwnedJob:
         command = self._scheduler.manual_command(self._folder, name=self._name, allocation=allocation)
         self._log.info("To start the job manually: %s", command)
         with explain_write_errors(self._folder):
-            clear_outcome(self._folder)
             self._job = submit_or_resume(self._scheduler, self._folder, name=self._name, allocation=allocation)
         self._log.info("Job %s is submitted", self._job.id)
         return self._job

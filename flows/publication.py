@@ -8,13 +8,13 @@ from bluesky_multislice import catalog
 from bluesky_multislice.files import read_provenance
 from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.recipe import Recipe
-from flows.job_record import Outcome, write_outcome
+from flows.folder_writes import record_outcome
 
 
 def publish_once(
     client: Container, folder: JobFolder, *, run_uid: str, start: dict[str, Any], made_by: dict[str, Any]
 ) -> str:
-    """Publish the result in a job folder, unless an earlier attempt did, and write the outcome into the folder.
+    """Publish the result in a job folder, unless an earlier attempt did, and record it as published.
 
     Args:
         client: the Tiled container that holds the runs.
@@ -42,5 +42,5 @@ def publish_once(
             provenance=provenance | {"model": recipe.propagation, "job_folder": str(folder.path)} | made_by,
             start=start,
         )
-    write_outcome(folder, Outcome("published", path))
+    record_outcome(folder, lambda record: record.publish(path))
     return path

@@ -1,14 +1,12 @@
 """The reaper: handles jobs whose flow process has died, and results that were never published.
 
-A job folder records whether the job is done (``outcome.json``) and whether a flow is alive (``followed``). For all
-other folders the reaper asks Prefect. It runs a flow run again if its process died; the new process adopts the job. It
-ends the job of a cancelled, failed or deleted flow run. It publishes a completed result that has no flow run.
+It compares the record in each job folder with the flow run in Prefect, and takes the action of ``reaper_table``.
 """
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,13 +27,15 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from bluesky_multislice import catalog
 from bluesky_multislice.errors import MultisliceError
-from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs import JobFolder, JobRecord
 from bluesky_multislice.jobs.schedulers import JobState, Scheduler, make_scheduler, read_site
 from bluesky_multislice.listener import tiled_key
 from bluesky_multislice.recipe import FLOW, ServiceSettings
+from flows.folder_writes import record_outcome
+from flows.heartbeat import HEARTBEAT_TIMEOUT_S, has_heartbeat
 from flows.hooks import may_run_again
-from flows.job_record import HEARTBEAT_TIMEOUT_S, Outcome, has_heartbeat, job_folders, read_outcome, write_outcome
 from flows.publication import publish_once
+from flows.reaper_table import REAPER_TABLE, Action, Condition, flow_run_state
 
 _log = logging.getLogger(__name__)
 _NO_FOLDER_TIMEOUT_S = 600.0
@@ -62,6 +62,20 @@ class ReaperAction:
     action: str
 
 
+@dataclass(frozen=True)
+class _Case:
+    """A job folder and its flow run; None: Prefect does not have the flow run."""
+
+    flow_run_id: UUID
+    folder: JobFolder
+    flow_run: FlowRun | None
+
+    @property
+    def message(self) -> str:
+        """Message of the flow run's state."""
+        return (self.flow_run.state.message or "") if self.flow_run and self.flow_run.state else ""
+
+
 def reap_jobs(settings: ServiceSettings) -> list[ReaperAction]:
     """Handle every job that has no live flow.
 
@@ -82,15 +96,14 @@ def reap_jobs(settings: ServiceSettings) -> list[ReaperAction]:
     now = _filesystem_time(settings.jobs_root)
     actions = []
     with get_client(sync_client=True) as client:
+        reaper = _Reaper(client, scheduler, settings)
         for flow_run_id, folder in job_folders(settings.jobs_root):
-            alive = has_heartbeat(folder, now=now)
-            if read_outcome(folder) is None:
-                action = _handle_open_job(client, scheduler, settings, flow_run_id, folder, alive=alive)
-            else:
-                action = _end(scheduler, flow_run_id, folder) if str(flow_run_id) in active and not alive else ""
+            if folder.read_record().state.ended and str(flow_run_id) not in active:
+                continue
+            action = reaper.handle(flow_run_id, folder, now=now)
             actions += [ReaperAction(flow_run_id, action)] if action else []
         for flow_run in _flow_runs_without_folder(client, settings):
-            action = _schedule_again(client, flow_run)
+            action = reaper.run_again(flow_run)
             actions += [ReaperAction(flow_run.id, action)] if action else []
     for taken in actions:
         _log.info("Flow run %s: %s", taken.flow_run_id, taken.action)
@@ -112,92 +125,106 @@ def keep_reaping(settings: ServiceSettings, every_s: float) -> NoReturn:
         time.sleep(every_s)
 
 
-def _handle_open_job(
-    client: SyncPrefectClient,
-    scheduler: Scheduler,
-    settings: ServiceSettings,
-    flow_run_id: UUID,
-    folder: JobFolder,
-    *,
-    alive: bool,
-) -> str:
-    """Handle a folder without an outcome. Return the action; an empty string if none was necessary."""
-    try:
-        flow_run = client.read_flow_run(flow_run_id)
-    except ObjectNotFound:
-        why = "its flow run was deleted"
-        return "" if alive else _publish_or_end(scheduler, settings, flow_run_id, folder, why)
-    state = flow_run.state
-    if state is None or state.is_scheduled() or state.is_paused():
-        return ""
-    if state.is_crashed():
-        # Ignore the heartbeat: it was written before the crash.
-        if _age_s(state) < _CRASH_SETTLING_S:
+def job_folders(jobs_root: Path) -> Iterator[tuple[UUID, JobFolder]]:
+    """Yield every job folder with the id of its flow run."""
+    for path in sorted(jobs_root.absolute().glob("*/*")):
+        with suppress(ValueError):
+            yield UUID(path.name), JobFolder(path)
+
+
+class _Reaper:
+    """Executes the table. Each action returns its description; an empty string if nothing was necessary."""
+
+    def __init__(self, client: SyncPrefectClient, scheduler: Scheduler, settings: ServiceSettings) -> None:
+        self._client, self._scheduler, self._settings = client, scheduler, settings
+        self._actions: dict[Action, Callable[[_Case], str]] = {
+            Action.NOTHING: lambda case: "",
+            Action.RUN_AGAIN: self._run_again,
+            Action.RUN_AGAIN_OR_PUBLISH: self._run_again_or_publish,
+            Action.PUBLISH: lambda case: self._publish_or_end(case, "its flow run was deleted"),
+            Action.CANCEL: lambda case: self._end(case, _flow_run_cancelled),
+            Action.CONFIRM_CANCELLATION: self._confirm_cancellation,
+            Action.RECORD_FAILURE: lambda case: self._end(case, lambda record: record.fail(case.message)),
+            Action.RECORD_PUBLICATION: self._record_publication,
+            Action.END_LEFTOVER: lambda case: self._end(case, lambda record: record),
+        }
+
+    def handle(self, flow_run_id: UUID, folder: JobFolder, *, now: float) -> str:
+        """Take the table's action for a job folder. ``now`` is the filesystem's clock, s."""
+        flow_run = None
+        with suppress(ObjectNotFound):
+            flow_run = self._client.read_flow_run(flow_run_id)
+        case = _Case(flow_run_id, folder, flow_run)
+        rule = REAPER_TABLE[folder.read_record().state, flow_run_state(flow_run)]
+        alive = has_heartbeat(folder, now=now)
+        return self._actions[rule.action](case) if _is_met(rule.condition, flow_run, alive=alive) else ""
+
+    def run_again(self, flow_run: FlowRun) -> str:
+        """Mark a flow run whose process has died as crashed, and schedule it again if it has attempts left."""
+        state = flow_run.state
+        if state is None or not state.is_crashed():
+            state = Crashed(message="Its process sends no heartbeat.")
+            self._client.set_flow_run_state(flow_run.id, state, force=True)
+        if not may_run_again(flow_run):
             return ""
-        return _schedule_again(client, flow_run) or _publish_or_end(
-            scheduler, settings, flow_run_id, folder, "its flow run has crashed too often"
-        )
-    if alive or (state.type in _ACTIVE_STATES and _age_s(state) < HEARTBEAT_TIMEOUT_S):
-        return ""
-    if state.is_cancelling():
-        action = _end(scheduler, flow_run_id, folder)
-        client.set_flow_run_state(flow_run.id, Cancelled(message="Its process had already ended."), force=True)
+        self._client.set_flow_run_state(flow_run.id, AwaitingRetry(message=state.message), force=True)
+        return "run again"
+
+    def _run_again(self, case: _Case) -> str:
+        return self.run_again(case.flow_run) if case.flow_run else ""
+
+    def _run_again_or_publish(self, case: _Case) -> str:
+        return self._run_again(case) or self._publish_or_end(case, "its flow run has crashed too often")
+
+    def _confirm_cancellation(self, case: _Case) -> str:
+        action = self._end(case, _flow_run_cancelled)
+        cancelled = Cancelled(message="Its process had already ended.")
+        self._client.set_flow_run_state(case.flow_run_id, cancelled, force=True)
         return action or "marked as cancelled"
-    if state.is_cancelled():
-        return _end(scheduler, flow_run_id, folder)
-    if state.is_failed():
-        return _end(scheduler, flow_run_id, folder, Outcome("failed", state.message or ""))
-    if state.is_completed():
-        write_outcome(folder, Outcome("published", state.message or ""))
+
+    def _record_publication(self, case: _Case) -> str:
+        record_outcome(case.folder, lambda record: record.publish(case.message))
         return ""
-    # Prefect lists it as active. If it may not be run again, the next call finds it crashed and ends its job.
-    return _schedule_again(client, flow_run)
+
+    def _publish_or_end(self, case: _Case, why: str) -> str:
+        """Publish the result of a job without a flow run; end the job if it has no result yet."""
+        job = self._scheduler.adopt(case.folder, name=str(case.flow_run_id))
+        if job is None or self._scheduler.status(job).state is not JobState.COMPLETED:
+            return self._end(case, lambda record: record.cancel(why))
+        run_uid = case.folder.read_job()["origin"]["run_uid"]
+        try:
+            client = catalog.connect(self._settings.tiled_uri, tiled_key(self._settings))
+            with closing(client.context):
+                start = catalog.find_run(client, run_uid).start
+                made_by = {"flow_run": {"lost": why}}
+                path = publish_once(client, case.folder, run_uid=run_uid, start=start, made_by=made_by)
+        except MultisliceError as error:
+            return f"{why}; its result in {case.folder.path} is not published: {error}"
+        return f"{why}; its result is published at {path}"
+
+    def _end(self, case: _Case, transition: Callable[[JobRecord], JobRecord]) -> str:
+        """End a pending or running job, and record the outcome unless there is one."""
+        job = self._scheduler.adopt(case.folder, name=str(case.flow_run_id))
+        active = job is not None and not self._scheduler.status(job).ended
+        if job is not None and active:
+            self._scheduler.cancel(job)
+        if not case.folder.read_record().state.ended:
+            record_outcome(case.folder, transition)
+        return "job ended" if active else ""
 
 
-def _schedule_again(client: SyncPrefectClient, flow_run: FlowRun) -> str:
-    """Schedule a flow run whose process has died again. Return the action; an empty string if no attempt is left."""
-    state = flow_run.state
-    if state is None or not state.is_crashed():
-        state = Crashed(message="Its process sends no heartbeat.")
-        client.set_flow_run_state(flow_run.id, state, force=True)
-    if not may_run_again(flow_run):
-        return ""
-    client.set_flow_run_state(flow_run.id, AwaitingRetry(message=state.message), force=True)
-    return "run again"
+def _is_met(condition: Condition, flow_run: FlowRun | None, *, alive: bool) -> bool:
+    age_s = _age_s(flow_run.state) if flow_run and flow_run.state else 0.0
+    return {
+        Condition.NONE: True,
+        Condition.NO_HEARTBEAT: not alive,
+        Condition.QUIET: not alive and age_s >= HEARTBEAT_TIMEOUT_S,
+        Condition.SETTLED: age_s >= _CRASH_SETTLING_S,
+    }[condition]
 
 
-def _publish_or_end(
-    scheduler: Scheduler, settings: ServiceSettings, flow_run_id: UUID, folder: JobFolder, why: str
-) -> str:
-    """Publish the result of a job without a flow run; end the job if it has no result yet."""
-    job = scheduler.adopt(folder, name=str(flow_run_id))
-    if job is None or scheduler.status(job).state is not JobState.COMPLETED:
-        return _end(scheduler, flow_run_id, folder, Outcome("cancelled", why))
-    run_uid = folder.read_job()["origin"]["run_uid"]
-    try:
-        client = catalog.connect(settings.tiled_uri, tiled_key(settings))
-        with closing(client.context):
-            start = catalog.find_run(client, run_uid).start
-            path = publish_once(client, folder, run_uid=run_uid, start=start, made_by={"flow_run": {"lost": why}})
-    except MultisliceError as error:
-        return f"{why}; its result in {folder.path} is not published: {error}"
-    return f"{why}; its result is published at {path}"
-
-
-def _end(
-    scheduler: Scheduler,
-    flow_run_id: UUID,
-    folder: JobFolder,
-    outcome: Outcome = Outcome("cancelled", "The flow run was cancelled."),  # noqa: B008  (it is frozen)
-) -> str:
-    """End a pending or running job. Return the action; an empty string if there was no such job."""
-    job = scheduler.adopt(folder, name=str(flow_run_id))
-    active = job is not None and not scheduler.status(job).ended
-    if job is not None and active:
-        scheduler.cancel(job)
-    if read_outcome(folder) is None:
-        write_outcome(folder, outcome)
-    return "job ended" if active else ""
+def _flow_run_cancelled(record: JobRecord) -> JobRecord:
+    return record.cancel("The flow run was cancelled.")
 
 
 def _flow_runs_without_folder(client: SyncPrefectClient, settings: ServiceSettings) -> Iterator[FlowRun]:

@@ -24,8 +24,9 @@ from bluesky_multislice.jobs.schedulers import SiteProfile, allocate, machine_of
 from bluesky_multislice.listener import automatic_key, tiled_key
 from bluesky_multislice.planning import Plan, make_plan
 from bluesky_multislice.recipe import FLOW, Recipe, ServiceSettings, read_instrument
+from flows.folder_writes import explain_write_errors, record_outcome
+from flows.heartbeat import heartbeat
 from flows.hooks import end_job, keep_job_for_next_attempt, next_attempt_takes_over
-from flows.job_record import Outcome, explain_write_errors, heartbeat, write_outcome
 from flows.owned_job import OwnedJob
 from flows.patience import wait_for_prefect
 from flows.publication import publish_once
@@ -66,10 +67,11 @@ def _reconstruct_and_publish(
     client: Container, run_uid: str, recipe: Recipe, settings: ServiceSettings, site: SiteProfile, folder: JobFolder
 ) -> State:
     seconds: dict[str, float] = {}
+    job = _owned_job(folder, site)
+    adopted = job.find()
     with _timed(seconds, "resolve"):
         resolved = resolve(client, run_uid, recipe, settings)
-    job = _owned_job(folder, site)
-    if job.find():
+    if adopted:
         plan = Plan.from_dict(folder.read_job()["plan"])
     else:
         with _timed(seconds, "plan"):
@@ -81,13 +83,14 @@ def _reconstruct_and_publish(
             reconstruct(job, site, recipe, plan, resolved.run_uid)
     except MultisliceError as error:
         state = job.state_of(error)
-        write_outcome(folder, Outcome("cancelled" if state.is_cancelled() else "failed", state.message or ""))
+        message = state.message or ""
+        record_outcome(folder, lambda record: record.cancel(message) if state.is_cancelled() else record.fail(message))
         return state
     made_by = _made_by(job, seconds)
     with _timed(seconds, "publish"):
         path = publish(client, folder, resolved, made_by)
     figures = read_provenance(folder.result)["figures"]
-    report_result(resolved.run_uid, path, tiled_uri=settings.tiled_uri, figures=figures, seconds=seconds)
+    report_result(resolved.run_uid, path, tiled_uri=client.uri, figures=figures, seconds=seconds)
     return Completed(message=f"Published at {path}")
 
 
@@ -144,7 +147,7 @@ def reconstruct(job: OwnedJob, site: SiteProfile, recipe: Recipe, plan: Plan, ru
     except BaseException:  # Prefect terminates the flow, or Ctrl-C
         if not next_attempt_takes_over(_this_run()):
             job.cancel()
-            write_outcome(job.folder, Outcome("cancelled", "The flow run was terminated."))
+            record_outcome(job.folder, lambda record: record.cancel("The flow run was terminated."))
         raise
     report.done()
 
@@ -197,7 +200,8 @@ def _record_failure(folder: JobFolder) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        write_outcome(folder, Outcome("failed", f"{type(error).__name__}: {error}"))
+        message = f"{type(error).__name__}: {error}"
+        record_outcome(folder, lambda record: record.fail(message))
         raise
 
 

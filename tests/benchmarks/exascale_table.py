@@ -47,8 +47,8 @@ class Supercomputer:
         nodes: how many there are.
         gpus_per_node: GPUs of each.
         gpu_memory_bytes: memory of a GPU.
-        network_bytes_a_s: that a GPU sends and receives.
-        pair_s_a_pixel: seconds of an FFT pair over pixels · log₂ pixels, with all that comes with it; None: not known.
+        network_bytes_per_s: that a GPU sends and receives.
+        pair_seconds_per_pixel: seconds of an FFT pair over pixels · log₂ pixels, with other operations; None: unknown.
         rotation_seconds_per_voxel: seconds to turn a voxel.
         rotation_matrix_seconds_per_pixel: seconds of a new angle, over the pixels of a plane (z, x).
     """
@@ -56,8 +56,8 @@ class Supercomputer:
     nodes: int
     gpus_per_node: int
     gpu_memory_bytes: float
-    network_bytes_a_s: float
-    pair_s_a_pixel: float | None
+    network_bytes_per_s: float
+    pair_seconds_per_pixel: float | None
     rotation_seconds_per_voxel: float = 0.0
     rotation_matrix_seconds_per_pixel: float = 0.0
 
@@ -174,7 +174,7 @@ def _fewest(case: Case, scheme: Scheme, most: int, room: float) -> int:
 
 
 def _hours(case: Case, scheme: Scheme, machine: Supercomputer, slabs: int, groups: int) -> float | None:
-    if machine.pair_s_a_pixel is None:
+    if machine.pair_seconds_per_pixel is None:
         return None
     rows = case.rows(scheme, slabs)
     # Of tiles, every GPU of a group has a part of each view; else a GPU has whole views of its own.
@@ -182,7 +182,7 @@ def _hours(case: Case, scheme: Scheme, machine: Supercomputer, slabs: int, group
     views = math.ceil(case.angles / min(sharing, case.angles))
     pixels = rows * case.side
     pairs = _PAIRS_A_SLICE * (case.slices + 1) + 2
-    computing = pairs * machine.pair_s_a_pixel * pixels * math.log2(pixels)
+    computing = pairs * machine.pair_seconds_per_pixel * pixels * math.log2(pixels)
     # There for the object and back for the gradient.
     sent = 2 * (rows - case.side / slabs) * case.side * case.slices * _OBJECT_BYTES
     reduced = 2 * (1 - 1 / groups) * _OBJECT_BYTES * case.side**3 / slabs * _STEPS_AN_EPOCH
@@ -192,7 +192,7 @@ def _hours(case: Case, scheme: Scheme, machine: Supercomputer, slabs: int, group
         + case.side**2 * machine.rotation_matrix_seconds_per_pixel
     )
     turning = math.ceil(case.angles / groups) * a_turn
-    epoch = views * (computing + sent / machine.network_bytes_a_s) + reduced / machine.network_bytes_a_s + turning
+    epoch = views * (computing + sent / machine.network_bytes_per_s) + reduced / machine.network_bytes_per_s + turning
     return case.epochs * epoch / 3600
 
 
@@ -234,7 +234,7 @@ def table_lines(chosen: argparse.Namespace, profile: MachineProfile | None) -> l
         f"Full-field holograms, voxels of {chosen.pixel_nm:g} nm, {chosen.energy_kev:g} keV, accuracy "
         f"{chosen.accuracy:g}, {chosen.epochs} epochs. Laptop: one rank, {number_text(_LAPTOP_BYTES)}B. "
         f"Machine: {machine.nodes} nodes of {machine.gpus_per_node} GPUs of {number_text(machine.gpu_memory_bytes)}B, "
-        f"{number_text(machine.network_bytes_a_s)}B/s each; {_speed(profile, chosen.times_faster)}.",
+        f"{number_text(machine.network_bytes_per_s)}B/s each; {_speed(profile, chosen.times_faster)}.",
         "",
         "| voxels a side | size | slices | angles | scheme | GPUs a volume | nodes | memory a node | hours |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -251,18 +251,18 @@ def _machine(
     nodes: int,
     gpus_per_node: int,
     gpu_memory_bytes: float,
-    network_bytes_a_s: float,
+    network_bytes_per_s: float,
     profile: MachineProfile | None,
     times_faster: float,
 ) -> Supercomputer:
     """Return a machine, its speed from the profile."""
-    sizes = nodes, gpus_per_node, gpu_memory_bytes, network_bytes_a_s
+    sizes = nodes, gpus_per_node, gpu_memory_bytes, network_bytes_per_s
     if profile is None:
-        return Supercomputer(*sizes, pair_s_a_pixel=None)
+        return Supercomputer(*sizes, pair_seconds_per_pixel=None)
     pixels = max(profile.slice_pair_s) ** 2
     return Supercomputer(
         *sizes,
-        pair_s_a_pixel=profile.slice_pair(pixels) / (pixels * math.log2(pixels)) / times_faster,
+        pair_seconds_per_pixel=profile.slice_pair(pixels) / (pixels * math.log2(pixels)) / times_faster,
         rotation_seconds_per_voxel=profile.rotation_seconds_per_voxel / times_faster,
         rotation_matrix_seconds_per_pixel=profile.rotation_matrix_seconds_per_pixel / times_faster,
     )

@@ -108,7 +108,7 @@ def measure(client, prefect, services, scan):
     folder = JobFolder.under(services.jobs_root, uid, str(run.flow_run.id))
     moments.staged = appears(folder.job, run, prefect, end)
     flow_s = sum(processor_s(lambda each: each.environ().get("PREFECT__FLOW_RUN_ID") == str(run.flow_run.id)))
-    appears(folder.submission, run, prefect, end)
+    appears(folder.record, run, prefect, end)
     queued = read_site(_site()).scheduler == "slurm"
     moments.started = appears(folder.log, run, prefect, end) if queued else moments.staged
     moments.first_epoch = appears(folder.progress, run, prefect, end)

@@ -5,10 +5,13 @@ import json
 import h5py
 import numpy as np
 import pytest
+from installed_package import installed
 from numpy.testing import assert_array_equal
 
 from bluesky_multislice.catalog import find_reconstructions, publish
 from bluesky_multislice.errors import CatalogError
+from bluesky_multislice.files import result_arrays
+from bluesky_multislice.files.result_arrays import GROUP
 
 PROVENANCE = {"figures": {"model": "multislice", "r_factor": 0.09}, "package": {"version": "0.1.0"}}
 
@@ -68,6 +71,25 @@ def test_a_result_is_registered_where_it_lies(tiled_client, folder):
     assert node.metadata["run"]["scan_id"] == 7
     assert node.metadata["provenance"]["package"]["version"] == "0.1.0"
     assert node["delta"].metadata["axes"] == ["z", "y", "x"]
+
+
+def test_an_array_of_another_package_is_published_too(tiled_client, folder, tmp_path, monkeypatch):
+    source = """
+from bluesky_multislice.files import ResultArray
+PROJECTION = ResultArray("projection", ("y", "x"), "m", "δ integrated along z", lambda result: None)
+"""
+    offer = {"module": "facility_arrays", "source": source, "group": GROUP}
+    result_arrays.cache_clear()
+    with installed(tmp_path, monkeypatch, points={"projection": "facility_arrays:PROJECTION"}, **offer):
+        result = write_result(folder / "volume.h5")
+        with h5py.File(result, "a") as file:
+            file["projection"] = np.ones((20, 30))
+            file["projection"].attrs["units"] = "m"
+        node = tiled_client[publish_result(tiled_client, result, "run-with-projection")]
+    result_arrays.cache_clear()
+    assert node["projection"].dims == ("y", "x")
+    assert node["projection"].metadata["units"] == "m"
+    assert_array_equal(node["projection"][:], np.ones((20, 30)))
 
 
 def test_a_result_elsewhere_is_uploaded(tiled_client, tmp_path):

@@ -20,7 +20,6 @@ from real_services import TILED_KEY
 from bluesky_multislice.catalog import find_reconstructions
 from bluesky_multislice.demo.processes import free_port
 from flows.deploy import deploy
-from flows.job_record import read_outcome
 
 pytestmark = pytest.mark.timeout(600)
 __all__ = ["reap"]
@@ -56,7 +55,7 @@ def test_a_flow_that_is_killed_and_killed_again_with_its_worker_ends_with_one_vo
     (only,) = find_reconstructions(tiled_client, held.uid)
     assert only.job_folder == str(held.folder.path)
     assert tiled_client[only.path].metadata["provenance"]["flow_run"]["attempts"] == 3
-    assert read_outcome(held.folder).state == "published"
+    assert held.folder.read_record().state == "published"
     for path in held.folder.path.rglob("*"):
         assert path.is_dir() or TILED_KEY.encode() not in path.read_bytes()
     assert TILED_KEY not in log_of(held.id)
@@ -78,7 +77,7 @@ def test_jobs_of_flow_runs_that_are_deleted_or_cancelled_while_nobody_looks_are_
     assert cancelled.run.state.is_cancelled()
     for held in (deleted, cancelled):
         assert not held.job()
-        assert read_outcome(held.folder).state == "cancelled"
+        assert held.folder.read_record().state == "cancelled"
         assert not find_reconstructions(tiled_client, held.uid)
     assert reap() == {}
 

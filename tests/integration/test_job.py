@@ -9,6 +9,7 @@ import h5py
 import job_of_each_rank
 import numpy as np
 import pytest
+from compute_node import packages_of_a_compute_node
 from forked_jobs import run_job
 from forked_ranks import run_on_ranks
 from PIL import Image
@@ -22,7 +23,7 @@ from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 
 DATA = "entry_1/instrument_1/detector_1/data"
-SERVICES = ("prefect", "tiled", "bluesky", "databroker", "bluesky_tiled_plugins", "ophyd_async", "matplotlib")
+SERVICES = ("prefect", "tiled", "bluesky", "databroker", "ophyd", "matplotlib")
 
 
 def stage(path, **recipe):
@@ -50,15 +51,21 @@ def torchrun(folder, **environment):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A finished job whose processes could not have imported a service."""
+    """A finished job whose torchrun and ranks found only the packages of a compute node."""
     room = tmp_path_factory.mktemp("job")
-    for name in SERVICES:
-        (room / "blocked" / name).mkdir(parents=True)
-        (room / "blocked" / name / "__init__.py").write_text("raise ImportError('the job needs no service')\n")
+    (room / "startup").mkdir()
+    path = [packages_of_a_compute_node(room / "startup"), *filter(None, [os.environ.get("PYTHONPATH")])]
     folder = stage(room / "folder")
-    process = torchrun(folder, PYTHONPATH=str(room / "blocked"))
+    process = torchrun(folder, PYTHONPATH=os.pathsep.join(path))
     assert process.returncode == 0, process.stdout
     return folder
+
+
+def test_a_job_needs_only_the_packages_of_a_compute_node(done):
+    refused = (done.path.parent / "startup" / "refused").read_text().split()
+    assert refused, "optional packages of others are looked for"
+    assert not [name for name in refused if name.startswith(SERVICES)]
+    assert done.read_job()["plan"]["fit"]["start"] == "thin_sample", "algotom must have been imported"
 
 
 def picture(folder):

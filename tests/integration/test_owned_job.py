@@ -10,9 +10,8 @@ import psutil
 import pytest
 
 from bluesky_multislice.errors import JobError, ScanError
-from bluesky_multislice.jobs import JobFolder, write_json
+from bluesky_multislice.jobs import JobFolder, RecordState, write_json
 from bluesky_multislice.jobs.schedulers import Allocation, Job, JobState, LocalScheduler
-from flows.job_record import Outcome, write_outcome
 from flows.owned_job import OwnedJob
 
 ONE = Allocation()
@@ -76,8 +75,10 @@ def test_the_next_attempt_goes_on_with_the_job_of_the_one_before(own, folder):
     run(second)
     assert second.status.state is JobState.COMPLETED
     assert attempts(folder) == 1
+    folder.write_record(folder.read_record().fail("it was not published"))
     third = own()
     assert third.find()
+    assert folder.read_record().state is RecordState.SUBMITTED, "the reaper must not count this attempt as ended"
     run(third)
     assert attempts(folder) == 1
 
@@ -114,9 +115,10 @@ def test_an_end_that_was_told_is_no_job_to_go_on_with(own, folder):
     with pytest.raises(ScanError):
         run(own(fail=True, error=A_FAULT))
     assert own().find()
-    write_outcome(folder, Outcome("failed", "it was told"))
+    folder.write_record(folder.read_record().fail("it was told"))
     again = own(result=True)
     assert not again.find()
+    assert not folder.read_record().state.ended
     run(again)
     assert again.status.state is JobState.COMPLETED
 

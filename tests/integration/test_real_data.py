@@ -22,8 +22,8 @@ def test_held_back_frames_are_explained(result):
     figures = provenance["figures"]
     assert figures["held_back_r_factor"] <= 0.075  # 0.066 was measured
     assert figures["r_factor"] <= figures["held_back_r_factor"]
-    assert provenance["plan"]["held_back_every"] == 20
-    assert len(split_views(200, provenance["plan"]["held_back_every"])[1]) == 10
+    assert provenance["plan"]["fit"]["held_back_every"] == 20
+    assert len(split_views(200, provenance["plan"]["fit"]["held_back_every"])[1]) == 10
 
 
 def test_the_phase_of_the_sample_is_resolved_where_the_beam_went(result):

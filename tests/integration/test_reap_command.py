@@ -9,8 +9,7 @@ from flow_runs import eventually
 from prefect.settings import get_current_settings
 
 from bluesky_multislice.demo.processes import Service
-from bluesky_multislice.jobs import JobFolder
-from flows.job_record import Outcome, read_outcome
+from bluesky_multislice.jobs import JobFolder, JobRecord
 
 
 def test_the_reaper_outlives_a_look_that_fails_and_looks_again(prefect_server, tmp_path):
@@ -30,8 +29,8 @@ def test_the_reaper_outlives_a_look_that_fails_and_looks_again(prefect_server, t
         site.write_text('scheduler = "local"\n')
         for folder in (first, second):
             folder.create()
-            eventually(lambda folder=folder: read_outcome(folder))
-            assert read_outcome(folder) == Outcome("cancelled", "its flow run was deleted")
+            eventually(lambda folder=folder: folder.read_record().state.ended)
+            assert folder.read_record() == JobRecord().cancel("its flow run was deleted")
         reaper.check()
     finally:
         reaper.stop()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_scan import VOXEL_M, ball, blank, hologram_geometry, rebuild, relative_error
 
-from bluesky_multislice.cli.simulate_file import simulate_file
+from bluesky_multislice.cli.simulate_file import Simulation, simulate_file
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.files import read_scan, write_scan
 from bluesky_multislice.measurement import VolumeGrid
@@ -81,16 +81,7 @@ def test_the_volume_comes_back_from_simulated_frames(tmp_path, distances_m, delt
     described = tmp_path / "scan.cxi"
     write_scan(described, blank(microscope_geometry(distances_m=distances_m)))
     frames = tmp_path / "frames.cxi"
-    simulate_file(
-        tmp_path / "volume.h5",
-        described,
-        frames,
-        propagation="multislice",
-        slices=None,
-        photons=None,
-        seed=0,
-        on_view=lambda done, views: None,
-    )
+    simulate_file(tmp_path / "volume.h5", described, frames, Simulation(), on_view=lambda done, views: None)
     with h5py.File(frames) as file:
         assert file[APERTURE][()] == 0.25
     found = rebuild(read_scan(frames))

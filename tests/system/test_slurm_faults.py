@@ -14,7 +14,7 @@ from slurm_cluster import eventually, running_cluster
 from slurm_jobs import GRACE_S, ONE, ended, ranks_of, room, scheduler, site, staged
 
 from bluesky_multislice.errors import JobError, SchedulerError
-from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs import JobFolder, JobRecord, RecordState
 from bluesky_multislice.jobs.schedulers import (
     Allocation,
     Job,
@@ -62,7 +62,7 @@ def test_the_job_of_a_killed_submitter_is_adopted_and_not_submitted_again(room, 
         check=False,
     )
     assert done.returncode == -signal.SIGKILL
-    assert folder.read_submission() is None
+    assert not folder.read_record().job_id
     (job_id,) = scheduler().active_jobs().values()
     ranks_of(folder, 1)
     if "result" in order:
@@ -70,7 +70,7 @@ def test_the_job_of_a_killed_submitter_is_adopted_and_not_submitted_again(room, 
     slurm = scheduler()
     job = submit_once(slurm, folder, name="orphan", allocation=ONE)
     assert job.id == job_id
-    assert folder.read_submission() == {"name": "orphan", "job_id": job_id}
+    assert folder.read_record() == JobRecord(RecordState.SUBMITTED, "orphan", job_id)
     assert scheduler().adopt(folder, name="another") is None
     assert scheduler().adopt(staged(room / "elsewhere"), name="orphan") is None
     slurm.cancel(job)
@@ -119,7 +119,7 @@ def test_accounting_knows_what_the_controller_has_forgotten(room, cluster):
     cluster.stop_controller()
     cluster.start_controller("-c")  # without the state that it saved
     for folder in (good, bad):
-        folder.submission.unlink()
+        folder.record.unlink()
         (folder.path / "exit-status").unlink()
     assert scheduler().status(jobs[0]).state is JobState.COMPLETED
     status = scheduler().status(jobs[1])
@@ -138,7 +138,7 @@ def test_without_accounting_the_folder_tells_how_a_forgotten_job_ended(tmp_path,
         assert scheduler().status(jobs[0]).state is JobState.COMPLETED
         status = scheduler().status(jobs[1])
         assert (status.state, status.exit_detail) == (JobState.FAILED, "exit status 1")
-        bad.submission.unlink()
+        bad.record.unlink()
         assert scheduler().adopt(bad, name="bad") is None
         (bad.path / "exit-status").unlink()
         unknown = scheduler()

@@ -18,10 +18,10 @@ from slurm_jobs import ranks_of, room, staged
 from slurm_jobs import scheduler as slurm_of_sleepers
 
 from bluesky_multislice.catalog import find_reconstructions
+from bluesky_multislice.jobs import RecordState
 from bluesky_multislice.jobs.schedulers import Allocation
 from bluesky_multislice.recipe import Recipe
 from flows.deploy import deploy
-from flows.job_record import read_outcome
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 __all__ = [
@@ -92,10 +92,10 @@ def test_a_flow_run_tells_why_its_job_waits_and_takes_it_along_when_it_is_cancel
         assert time.monotonic() - began < 10  # less than one, also on a busy machine
         eventually(lambda: held.run.state.is_cancelled())
     ((job_id, word),) = eventually(lambda: [job for job in jobs_of(cluster, held) if job[1] != "PENDING"])
-    assert held.folder.read_submission() == {"name": str(held.id), "job_id": job_id}
     assert word.startswith("CANCELLED")
     assert held.folder.cancelled.exists()
-    assert read_outcome(held.folder).state == "cancelled"
+    record = held.folder.read_record()
+    assert (record.state, record.name, record.job_id) == (RecordState.CANCELLED, str(held.id), job_id)
     assert not find_reconstructions(tiled_client, held.uid)
 
 
@@ -117,7 +117,7 @@ def test_the_job_of_a_flow_that_is_killed_is_adopted_and_ends_as_a_volume(client
     assert word == "COMPLETED"
     assert (provenance["machine"]["slurm_job"], provenance["machine"]["restarts"]) == (job_id, 0)
     assert (provenance["flow_run"]["attempts"], provenance["flow_run"]["job_restarts"]) == (2, 0)
-    assert read_outcome(held.folder).state == "published"
+    assert held.folder.read_record().state == "published"
     assert not processes_of(held.folder.path)
 
 
@@ -158,7 +158,7 @@ def test_a_flow_run_ends_with_its_volume_whatever_befalls_its_job(client, cluste
     goes_on(held)
 
     for restarts in (3, 4):
-        cluster.ask("scancel", "--batch", "--signal=USR1", held.folder.read_submission()["job_id"])
+        cluster.ask("scancel", "--batch", "--signal=USR1", held.folder.read_record().job_id)
         eventually(lambda restarts=restarts: f"restarts {restarts})" in log_of(held.id))
         goes_on(held)
 
@@ -186,11 +186,11 @@ def test_how_a_job_ended_is_told_in_prefect(client, cluster, take, tiled_client)
     deaf, cancelled = Held(client, take()), Held(client, take())
     for held in (deaf, cancelled):
         held.hold()
-    cluster.ask("scancel", cancelled.folder.read_submission()["job_id"])
+    cluster.ask("scancel", cancelled.folder.read_record().job_id)
     eventually(lambda: cancelled.run.state.is_cancelled())
     lost = Held(client, take())
     lost.hold()
-    job_id = lost.folder.read_submission()["job_id"]
+    job_id = lost.folder.read_record().job_id
     cluster.ask("scontrol", "update", f"jobid={job_id}", "requeue=0")
     node = cluster.ask("squeue", "--noheader", f"--jobs={job_id}", "--format=%N").strip()
     with cluster.without(node):
@@ -198,7 +198,7 @@ def test_how_a_job_ended_is_told_in_prefect(client, cluster, take, tiled_client)
     eventually(lambda: deaf.run.state.is_final())
     for held, name in ((cancelled, "Cancelled"), (lost, "NodeFailure"), (deaf, "TimedOut")):
         assert held.run.state.name == name
-        assert read_outcome(held.folder).state == ("cancelled" if held is cancelled else "failed")
+        assert held.folder.read_record().state == ("cancelled" if held is cancelled else "failed")
         assert len(jobs_of(cluster, held)) == 1
         assert not find_reconstructions(tiled_client, held.uid)
         eventually(lambda held=held: not processes_of(held.folder.path))

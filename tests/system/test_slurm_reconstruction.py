@@ -44,7 +44,7 @@ def test_two_nodes_reconstruct_what_one_machine_does(room, ranks):
     assert [record["epoch"] for record in epochs] == [1, 2, 3]
     machine = read_provenance(folder.result)["machine"]
     assert (machine["ranks"], machine["restarts"]) == (ranks, 0)
-    assert machine["slurm_job"] == folder.read_submission()["job_id"]
+    assert machine["slurm_job"] == folder.read_record().job_id
     here = stage(room / "here", ranks)
     run_and_wait(
         LocalScheduler(),

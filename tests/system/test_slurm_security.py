@@ -44,7 +44,7 @@ def test_a_hostile_name_is_a_name_only(room, mark, kind):
     assert word.isascii()
     assert len(word) <= 100
     assert set("\n/ '\"$;`&|") & set(word) == set()
-    job.folder.submission.unlink()
+    job.folder.record.unlink()
     assert scheduler().adopt(job.folder, name=name) == job
     slurm.cancel(job)
 

@@ -1,9 +1,7 @@
 """The life of a job under a real Slurm: what it is called at every turn, and why."""
 
-import json
 import shlex
 import subprocess
-from dataclasses import replace
 
 import pytest
 from slurm_cluster import eventually
@@ -33,7 +31,7 @@ def test_a_job_on_two_nodes_runs_to_its_result(room, cluster):
     assert {rank["threads"] for rank in ranks} == {"1"}
     assert {rank["environment"]["SLURMD_NODENAME"] for rank in ranks[:2]} == {cluster.nodes[0]}
     assert {rank["environment"]["SLURMD_NODENAME"] for rank in ranks[2:]} == {cluster.nodes[1]}
-    job = Job(folder.read_submission()["job_id"], folder)
+    job = Job(folder.read_record().job_id, folder)
     # Where one node's torchrun ends before the other's, that one says so at length.
     assert "rank 3 is here" in slurm.tail(job, 200)
     assert (folder.path / "exit-status").read_text() == "0\n"
@@ -51,7 +49,7 @@ def test_a_failed_job_raises_the_error_it_left(room):
     folder = staged(room / "job", fail=True, error=error)
     with pytest.raises(ScanError, match=r"The rule\. Got: something else\. Remedy: do this\."):
         run_and_wait(scheduler(), folder, name="fails", allocation=ONE, on_progress=lambda record: None)
-    job = Job(folder.read_submission()["job_id"], folder)
+    job = Job(folder.read_record().job_id, folder)
     status = scheduler().status(job)
     assert (status.state, status.exit_detail) == (JobState.FAILED, "exit status 1")
     assert not may_resume(job, status)
@@ -120,13 +118,13 @@ def test_an_impossible_request_is_refused_with_slurms_words(room, impossible):
     folder = staged(room / "job")
     with pytest.raises(SchedulerError, match=r"Slurm must accept the job\. Got: .*(sbatch: error|Partition)"):
         scheduler().submit(folder, name="impossible", allocation=Allocation(**impossible))
-    assert folder.read_submission() is None
+    assert not folder.read_record().job_id
 
 
 def test_a_job_gets_its_account_quality_of_service_and_nodes(room, cluster):
     slurm, folder = scheduler(), staged(room / "job", result=True)
     chosen = {"account": "beamline", "qos": "live", "constraint": "fast"}
-    job = slurm.submit(folder, name="chosen", allocation=replace(ONE, **chosen))
+    job = slurm.submit(folder, name="chosen", allocation=ONE.model_copy(update=chosen))
     assert ended(slurm, job).state is JobState.COMPLETED
     assert ranks_of(folder, 1)[0]["environment"]["SLURMD_NODENAME"] == cluster.nodes[0]
     asked = ("sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={job.id}", "-o", "Account,QOS,Constraints")
@@ -134,13 +132,17 @@ def test_a_job_gets_its_account_quality_of_service_and_nodes(room, cluster):
 
 
 def test_jobs_wait_for_what_their_quality_of_service_allows_and_live_ones_go_first(room, cluster):
-    slurm, whole = scheduler(), replace(ONE, nodes=2, cpus_per_task=4)
-    first = slurm.submit(staged(room / "first", sleep_s=600), name="first", allocation=replace(ONE, qos="rerun"))
-    second = slurm.submit(staged(room / "second"), name="second", allocation=replace(ONE, qos="rerun"))
+    slurm, whole = scheduler(), ONE.model_copy(update={"nodes": 2, "cpus_per_task": 4})
+    first = slurm.submit(
+        staged(room / "first", sleep_s=600), name="first", allocation=ONE.model_copy(update={"qos": "rerun"})
+    )
+    second = slurm.submit(staged(room / "second"), name="second", allocation=ONE.model_copy(update={"qos": "rerun"}))
     eventually(lambda: slurm.status(second).reason == "QOSMaxJobsPerUserLimit")
     ranks_of(first.folder, 1)
     normal = slurm.submit(staged(room / "normal", sleep_s=600), name="normal", allocation=whole)
-    live = slurm.submit(staged(room / "live", sleep_s=600), name="live", allocation=replace(whole, qos="live"))
+    live = slurm.submit(
+        staged(room / "live", sleep_s=600), name="live", allocation=whole.model_copy(update={"qos": "live"})
+    )
     slurm.cancel(second)
     slurm.cancel(first)
     ranks_of(live.folder, 2)
@@ -183,4 +185,4 @@ def test_the_printed_command_starts_the_job_by_hand(room, cluster):
     said = subprocess.run(shlex.split(command), env=cluster.environment, capture_output=True, text=True, check=True)
     second = Job(said.stdout.split()[-1], folder)
     assert ended(slurm, second).state is JobState.COMPLETED
-    assert json.loads(folder.submission.read_text())["job_id"] == first.id
+    assert folder.read_record().job_id == first.id

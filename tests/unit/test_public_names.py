@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 from small_scan import hologram_scan
 
@@ -52,18 +51,7 @@ def test_public_names_lead_from_a_scan_to_a_result_file(tmp_path):
     plan = make_plan(Recipe(epochs=1, device="cpu", ranks=1), scan)
     with join_mesh(plan.device, plan.slabs) as mesh:
         found = reconstruct(scan, plan, mesh)
-    solution = found.solution
-    write_result(
-        tmp_path / "result.h5",
-        delta=[(slice(None), solution.delta.numpy())],
-        beta=[(slice(None), solution.beta.numpy())],
-        probe=solution.probe.numpy(),
-        positions=found.position_m,
-        history={"loss": np.array([epoch.loss for epoch in solution.history])},
-        grid=found.grid,
-        energy_ev=12_400.0,
-        provenance={},
-    )
+    write_result(tmp_path / "result.h5", found)
     assert read_volume(tmp_path / "result.h5").delta.shape == found.grid.shape
     with h5py.File(tmp_path / "result.h5") as file:
         assert len(file["history/loss"]) == 1

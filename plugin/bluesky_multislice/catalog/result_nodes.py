@@ -1,7 +1,4 @@
-"""Arrays of a result file as nodes in Tiled: registered if the server can read the file, otherwise uploaded.
-
-Shapes: δ and β (z, y, x), probe (mode, y, x), positions (view, 2).
-"""
+"""Arrays of a result file as nodes in Tiled: registered if the server can read the file, otherwise uploaded."""
 
 from pathlib import Path
 from typing import Any
@@ -17,14 +14,7 @@ from tiled.structures.data_source import Asset, DataSource, Management
 
 from bluesky_multislice.catalog.tiled_rows import fetch_once
 from bluesky_multislice.errors import CatalogError
-
-DIMENSIONS: dict[str, tuple[str, ...]] = {
-    "delta": ("z", "y", "x"),
-    "beta": ("z", "y", "x"),
-    "probe": ("mode", "y", "x"),
-    "positions": ("view", "axis"),
-}
-"""Array of the result file → names of its axes."""
+from bluesky_multislice.files import result_arrays
 
 _SLAB_BYTES = 32 * 2**20
 
@@ -78,7 +68,7 @@ def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
     dataset = file.get(name)
     if not isinstance(dataset, h5py.Dataset):
         raise CatalogError(
-            "A result file must contain delta, beta, probe and positions.",
+            f"A result file must contain {', '.join(result_arrays())}.",
             got=f"no /{name} in {file.filename}.",
             remedy="publish the volume.h5 that the job wrote.",
         )
@@ -94,5 +84,5 @@ def _structure(dataset: h5py.Dataset, name: str, chunk: tuple[int, ...]) -> Arra
         data_type=BuiltinDtype.from_numpy_dtype(dataset.dtype),
         shape=dataset.shape,
         chunks=chunks,
-        dims=DIMENSIONS[name],
+        dims=result_arrays()[name].axes,
     )

@@ -16,14 +16,12 @@ import numpy as np
 from tiled.client.container import Container
 from tiled.client.utils import ClientError
 
-from bluesky_multislice.catalog.result_nodes import DIMENSIONS, can_read, register_array, upload_array
+from bluesky_multislice.catalog.result_nodes import can_read, register_array, upload_array
 from bluesky_multislice.catalog.run_documents import plain_container
 from bluesky_multislice.errors import CatalogError
-from bluesky_multislice.files import preview
+from bluesky_multislice.files import RESULT_PICTURES, RESULT_TABLES, result_arrays
 
 ROOT = "reconstructions"
-HISTORY = ("epoch", "loss", "held_back_loss", "seconds", "coarseness")
-SHELL_CORRELATION = ("frequency_per_m", "correlation", "half_bit")
 _REFINED = {"description": "Refined values minus those of the scan, by quantity, in SI units."}
 _START_KEYS = ("scan_id", "plan_name", "sample", "sample_name", "proposal_id", "time")
 
@@ -135,7 +133,7 @@ def _fill_or_fail(node: Container, file: h5py.File) -> None:
 
 def _fill(node: Container, file: h5py.File) -> None:
     write = register_array
-    for name in DIMENSIONS:
+    for name in result_arrays():
         metadata = {key: np.asarray(value).tolist() for key, value in file[name].attrs.items()}
         array = write(node, file, name, metadata)
         if write is register_array and not can_read(array, file, name):
@@ -144,13 +142,12 @@ def _fill(node: Container, file: h5py.File) -> None:
             array = write(node, file, name, metadata)
         if not can_read(array, file, name):
             raise OSError(f"the server does not return the {name} that was written")
-    # Tiled's web UI cannot show complex arrays, so slices of δ and the amplitude of the probe are added for viewing.
-    node.write_array(preview(file["delta"]), key="preview", dims=("row", "column"))  # pyright: ignore[reportArgumentType]
-    node.write_array(np.abs(np.asarray(file["probe"])), key="probe_amplitude", dims=DIMENSIONS["probe"])
-    node.write_table({name: np.asarray(file[f"history/{name}"]) for name in HISTORY}, key="history")
-    if "shell_correlation" in file:
-        curves = {name: np.asarray(file[f"shell_correlation/{name}"]) for name in SHELL_CORRELATION}
-        node.write_table(curves, key="shell_correlation")
+    for picture in RESULT_PICTURES:
+        node.write_array(picture.values(file), key=picture.name, dims=picture.axes)
+    for table in RESULT_TABLES:
+        # A reconstruction may lack a table, but not a column of one that it has.
+        if table.name in file or table.required:
+            node.write_table({name: np.asarray(file[f"{table.name}/{name}"]) for name in table.columns}, key=table.name)
     group = file.get("refined")
     if isinstance(group, h5py.Group) and len(group):
         refined = plain_container(node.create_container("refined", metadata=_REFINED))

@@ -3,15 +3,18 @@
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from bluesky_multislice.choices import Propagation
 from bluesky_multislice.cli.plan_command import plan
+from bluesky_multislice.cli.progress_display import ProgressDisplay, summary_lines
 from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options, scan_options
 from bluesky_multislice.errors import MultisliceError, PlanError
 
@@ -62,50 +65,16 @@ def reconstruct(
     **options: Any,
 ) -> None:
     """Reconstruct the interchange file SCAN. No services are needed."""
-    from bluesky_multislice.cli.reconstruct_file import reconstruct_file
+    from bluesky_multislice.cli.reconstruct_file import JobPlace, reconstruct_file
     from bluesky_multislice.jobs.schedulers import read_site
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the exception also ends the job's ranks
-    recipe = collect_recipe(recipe_file, options)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn())
-    with Progress(*columns, console=_CONSOLE) as progress:
-        task = progress.add_task("starting", total=None, loss="")
-
-        def on_plan(plan, warnings) -> None:
-            progress.update(task, total=plan.epochs, description=plan.propagation)
-            progress.console.print(
-                f"volume {plan.grid.shape} voxels (z, y, x) of {plan.grid.voxel_size_m[2] * 1e9:.4g} nm, "
-                f"{plan.depths_of_field:.2g} depths of field; {plan.slices} slices, {plan.ranks} ranks"
-            )
-            for warning in warnings:
-                progress.console.print(f"[yellow]note[/yellow] {warning}")
-
-        def on_progress(epoch: dict[str, Any]) -> None:
-            validation = epoch["held_back_loss"]
-            loss = f"loss {epoch['loss']:.3e}" + ("" if validation is None else f"  validation {validation:.3e}")
-            progress.update(task, completed=epoch["epoch"], loss=loss)
-
-        provenance = reconstruct_file(
-            scan,
-            output,
-            recipe,
-            instrument=_read_instrument(instrument_file),
-            job_folder=job_folder,
-            site=read_site(site_file),
-            on_plan=on_plan,
-            on_progress=on_progress,
-        )
-    plan_notes = provenance["plan"]["notes"]
-    for warning in (*provenance["warnings"], *(note for note in provenance["notes"] if note not in plan_notes)):
-        _CONSOLE.print(f"[yellow]note[/yellow] {warning}")
-    figures = provenance["figures"]
-    validation, resolution = figures["held_back_r_factor"], figures["half_bit_resolution_m"]
-    _CONSOLE.print(
-        f"{output}: {figures['status']}, best epoch {figures['best_epoch']} of {figures['epochs']}; R-factor "
-        f"{figures['r_factor']:.4f}"
-        + ("" if validation is None else f", validation {validation:.4f}")
-        + ("" if resolution is None else f"; half-bit resolution {resolution * 1e9:.3g} nm")
-    )
+    recipe, instrument = collect_recipe(recipe_file, options), _read_instrument(instrument_file)
+    place = JobPlace(read_site(site_file), job_folder)
+    with ProgressDisplay(_CONSOLE) as display:
+        provenance = reconstruct_file(scan, output, recipe, instrument=instrument, place=place, display=display)
+    for line in summary_lines(output, provenance):
+        _CONSOLE.print(line)
 
 
 @multislice.command()
@@ -128,42 +97,35 @@ def reconstruct(
 @click.option("--seed", type=int, help="Seed of the photon noise.")
 @_instrument
 @scan_options
-def simulate(
-    volume: Path,
-    scan: Path,
-    output: Path,
-    propagation: Any,
-    slices: int | None,
-    photons: float | None,
-    seed: int | None,
-    instrument_file: Path | None,
-    **options: Any,
-) -> None:
+def simulate(volume: Path, scan: Path, output: Path, instrument_file: Path | None, **options: Any) -> None:
     """Simulate the frames of VOLUME for the interchange file SCAN. Values of SCAN given as options are not stored."""
-    from bluesky_multislice.cli.simulate_file import simulate_file
+    from bluesky_multislice.cli.simulate_file import Simulation, simulate_file
 
-    if seed is not None and photons is None:
+    own = {name: options.pop(name) for name in ("propagation", "slices", "photons", "seed")}
+    if own["seed"] is not None and own["photons"] is None:
         raise PlanError("--seed needs --photons.", got="--seed without --photons.", remedy="give --photons too.")
+    own["seed"] = own["seed"] or 0
+    values, instrument = collect_recipe(None, options).scan, _read_instrument(instrument_file)
+    simulation = Simulation(**own, values=values, instrument=instrument)
     with Progress(console=_CONSOLE) as progress:
         task = progress.add_task("views", total=None)
-        simulate_file(
-            volume,
-            scan,
-            output,
-            propagation=propagation,
-            slices=slices,
-            photons=photons,
-            seed=seed or 0,
-            values=collect_recipe(None, options).scan,
-            instrument=_read_instrument(instrument_file),
-            on_view=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        simulate_file(volume, scan, output, simulation, on_view=show)
     _CONSOLE.print(f"{output}: frames written")
 
 
 @multislice.command()
 @click.argument("scan", type=_FILE)
-@click.option("--tiled", "tiled_uri", envvar="MULTISLICE_TILED_URI", required=True, help="Address of the Tiled server.")
+@click.option(
+    "--tiled",
+    "tiled_uri",
+    envvar="MULTISLICE_TILED_URI",
+    required=True,
+    help="Address of the Tiled server, or name of a Tiled profile.",
+)
 @click.option("--auto/--no-auto", default=True, show_default=True, help="Request an automatic reconstruction.")
 @_instrument
 @recipe_options
@@ -238,7 +200,8 @@ def deploy(jobs: int) -> None:
 @click.option("--keep-serving", is_flag=True, help="Keep the servers running until Ctrl-C.")
 def demo(technique: Any, out: Path, keep_serving: bool) -> None:
     """Scan and reconstruct samples on a simulated beamline with real servers."""
-    from bluesky_multislice.demo import run_demo
+    with _needs_extra("demo"):
+        from bluesky_multislice.demo import run_demo
 
     sys.exit(run_demo(technique, out, keep_serving=keep_serving))
 
@@ -253,9 +216,23 @@ def demo(technique: Any, out: Path, keep_serving: bool) -> None:
 )
 def serve(out: Path, readable: tuple[Path, ...]) -> None:
     """Run Tiled, Prefect, a worker and the listener on this machine, to try them with your own scans."""
-    from bluesky_multislice.demo import serve_until_interrupted
+    with _needs_extra("demo"):
+        from bluesky_multislice.demo import serve_until_interrupted
 
     serve_until_interrupted(out, readable)
+
+
+@contextmanager
+def _needs_extra(extra: str) -> Iterator[None]:
+    """Explain that a command needs packages that only an extra installs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MultisliceError(
+            f"This command needs the packages of the extra {extra}.",
+            got=f"no package {error.name}.",
+            remedy=f"pip install 'bluesky-multislice[{extra}]'",
+        ) from error
 
 
 def _read_instrument(path: Path | None):

@@ -59,19 +59,7 @@ def plan(
     plan_options = {name: options.pop(name) for name in _PLAN_OPTIONS}
     plan_options["views_per_angle"] = plan_options["views_per_angle"] or views_an_angle
     recipe = collect_recipe(recipe_file, options)
-    given = sum((scan is not None, plan_options["volume"] is not None, measured_file is not None, scaling))
-    if given != 1:
-        raise PlanError(
-            "Exactly one of SCAN, --volume, --measure and --scaling must be given.",
-            got=f"{given} of them.",
-            remedy="give one of them.",
-        )
-    if plan_options["volume"] is None and (sizes := [name for name in _SIZES if plan_options[name] is not None]):
-        raise PlanError(
-            "Sizes of a scan can only be given together with --volume.",
-            got=f"{', '.join('--' + name.replace('_', '-') for name in sizes)} without --volume.",
-            remedy="give --volume instead of SCAN, or omit these options.",
-        )
+    _check_options(plan_options, scan is not None, measured_file is not None, scaling)
     if measured_file is not None:
         profile = measure_machine(recipe.device)
         write_profile(measured_file, profile)
@@ -85,6 +73,23 @@ def plan(
         return
     profile = None if profile_file is None else read_profile(profile_file)
     click.echo("\n".join(plan_scan.plan_lines(scan, plan_options, recipe, profile)))
+
+
+def _check_options(options: dict[str, Any], *others: bool) -> None:
+    """Check that one thing is to be planned or measured, and that sizes belong to a volume."""
+    given = sum((options["volume"] is not None, *others))
+    if given != 1:
+        raise PlanError(
+            "Exactly one of SCAN, --volume, --measure and --scaling must be given.",
+            got=f"{given} of them.",
+            remedy="give one of them.",
+        )
+    if options["volume"] is None and (sizes := [name for name in _SIZES if options[name] is not None]):
+        raise PlanError(
+            "Sizes of a scan can only be given together with --volume.",
+            got=f"{', '.join('--' + name.replace('_', '-') for name in sizes)} without --volume.",
+            remedy="give --volume instead of SCAN, or omit these options.",
+        )
 
 
 _SIZES = ("frame", "angles", "views_per_angle")

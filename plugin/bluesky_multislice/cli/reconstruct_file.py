@@ -2,10 +2,11 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.files import linked_files, read_provenance, read_scan, write_scan
@@ -15,16 +16,39 @@ from bluesky_multislice.planning import Plan, make_plan
 from bluesky_multislice.recipe import Instrument, Recipe
 
 
+class ReconstructionDisplay(Protocol):
+    """Shows a reconstruction while it is made."""
+
+    def show_plan(self, plan: Plan, warnings: tuple[str, ...]) -> None:
+        """Show the plan, and the warnings about scan and plan."""
+        ...
+
+    def show_epoch(self, epoch: dict[str, Any]) -> None:
+        """Show the record of an epoch."""
+        ...
+
+
+@dataclass(frozen=True)
+class JobPlace:
+    """Where a job runs.
+
+    Attributes:
+        site: profile of the machine.
+        folder: folder for the job's state; an interrupted job resumes from there. None: a temporary folder.
+    """
+
+    site: SiteProfile
+    folder: Path | None = None
+
+
 def reconstruct_file(
     scan_file: Path,
     output: Path,
     recipe: Recipe,
     *,
     instrument: Instrument | None,
-    site: SiteProfile,
-    job_folder: Path | None = None,
-    on_plan: Callable[[Plan, tuple[str, ...]], None],
-    on_progress: Callable[[dict[str, Any]], None],
+    place: JobPlace,
+    display: ReconstructionDisplay,
 ) -> dict[str, Any]:
     """Reconstruct an interchange file into a result file.
 
@@ -33,10 +57,8 @@ def reconstruct_file(
         output: the result file; it appears only after it is complete.
         recipe: recipe of the reconstruction.
         instrument: instrument file, searched for values that the scan lacks.
-        site: profile of the machine that runs the job.
-        job_folder: folder for the job's state; an interrupted job resumes from there. None: a temporary folder.
-        on_plan: called with the plan and with the warnings about scan and plan.
-        on_progress: called with the record of each epoch.
+        place: where the job runs.
+        display: shows plan and progress.
 
     Returns:
         The provenance.
@@ -44,6 +66,7 @@ def reconstruct_file(
     Raises:
         MultisliceError: the scan or the recipe cannot be used, or the job failed.
     """
+    site = place.site
     if not output.parent.is_dir():
         raise ScanError(
             "The folder of the result must exist.", got=f"{output.parent}.", remedy="create it or correct the path."
@@ -53,8 +76,8 @@ def reconstruct_file(
         raise ScanError("The result must not overwrite the scan.", got=f"{output}.", remedy="choose another name.")
     plan = make_plan(recipe, scan, machine_of(site, recipe.resources))
     allocation = allocate(site, recipe.resources, ranks=plan.ranks, device=plan.device)
-    on_plan(plan, scan.warnings + plan.notes)
-    with _job_path(job_folder, output) as path:
+    display.show_plan(plan, scan.warnings + plan.notes)
+    with _job_path(place.folder, output) as path:
         folder = JobFolder(path).create()
         write_scan(folder.frames, scan, files=linked_files(scan))
         folder.write_job(
@@ -62,7 +85,8 @@ def reconstruct_file(
             plan=plan.as_dict(),
             origin={"file": str(scan_file.resolve()), "sources": scan.sources, "warnings": list(scan.warnings)},
         )
-        run_and_wait(make_scheduler(site), folder, name=output.name, allocation=allocation, on_progress=on_progress)
+        scheduler = make_scheduler(site)
+        run_and_wait(scheduler, folder, name=output.name, allocation=allocation, on_progress=display.show_epoch)
         shutil.move(folder.result, output)
     return read_provenance(output)
 

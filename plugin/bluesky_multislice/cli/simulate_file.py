@@ -1,6 +1,7 @@
 """Simulates the frames of a known volume, from file to file."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,29 @@ from bluesky_multislice.recipe import Instrument, ScanValues
 from bluesky_multislice.reconstruction import add_photon_noise, photon_scale, simulate_frames
 
 
+@dataclass(frozen=True)
+class Simulation:
+    """How frames are simulated.
+
+    Attributes:
+        propagation: propagation model.
+        slices: number of slices along the beam; None: one per plane of the volume.
+        photons: mean photons per frame (ptychography) or per pixel (other techniques); None: no noise.
+        seed: seed of the photon noise.
+        values: values that override the scan's; they are used, but not written to the output.
+        instrument: instrument file, searched for values that the scan lacks; also not written to the output.
+    """
+
+    propagation: Propagation = "multislice"
+    slices: int | None = None
+    photons: float | None = None
+    seed: int = 0
+    values: ScanValues | None = None
+    instrument: Instrument | None = None
+
+
 def simulate_file(
-    volume_file: Path,
-    scan_file: Path,
-    output: Path,
-    *,
-    propagation: Propagation,
-    slices: int | None,
-    photons: float | None,
-    seed: int,
-    values: ScanValues | None = None,
-    instrument: Instrument | None = None,
-    on_view: Callable[[int, int], None],
+    volume_file: Path, scan_file: Path, output: Path, simulation: Simulation, *, on_view: Callable[[int, int], None]
 ) -> None:
     """Write a copy of a scan with the simulated frames of a volume.
 
@@ -32,12 +44,7 @@ def simulate_file(
         volume_file: file with ``/delta``, ``/beta`` (z, y, x) and ``voxel_size_m``.
         scan_file: interchange file without frames; the mask gives the shape of the frames.
         output: copy of the interchange file with frames, float64.
-        propagation: propagation model.
-        slices: number of slices along the beam; None: one per plane of the volume.
-        photons: mean photons per frame (ptychography) or per pixel (other techniques); None: no noise.
-        seed: seed of the photon noise.
-        values: values that override the scan's; they are used, but not written to the output.
-        instrument: instrument file, searched for values that the scan lacks; also not written to the output.
+        simulation: how frames are simulated.
         on_view: called with the number of simulated views and the number of all views.
 
     Raises:
@@ -47,7 +54,8 @@ def simulate_file(
         raise PlanError(
             "The folder of the output must exist.", got=f"{output.parent}.", remedy="create it or correct the path."
         )
-    volume, scan = read_volume(volume_file), read_geometry(scan_file, values=values, instrument=instrument)
+    volume = read_volume(volume_file)
+    scan = read_geometry(scan_file, values=simulation.values, instrument=simulation.instrument)
     views = scan.geometry.views
     if scan.frames.source.shape[0] != views:
         raise PlanError(
@@ -57,13 +65,18 @@ def simulate_file(
         )
     frames = np.empty((views, *scan.geometry.detector.shape))
     expected = simulate_frames(
-        scan, volume.delta, volume.beta, voxel_size_m=volume.voxel_size_m, propagation=propagation, slices=slices
+        scan,
+        volume.delta,
+        volume.beta,
+        voxel_size_m=volume.voxel_size_m,
+        propagation=simulation.propagation,
+        slices=simulation.slices,
     )
     for view, frame in enumerate(expected):
         frames[view] = frame
         on_view(view + 1, views)
     scale = 1.0
-    if photons is not None:
-        scale = photon_scale(scan.geometry, frames, photons)
-        frames = add_photon_noise(frames, scale=scale, seed=seed)
+    if simulation.photons is not None:
+        scale = photon_scale(scan.geometry, frames, simulation.photons)
+        frames = add_photon_noise(frames, scale=scale, seed=simulation.seed)
     write_simulated(output, scan_file, unorient(frames, scan.frames.orientation), intensity_scale=scale)

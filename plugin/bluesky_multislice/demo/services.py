@@ -71,9 +71,7 @@ def serve(
     Raises:
         ServiceError: a service does not start.
     """
-    folders = {name: out / name for name in ("tiled", "prefect", "logs", "detector", "jobs")}
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
+    folders = _make_folders(out)
     api_key = secrets.token_hex(16)
     tiled_uri, prefect_uri = (f"http://{_HOST}:{free_port(port)}" for port in (8000, 4200))
     running: list[Service] = []
@@ -98,15 +96,21 @@ def serve(
         on_ready("Tiled")
         prefect.wait_until(lambda: _answers(f"{prefect_uri}/api/health"))
         on_ready("Prefect server")
-        limit = str(_MAX_JOBS)
         deploy(jobs=_MAX_JOBS)
         on_ready("deployment")
-        start("worker", *_prefect("worker", "start", "--pool", POOL, "--type", "process", "--limit", limit))
+        start("worker", *_prefect("worker", "start", "--pool", POOL, "--type", "process", "--limit", str(_MAX_JOBS)))
         listener = start("listener", *_multislice("listen"))
         listener.wait_until(lambda: "Listening" in listener.log.read_text(errors="replace"))
         on_ready("listener")
         start("reaper", *_multislice("reap", "--every", "60"))
         yield Services(tiled_uri, api_key, prefect_uri, folders["detector"], folders["jobs"], tuple(running))
+
+
+def _make_folders(out: Path) -> dict[str, Path]:
+    folders = {name: out / name for name in ("tiled", "prefect", "logs", "detector", "jobs")}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    return folders
 
 
 @contextmanager

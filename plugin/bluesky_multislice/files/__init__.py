@@ -5,6 +5,13 @@ from bluesky_multislice.files.detector_files import find_dataset, open_detector_
 from bluesky_multislice.files.field_lookup import FieldLookup
 from bluesky_multislice.files.mask_file import recipe_mask
 from bluesky_multislice.files.preview import preview, write_preview
+from bluesky_multislice.files.result_arrays import (
+    RESULT_PICTURES,
+    RESULT_TABLES,
+    ResultArray,
+    result_arrays,
+    result_lines,
+)
 from bluesky_multislice.files.scan_formats import ScanFormat, read_scan, scan_formats
 from bluesky_multislice.files.scan_writer import write_scan, write_simulated
 from bluesky_multislice.files.stored_frames import StoredFrames, check_mapped, open_frames
@@ -13,8 +20,11 @@ from bluesky_multislice.files.virtual_sources import SourceCheck
 from bluesky_multislice.files.volume_file import VolumeFile, read_provenance, read_volume, write_result
 
 __all__ = [
+    "RESULT_PICTURES",
+    "RESULT_TABLES",
     "FieldLookup",
     "FrameFile",
+    "ResultArray",
     "ScanFormat",
     "SourceCheck",
     "StoredFrames",
@@ -31,6 +41,8 @@ __all__ = [
     "read_scan",
     "read_volume",
     "recipe_mask",
+    "result_arrays",
+    "result_lines",
     "scan_formats",
     "write_preview",
     "write_result",

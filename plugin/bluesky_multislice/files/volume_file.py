@@ -1,16 +1,8 @@
-"""The result file: δ and β with their attributes, probe, positions, history and provenance.
+"""The result file: the arrays and tables of ``result_arrays``, refined quantities and provenance.
 
-======================  ============================================================================================
-``/delta /beta``        float32 (z, y, x); attributes ``voxel_size_m`` (z, y, x), ``center_m`` (z, y, x) relative to
-                        the rotation axis, ``energy_ev``, ``axes``
-``/probe``              complex64 (mode, y, x) at z = 0, in the square root of the frames' units
-``/positions``          float64 (view, 2), (y, x), m, after refinement
-``/refined``            group of the refined quantities by recipe name: differences from the scan's values, SI units;
-                        ``probe_variations`` complex64 (variation, y, x), ``variation_of_view`` (view, variation)
-``/history``            group of 1-D columns: epoch, loss, held_back_loss, seconds, coarseness
-``/shell_correlation``  optional group of 1-D columns: frequency_per_m, correlation, half_bit
-``/provenance``         JSON
-======================  ============================================================================================
+``/delta`` and ``/beta`` have the attributes ``voxel_size_m`` (z, y, x), ``center_m`` (z, y, x) relative to the rotation
+axis, ``energy_ev`` and ``axes``. The group ``/refined`` contains the refined quantities by recipe name, as differences
+from the scan's values in SI units. ``/provenance`` is JSON.
 """
 
 import json
@@ -18,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -25,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.measurement import VolumeGrid
+from bluesky_multislice.files.result_arrays import RESULT_TABLES, ResultArray, result_arrays
+from bluesky_multislice.reconstruction import Reconstruction
+from bluesky_multislice.units import energy_ev_from_wavelength
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,56 +38,56 @@ class VolumeFile:
     voxel_size_m: tuple[float, float, float]
 
 
+VolumeParts = Iterable[tuple[slice, NDArray[np.float32]]]
+"""Parts of a volume in order: rows along y, and values (z, y, x)."""
+
+
 def write_result(
     path: Path,
+    result: Reconstruction,
     *,
-    delta: Iterable[tuple[slice, NDArray[np.float32]]],
-    beta: Iterable[tuple[slice, NDArray[np.float32]]],
-    probe: NDArray[np.complex64],
-    positions: NDArray[np.float64],
-    history: Mapping[str, NDArray],
-    grid: VolumeGrid,
-    energy_ev: float,
-    provenance: Mapping[str, Any],
-    refined: Mapping[str, NDArray] | None = None,
-    shell_correlation: Mapping[str, NDArray] | None = None,
+    provenance: Mapping[str, Any] = MappingProxyType({}),
+    volumes: Mapping[str, VolumeParts] = MappingProxyType({}),
 ) -> None:
     """Write a result file. It gets its name only after it is complete.
 
     Args:
         path: the file.
-        delta: slabs of δ in order, each with its rows along y: (rows, values (z, y, x)).
-        beta: slabs of β, in the same form.
-        probe: (mode, y, x).
-        positions: (view, 2), (y, x), m.
-        history: column → (epoch,).
-        grid: the volume's grid.
-        energy_ev: photon energy, eV.
-        provenance: provenance of the volume.
-        refined: quantity → difference from the scan's value, SI units.
-        shell_correlation: column → (shell,).
+        result: the reconstruction.
+        provenance: provenance of the volume; JSON can store it.
+        volumes: ``delta`` and ``beta`` → their parts, from all ranks; a missing one is taken from ``result``, which
+            contains the whole volume if there is only one rank.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with h5py.File(part, "w") as file:
-        for name, volume in (("delta", delta), ("beta", beta)):
-            dataset = file.create_dataset(name, grid.shape, np.float32, chunks=(1, *grid.shape[1:]))
-            for rows, values in volume:
-                dataset[:, rows] = values
-            dataset.attrs.update(
-                voxel_size_m=grid.voxel_size_m, center_m=grid.center_m, energy_ev=energy_ev, axes=["z", "y", "x"]
-            )
-        file["probe"] = probe
-        file["positions"] = positions
-        file["positions"].attrs["units"] = "m"
-        for name, column in history.items():
-            file[f"history/{name}"] = column
-        for name, values in (refined or {}).items():
-            file[f"refined/{name}"] = values
-        for name, column in (shell_correlation or {}).items():
-            file[f"shell_correlation/{name}"] = column
-        file["provenance"] = json.dumps(provenance)
+        for array in result_arrays().values():
+            if array.is_volume:
+                _write_volume(file, array, result, volumes.get(array.name))
+            else:
+                file[array.name] = array.values(result)
+            if array.unit:
+                file[array.name].attrs["units"] = array.unit
+        for table in RESULT_TABLES:
+            for name, column in (table.values(result) or {}).items():
+                file[f"{table.name}/{name}"] = column
+        for name, values in result.solution.differences.items():
+            file[f"refined/{name}"] = values.cpu().numpy()
+        file["provenance"] = json.dumps(dict(provenance))
     os.replace(part, path)
+
+
+def _write_volume(file: h5py.File, array: ResultArray, result: Reconstruction, parts: VolumeParts | None) -> None:
+    grid = result.grid
+    dataset = file.create_dataset(array.name, grid.shape, np.float32, chunks=(1, *grid.shape[1:]))
+    for rows, values in parts or [(slice(None), array.values(result))]:
+        dataset[:, rows] = values
+    dataset.attrs.update(
+        voxel_size_m=grid.voxel_size_m,
+        center_m=grid.center_m,
+        energy_ev=energy_ev_from_wavelength(result.geometry.beam.wavelength_m),
+        axes=list(array.axes),
+    )
 
 
 def read_volume(path: Path) -> VolumeFile:

@@ -10,20 +10,19 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import torch
 
 from bluesky_multislice.errors import JobError
 from bluesky_multislice.files import read_scan, write_preview, write_result
 from bluesky_multislice.jobs.job_folder import INTERRUPTED_STATUS, JobFolder
-from bluesky_multislice.jobs.provenance import make_provenance, software
+from bluesky_multislice.jobs.provenance import JobRun, make_provenance, software
 from bluesky_multislice.measurement import Scan
 from bluesky_multislice.parallel import (
     Agreement,
@@ -39,7 +38,6 @@ from bluesky_multislice.parallel import (
 from bluesky_multislice.planning import Plan, identity, out_of_memory
 from bluesky_multislice.reconstruction import Reconstruction, reconstruct
 from bluesky_multislice.solvers import Epoch, Interrupted, Journal, Solution, choose_kernels
-from bluesky_multislice.units import energy_ev_from_wavelength
 
 _PREVIEW_INTERVAL_S = 60.0
 """Seconds between two previews of the volume."""
@@ -103,8 +101,16 @@ def _write_and_clear(
     slab, solution = Slab(mesh, result.grid.shape[1]), result.solution
     delta, beta = (slab.parts(part) for part in (solution.delta, solution.beta))
     if mesh.rank == 0:
-        seconds, events = time.monotonic() - start_time, checkpoints.events
-        _write(folder, job, result, delta, beta, mesh, seconds, peak_memory_bytes, events)
+        run = JobRun(mesh, time.monotonic() - start_time, peak_memory_bytes, checkpoints.events)
+        write_result(
+            folder.result,
+            result,
+            provenance=make_provenance(job, result, frames=folder.frames, run=run),
+            volumes={
+                name: ((rows, part.cpu().numpy()) for rows, part in parts)
+                for name, parts in (("delta", delta), ("beta", beta))
+            },
+        )
     elif mesh.angle == 0:
         # Rank 0 collects all slabs of δ first, then all slabs of β. The other ranks must send in the same order.
         for _ in chain(delta, beta):
@@ -207,45 +213,6 @@ def _record_error_in(folder: JobFolder) -> Iterator[None]:
     except Exception as error:
         folder.write_error(lost_rank(error) or error)
         raise
-
-
-def _write(
-    folder: JobFolder,
-    job: dict,
-    result: Reconstruction,
-    delta: Iterable[tuple[slice, torch.Tensor]],
-    beta: Iterable[tuple[slice, torch.Tensor]],
-    mesh: Mesh,
-    seconds: float,
-    peak_memory_bytes: int,
-    events: list[dict],
-) -> None:
-    solution, geometry = result.solution, result.geometry
-    columns = [asdict(epoch) for epoch in solution.history]
-    agreement = result.shell_correlation
-    history = {name: np.array([row[name] for row in columns], float) for name in columns[0]}
-    write_result(
-        folder.result,
-        delta=((rows, part.cpu().numpy()) for rows, part in delta),
-        beta=((rows, part.cpu().numpy()) for rows, part in beta),
-        probe=solution.probe.cpu().numpy(),
-        positions=result.position_m,
-        history=history,
-        grid=result.grid,
-        energy_ev=energy_ev_from_wavelength(geometry.beam.wavelength_m),
-        provenance=make_provenance(
-            job,
-            result,
-            frames=folder.frames,
-            ranks=mesh.size,
-            device=mesh.device,
-            seconds=seconds,
-            peak_memory_bytes=peak_memory_bytes,
-            events=events,
-        ),
-        refined={name: value.cpu().numpy() for name, value in solution.differences.items()},
-        shell_correlation=None if agreement is None else agreement.curves,
-    )
 
 
 def main() -> int:

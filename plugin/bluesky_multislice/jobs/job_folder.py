@@ -11,10 +11,9 @@
 ``error.json``         rule, got and remedy of the error that ended the job
 ``stop-request``       asks a running job to stop; the content is ignored
 ``interrupted.json``   why the job stopped early, and the epoch from which it resumes
-``submission.json``    the owner's name for the job, and its id at the scheduler
-``cancelled``          exists if the job was cancelled
-``followed``           touched every few seconds by the flow that owns the job; see ``flows.job_record``
-``outcome.json``       the outcome of the job: published, failed or cancelled
+``record.json``        the job's owner, its id at the scheduler, and its outcome; see ``jobs.job_record``
+``cancelled``          exists if the job's processes were cancelled
+``followed``           touched every few seconds by the flow that owns the job; see ``flows.heartbeat``
 =====================  ===========================================================================
 
 Stop and resume: a job stops at the end of an epoch if one of its ranks gets SIGUSR1 or SIGTERM, or if the file
@@ -46,10 +45,14 @@ from typing import Any, Literal
 
 from bluesky_multislice import errors
 from bluesky_multislice.errors import JobError, MultisliceError
+from bluesky_multislice.jobs.job_record import JobRecord
 from bluesky_multislice.jobs.safe_names import safe_name
 
 INTERRUPTED_STATUS = 75
 """Exit status of ranks that stopped at a checkpoint: EX_TEMPFAIL ("try again") of sysexits.h."""
+
+_VERSION = 2
+_STAGE_AGAIN = "stage the scan again with the flow or `multislice reconstruct`."
 
 
 @dataclass(frozen=True)
@@ -113,13 +116,13 @@ class JobFolder:
         return self.path / "interrupted.json"
 
     @property
-    def submission(self) -> Path:
-        """Name and id of the last submitted job."""
-        return self.path / "submission.json"
+    def record(self) -> Path:
+        """The job's owner, its id at the scheduler, and its outcome."""
+        return self.path / "record.json"
 
     @property
     def cancelled(self) -> Path:
-        """File that exists if the job was cancelled."""
+        """File that exists if the job's processes were cancelled."""
         return self.path / "cancelled"
 
     @classmethod
@@ -150,14 +153,29 @@ class JobFolder:
             ) from error
         return self
 
-    def write_submission(self, *, name: str, job_id: str) -> None:
-        """Record the submitted job, and remove the mark that an earlier job was cancelled."""
+    def prepare_submission(self) -> None:
+        """Forget an earlier job of this folder, and the mark that it was cancelled."""
         self.cancelled.unlink(missing_ok=True)
-        write_json(self.submission, {"name": name, "job_id": job_id})
+        self.write_record(self.read_record().prepare())
 
-    def read_submission(self) -> dict[str, str] | None:
-        """Return ``name`` and ``job_id`` of the last submitted job; None if no job was submitted."""
-        return json.loads(self.submission.read_text()) if self.submission.exists() else None
+    def write_submission(self, *, name: str, job_id: str) -> None:
+        """Record the job that the scheduler has accepted."""
+        self.write_record(self.read_record().submit(name=name, job_id=job_id))
+
+    def read_record(self) -> JobRecord:
+        """Return the job's record; the record of a staged job if nothing is recorded yet.
+
+        Raises:
+            JobError: another version of this package wrote the record.
+        """
+        try:
+            return JobRecord.from_dict(json.loads(self.record.read_text()))
+        except FileNotFoundError:
+            return JobRecord()
+
+    def write_record(self, record: JobRecord) -> None:
+        """Write the job's record atomically."""
+        write_json(self.record, record.as_dict())
 
     def read_log(self, lines: int) -> str:
         """Return the last lines of the job's output."""
@@ -167,18 +185,29 @@ class JobFolder:
 
     def write_job(self, *, recipe: dict[str, Any], plan: dict[str, Any], origin: dict[str, Any]) -> None:
         """Write ``job.json`` atomically."""
-        write_json(self.job, {"version": 1, "recipe": recipe, "plan": plan, "origin": origin})
+        write_json(self.job, {"version": _VERSION, "recipe": recipe, "plan": plan, "origin": origin})
 
     def read_job(self) -> dict[str, Any]:
-        """Return ``job.json``."""
+        """Return ``job.json``.
+
+        Raises:
+            JobError: the file cannot be read, or another version of this package wrote it.
+        """
         try:
-            return json.loads(self.job.read_text())
+            job = json.loads(self.job.read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise JobError(
                 "A job folder must contain a readable job.json.",
                 got=f"{self.job}: {error}.",
-                remedy="stage the scan again with the flow or `multislice reconstruct`.",
+                remedy=_STAGE_AGAIN,
             ) from error
+        if job.get("version") != _VERSION:
+            raise JobError(
+                f"A job.json must have version {_VERSION}.",
+                got=f"version {job.get('version')} in {self.job}.",
+                remedy=_STAGE_AGAIN,
+            )
+        return job
 
     def clear_last_run(self) -> None:
         """Remove error, interruption and progress of an earlier run, so that they are not mistaken for this run's.

@@ -1,4 +1,4 @@
-"""Identity of a checkpoint: digests of the scan, and of the plan's volume and fits."""
+"""Identity of a checkpoint: digests of the scan, and of the parts of the plan that determine the numbers."""
 
 import hashlib
 import json
@@ -9,30 +9,7 @@ import numpy as np
 
 from bluesky_multislice.measurement import Scan
 from bluesky_multislice.planning.plan import Plan
-
-_MACHINE_DEPENDENT = (
-    "ranks",
-    "slabs",
-    "lanes",
-    "whole_angles",
-    "device",
-    "memory_bytes",
-    "frames_in",
-    "batches_ahead",
-    "angles_at_once",
-    "frame_tiles",
-    "gradient",
-    "notes",
-    "checkpoint_every",
-    "kernels",
-    "batch_views",
-    "batches_per_lane",
-    "earlier",
-)
-"""Fields of a plan that may differ between machines without changing the volume.
-
-Exceptions are the order of sums and the accuracy of tile halos.
-"""
+from bluesky_multislice.planning.plan_parts import IDENTITY_PARTS, STEP_SIZES
 
 
 def identity(scan: Scan, plan: Plan) -> dict[str, str]:
@@ -54,13 +31,15 @@ def identity(scan: Scan, plan: Plan) -> dict[str, str]:
     geometry = asdict(scan.geometry)
     return {
         "scan": _digest([geometry, list(source.shape), frames.hexdigest()]),
-        "plan": _digest([_essence(stage.as_dict()) for stage in (*plan.earlier, plan)]),
+        "plan": _digest([_changes_numbers(stage) for stage in (*plan.earlier, plan)]),
     }
 
 
-def _essence(plan: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in plan.items() if name not in _MACHINE_DEPENDENT}
-    return kept | {"fit": {name: value for name, value in plan["fit"].items() if name not in _MACHINE_DEPENDENT}}
+def _changes_numbers(plan: Plan) -> dict[str, Any]:
+    """Return the fields of a plan that determine the reconstructed numbers."""
+    parts = plan.as_dict()
+    kept = {name: value for part in IDENTITY_PARTS for name, value in parts[part.part].items()}
+    return kept | {"fit": {name: value for name, value in kept["fit"].items() if name not in STEP_SIZES}}
 
 
 def _digest(values: list[Any]) -> str:

@@ -1,10 +1,17 @@
 """Derivation of a plan from recipe and scan."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bluesky_multislice.measurement import Scan, angle_warnings, depth_of_field_m, position_warnings
+from bluesky_multislice.measurement import (
+    Scan,
+    ScanGeometry,
+    VolumeGrid,
+    angle_warnings,
+    depth_of_field_m,
+    position_warnings,
+)
 from bluesky_multislice.models import technique_of
 from bluesky_multislice.planning.checks import (
     check_depth,
@@ -29,6 +36,7 @@ from bluesky_multislice.planning.machine import Machine, device_notes, this_mach
 from bluesky_multislice.planning.memory_advice import check_memory
 from bluesky_multislice.planning.memory_fit import fit_into_memory
 from bluesky_multislice.planning.plan import Plan
+from bluesky_multislice.planning.plan_parts import FitPart, MeshPart, ModelPart, StoragePart, VolumePart
 from bluesky_multislice.planning.ranks import check_device, check_places, device_for, mesh_for
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
 from bluesky_multislice.planning.step_sizes import step_sizes
@@ -37,6 +45,34 @@ from bluesky_multislice.solvers import split_views
 
 _LANES = 2
 """Default number of lanes, so that meshes of few ranks give the same volume as a single rank."""
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What a plan is made for.
+
+    Attributes:
+        recipe: the recipe.
+        scan: the scan.
+        geometry: the scan's geometry, sampled as in the plan.
+        several_angles: whether the views have several angles.
+        fitted: number of views to fit.
+        held: number of validation views.
+    """
+
+    recipe: Recipe
+    scan: Scan
+    geometry: ScanGeometry
+    several_angles: bool
+    fitted: int
+    held: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, scan: Scan) -> "_Subject":
+        """Return the subject of a recipe and a scan."""
+        geometry = scan.geometry.oversampled(recipe.oversampling)
+        fitted, held = split_views(geometry.views, recipe.held_back_every)
+        return cls(recipe, scan, geometry, len(np.unique(geometry.angle_rad)) > 1, len(fitted), len(held))
 
 
 def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: MachineProfile | None = None) -> Plan:
@@ -52,76 +88,23 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
         PlanError: the recipe does not suit the scan, or the machine has too little memory.
         ScanError: the views have different object pixels, or do not overlap.
     """
-    geometry = scan.geometry.oversampled(recipe.oversampling)
-    notes = angle_warnings(geometry)
-    if technique_of(geometry).overlapping:
-        notes = position_warnings(geometry) + notes
+    subject = _Subject.of(recipe, scan)
+    geometry, notes = subject.geometry, _scan_notes(subject)
     margin = margin_from_recipe(recipe, geometry)
-    several_angles = len(np.unique(geometry.angle_rad)) > 1
-    slices = recipe.slices or slices_of(recipe, geometry, several_angles)
-    grid = grid_of(recipe, geometry, margin, slices, several_angles)
-    check_depth(recipe, grid, slices, several_angles)
-    depth_of_field = depth_of_field_m(geometry.object_pixel_m[1], geometry.beam.wavelength_m)
-    if not several_angles and recipe.depth_um is None:
-        notes.append(
-            "one angle and no depth_um: a single slice is fitted; only δ·thickness and β·thickness are determined"
-        )
-    fitted, held = split_views(geometry.views, recipe.held_back_every)
-    if recipe.held_back_every and not len(held):
-        notes.append("too few views for validation frames: the fit is not validated")
-    check_fitted(recipe, geometry.views, len(fitted))
-    check_refinement(recipe, geometry, several_angles)
-    check_illumination(recipe, scan)
-    check_detector_propagation(recipe, geometry)
+    slices = recipe.slices or slices_of(recipe, geometry, subject.several_angles)
+    volume = _volume(subject, margin, slices)
+    _check(subject)
     check_device(recipe.device, site)
     machine = this_machine(recipe.device) if site is None else site.for_device(recipe.device)
-    if site is None:
-        notes += device_notes(recipe.device)
-    ranks, slabs = mesh_for(recipe, machine, len(fitted))
-    check_places(recipe, machine, ranks)
-    lanes = recipe.batches_per_step or min(len(fitted), max(_LANES, ranks // (slabs or 1)))
-    settings = fit_settings(recipe, geometry, several_angles, fitted=len(fitted), lanes=lanes)
-    notes += schedule_notes(recipe, settings) + level_notes(scan)
-    if recipe.propagation == "projection":
-        slices = 1
-    tiles, halo = (1, 1), 0
-    if recipe.propagation == "tiled-multislice":
-        tiles, halo = tiles_of(geometry, grid, window_of(geometry, margin), recipe.accuracy)
-    modes = recipe.probe_modes or modes_of(scan, settings)
-    plan = Plan(
-        grid=grid,
-        propagation=recipe.propagation,
-        slices=slices,
-        margin=margin,
-        edges=recipe.edges,
-        interpolation=recipe.interpolation,
-        oversampling=recipe.oversampling,
-        point_spread_pixels=recipe.point_spread_pixels,
-        way_to_detector=recipe.way_to_detector,
-        gradient="stored",
-        tiles=tiles,
-        halo=halo,
-        probe_modes=modes,
-        modes_by_validation=chooses_modes_by_validation(recipe, scan, modes),
-        held_back_every=recipe.held_back_every,
-        ranks=ranks,
-        slabs=slabs or 1,
-        lanes=lanes,
-        device=device_for(recipe.device, machine),
-        support=recipe.support,
-        saturated=recipe.saturated,
-        shell_correlation=recipe.shell_correlation,
-        fit=settings,
-        depths_of_field=grid.thickness_m / depth_of_field,
-        memory_bytes=0,
-        start=start_of(recipe, geometry),
-        find_axis=finds_axis(recipe, geometry),
-        smoothings=smoothing_candidates(recipe, settings, len(held)),
-        notes=tuple(notes),
-        joint_illumination=recipe.illumination == "joint",
-        checkpoint_every=recipe.checkpoint_every,
-        kernels=recipe.kernels,
+    mesh, slabs = _mesh(subject, machine)
+    fit = _fit(subject, mesh.lanes)
+    notes += device_notes(recipe.device) if site is None else []
+    notes += schedule_notes(recipe, fit.fit) + level_notes(scan)
+    model = _model(subject, volume.grid, margin, slices, fit)
+    storage = StoragePart(
+        gradient="stored", memory_bytes=0, checkpoint_every=recipe.checkpoint_every, notes=tuple(notes)
     )
+    plan = Plan.of_parts(volume, model, fit, mesh, storage)
     times = profile or data_sheets()[machine_name(machine)].profile
     plan = fit_into_memory(plan, geometry, recipe, slabs, machine, lambda cut: step_sizes(cut, geometry, recipe, times))
     check_slabs(recipe, plan)
@@ -129,3 +112,81 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
     check_memory(plan, geometry, machine)
     earlier = earlier_plans(recipe, geometry, plan)
     return replace(plan, earlier=earlier, fit=with_smaller_steps(plan.fit)) if earlier else plan
+
+
+def _scan_notes(subject: _Subject) -> list[str]:
+    """Return notes on the scan's geometry and views."""
+    recipe, geometry = subject.recipe, subject.geometry
+    notes = position_warnings(geometry) if technique_of(geometry).overlapping else []
+    notes += angle_warnings(geometry)
+    if not subject.several_angles and recipe.depth_um is None:
+        notes.append(
+            "one angle and no depth_um: a single slice is fitted; only δ·thickness and β·thickness are determined"
+        )
+    if recipe.held_back_every and not subject.held:
+        notes.append("too few views for validation frames: the fit is not validated")
+    return notes
+
+
+def _check(subject: _Subject) -> None:
+    """Check that the recipe suits the scan."""
+    recipe, geometry = subject.recipe, subject.geometry
+    check_fitted(recipe, geometry.views, subject.fitted)
+    check_refinement(recipe, geometry, subject.several_angles)
+    check_illumination(recipe, subject.scan)
+    check_detector_propagation(recipe, geometry)
+
+
+def _volume(subject: _Subject, margin: int, slices: int) -> VolumePart:
+    recipe, geometry = subject.recipe, subject.geometry
+    grid = grid_of(recipe, geometry, margin, slices, subject.several_angles)
+    check_depth(recipe, grid, slices, subject.several_angles)
+    depth_of_field = depth_of_field_m(geometry.object_pixel_m[1], geometry.beam.wavelength_m)
+    return VolumePart(grid=grid, depths_of_field=grid.thickness_m / depth_of_field, support=recipe.support)
+
+
+def _model(subject: _Subject, grid: VolumeGrid, margin: int, slices: int, fit: FitPart) -> ModelPart:
+    recipe, geometry = subject.recipe, subject.geometry
+    tiles, halo = (1, 1), 0
+    if recipe.propagation == "tiled-multislice":
+        tiles, halo = tiles_of(geometry, grid, window_of(geometry, margin), recipe.accuracy)
+    modes = recipe.probe_modes or modes_of(subject.scan, fit.fit)
+    return ModelPart(
+        propagation=recipe.propagation,
+        slices=1 if recipe.propagation == "projection" else slices,
+        margin=margin,
+        edges=recipe.edges,
+        interpolation=recipe.interpolation,
+        oversampling=recipe.oversampling,
+        point_spread_pixels=recipe.point_spread_pixels,
+        way_to_detector=recipe.way_to_detector,
+        tiles=tiles,
+        halo=halo,
+        probe_modes=modes,
+        modes_by_validation=chooses_modes_by_validation(recipe, subject.scan, modes),
+        saturated=recipe.saturated,
+        joint_illumination=recipe.illumination == "joint",
+    )
+
+
+def _mesh(subject: _Subject, machine: Machine) -> tuple[MeshPart, int | None]:
+    """Return the ranks, and the number of slabs if the recipe sets a mesh."""
+    recipe = subject.recipe
+    ranks, slabs = mesh_for(recipe, machine, subject.fitted)
+    check_places(recipe, machine, ranks)
+    lanes = recipe.batches_per_step or min(subject.fitted, max(_LANES, ranks // (slabs or 1)))
+    device = device_for(recipe.device, machine)
+    return MeshPart(ranks=ranks, slabs=slabs or 1, lanes=lanes, device=device, kernels=recipe.kernels), slabs
+
+
+def _fit(subject: _Subject, lanes: int) -> FitPart:
+    recipe, geometry = subject.recipe, subject.geometry
+    settings = fit_settings(recipe, geometry, subject.several_angles, fitted=subject.fitted, lanes=lanes)
+    return FitPart(
+        fit=settings,
+        held_back_every=recipe.held_back_every,
+        start=start_of(recipe, geometry),
+        find_axis=finds_axis(recipe, geometry),
+        smoothings=smoothing_candidates(recipe, settings, subject.held),
+        shell_correlation=recipe.shell_correlation,
+    )

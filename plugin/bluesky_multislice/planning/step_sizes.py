@@ -19,6 +19,7 @@ from bluesky_multislice.measurement import ScanGeometry
 from bluesky_multislice.models import technique_of
 from bluesky_multislice.planning.cost import (
     MachineProfile,
+    TransformKind,
     data_sheets,
     reduction_seconds,
     rotation_seconds_per_voxel,
@@ -153,7 +154,8 @@ def _epoch_of(plan: Plan, geometry: ScanGeometry, profile: MachineProfile) -> _E
     lanes = 1 if plan.whole_angles else plan.lanes
     batches = math.ceil(per_angle / lanes / plan.fit.batch_views)
     window, far_field = window_of(geometry, plan.margin), geometry.detector.regime == "far_field"
-    transforms = transforms_of(plan, 1, window, True, far_field, bool(np.any(geometry.source_blur_m)), True)
+    kind = TransformKind(True, far_field, blurred=bool(np.any(geometry.source_blur_m)), fitted=True)
+    transforms = transforms_of(plan, 1, window, kind)
     pairs = angles * per_angle / plan.ranks * transforms / 2
     rotations = angles * lanes * batches / groups * 2 * parts
     return _Epoch(

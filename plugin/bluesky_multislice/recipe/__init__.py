@@ -3,7 +3,7 @@
 from bluesky_multislice.recipe.instrument import FieldPlace, Instrument, read_instrument, scan_fields
 from bluesky_multislice.recipe.recipe import Recipe, ScanValues, Start, Support, make_recipe, read_recipe
 from bluesky_multislice.recipe.refine import Refine, Schedules
-from bluesky_multislice.recipe.resources import Constraint, Name, Resources
+from bluesky_multislice.recipe.resources import Gpus, Minutes, Nodes, Resources
 from bluesky_multislice.recipe.service_settings import (
     DEPLOYMENT,
     FLOW,
@@ -21,10 +21,11 @@ __all__ = [
     "LIVE_QUEUE",
     "POOL",
     "RERUN_QUEUE",
-    "Constraint",
     "FieldPlace",
+    "Gpus",
     "Instrument",
-    "Name",
+    "Minutes",
+    "Nodes",
     "Recipe",
     "Refine",
     "Resources",

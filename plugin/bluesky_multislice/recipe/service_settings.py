@@ -27,7 +27,7 @@ class ServiceSettings:
     They do not include the Tiled key: ``catalog.connect`` reads ``TILED_API_KEY``.
 
     Attributes:
-        tiled_uri: address of the Tiled server, from ``MULTISLICE_TILED_URI``.
+        tiled_uri: address of the Tiled server, or name of a Tiled profile, from ``MULTISLICE_TILED_URI``.
         jobs_root: folder of the job folders, from ``MULTISLICE_JOBS_ROOT``; Tiled must be allowed to read it.
         instrument: instrument file, from ``MULTISLICE_INSTRUMENT``; None: no file.
         site: site profile of the compute machine, from ``MULTISLICE_SITE``; None: this machine.

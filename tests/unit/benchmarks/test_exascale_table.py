@@ -55,10 +55,10 @@ def test_a_volume_that_no_gpu_holds_needs_slabs_and_one_whose_field_none_holds_n
 
 def test_hours_follow_speed_network_and_epochs():
     usual = outlook(CASE, "slabs", MACHINE).hours
-    assert outlook(CASE, "slabs", replace(MACHINE, pair_s_a_pixel=None)).hours is None
+    assert outlook(CASE, "slabs", replace(MACHINE, pair_seconds_per_pixel=None)).hours is None
     assert outlook(replace(CASE, epochs=50), "slabs", MACHINE).hours == pytest.approx(2 * usual)
-    assert outlook(CASE, "slabs", replace(MACHINE, network_bytes_a_s=1e11)).hours < usual
-    assert outlook(CASE, "slabs", replace(MACHINE, pair_s_a_pixel=1e-11)).hours > usual
+    assert outlook(CASE, "slabs", replace(MACHINE, network_bytes_per_s=1e11)).hours < usual
+    assert outlook(CASE, "slabs", replace(MACHINE, pair_seconds_per_pixel=1e-11)).hours > usual
     assert outlook(CASE, "slabs", replace(MACHINE, rotation_seconds_per_voxel=1e-12)).hours > usual
     assert outlook(CASE, "slabs", replace(MACHINE, rotation_matrix_seconds_per_pixel=1e-9)).hours > usual
     small = replace(CASE, side=256)

@@ -13,7 +13,7 @@ from small_scan import hologram_scan
 
 from bluesky_multislice.files import FrameFile, read_scan, write_scan
 from bluesky_multislice.files.scan_writer import DATA
-from bluesky_multislice.jobs.provenance import make_provenance
+from bluesky_multislice.jobs.provenance import JobRun, make_provenance
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
@@ -36,15 +36,8 @@ def record(folder):
     job = {"recipe": recipe.model_dump(mode="json"), "plan": plan.as_dict(), "origin": {"run_uid": "abc"}}
     with join_mesh("cpu") as mesh:
         result = reconstruct(scan, plan, mesh)
-        record = make_provenance(
-            job,
-            result,
-            frames=folder / "linked.h5",
-            ranks=1,
-            device=mesh.device,
-            seconds=1.5,
-            peak_memory_bytes=mesh.peak_memory_bytes(),
-        )
+        run = JobRun(mesh, seconds=1.5, peak_memory_bytes=mesh.peak_memory_bytes())
+        record = make_provenance(job, result, frames=folder / "linked.h5", run=run)
     return json.loads(json.dumps(record)), result
 
 
@@ -58,7 +51,7 @@ def test_it_names_the_bytes_that_the_frames_came_from(record, folder):
 def test_it_holds_the_job_as_it_was_asked_for(record):
     assert record[0]["origin"] == {"run_uid": "abc"}
     assert record[0]["recipe"]["epochs"] == 3
-    assert record[0]["plan"]["fit"] == json.loads(json.dumps(asdict(record[1].plan.fit)))
+    assert record[0]["plan"]["fit"]["fit"] == json.loads(json.dumps(asdict(record[1].plan.fit)))
 
 
 def test_it_names_software_and_machine(record):

@@ -9,7 +9,7 @@ from small_scan import hologram_scan, pattern_scan, relative_error
 
 from bluesky_multislice.errors import FramesError
 from bluesky_multislice.files import write_scan
-from bluesky_multislice.jobs.provenance import make_provenance
+from bluesky_multislice.jobs.provenance import JobRun, make_provenance
 from bluesky_multislice.measurement import Frames, Scan
 from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
@@ -95,9 +95,7 @@ def test_warnings_and_counts_stay_in_the_provenance(tmp_path):
     result = result_of(spoilt, epochs=1, saturated="mask")
     job = {"recipe": {}, "plan": {}, "origin": {}}
     with join_mesh("cpu") as mesh:
-        record = make_provenance(
-            job, result, frames=tmp_path / "scan.cxi", ranks=1, device=mesh.device, seconds=1, peak_memory_bytes=1
-        )
+        record = make_provenance(job, result, frames=tmp_path / "scan.cxi", run=JobRun(mesh, 1, 1))
     record = json.loads(json.dumps(record))
     assert record["warnings"] == list(result.warnings)
     assert len(record["warnings"]) == record["figures"]["saturated_pixels"] == 1

@@ -1,5 +1,6 @@
 """Schedulers: submit, query, cancel and adopt reconstruction jobs on the machine that a site profile describes."""
 
+from bluesky_multislice.jobs.schedulers.backends import make_scheduler, schedulers
 from bluesky_multislice.jobs.schedulers.following import (
     job_error,
     may_resume,
@@ -30,11 +31,7 @@ __all__ = [
     "monitor_job",
     "read_site",
     "run_and_wait",
+    "schedulers",
     "submit_once",
     "submit_or_resume",
 ]
-
-
-def make_scheduler(profile: SiteProfile) -> Scheduler:
-    """Return the scheduler that a site profile names."""
-    return SlurmScheduler(profile) if profile.scheduler == "slurm" else LocalScheduler(profile)

@@ -41,17 +41,5 @@ def batch_script(profile: SiteProfile, allocation: Allocation, *, name: str, mod
 
 
 def _directives(profile: SiteProfile, allocation: Allocation, name: str, cores: int) -> list[str]:
-    options = {
-        "job-name": name,
-        "partition": allocation.partition,
-        "account": allocation.account,
-        "qos": allocation.qos,
-        "constraint": allocation.constraint and f'"{allocation.constraint}"',
-        "nodes": allocation.nodes,
-        "gpus-per-node": allocation.gpus_per_node or None,
-        "cpus-per-task": cores,
-        "mem": allocation.memory_gb and f"{allocation.memory_gb}G",
-        "time": allocation.walltime_minutes,
-        "nice": allocation.nice or None,
-    }
-    return [f"--{option}={value}" for option, value in options.items() if value is not None] + list(profile.directives)
+    options = {"job-name": name} | dict(allocation.model_copy(update={"cpus_per_task": cores}).sbatch_options())
+    return [f"--{option}={value}" for option, value in options.items()] + list(profile.directives)

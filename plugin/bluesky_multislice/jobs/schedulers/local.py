@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 
@@ -33,6 +34,8 @@ class LocalScheduler:
         poll_s: seconds between two status checks.
     """
 
+    on_this_machine: ClassVar[bool] = True
+
     def __init__(
         self,
         profile: SiteProfile | None = None,
@@ -48,6 +51,7 @@ class LocalScheduler:
     def submit(self, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
         """Start torchrun in a separate session."""
         job = Job(str(folder.path), folder)
+        folder.prepare_submission()
         folder.write_submission(name=name, job_id=job.id)
         with folder.log.open("ab") as log:
             self._children[job.id] = subprocess.Popen(
@@ -98,14 +102,14 @@ class LocalScheduler:
 
     def adopt(self, folder: JobFolder, *, name: str) -> Job | None:
         """Return the job of that name that was started in the folder; None if there is none."""
-        submission = folder.read_submission()
-        return Job(submission["job_id"], folder) if submission and submission["name"] == name else None
+        record = folder.read_record()
+        return Job(record.job_id, folder) if record.job_id and record.name == name else None
 
     def active_jobs(self) -> dict[str, str]:
         """Return name → id of this user's jobs on this machine."""
         found = {arguments[-1] for arguments in _command_lines(self._module).values()}
-        submissions = {job_id: JobFolder(Path(job_id)).read_submission() for job_id in found}
-        return {submission["name"]: job_id for job_id, submission in submissions.items() if submission}
+        records = {job_id: JobFolder(Path(job_id)).read_record() for job_id in found}
+        return {record.name: job_id for job_id, record in records.items() if record.job_id}
 
     def manual_command(self, folder: JobFolder, *, name: str, allocation: Allocation) -> str:
         """Return the shell command that starts the job manually."""

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from bluesky_multislice.jobs.job_folder import JobFolder
-from bluesky_multislice.jobs.schedulers.site import Allocation
+from bluesky_multislice.jobs.schedulers.site import Allocation, SiteProfile
 
 
 class JobState(StrEnum):
@@ -76,10 +76,17 @@ class Scheduler(Protocol):
     """Starts, queries and cancels jobs. A job can be monitored by another process than the one that submitted it.
 
     Attributes:
+        on_this_machine: whether jobs run on this machine, so that it is planned for and the site profile's sizes of
+            nodes are not used.
         poll_s: seconds between two status checks.
     """
 
+    on_this_machine: ClassVar[bool]
     poll_s: float
+
+    def __init__(self, profile: SiteProfile) -> None:
+        """Make the scheduler of a site."""
+        ...
 
     def submit(self, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
         """Start the job in a staged folder.

@@ -3,17 +3,25 @@
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from bluesky_multislice.errors import PlanError, RecipeError, SchedulerError
 from bluesky_multislice.jobs.schedulers.environment import holds_secret
 from bluesky_multislice.parallel import requested_threads
 from bluesky_multislice.planning import Machine
-from bluesky_multislice.recipe import Constraint, Name, Resources
+from bluesky_multislice.recipe import Gpus, Minutes, Nodes, Resources
 
 _SCRIPT_OPTIONS = frozenset(
     "array chdir error export job-name no-requeue nodes ntasks ntasks-per-node open-mode output requeue signal".split()
@@ -39,6 +47,21 @@ def _settable(directive: str) -> str:
     return directive
 
 
+def _known_scheduler(name: str) -> str:
+    known = _schedulers()
+    if name not in known:
+        raise ValueError(f"unknown scheduler; known are {', '.join(known)}")
+    return name
+
+
+def _schedulers() -> Mapping[str, Any]:
+    # Imported here because backends are made from a site profile.
+    from bluesky_multislice.jobs.schedulers.backends import schedulers
+
+    return schedulers()
+
+
+SchedulerName = Annotated[str, AfterValidator(_known_scheduler)]
 Line = Annotated[str, Field(max_length=1000), AfterValidator(_one_line)]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"), AfterValidator(_no_secret)]
 Directive = Annotated[
@@ -48,21 +71,8 @@ Directive = Annotated[
 ]
 
 
-class Overrides(BaseModel):
+class Limits(BaseModel, frozen=True, extra="forbid"):
     """Limits for the resources in a recipe: largest numbers and allowed names. None or (): no change is allowed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    nodes: int | None = Field(default=None, ge=1, description="Largest number of nodes.")
-    gpus_per_node: int | None = Field(default=None, ge=0, description="Largest number of GPUs per node.")
-    cpus_per_task: int | None = Field(default=None, ge=1, description="Largest number of CPU cores per node.")
-    memory_gb: int | None = Field(default=None, ge=1, description="Largest memory per node, GB.")
-    walltime_minutes: int | None = Field(default=None, ge=1, description="Longest walltime, min.")
-    nice: int | None = Field(default=None, ge=0, description="Largest nice value (lowest priority).")
-    partition: tuple[Name, ...] = Field(default=(), description="Allowed partitions.")
-    account: tuple[Name, ...] = Field(default=(), description="Allowed accounts.")
-    qos: tuple[Name, ...] = Field(default=(), description="Allowed qualities of service.")
-    constraint: tuple[Constraint, ...] = Field(default=(), description="Allowed constraints.")
 
     def refusal(self, field: str, value: int | str) -> str | None:
         """Return the limit that forbids a recipe to set ``field`` to ``value``; None if the value is allowed."""
@@ -74,13 +84,24 @@ class Overrides(BaseModel):
         return None if int(value) <= allowed else f"at most {allowed}"
 
 
-class SiteProfile(BaseModel):
+def _limit_of(annotation: Any) -> tuple[Any, Any]:
+    """Return type and default of the limit of a resource: the largest number, or the allowed names."""
+    kind = next(part for part in get_args(annotation) if part is not type(None))
+    return (kind | None, None) if get_args(kind)[0] is int else (tuple[kind, ...], ())
+
+
+_LIMITS: dict[str, Any] = {name: _limit_of(field.annotation) for name, field in Resources.model_fields.items()}
+Overrides = create_model("Overrides", __base__=Limits, **_LIMITS)
+"""One limit per field of ``Resources``."""
+
+
+class SiteProfile(Resources, frozen=True):
     """A site profile (TOML). Its author is trusted: the batch script runs its setup lines unchanged."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     name: str = Field(default="this machine", max_length=100, description="Name of the machine.")
-    scheduler: Literal["local", "slurm"] = Field(default="local", description="Scheduler that starts the jobs.")
+    scheduler: SchedulerName = Field(
+        default="local", description="Scheduler that starts the jobs: local, slurm, or one of another package."
+    )
     python: Line | None = Field(default=None, description="Python interpreter on the nodes. None: the flow's.")
     container: tuple[Line, ...] = Field(
         default=(), description="Arguments before the interpreter, such as apptainer exec image.sif."
@@ -89,29 +110,17 @@ class SiteProfile(BaseModel):
     environment: Mapping[VariableName, Line] = Field(
         default_factory=dict, description="Environment variables of the job. Secrets are not allowed."
     )
-    partition: Name | None = Field(default=None, description="Partition. None: Slurm's default.")
-    account: Name | None = Field(default=None, description="Account to charge. None: the user's default.")
-    qos: Name | None = Field(default=None, description="Quality of service. None: Slurm's default.")
-    constraint: Constraint | None = Field(default=None, description="Features that nodes must have.")
-    nodes: int = Field(default=1, ge=1, le=1024, description="Largest number of nodes per job.")
+    nodes: Nodes = Field(default=1, description="Largest number of nodes per job.")
+    gpus_per_node: Gpus = Field(default=0, description="GPUs per node.")
+    walltime_minutes: Minutes = Field(default=60, description="Time after which a job is interrupted, min.")
     ranks_per_node: int | None = Field(
         default=None, ge=1, le=1024, description="Largest number of ranks per node. None: one per GPU."
     )
-    gpus_per_node: int = Field(default=0, ge=0, le=64, description="GPUs per node.")
     device: Literal["cpu", "gpu", "cuda", "xpu"] | None = Field(
         default=None, description="Device of the ranks, as in the recipe. None: GPUs if the nodes have any."
     )
-    cpus_per_task: int | None = Field(
-        default=None, ge=1, le=1024, description="CPU cores per node. None: one per rank."
-    )
-    memory_gb: int | None = Field(
-        default=None, ge=1, le=65536, description="Memory per node, GB. None: Slurm's default."
-    )
     gpu_memory_gb: int | None = Field(
         default=None, ge=1, le=1024, description="Memory of one GPU, GB. Used for planning."
-    )
-    walltime_minutes: int = Field(
-        default=60, ge=1, le=43_200, description="Time after which a job is interrupted, min."
     )
     warning_seconds: int = Field(
         default=120,
@@ -122,14 +131,18 @@ class SiteProfile(BaseModel):
     most_restarts: int = Field(
         default=5, ge=0, le=100, description="Largest number of times that a job is requeued for more walltime."
     )
-    nice: int = Field(
-        default=0, ge=0, le=1_000_000, description="Slurm's nice value. Larger values give lower priority."
-    )
     directives: tuple[Directive, ...] = Field(
         default=(), description="Additional sbatch options, such as --reservation=x."
     )
     readers: Literal["user", "group"] = Field(default="group", description="Who may read the job folders.")
-    overrides: Overrides = Field(default_factory=Overrides, description="Limits for the resources in a recipe.")
+    overrides: Annotated[Limits, BeforeValidator(Overrides.model_validate)] = Field(
+        default_factory=Overrides, description="Limits for the resources in a recipe."
+    )
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether the scheduler runs jobs on this machine."""
+        return _schedulers()[self.scheduler].on_this_machine
 
     @property
     def accelerator(self) -> bool:
@@ -154,8 +167,8 @@ class SiteProfile(BaseModel):
         return environment
 
     @model_validator(mode="after")
-    def _check_slurm_sizes(self) -> "SiteProfile":
-        if self.scheduler == "local":
+    def _check_node_sizes(self) -> "SiteProfile":
+        if self.on_this_machine:
             return self
         if not (self.ranks_per_node or self.gpus_per_node):
             raise ValueError("give gpus_per_node, or ranks_per_node if the nodes have no GPUs")
@@ -166,35 +179,11 @@ class SiteProfile(BaseModel):
         return self
 
 
-@dataclass(frozen=True)
-class Allocation:
-    """Resources of one job. None: the scheduler's default.
+class Allocation(Resources, frozen=True):
+    """Resources of one job. None: the scheduler's default."""
 
-    Attributes:
-        nodes: number of nodes.
-        ranks_per_node: processes per node.
-        gpus_per_node: GPUs per node.
-        cpus_per_task: CPU cores per node.
-        memory_gb: memory per node, GB.
-        walltime_minutes: time limit, min; None: no limit.
-        partition: name of the partition.
-        account: name of the account.
-        qos: name of the quality of service.
-        constraint: features of the nodes.
-        nice: Slurm's nice value; larger values give lower priority.
-    """
-
-    nodes: int = 1
-    ranks_per_node: int = 1
-    gpus_per_node: int = 0
-    cpus_per_task: int | None = None
-    memory_gb: int | None = None
-    walltime_minutes: int | None = None
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    nice: int = 0
+    nodes: Nodes = Field(default=1, description="Number of nodes.")
+    ranks_per_node: int = Field(default=1, ge=1, description="Processes per node.")
 
 
 def read_site(path: Path | None) -> SiteProfile:
@@ -241,7 +230,7 @@ def machine_of(profile: SiteProfile, resources: Resources) -> Machine | None:
         PlanError: ranks shall compute on CPUs and the profile does not give the memory of its nodes.
     """
     site = with_overrides(profile, resources)
-    if site.scheduler == "local":
+    if site.on_this_machine:
         return None
     places, node_bytes = site.most_ranks_per_node, (site.memory_gb or 0) * 10**9
     if site.ranks_per_node and not site.accelerator and node_bytes:
@@ -266,7 +255,7 @@ def allocate(profile: SiteProfile, resources: Resources, *, ranks: int, device: 
             walltime is not longer than the warning before its end.
     """
     site = with_overrides(profile, resources)
-    if site.scheduler == "local":
+    if site.on_this_machine:
         return Allocation(ranks_per_node=ranks)
     if device == "cpu" and site.accelerator:
         site = site.model_copy(update={"device": "cpu", "gpus_per_node": 0, "ranks_per_node": _ranks_on_cores(site)})
@@ -285,19 +274,9 @@ def allocate(profile: SiteProfile, resources: Resources, *, ranks: int, device: 
             got=f"{site.walltime_minutes} min of walltime, warning time {site.warning_seconds} s, on {profile.name}.",
             remedy="increase resources.walltime_minutes, or reduce warning_seconds in the site profile.",
         )
-    return Allocation(
-        nodes=nodes,
-        ranks_per_node=ranks // nodes,
-        gpus_per_node=site.gpus_per_node,
-        cpus_per_task=site.cpus_per_task or ranks // nodes,
-        memory_gb=site.memory_gb,
-        walltime_minutes=site.walltime_minutes,
-        partition=site.partition,
-        account=site.account,
-        qos=site.qos,
-        constraint=site.constraint,
-        nice=site.nice,
-    )
+    allocated: dict[str, Any] = {name: getattr(site, name) for name in Resources.model_fields}
+    cores = site.cpus_per_task or ranks // nodes
+    return Allocation(**allocated | {"nodes": nodes, "ranks_per_node": ranks // nodes, "cpus_per_task": cores})
 
 
 def _ranks_on_cores(site: SiteProfile) -> int:

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from bluesky_multislice.errors import SchedulerError
 from bluesky_multislice.jobs.job_folder import INTERRUPTED_STATUS, JobFolder
@@ -38,6 +39,8 @@ class SlurmScheduler:
         patience_s: seconds during which submission and cancellation are repeated if Slurm does not answer.
     """
 
+    on_this_machine: ClassVar[bool] = False
+
     def __init__(
         self,
         profile: SiteProfile,
@@ -62,8 +65,8 @@ class SlurmScheduler:
         try:
             script = batch_script(self._profile, allocation, name=safe_name(name), module=self._module)
             _script_path(folder).write_text(script)
-            for path in (_exit_status_path(folder), folder.submission):
-                path.unlink(missing_ok=True)
+            _exit_status_path(folder).unlink(missing_ok=True)
+            folder.prepare_submission()
         except OSError as error:
             raise SchedulerError(
                 "A job folder must be writable.",
@@ -126,11 +129,12 @@ class SlurmScheduler:
 
     def adopt(self, folder: JobFolder, *, name: str) -> Job | None:
         """Return the newest job of that name in the folder; None if none was ever submitted."""
-        submission = folder.read_submission()
-        if submission and submission["name"] == name:
-            return Job(_number(submission["job_id"]), folder)
+        record = folder.read_record()
+        if record.job_id and record.name == name:
+            return Job(_number(record.job_id), folder)
         found = self._find(folder, name)
         if found:
+            folder.prepare_submission()
             folder.write_submission(name=name, job_id=found)
         return Job(found, folder) if found else None
 
@@ -233,6 +237,6 @@ def _refused(got: str, folder: JobFolder) -> SchedulerError:
 def _number(job_id: str) -> str:
     if not re.fullmatch(r"[0-9]{1,20}", job_id):
         raise SchedulerError(
-            "A Slurm job id must be a number.", got=f"{job_id!r}.", remedy="remove submission.json from the job folder."
+            "A Slurm job id must be a number.", got=f"{job_id!r}.", remedy="remove record.json from the job folder."
         )
     return job_id

@@ -22,7 +22,7 @@ from bluesky_multislice.planning.cost.prediction import (
     rotation_seconds_per_voxel,
     step_seconds_per_voxel,
 )
-from bluesky_multislice.planning.cost.work import Work, transforms_of, work_of
+from bluesky_multislice.planning.cost.work import TransformKind, Work, transforms_of, work_of
 
 __all__ = [
     "DataSheet",
@@ -30,6 +30,7 @@ __all__ = [
     "MachineProfile",
     "MemoryParts",
     "Prediction",
+    "TransformKind",
     "Work",
     "computed_field",
     "data_sheets",

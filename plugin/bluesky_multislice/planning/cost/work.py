@@ -75,42 +75,59 @@ def work_of(plan: Plan, geometry: ScanGeometry) -> Work:
                 for slab in range(plan.slabs):
                     own = views if rank_of_view is None else views[rank_of_view[views] == slab]
                     part = (heights[slab], model.window[1])
-                    of_views = transforms_of(
-                        plan, len(own), part, bool(between[own].any()), model.far_field, blurred, is_fitted
-                    )
-                    found[slab] = of_views * part[0] / model.window[0]
+                    kind = TransformKind(bool(between[own].any()), model.far_field, blurred, is_fitted)
+                    found[slab] = transforms_of(plan, len(own), part, kind) * part[0] / model.window[0]
                 transforms[number % groups] += found
                 awaited[number % groups] += found.max()
     steps = steps_of(plan, fitted)
-    matrices = 0
-    if plan.interpolation != "fourier":
-        # If the cache is smaller than the number of angles, their order evicts every matrix before it is used again.
-        kept = cached_rotations(plan.grid.shape[0] * plan.grid.shape[2], plan.interpolation)
-        matrices = max(len(angles) if len(set(angles)) > kept else 0 for angles in angles_of_group)
     return Work(
         pairs=float(transforms.sum()) / 2,
         most_pairs=float(transforms.max()) / 2,
         awaited_pairs=float(awaited.max()) / 2,
         most_rotations=int(rotations.max()),
-        most_matrices=matrices,
+        most_matrices=_most_matrices(plan, angles_of_group),
         most_batches=float(batches.max()),
         steps=steps,
     )
 
 
-def transforms_of(
-    plan: Plan, views: int, window: tuple[int, int], between: bool, far_field: bool, blurred: bool, fitted: bool
-) -> float:
+def _most_matrices(plan: Plan, angles_of_group: list[list[float]]) -> int:
+    """Return the largest number of rotation matrices that a group computes."""
+    if plan.interpolation == "fourier":
+        return 0
+    # If the cache is smaller than the number of angles, their order evicts every matrix before it is used again.
+    kept = cached_rotations(plan.grid.shape[0] * plan.grid.shape[2], plan.interpolation)
+    return max(len(angles) if len(set(angles)) > kept else 0 for angles in angles_of_group)
+
+
+@dataclass(frozen=True)
+class TransformKind:
+    """What the transforms of a view depend on, besides the plan.
+
+    Attributes:
+        between: whether the probe lies between pixels, so that it is shifted.
+        far_field: whether the frame is a far-field pattern.
+        blurred: whether source or detector blur the frame.
+        fitted: whether the view is fitted, which needs the gradient.
+    """
+
+    between: bool
+    far_field: bool
+    blurred: bool
+    fitted: bool
+
+
+def transforms_of(plan: Plan, views: int, window: tuple[int, int], kind: TransformKind) -> float:
     """Return the transforms of a rank's part of a window for views of one angle: forward, and back for fitted views."""
     if views == 0:
         return 0
     modes, waves, variations = plan.probe_modes, plan.probe_modes * views, plan.fit.probe_variations
     moves = bool(_MOVING & set(plan.fit.refinement.quantities))
-    entrance = waves if between or moves or variations else modes
+    entrance = waves if kind.between or moves or variations else modes
     inside = _inside(plan, window) * waves
-    to_detector = (1 if far_field else 2) * waves + (2 * views if blurred else 0)
+    to_detector = (1 if kind.far_field else 2) * waves + (2 * views if kind.blurred else 0)
     forward = modes + variations + entrance + inside + to_detector
-    if not fitted:
+    if not kind.fitted:
         return forward
     probe = modes + variations if plan.fit.probe_step > 0 else 0
     back = to_detector + inside + (entrance if probe or moves or variations else 0) + probe

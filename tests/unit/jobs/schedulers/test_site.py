@@ -201,3 +201,12 @@ def test_a_site_gives_a_rank_one_thread_at_least(tmp_path, threads):
     path.write_text(f'[environment]\nOMP_NUM_THREADS = "{threads}"\n')
     with pytest.raises(SchedulerError, match="one thread or more"):
         read_site(path)
+
+
+def test_every_resource_is_in_profile_limits_allocation_and_batch_script():
+    resources = set(Resources.model_fields)
+    assert set(Overrides.model_fields) == resources
+    assert resources <= set(SiteProfile.model_fields)
+    assert resources <= set(Allocation.model_fields)
+    asked = Resources(**{field: "a" if field in NAMES else 1 for field in resources})
+    assert len(dict(asked.sbatch_options())) == len(resources)

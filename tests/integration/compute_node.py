@@ -1,0 +1,40 @@
+"""The environment of a compute node: Python finds only the packages of deploy/compute-node.txt."""
+
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).parents[2] / "deploy" / "compute-node.txt"
+# Python imports this file at its start, before any package.
+ONLY_THESE = """
+import sys
+from importlib.abc import MetaPathFinder
+
+ALLOWED = {{"bluesky_multislice", *{allowed!r}, *sys.stdlib_module_names, *sys.modules}}
+
+
+class OnlyThese(MetaPathFinder):
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition(".")[0] not in ALLOWED:
+            with open({refused!r}, "a") as file:
+                file.write(fullname + "\\n")
+            raise ModuleNotFoundError(f"{{fullname}} is not on this compute node", name=fullname)
+
+
+sys.meta_path.insert(0, OnlyThese())
+"""
+
+
+def packages_of_a_compute_node(folder):
+    """Return the value of PYTHONPATH with which Python finds only these packages.
+
+    Args:
+        folder: an empty folder; its file ``refused`` lists the modules that were not found for this reason.
+    """
+    lines = REQUIREMENTS.read_text().splitlines()
+    names = {line.partition("==")[0].lower().replace("-", "_") for line in lines if "==" in line}
+    offered = packages_distributions().items()
+    allowed = [module for module, by in offered if names & {name.lower().replace("-", "_") for name in by}]
+    assert {"torch", "h5py", "algotom"} < set(allowed)
+    text = ONLY_THESE.format(allowed=sorted(allowed), refused=str(folder / "refused"))
+    (folder / "sitecustomize.py").write_text(text)
+    return str(folder)
