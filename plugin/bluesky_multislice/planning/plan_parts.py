@@ -142,9 +142,10 @@ class StoragePart:
 
 Part = VolumePart | ModelPart | FitPart | MeshPart | StoragePart
 PARTS = (VolumePart, ModelPart, FitPart, MeshPart, StoragePart)
-IDENTITY_Part = VolumePart | ModelPart | FitPart | MeshPart | StoragePart
-PARTS = (VolumePart, ModelPart, FitPart)
+
+IDENTITY_PARTS = (VolumePart, ModelPart, FitPart)
 """Parts that determine the reconstructed numbers, except for the order of sums and the accuracy of tile halos."""
+
 STEP_SIZES = ("batch_views", "batches_per_lane")
 """Fit settings that may differ between machines: a job resumes with the step sizes of its new plan."""
 

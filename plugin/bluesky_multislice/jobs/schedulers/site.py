@@ -275,8 +275,9 @@ def allocate(profile: SiteProfile, resources: Resources, *, ranks: int, device: 
             remedy="increase resources.walltime_minutes, or reduce warning_seconds in the site profile.",
         )
     allocated: dict[str, Any] = {name: getattr(site, name) for name in Resources.model_fields}
-    cores = site.cpus_per_task or ranks // nodes
-    return Allocation(**allocated | {"nodes": nodes, "ranks_per_node": ranks // nodes, "cpus_per_task": cores})
+    allocated |= {"nodes": nodes, "ranks_per_node": ranks // nodes}
+    allocated["cpus_per_task"] = site.cpus_per_task or ranks // nodes
+    return Allocation(**allocated)
 
 
 def _ranks_on_cores(site: SiteProfile) -> int:
