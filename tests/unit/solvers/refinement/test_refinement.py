@@ -209,7 +209,7 @@ def test_a_copy_holds_the_quantities_too():
     moved.restore(saved)
     assert not moved.differences["distance"].any()
     with torch.no_grad():
-        saved[-1].fill_(torch.nan)
+        saved["refined/distance"].fill_(torch.nan)
     moved.restore(saved)
     assert not moved.finite()
 

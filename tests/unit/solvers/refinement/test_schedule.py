@@ -153,7 +153,7 @@ def test_probe_variations_have_a_schedule_of_their_own():
 def test_the_weights_of_probe_variations_have_a_bound_and_a_strength():
     def weights(schedule):
         moved = ProbeVariation(probe()[0], views=3, number=1, schedule=schedule, relative_step=lambda epochs: 1.0)
-        moved.gradients()[0].fill_(1.0)
+        moved.gradients()["variation/weights"].fill_(1.0)
         moved.count_views(np.arange(3))
         moved.step()
         return float(moved.weights.detach().abs().max())
