@@ -133,8 +133,11 @@ class _Loop:
     def resume(self, progress: FitProgress, state: Mapping[str, Tensor]) -> FitProgress:
         """Restore the checkpoint of an earlier run."""
         self._progress, self.best = progress, self._unknowns.load(state, self._mesh)
+        if progress.ended:
+            # The result of a fit is kept without what only its further epochs need.
+            return progress
         load_random_state(state, self._shuffles)
-        if len(progress.history) > self._settings.epochs and not progress.ended:
+        if len(progress.history) > self._settings.epochs:
             self._polish = self._conjugate_gradients()
             self._polish.load(state)
         return progress
