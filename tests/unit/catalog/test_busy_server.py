@@ -81,6 +81,12 @@ def node(busy):
         client.context.close()
 
 
+@pytest.fixture(autouse=True)
+def attempts(monkeypatch):
+    """As many attempts as outside of tests, where conftest allows two."""
+    monkeypatch.setattr("tiled.client.utils.TILED_RETRY_ATTEMPTS", 10)
+
+
 FAULTS = [
     [(503, {"Retry-After": "0"})],
     [(503, {"Retry-After": "0"}), (429, {"Retry-After": "0"}), (502, {})],
