@@ -23,7 +23,7 @@ help:
 	@echo "make demo      take and reconstruct simulated scans with Bluesky, Tiled, Prefect and torchrun; output in demo-out/"
 	@echo "make check     run ruff, pyright, import-linter and the unit tests"
 	@echo "make test      run all checks and tests"
-	@echo "make test-all  also test further combinations of threads, devices and propagation models"
+	@echo "make test-all  also test further combinations of threads, devices and propagation models, and more figures"
 
 setup: .venv/setup.done
 

@@ -26,7 +26,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from bluesky_multislice import catalog
-from bluesky_multislice.errors import MultisliceError
+from bluesky_multislice.errors import JobError, MultisliceError
 from bluesky_multislice.jobs import JobFolder, JobRecord
 from bluesky_multislice.jobs.schedulers import JobState, Scheduler, make_scheduler, read_site
 from bluesky_multislice.listener import tiled_key
@@ -98,9 +98,13 @@ def reap_jobs(settings: ServiceSettings) -> list[ReaperAction]:
     with get_client(sync_client=True) as client:
         reaper = _Reaper(client, scheduler, settings)
         for flow_run_id, folder in job_folders(settings.jobs_root):
-            if folder.read_record().state.ended and str(flow_run_id) not in active:
+            try:
+                if folder.read_record().state.ended and str(flow_run_id) not in active:
+                    continue
+                action = reaper.handle(flow_run_id, folder, now=now)
+            except JobError as error:  # An unreadable folder must not keep the reaper from the others.
+                _log.warning("Job folder %s is left alone: %s", folder.path, error)
                 continue
-            action = reaper.handle(flow_run_id, folder, now=now)
             actions += [ReaperAction(flow_run_id, action)] if action else []
         for flow_run in _flow_runs_without_folder(client, settings):
             action = reaper.run_again(flow_run)

@@ -24,13 +24,15 @@ def test_the_reaper_outlives_a_look_that_fails_and_looks_again(prefect_server, t
     reaper = Service.start("reaper", command, os.environ | settings, tmp_path)
     try:
         eventually(lambda: "site.toml" in (said := reaper.log.read_text()) and "next attempt in 1 s" in said)
-        first, second = (JobFolder(jobs / "scan" / str(uuid4())) for _ in range(2))
+        damaged, first, second = (JobFolder(jobs / scan / str(uuid4())) for scan in ("a scan", "scan", "scan"))
+        damaged.create().record.write_text('{"version": 99}')
         first.create()
         site.write_text('scheduler = "local"\n')
         for folder in (first, second):
             folder.create()
             eventually(lambda folder=folder: folder.read_record().state.ended)
             assert folder.read_record() == JobRecord().cancel("its flow run was deleted")
+        assert f"Job folder {damaged.path} is left alone" in reaper.log.read_text()
         reaper.check()
     finally:
         reaper.stop()

@@ -40,6 +40,7 @@ def test_it_explains_frames_held_back_five_times_as_well_as_projection(solutions
     assert planned < 0.2 * projection  # 0.15 was measured
 
 
+@pytest.mark.matrix
 def test_ten_thousand_photons_a_pixel_cost_little_with_smoothing_that_frames_held_back_choose(frames, solutions):
     noisy = rebuild(PHANTOM.scan(frames, photons=1e4), smoothing_by_held_back=True)
     truth = PHANTOM.truth().ravel()

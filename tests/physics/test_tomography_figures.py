@@ -100,7 +100,7 @@ def test_noise_fills_no_vacuum(bright, truth):
     assert haze < 0.1 < 0.25 < more_haze  # 0.03 and 0.32
 
 
-@pytest.mark.parametrize(("photons", "best"), [(1e4, 0.28), (2.5e4, 0.2)])
+@pytest.mark.parametrize(("photons", "best"), [pytest.param(1e4, 0.28, marks=pytest.mark.matrix), (2.5e4, 0.2)])
 def test_few_photons_hardly_make_a_longer_fit_worse(frames, truth, photons, best):
     """Forty and a hundred photons per pixel: measured 1.1 % and 0.4 % above the best epoch's error.
 
@@ -125,6 +125,7 @@ def middle(solution, truth):
     return solution.delta[tuple(slice(rim, rim + n) for rim, n in zip(rims, truth.shape, strict=True))]
 
 
+@pytest.mark.matrix
 def test_a_probe_that_is_a_third_too_wide_is_refined_to_where_the_known_one_ends(bright, frames, truth):
     wide = replace(SMALL, aperture=1.3 * SMALL.aperture).probe(0.0, pitch=1.0, width=SMALL.window)
     rough = replace(SMALL.scan(frames, 1e7), probe=(wide[None] * np.sqrt(1e7)).astype(np.complex64))
@@ -133,6 +134,7 @@ def test_a_probe_that_is_a_third_too_wide_is_refined_to_where_the_known_one_ends
     assert relative_error(rebuild(rough, epochs=4, refine_probe=False).delta, truth) > 10 * known
 
 
+@pytest.mark.matrix
 def test_positions_off_by_half_a_voxel_rms_come_back_with_the_volume(bright, frames, truth):
     scan = SMALL.scan(frames, 1e7)
     off = 0.5 * np.random.default_rng(5).normal(size=(scan.geometry.views, 2)).clip(-2, 2)

@@ -44,8 +44,8 @@ def with_frame_storage(plan: Plan, geometry: ScanGeometry, recipe: Recipe, machi
     if place == "disk":
         available = machine.memory_bytes * _SHARE / machine.sharing(plan.ranks) if most is None else most
         # Memory also holds the holograms of an angle, and the one that is being read.
-        of_an_angle = 1 + len(np.unique(geometry.effective_distance_m))
-        at_once = max(1, int(available / (4 * math.prod(plan.grid.shape[1:]))) - of_an_angle)
+        images_per_angle = 1 + len(np.unique(geometry.effective_distance_m))
+        at_once = max(1, int(available / (4 * math.prod(plan.grid.shape[1:]))) - images_per_angle)
     return replace(plan, frames_in=place, batches_ahead=ahead, angles_at_once=at_once)
 
 

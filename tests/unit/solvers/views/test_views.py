@@ -48,15 +48,15 @@ def test_batches_that_are_not_shuffled_keep_an_angles_views_together():
     assert [few.angles[batch].tolist() for batch in few.batches(4, None)] == [[0, 0, 1, 1], [2, 2, 3, 3]]
 
 
-@pytest.mark.parametrize("views_an_angle", [1, 4])
-def test_a_few_batches_in_a_row_look_from_all_sides_wherever_they_start(views_an_angle):
-    views = view_set(np.repeat(np.arange(40.0), views_an_angle))
-    order = views.angles[np.concatenate(views.batches(views_an_angle, np.random.default_rng(0)))]
-    order = order[::views_an_angle]
+@pytest.mark.parametrize("views_per_angle", [1, 4])
+def test_a_few_batches_in_a_row_look_from_all_sides_wherever_they_start(views_per_angle):
+    views = view_set(np.repeat(np.arange(40.0), views_per_angle))
+    order = views.angles[np.concatenate(views.batches(views_per_angle, np.random.default_rng(0)))]
+    order = order[::views_per_angle]
     gaps = [np.diff(np.sort(order[start : start + 8])).max() for start in range(32)]
     assert max(gaps) <= 8  # of a thousand random orders the best has 12
-    other = views.batches(views_an_angle, np.random.default_rng(1))
-    assert views.angles[np.concatenate(other)].tolist() != np.repeat(order, views_an_angle).tolist()
+    other = views.batches(views_per_angle, np.random.default_rng(1))
+    assert views.angles[np.concatenate(other)].tolist() != np.repeat(order, views_per_angle).tolist()
 
 
 @pytest.mark.parametrize("seed", [None, 0])
