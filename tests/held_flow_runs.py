@@ -64,8 +64,8 @@ class Held:
         (self.folder.path / "followed").touch()
         os.utime(self.folder.path / "followed", (0, 0))
 
-    def completes(self):
-        eventually(lambda: self.run.state.is_final(), LONG)
+    def completes(self, limit_s=LONG):
+        eventually(lambda: self.run.state.is_final(), limit_s)
         assert self.run.state.is_completed(), self.run.state.message
         eventually(lambda: not self.job())
 

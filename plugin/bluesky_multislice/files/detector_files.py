@@ -16,6 +16,8 @@ _INTERVAL_S = 0.5
 _IN_USE = ("unable to lock file", "already open for write")
 """Texts of HDF5's errors for a file that a detector still writes."""
 
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
 Found = TypeVar("Found")
 
 
@@ -76,13 +78,12 @@ def open_detector_file(path: Path, *, swmr: bool = False) -> h5py.File:
     try:
         return h5py.File(path, "r", swmr=swmr)
     except OSError as error:
-        if swmr or isinstance(error, FileNotFoundError):
+        # SWMR would also open a truncated file, and read zeros from it.
+        if swmr or not (is_being_written(error) or _is_marked_as_open(path)):
             raise
         try:
             return h5py.File(path, "r", swmr=True)
         except OSError:
-            if not is_being_written(error):
-                raise error from None
             raise PendingFramesError(
                 "A detector must close its file, or write it by SWMR.",
                 got=f"{path}: {error}.",
@@ -93,6 +94,15 @@ def open_detector_file(path: Path, *, swmr: bool = False) -> h5py.File:
 def is_being_written(error: Exception) -> bool:
     """Return whether HDF5's error says that a program writes the file."""
     return any(text in str(error) for text in _IN_USE)
+
+
+def _is_marked_as_open(path: Path) -> bool:
+    """Return whether a writer has marked the file as open, in the superblock (version 3) of the HDF5 format."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(12)
+    return len(head) == 12 and head.startswith(_SIGNATURE) and head[8] >= 3 and bool(head[11] & 1)
 
 
 def find_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:

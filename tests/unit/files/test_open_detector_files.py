@@ -116,3 +116,13 @@ def test_the_patience_is_a_number(tmp_path, monkeypatch):
     monkeypatch.setenv(PATIENCE_VARIABLE, "long")
     with pytest.raises(FramesError, match="'long'"):
         read(tmp_path / "detector.h5")
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_a_file_that_was_cut_is_not_taken_for_one_that_is_written(tmp_path, libver):
+    path = tmp_path / "cut.h5"
+    with h5py.File(path, "w", libver=libver) as file:
+        file["d"] = FRAMES
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    with pytest.raises(FramesError, match="truncated file"):
+        read(path)
