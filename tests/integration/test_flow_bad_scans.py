@@ -92,7 +92,7 @@ def truncate(path):
     ("spoil", "rule", "came"),
     [
         (shorten, "The detector's file must contain every frame of the scan", "shape (5, 16, 16) for 8 frames"),
-        (truncate, "The detector's file must be readable", "truncated file"),
+        (truncate, "A file with frames must be readable", "truncated file"),
         (Path.unlink, "The Tiled server must be able to read the detector's frames.", ".h5"),
     ],
 )
