@@ -158,7 +158,7 @@ def test_the_services_go_on(deployment, services, monkeypatch, tmp_path, folder,
         expected[scan(client, quick, frames=negative)] = GOOD_PIXELS
         states = eventually(lambda: ended(expected), 150)
         good = scan(client, quick)
-        (state,) = eventually(lambda: ended([good])).values()
+        (state,) = eventually(lambda: ended([good]), 150).values()
         for uid, came in expected.items():
             assert states[uid].is_failed()
             assert came in states[uid].message

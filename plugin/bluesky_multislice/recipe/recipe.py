@@ -398,8 +398,11 @@ class Recipe(BaseModel):
         return self
 
     def digest(self) -> str:
-        """Return a short hash of the settings: equal recipes have equal digests."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Return a short hash of the settings that are not defaults: equal recipes have equal digests.
+
+        Options that a later release adds do not change the digest, so that the listener starts no finished scan again.
+        """
+        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

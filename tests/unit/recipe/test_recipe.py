@@ -178,6 +178,14 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
     assert len(digests - {Recipe().digest()}) == len(other)
 
 
+def test_an_option_that_a_later_release_adds_changes_no_digest():
+    class LaterRecipe(Recipe):
+        further: int = 1
+
+    assert LaterRecipe(epochs=3).digest() == Recipe(epochs=3).digest()
+    assert LaterRecipe(further=2).digest() != Recipe().digest()
+
+
 def test_file_is_read_with_its_scan_table(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text('propagation = "projection"\nepochs = 12\n[scan]\nenergy_ev = 700.0\norientation = "flip_y"\n')
