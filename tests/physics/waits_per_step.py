@@ -25,20 +25,21 @@ BLOCKING = ("synchronisation", "upload")
 def waits(case: SmallFit) -> tuple[int, Counter[Note]]:
     """Return the number of steps of the last epoch, and the number of host synchronisations in all of them."""
     steps: list[Counter[Note]] = []
-    step = fit._step  # noqa: SLF001
+    loop = fit._Loop  # noqa: SLF001
+    step = loop._step  # noqa: SLF001
 
-    def counted(*arguments):
+    def counted(*arguments, **keywords):
         before = LOG.notes.copy()
-        found = step(*arguments)
+        found = step(*arguments, **keywords)
         steps.append(LOG.notes - before)
         return found
 
-    fit._step = counted  # noqa: SLF001
+    loop._step = counted  # noqa: SLF001
     try:
         with join_mesh("cuda") as mesh:
             case.solve(case.plan(epochs=EPOCHS, total_variation_first=1.0), mesh)
     finally:
-        fit._step = step  # noqa: SLF001
+        loop._step = step  # noqa: SLF001
     last = steps[-(len(steps) // EPOCHS) :]
     return len(last), sum(last, Counter())
 
