@@ -7,20 +7,23 @@ REQUIREMENTS = Path(__file__).parents[2] / "deploy" / "compute-node.txt"
 # Python imports this file at its start, before any package.
 ONLY_THESE = """
 import sys
-from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
 
 ALLOWED = {{"bluesky_multislice", *{allowed!r}, *sys.stdlib_module_names, *sys.modules}}
 
 
-class OnlyThese(MetaPathFinder):
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname.partition(".")[0] not in ALLOWED:
-            with open({refused!r}, "a") as file:
-                file.write(fullname + "\\n")
-            raise ModuleNotFoundError(f"{{fullname}} is not on this compute node", name=fullname)
+class OnlyThese(PathFinder):
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        # The standard library's list lacks _sysconfigdata, whose name contains the platform.
+        if fullname.partition(".")[0] in ALLOWED or fullname.startswith("_sysconfigdata"):
+            return PathFinder.find_spec(fullname, path, target)
+        with open({refused!r}, "a") as file:
+            file.write(fullname + "\\n")
+        return None
 
 
-sys.meta_path.insert(0, OnlyThese())
+sys.meta_path = [OnlyThese if finder is PathFinder else finder for finder in sys.meta_path]
 """
 
 
