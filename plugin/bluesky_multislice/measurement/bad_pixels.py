@@ -62,6 +62,8 @@ def find_bad_pixels(frames: Frames, *, far_field: bool) -> BadPixels:
     - Over 20 times brighter than all neighbours in all frames: hot. The middle of a far-field pattern, where the direct
       beam is, has no hot pixels.
 
+    If no good pixel were left, the frames are wrong rather than their pixels, and none is found.
+
     Args:
         frames: the frames; pixels outside of their mask are not looked at.
         far_field: whether frames are diffraction patterns.
@@ -78,7 +80,8 @@ def find_bad_pixels(frames: Frames, *, far_field: bool) -> BadPixels:
         for mask, fault in masks
         if mask.any()
     ]
-    return BadPixels(np.logical_or.reduce([mask for mask, _ in masks]), tuple(notes))
+    bad = np.logical_or.reduce([mask for mask, _ in masks])
+    return BadPixels(bad, tuple(notes)) if (good & ~bad).any() else BadPixels(np.zeros_like(bad))
 
 
 def mask_bad_pixels(scan: Scan) -> Scan:

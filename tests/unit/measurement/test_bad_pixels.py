@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bluesky_multislice.errors import FramesError
 from bluesky_multislice.measurement import Frames
 from bluesky_multislice.measurement.bad_pixels import find_bad_pixels
 
@@ -51,6 +52,17 @@ def test_gaps_and_marked_pixels_are_masked_with_their_value(dtype, value, words,
     np.testing.assert_array_equal(result.bad, expected)
     assert words in result.notes[0]
     assert f"{expected.sum()} pixels" in result.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(-1.0, "negative"), (np.nan, "NaN or infinite"), (65535.0, "saturated"), (-3.5, "negative")]
+)
+def test_frames_without_any_valid_pixel_are_refused_with_their_fault(value, words):
+    stored = np.full((8, SIDE, SIDE), value, np.float32)
+    assert not found(stored).bad.any()
+    frames = Frames(stored, saturation=65535.0)
+    with pytest.raises(FramesError, match=f"{SIDE * SIDE} {words}"):
+        frames.read(np.array([0]))
 
 
 def test_two_kinds_of_marks_are_told_apart():
