@@ -54,5 +54,9 @@ class SchedulerError(MultisliceError):
     """The scheduler rejected a job or did not respond, or the site profile is unusable."""
 
 
+class ExtensionError(MultisliceError):
+    """An installed package offers something by an entry point that this package cannot use."""
+
+
 class CatalogError(MultisliceError):
     """The Tiled server refused a request or lacks the requested data."""

@@ -79,14 +79,13 @@ from bluesky_multislice.files import ResultArray
 PROJECTION = ResultArray("projection", ("y", "x"), "m", "δ integrated along z", lambda result: None)
 """
     offer = {"module": "facility_arrays", "source": source, "group": GROUP}
-    result_arrays.cache_clear()
-    with installed(tmp_path, monkeypatch, points={"projection": "facility_arrays:PROJECTION"}, **offer):
+    points = {"projection": "facility_arrays:PROJECTION"}
+    with installed(tmp_path, monkeypatch, result_arrays, points=points, **offer):
         result = write_result(folder / "volume.h5")
         with h5py.File(result, "a") as file:
             file["projection"] = np.ones((20, 30))
             file["projection"].attrs["units"] = "m"
         node = tiled_client[publish_result(tiled_client, result, "run-with-projection")]
-    result_arrays.cache_clear()
     assert node["projection"].dims == ("y", "x")
     assert node["projection"].metadata["units"] == "m"
     assert_array_equal(node["projection"][:], np.ones((20, 30)))

@@ -3,13 +3,12 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import entry_points
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_multislice.errors import ScanError
+from bluesky_multislice.extensions import with_extensions
 from bluesky_multislice.files.preview import preview
 from bluesky_multislice.reconstruction import Reconstruction
 
@@ -133,26 +132,15 @@ def result_arrays() -> Mapping[str, ResultArray]:
     """Return the arrays of a result by name: those of this package, and entry points of other installed packages.
 
     Raises:
-        ScanError: an entry point is not a ``ResultArray``, or its name is already in use.
+        ExtensionError: an entry point is not a ``ResultArray``, or its name is already in use.
     """
-    found = {array.name: array for array in _ARRAYS}
-    taken = {"refined", "provenance", *(entry.name for entry in (*RESULT_TABLES, *RESULT_PICTURES))}
-    for point in entry_points(group=GROUP):
-        offered = point.load()
-        if not isinstance(offered, ResultArray):
-            raise ScanError(
-                "An entry point for an array of the result must be a ResultArray.",
-                got=f"{offered!r} from the entry point {point.name} = {point.value}.",
-                remedy="correct the package, or remove it from this environment.",
-            )
-        if offered.name in found or offered.name in taken:
-            raise ScanError(
-                "Every array of the result needs a name of its own.",
-                got=f"a second {offered.name} from the entry point {point.name} = {point.value}.",
-                remedy="rename it in its package, or remove that package from this environment.",
-            )
-        found[offered.name] = offered
-    return found
+    return with_extensions(
+        {array.name: array for array in _ARRAYS},
+        group=GROUP,
+        rule="a ResultArray",
+        accepts=lambda offered: isinstance(offered, ResultArray),
+        reserved={"refined", "provenance", *(entry.name for entry in (*RESULT_TABLES, *RESULT_PICTURES))},
+    )
 
 
 def result_lines() -> Iterator[str]:

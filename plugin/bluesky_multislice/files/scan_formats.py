@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import h5py
 
-from bluesky_multislice.errors import FramesError, ScanError
+from bluesky_multislice.errors import FramesError
+from bluesky_multislice.extensions import with_extensions
 from bluesky_multislice.files.cxi_scan import read_cxi
 from bluesky_multislice.files.nxtomo_scan import is_nxtomo, read_nxtomo
 from bluesky_multislice.measurement import Scan
@@ -42,27 +42,13 @@ def scan_formats() -> tuple[ScanFormat, ...]:
     """Return the formats in the order of search: those of other packages, then those of this one.
 
     Raises:
-        ScanError: an entry point is not a ``ScanFormat``, or its name is already in use.
+        ExtensionError: an entry point is not a ``ScanFormat``, or its name is already in use.
     """
-    found = {own.name: own for own in _FORMATS}
-    others = list[ScanFormat]()
-    for point in entry_points(group=GROUP):
-        offered = point.load()
-        if not isinstance(offered, ScanFormat):
-            raise ScanError(
-                "An entry point for a file format must be a ScanFormat.",
-                got=f"{offered!r} from the entry point {point.name} = {point.value}.",
-                remedy="correct the package, or remove it from this environment.",
-            )
-        if offered.name in found:
-            raise ScanError(
-                "Every file format needs a name of its own.",
-                got=f"a second {offered.name} from the entry point {point.name} = {point.value}.",
-                remedy="rename it in its package, or remove that package from this environment.",
-            )
-        found[offered.name] = offered
-        others.append(offered)
-    return (*others, *_FORMATS)
+    own = {scan_format.name: scan_format for scan_format in _FORMATS}
+    found = with_extensions(
+        own, group=GROUP, rule="a ScanFormat", accepts=lambda offered: isinstance(offered, ScanFormat)
+    )
+    return (*list(found.values())[len(own) :], *_FORMATS)
 
 
 def read_scan(path: Path, *, values: ScanValues | None = None, instrument: Instrument | None = None) -> Scan:

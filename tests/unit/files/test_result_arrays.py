@@ -1,7 +1,6 @@
 """Arrays of a result: one list, which another package may extend, for the file and the reference page."""
 
 import re
-import sys
 from pathlib import Path
 
 import h5py
@@ -10,7 +9,6 @@ import pytest
 from installed_package import installed
 from small_scan import hologram_scan
 
-from bluesky_multislice.errors import ScanError
 from bluesky_multislice.files import result_arrays, result_lines, write_result
 from bluesky_multislice.files.result_arrays import GROUP
 from bluesky_multislice.parallel import join_mesh
@@ -28,10 +26,8 @@ def facility(tmp_path, monkeypatch):
     (python,) = re.findall(r"```python\n(.*?)```", EXAMPLE.read_text(), re.DOTALL)
     (point,) = re.findall(r'^projection = "(.*)"$', EXAMPLE.read_text(), re.MULTILINE)
     points = {"module": "facility_arrays", "group": GROUP, "points": {"projection": point}}
-    result_arrays.cache_clear()
-    with installed(tmp_path, monkeypatch, source=python, **points) as entries:
-        yield entries
-    result_arrays.cache_clear()
+    with installed(tmp_path, monkeypatch, result_arrays, source=python, **points):
+        yield
 
 
 def test_the_reference_page_shows_the_list():
@@ -52,19 +48,3 @@ def test_an_array_of_another_package_is_in_the_file_and_on_the_page(facility, tm
         np.testing.assert_allclose(file["projection"][()], expected, rtol=1e-5, atol=1e-20)
         assert file["projection"].attrs["units"] == "m"
     assert [line for line in result_lines() if line.startswith("| `projection` | (y, x) | m |")]
-
-
-@pytest.mark.parametrize(
-    ("point", "rule"),
-    [
-        ("wrong = shlex:quote", "must be a ResultArray"),
-        ("positions = facility_positions:POSITIONS", "needs a name of its own"),
-    ],
-)
-def test_an_array_that_cannot_be_used_is_refused(facility, tmp_path, point, rule):
-    source = (tmp_path / "facility_arrays.py").read_text().replace('name="projection"', 'name="positions"')
-    (tmp_path / "facility_positions.py").write_text(source.replace("PROJECTION", "POSITIONS"))
-    facility.write_text(f"[{GROUP}]\n{point}\n")
-    with pytest.raises(ScanError, match=rule):
-        result_arrays()
-    sys.modules.pop("facility_positions", None)

@@ -2,9 +2,8 @@
 
 import functools
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 
-from bluesky_multislice.errors import SchedulerError
+from bluesky_multislice.extensions import with_extensions
 from bluesky_multislice.jobs.schedulers.local import LocalScheduler
 from bluesky_multislice.jobs.schedulers.scheduler import Scheduler
 from bluesky_multislice.jobs.schedulers.site import SiteProfile
@@ -21,27 +20,15 @@ def schedulers() -> Mapping[str, type[Scheduler]]:
     """Return the classes of the scheduler backends by their name in a site profile.
 
     Raises:
-        SchedulerError: an entry point is not a scheduler class, or its name is already in use.
+        ExtensionError: an entry point is not a scheduler class, or its name is already in use.
     """
-    found: dict[str, type[Scheduler]] = {"local": LocalScheduler, "slurm": SlurmScheduler}
-    for point in entry_points(group=GROUP):
-        offered = point.load()
-        missing = [member for member in _MEMBERS if not hasattr(offered, member)]
-        if not isinstance(offered, type) or missing:
-            raise SchedulerError(
-                "An entry point for a scheduler must be a class with all members of the protocol Scheduler.",
-                got=f"{offered!r} without {', '.join(missing) or 'being a class'}, from the entry point {point.name} = "
-                f"{point.value}.",
-                remedy="correct the package, or remove it from this environment.",
-            )
-        if point.name in found:
-            raise SchedulerError(
-                "Every scheduler needs a name of its own.",
-                got=f"a second {point.name} from the entry point {point.name} = {point.value}.",
-                remedy="rename it in its package, or remove that package from this environment.",
-            )
-        found[point.name] = offered
-    return found
+    own: dict[str, type[Scheduler]] = {"local": LocalScheduler, "slurm": SlurmScheduler}
+    return with_extensions(
+        own,
+        group=GROUP,
+        rule=f"a class with the members {', '.join(_MEMBERS)} of the protocol Scheduler",
+        accepts=lambda offered: isinstance(offered, type) and all(hasattr(offered, member) for member in _MEMBERS),
+    )
 
 
 def make_scheduler(profile: SiteProfile) -> Scheduler:

@@ -2,9 +2,9 @@
 
 import functools
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 
 from bluesky_multislice.errors import ScanError
+from bluesky_multislice.extensions import with_extensions
 from bluesky_multislice.measurement import ScanField, ScanGeometry
 from bluesky_multislice.models.techniques.holography import HOLOGRAPHY
 from bluesky_multislice.models.techniques.microscopy import MICROSCOPY
@@ -20,25 +20,10 @@ def techniques() -> Mapping[str, Technique]:
     """Return the techniques by name.
 
     Raises:
-        ScanError: an entry point is not a ``Technique``, or its name is already in use.
+        ExtensionError: an entry point is not a ``Technique``, or its name is already in use.
     """
-    found = {technique.name: technique for technique in (PTYCHOGRAPHY, HOLOGRAPHY, MICROSCOPY)}
-    for point in entry_points(group=GROUP):
-        offered = point.load()
-        if not isinstance(offered, Technique):
-            raise ScanError(
-                "An entry point for a technique must be a Technique.",
-                got=f"{offered!r} from the entry point {point.name} = {point.value}.",
-                remedy="correct the package, or remove it from this environment.",
-            )
-        if offered.name in found:
-            raise ScanError(
-                "Every technique needs a name of its own.",
-                got=f"a second {offered.name} from the entry point {point.name} = {point.value}.",
-                remedy="rename it in its package, or remove that package from this environment.",
-            )
-        found[offered.name] = offered
-    return found
+    own = {technique.name: technique for technique in (PTYCHOGRAPHY, HOLOGRAPHY, MICROSCOPY)}
+    return with_extensions(own, group=GROUP, rule="a Technique", accepts=lambda offered: isinstance(offered, Technique))
 
 
 def find_technique(name: str) -> Technique:

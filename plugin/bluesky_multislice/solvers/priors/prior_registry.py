@@ -4,9 +4,9 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib.metadata import entry_points
 
 from bluesky_multislice.errors import RecipeError
+from bluesky_multislice.extensions import with_extensions
 from bluesky_multislice.solvers.priors.prior import Prior
 from bluesky_multislice.solvers.priors.smoothness_z import SmoothnessZ
 from bluesky_multislice.solvers.priors.sparsity import Sparsity
@@ -22,25 +22,15 @@ def prior_classes() -> Mapping[str, type[Prior]]:
     """Return the priors by name.
 
     Raises:
-        RecipeError: an entry point is not a ``Prior``, or its name is already in use.
+        ExtensionError: an entry point is not a ``Prior``, or its name is already in use.
     """
-    found: dict[str, type[Prior]] = {prior.name: prior for prior in (TotalVariation, Sparsity, Vacuum, SmoothnessZ)}
-    for point in entry_points(group=GROUP):
-        offered = point.load()
-        if not (isinstance(offered, type) and issubclass(offered, Prior)):
-            raise RecipeError(
-                "An entry point for a prior must be a subclass of Prior.",
-                got=f"{offered!r} from the entry point {point.name} = {point.value}.",
-                remedy="correct the package, or remove it from this environment.",
-            )
-        if offered.name in found:
-            raise RecipeError(
-                "Every prior needs a name of its own.",
-                got=f"a second {offered.name} from the entry point {point.name} = {point.value}.",
-                remedy="rename it in its package, or remove that package from this environment.",
-            )
-        found[offered.name] = offered
-    return found
+    own: dict[str, type[Prior]] = {prior.name: prior for prior in (TotalVariation, Sparsity, Vacuum, SmoothnessZ)}
+    return with_extensions(
+        own,
+        group=GROUP,
+        rule="a subclass of Prior",
+        accepts=lambda offered: isinstance(offered, type) and issubclass(offered, Prior),
+    )
 
 
 def make_prior(name: str, parameters: Mapping[str, float]) -> Prior:
