@@ -9,6 +9,7 @@ import pytest
 from flow_runs import eventually, log_of
 
 from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.schedulers.local import JOB_MODULE
 from bluesky_multislice.recipe import DEPLOYMENT, Recipe, ServiceSettings
 from flows import reap_jobs
 
@@ -33,8 +34,11 @@ class Held:
     def job(self):
         return processes(lambda process: process.cmdline()[-1:] == [str(self.folder.path)])
 
+    def ranks(self):
+        return [process for process in self.job() if is_module(process, JOB_MODULE)]
+
     def hold(self):
-        eventually(lambda: len(self.job()) == 2, LONG)
+        eventually(self.ranks, LONG)
         for process in self.job():
             process.suspend()
 
@@ -68,6 +72,12 @@ class Held:
         eventually(lambda: self.run.state.is_final(), limit_s)
         assert self.run.state.is_completed(), self.run.state.message
         eventually(lambda: not self.job())
+
+
+def is_module(process, name):
+    """Whether a process runs a module of Python: the first that its command line names."""
+    words = process.cmdline()
+    return words[words.index("-m") + 1] == name
 
 
 def processes(wanted):

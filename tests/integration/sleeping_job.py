@@ -9,7 +9,7 @@ from pathlib import Path
 
 folder = Path(sys.argv[1])
 order = json.loads((folder / "job.json").read_text())
-rank = int(os.environ["RANK"])
+rank = int(os.environ.get("RANK", "0"))
 if order.get("deaf"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 (folder / f"rank-{rank}.json").write_text(
@@ -18,7 +18,7 @@ if order.get("deaf"):
             "pid": os.getpid(),
             "torchrun": os.getppid(),
             "threads": os.environ["OMP_NUM_THREADS"],
-            "world": os.environ["WORLD_SIZE"],
+            "world": os.environ.get("WORLD_SIZE", "1"),
             "environment": dict(os.environ),
         }
     )

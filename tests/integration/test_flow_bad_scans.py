@@ -107,8 +107,8 @@ def test_a_spoilt_detector_file(services, take, tiled_client, folder, spoil, rul
     ("value", "dtype", "came"),
     [
         (np.nan, np.float32, "1 NaN or infinite pixels in view 5"),
-        (-5, np.float32, "1 negative pixels in view 5"),
-        (65535, np.uint16, "1 saturated (≥ 65535) pixels in view 5"),
+        pytest.param(-5, np.float32, "1 negative pixels in view 5", marks=pytest.mark.matrix),
+        pytest.param(65535, np.uint16, "1 saturated (≥ 65535) pixels in view 5", marks=pytest.mark.matrix),
     ],
 )
 def test_bad_pixels(services, take, tiled_client, hologram, value, dtype, came):

@@ -36,7 +36,7 @@ def test_a_flow_that_is_killed_and_killed_again_with_its_worker_ends_with_one_vo
         process = first.enter_context(worker())
         held = Held(client, take())
         held.hold()
-        (rank, _) = held.job()
+        (rank,) = held.ranks()
         held.kill_flow()
         held.is_reported_as_crashed()
         assert reap() == {held.id: "run again"}

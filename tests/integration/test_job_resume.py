@@ -277,7 +277,7 @@ def test_a_job_whose_torchrun_was_killed_has_failed_and_goes_on(tmp_path):
     agent.kill()
     wait_for(lambda: scheduler.status(job).ended, 5)
     status = scheduler.status(job)
-    assert (status.state, status.exit_detail) == (JobState.FAILED, "torchrun ended by signal 9")
+    assert (status.state, status.exit_detail) == (JobState.FAILED, "ended by signal 9")
     assert may_resume(job, status)
     assert not psutil.wait_procs(ranks, timeout=5)[1]
 

@@ -225,15 +225,14 @@ def test_a_wrong_recipe_is_a_failed_flow_run_and_the_listener_goes_on(deployment
     assert f"RecipeError: {log_of(flow_run.id)}" == flow_run.state.message
 
 
-def test_the_sweep_finds_what_could_not_be_handed_over(prefect_server, settings):
+def test_the_sweep_finds_what_could_not_be_handed_over(prefect_server, settings, caplog):
     """Without a deployment nothing can start; once it is there the sweep brings the run."""
     with get_client(sync_client=True) as client:
         found = reconstruct_scan.to_deployment(FLOW, entrypoint_type=EntrypointType.MODULE_PATH).apply()
         client.delete_deployment(found)
     with listening(settings, sweep_s=2):
         uid = take(settings.tiled_uri, auto=True)
-        eventually(lambda: remembered(settings)["sequence"])
-        time.sleep(1)
+        eventually(lambda: "next attempt in" in caplog.text)
         assert not flow_runs(uid)
         reconstruct_scan.to_deployment(FLOW, entrypoint_type=EntrypointType.MODULE_PATH).apply()
         eventually(lambda: flow_runs(uid))
@@ -257,7 +256,7 @@ def test_the_listener_outlives_a_restart_of_tiled(deployment, tmp_path, monkeypa
     assert len(flow_runs(first)) == 1
 
 
-def test_the_listener_outlives_a_restart_of_prefect(settings, tmp_path):
+def test_the_listener_outlives_a_restart_of_prefect(settings, tmp_path, caplog):
     port = free_port(0)
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
         with ExitStack() as listener:
@@ -267,7 +266,7 @@ def test_the_listener_outlives_a_restart_of_prefect(settings, tmp_path):
                 first = take(settings.tiled_uri, auto=True)
                 eventually(lambda: flow_runs(first))
             between = take(settings.tiled_uri, auto=True)
-            time.sleep(5)
+            eventually(lambda: "next attempt in" in caplog.text)
             assert between not in remembered(settings)["handed_over"]
             with served(port, tmp_path):
                 eventually(lambda: flow_runs(between))

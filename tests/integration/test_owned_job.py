@@ -144,6 +144,6 @@ def test_ranks_whose_torchrun_was_killed_finish_the_job(own, folder):
         if status.state is JobState.RUNNING:
             os.kill(rank_of(folder).ppid(), signal.SIGKILL)
 
-    job.run(ONE, on_progress=lambda record: None, on_status=kill)
+    job.run(Allocation(ranks_per_node=2), on_progress=lambda record: None, on_status=kill)
     assert job.status.state is JobState.COMPLETED
     assert attempts(folder) == 1

@@ -147,7 +147,9 @@ def aligned():
     )
 
 
-@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize(
+    "name", [name if name == "distance_shift" else pytest.param(name, marks=pytest.mark.matrix) for name in ERRORS]
+)
 def test_what_distances_do_against_the_first_comes_back_with_the_volume(name, aligned):
     scan = Scan(geometry_of(angles=8), Frames(frames_of(geometry_of(angles=8), adjusted(name, ERRORS[name]))))
     found = rebuild(scan, refine={"quantities": (name,)})

@@ -44,10 +44,24 @@ LONG = {
     "smoothness along z",
     "cylinder",
     "waves from checkpoints",
+    "recomputed waves",
+    "slices as many as planes",
+    "polished",
+    "cubic",
+    "adam",
+    "bounds on β/δ",
+    "images",
+    "refined angles",
+    "projection",
+    "frames on disk",
+    "patterns, tiled",
+    "patterns, finite-difference",
+    "one angle, adam",
+    "one angle, finite-difference",
 }
 """Cases that `make test-all` adds."""
 
-ON_TWO_RANKS = ["refined frames", "tiled-multislice", "patterns", "variations"]
+ON_TWO_RANKS = ["refined frames", "patterns"]
 
 
 NOTHING = dict.fromkeys(("angle", "tilt", "distance_magnification", "distance_rotation"), 2e-6)

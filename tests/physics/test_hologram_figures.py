@@ -41,6 +41,7 @@ def test_it_explains_frames_held_back_five_times_as_well_as_projection(solutions
 
 
 @pytest.mark.matrix
+@pytest.mark.matrix
 def test_ten_thousand_photons_a_pixel_cost_little_with_smoothing_that_frames_held_back_choose(frames, solutions):
     noisy = rebuild(PHANTOM.scan(frames, photons=1e4), smoothing_by_held_back=True)
     truth = PHANTOM.truth().ravel()

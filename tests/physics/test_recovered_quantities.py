@@ -58,7 +58,7 @@ def test_angles_wrong_by_two_degrees(patterns):
     assert left_of(error, replace(patterns, geometry=wrong), "angle", epochs=13) < 0.2  # 0.1
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("sign", [1, pytest.param(-1, marks=pytest.mark.matrix)])
 def test_a_probe_out_of_focus_by_a_depth_of_field(patterns, sign):
     wavelength_m = patterns.geometry.beam.wavelength_m
     error = sign * depth_of_field_m(VOXEL_M, wavelength_m)
@@ -110,6 +110,7 @@ def test_slices_too_far_apart_by_a_sixth():
     )
 
 
+@pytest.mark.matrix
 def test_slices_too_far_apart_by_a_sixth_by_weighted_descent():
     """Three spacings are refined as one here; few frames hardly determine it."""
     sample = ThreeSlices(window=64, side=9)
@@ -129,6 +130,7 @@ def test_patterns_whose_distance_is_wrong_by_two_percent(patterns):
     assert relative_error(found.solution.delta, pattern_scan()[1]) < 0.1  # 0.085, 0.118 where it is not refined
 
 
+@pytest.mark.matrix
 def test_patterns_of_one_angle_and_an_unknown_probe_whose_distance_is_too_short():
     sample = FarFieldScan(positions=100)
     scan = sample.scan(focus_known=True)

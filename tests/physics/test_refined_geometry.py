@@ -43,7 +43,9 @@ def scattered(shape, angles, furthest):
     return moves
 
 
-@pytest.mark.parametrize(("quantity", "worse"), [("positions", 0.02), ("axis_shift", 0.03)])
+@pytest.mark.parametrize(
+    ("quantity", "worse"), [pytest.param("positions", 0.02, marks=pytest.mark.matrix), ("axis_shift", 0.03)]
+)
 def test_wrong_positions_are_recovered_with_the_volume(exact, quantity, worse):
     scan, truth, error = exact
     geometry = scan.geometry
@@ -58,7 +60,9 @@ def test_wrong_positions_are_recovered_with_the_volume(exact, quantity, worse):
     assert error_of(solved(wrong), truth) > error + 0.1
 
 
-@pytest.mark.parametrize("kind", ["holograms of several angles", "patterns of one angle"])
+@pytest.mark.parametrize(
+    "kind", ["holograms of several angles", pytest.param("patterns of one angle", marks=pytest.mark.matrix)]
+)
 def test_memory_does_not_grow_from_epoch_to_epoch(kind):
     memory, chosen = [], {"ranks": 1, "device": "cpu", "epochs": 12, "refine_probe": True}
     if kind.startswith("holograms"):

@@ -126,6 +126,7 @@ def middle(solution, truth):
 
 
 @pytest.mark.matrix
+@pytest.mark.matrix
 def test_a_probe_that_is_a_third_too_wide_is_refined_to_where_the_known_one_ends(bright, frames, truth):
     wide = replace(SMALL, aperture=1.3 * SMALL.aperture).probe(0.0, pitch=1.0, width=SMALL.window)
     rough = replace(SMALL.scan(frames, 1e7), probe=(wide[None] * np.sqrt(1e7)).astype(np.complex64))

@@ -1,4 +1,4 @@
-"""One demo for all system tests: from the command line, kept up while they look at it, then ended by Ctrl-C."""
+"""A demo from the command line, kept up while its tests look at it, then ended by Ctrl-C; and a Slurm."""
 
 import json
 import os
@@ -31,7 +31,7 @@ class Demo:
         return (self.out / "printed.txt").read_text()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
     with ExitStack() as owners:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from failing_disk import fail, failing_disk
 from flow_runs import log_of, worker
-from held_flow_runs import Held, reap
+from held_flow_runs import Held, is_module, reap
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.states import Cancelling
@@ -121,6 +121,7 @@ def test_the_job_of_a_flow_that_is_killed_is_adopted_and_ends_as_a_volume(client
     assert not processes_of(held.folder.path)
 
 
+@pytest.mark.matrix
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("client", ["ranks_per_node = 1\nmemory_gb = 2"], indirect=True)
 def test_a_flow_run_ends_with_its_volume_whatever_befalls_its_job(client, cluster, take, room, tiled_client):
@@ -225,12 +226,6 @@ def test_a_disk_that_fails_under_a_job_is_told_in_prefect(jobs_on_failing_disk, 
     assert not cluster.ask("squeue", "--noheader")
     assert not find_reconstructions(tiled_client, held.uid)
     eventually(lambda: not processes_of(held.folder.path))
-
-
-def is_module(process, name):
-    """Whether a process runs a module of Python: the first that its command line names."""
-    words = process.cmdline()
-    return words[words.index("-m") + 1] == name
 
 
 def goes_on(held):

@@ -33,7 +33,7 @@ def stage(path, ranks):
     return folder
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.matrix), 4])
 def test_two_nodes_reconstruct_what_one_machine_does(room, ranks):
     profile = site(environment={"PYTHONPATH": str(blocked(room))}, ranks_per_node=ranks // 2)
     folder = stage(room / "slurm", ranks)

@@ -1,7 +1,8 @@
-"""Jobs on this machine: torchrun as a child process.
+"""Jobs on this machine: torchrun, or a job's only rank, as a child process.
 
 torchrun starts every rank in a separate session, so the ranks share no process group. This scheduler finds them by
-their command line, which contains the job folder. That works after torchrun was killed, and from another process.
+their command line, which contains the job folder. That works after torchrun was killed, and from another process. A
+single rank runs without torchrun, whose start takes seconds.
 """
 
 import os
@@ -49,7 +50,7 @@ class LocalScheduler:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def submit(self, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
-        """Start torchrun in a separate session."""
+        """Start the job in a separate session."""
         job = Job(str(folder.path), folder)
         folder.prepare_submission()
         folder.write_submission(name=name, job_id=job.id)
@@ -77,11 +78,11 @@ class LocalScheduler:
         if job.folder.result.exists():
             return JobStatus(JobState.COMPLETED)
         code = child.returncode if child else 0
-        detail = f"torchrun ended by signal {-code}" if code < 0 else f"torchrun's exit status {code}"
+        detail = f"ended by signal {-code}" if code < 0 else f"exit status {code}"
         return JobStatus(JobState.FAILED, exit_detail=detail if child else "ended without a result")
 
     def cancel(self, job: Job) -> None:
-        """Send SIGTERM to torchrun and its ranks; after the grace time, kill the remaining processes."""
+        """Send SIGTERM to all processes of the job; after the grace time, kill the remaining processes."""
         members = self._processes(job.id)
         if not members and self.status(job).ended:
             return
@@ -117,7 +118,9 @@ class LocalScheduler:
 
     def _command(self, folder: JobFolder, allocation: Allocation) -> list[str]:
         python = [*self._profile.container, self._profile.python or sys.executable]
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={allocation.ranks_per_node}"]
+        ranks = allocation.ranks_per_node
+        # Without a buffer, as torchrun starts its ranks: the log shows what a rank printed before it was killed.
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else ["-u"]
         return [*python, *torchrun, "-m", self._module, str(folder.path)]
 
     def _environment(self, ranks: int) -> dict[str, str]:
