@@ -112,6 +112,7 @@ def test_an_nxtomo_with_darks_flats_and_an_unusable_frame(tmp_path):
     assert "energy 10 keV /entry/instrument/beam/incident_energy" in said
     assert "6 of the sample, 2 darks, 1 flats" in said
     assert "angles: 6, 0° to 150°" in said
+    assert "not recorded, assumed: orientation as_is" in said
     with h5py.File(tmp_path / "damaged.nxs", "r+") as file:
         file["entry/instrument/detector/data"][4, 3, 3] = np.inf
     said = inspect(1, tmp_path / "damaged.nxs", *PLAN)

@@ -77,6 +77,7 @@ def describe(inspection: ScanInspection, recipe: Recipe, site_file: Path | None)
         lines += [*_geometry_lines(scan), *plan_lines]
         lines += [] if sample is None else [f"note: {note}" for note in _pattern_notes(scan, sample)]
     lines += [f"note: {warning}" for warning in inspection.warnings]
+    lines += _assumed_lines(inspection.fields)
     failed = [report for report in inspection.fields if report.error is not None]
     for report in failed:
         lines += ["", *_error_lines(report)]
@@ -141,6 +142,14 @@ def _table(reports: tuple[FieldReport, ...]) -> Iterator[str]:
     for report in reports:
         for suggestion in report.suggestions[:1] if report.error is None else ():
             yield f"  {report.field.name} may be {suggestion.text}"
+
+
+def _assumed_lines(reports: tuple[FieldReport, ...]) -> Iterator[str]:
+    """Yield a note on the values that formats define for what is not recorded."""
+    assumed = [report for report in reports if report.source.startswith("absent") and report.value is not None]
+    if assumed:
+        values = ", ".join(f"{report.field.name} {value_text(report.field, report.value)}" for report in assumed)
+        yield f"note: not recorded, assumed: {values}"
 
 
 def value_text(field: ScanField, value: Any) -> str:

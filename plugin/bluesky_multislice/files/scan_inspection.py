@@ -161,7 +161,7 @@ def inspect_lookup(
 
 
 def partial_frames(source: FrameSource, lookup: FieldLookup, mask: NDArray[np.bool_] | None) -> Frames:
-    """Return frames as far as the scan's values are known, without further bad pixels.
+    """Return frames as far as the scan's values are known, with bad pixels masked.
 
     Raises:
         FramesError: the frames are not measured intensities, or the mask has another shape.
@@ -180,8 +180,8 @@ def partial_frames(source: FrameSource, lookup: FieldLookup, mask: NDArray[np.bo
         mask=mask,
         orientation=orientation,
     )
-    found = find_bad_pixels(frames, far_field=False)
-    return frames.without(found.bad)
+    # The middle of a frame may be the direct beam: whether the frames are patterns may be unknown.
+    return frames.without(find_bad_pixels(frames, far_field=True).bad)
 
 
 def count_announced(lookup: FieldLookup) -> int:

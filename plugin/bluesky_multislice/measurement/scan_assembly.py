@@ -218,7 +218,10 @@ def geometry_values(
         technique: the scan's technique.
         key: (row,) ``image_key`` of each stored frame.
     """
-    regime: Callable[[], Regime] = cache(lambda: _regime(lookup, technique))
+
+    @cache
+    def regime() -> Regime:
+        return _regime(lookup, technique)
 
     def focus_distance_m() -> float | tuple[float, ...] | None:
         found = lookup.find("focus_distance")
