@@ -3,6 +3,7 @@
 from bluesky_multislice.catalog.client import connect
 from bluesky_multislice.catalog.ingest import ingest
 from bluesky_multislice.catalog.run_documents import RunDocuments, find_run
+from bluesky_multislice.catalog.run_inspection import inspect_run
 from bluesky_multislice.catalog.scan_resolver import ResolvedScan, resolve_scan
 from bluesky_multislice.catalog.tiled_writer import PublishedReconstruction, find_reconstructions, publish
 
@@ -14,6 +15,7 @@ __all__ = [
     "find_reconstructions",
     "find_run",
     "ingest",
+    "inspect_run",
     "publish",
     "resolve_scan",
 ]

@@ -1,13 +1,14 @@
 """Looks up the values of a scan in the events, documents and configuration of a Bluesky run."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.catalog.run_documents import EventStream, RunDocuments
-from bluesky_multislice.files import FieldLookup
+from bluesky_multislice.files import FieldLookup, StoredValue
 from bluesky_multislice.measurement import FoundValue, PlaceKind, ScanField
 from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues
 
@@ -47,7 +48,8 @@ class RunLookup(FieldLookup):
                 yield found
         if field.start_key is not None and self.run.start.get(field.start_key) is not None:
             raw, source = self.run.start[field.start_key], f"start:{field.start_key}"
-            yield self.value(field, raw, source + self._origin(field), defined=field.start_unit)
+            found = self.value(field, raw, source + self._origin(field), defined=field.start_unit)
+            yield replace(found, path=source, unit=field.start_unit or field.unit)
 
     def in_stream(self, name: str, stream: str) -> NDArray[np.float64] | None:
         """Return the numbers of a field in the events of a stream or in its configuration; None if not found."""
@@ -66,9 +68,9 @@ class RunLookup(FieldLookup):
         if container == "configuration":
             return self._in_configuration(field, place, self.run.streams.values())
         if field.name in ("darks", "flats"):
-            return FoundValue(place.path, str(place.path))
+            return FoundValue(place.path, str(place.path), path=place.path)
         if field.name == "frames":
-            return FoundValue(key, str(place.path)) if container == "primary" else None
+            return FoundValue(key, str(place.path), path=place.path) if container == "primary" else None
         return self._in_events(field, container, key, place.unit)
 
     def places_in_scan(self, field: ScanField) -> list[str]:
@@ -77,6 +79,19 @@ class RunLookup(FieldLookup):
         searched = [f"event data key primary:{key}"] if key else []
         searched += [f"static:{field.static_key}"] if field.static_key else []
         return searched + ([f"start:{field.start_key}"] if field.start_key else [])
+
+    def stored_values(self) -> Iterator[StoredValue]:
+        """Return the data keys and configurations of all streams, and the start document's numbers and words."""
+        for name, stream in self.run.streams.items():
+            for key, described in stream.data_keys.items():
+                shape = (stream.events or 1, *(int(n or 1) for n in described.get("shape") or ()))
+                yield _described(f"{name}:{key}", described, shape)
+            for device, configuration in stream.configuration.items():
+                data = configuration.get("data", {})
+                for key, described in configuration.get("data_keys", {}).items():
+                    value = data.get(key) if isinstance(data.get(key), (int, float, str)) else None
+                    yield _described(f"configuration:{device}.{key}", described, (), value)
+        yield from _of_document("start:", self.run.start)
 
     def how_to_record(self, field: ScanField) -> str:
         """Return the key of the start document or of the events."""
@@ -102,7 +117,7 @@ class RunLookup(FieldLookup):
         self.check_unit(field, written, source)
         place: PlaceKind = "baseline" if stream == "baseline" else "rows"
         origin = self._origin(field) if stream == "primary" and key == self._event_key(field) else ""
-        return self.value(field, raw, source + origin, place=place, written=written)
+        return replace(self.value(field, raw, source + origin, place=place, written=written), path=source, unit=written)
 
     def _in_start(self, field: ScanField, place: FieldPlace, path: str) -> FoundValue | None:
         found: Any = self.run.start
@@ -111,7 +126,7 @@ class RunLookup(FieldLookup):
                 return None
             found = found[key]
         self.check_unit(field, place.unit, str(place.path))
-        return self.value(field, found, str(place.path), written=place.unit)
+        return replace(self.value(field, found, str(place.path), written=place.unit), path=place.path, unit=place.unit)
 
     def _in_configuration(
         self, field: ScanField, place: FieldPlace, streams: Iterable[EventStream]
@@ -124,5 +139,21 @@ class RunLookup(FieldLookup):
                     raw, source = configuration["data"][candidate], f"configuration:{device}.{candidate}"
                     written = place.unit or configuration.get("data_keys", {}).get(candidate, {}).get("units")
                     self.check_unit(field, written, source)
-                    return self.value(field, raw, source, written=written)
+                    return replace(self.value(field, raw, source, written=written), path=source, unit=written)
         return None
+
+
+def _described(
+    path: str, described: Mapping[str, Any], shape: tuple[int, ...], value: float | str | None = None
+) -> StoredValue:
+    """Return a data key by its description in a descriptor."""
+    kind = "U" if described.get("dtype") == "string" else "f"
+    return StoredValue(path, shape, kind, described.get("units") or "", value)
+
+
+def _of_document(path: str, document: Mapping[str, Any]) -> Iterator[StoredValue]:
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _of_document(f"{path}{key}.", value)
+        elif isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            yield StoredValue(f"{path}{key}", (), "U" if isinstance(value, str) else "f", value=value)

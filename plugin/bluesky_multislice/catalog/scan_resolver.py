@@ -80,11 +80,10 @@ def resolve_scan(
     run = find_run(client, run_uid)
     require_success(run)
     lookup = RunLookup(run, values or ScanValues(), instrument)
-    key = image_keys(lookup, _events(run))
+    key = image_keys(lookup, count_events(run))
     technique = lookup.technique()
-    name = _frames_key(lookup)
-    saturation, combination = single_number(lookup, "saturation"), lookup.values.frames_per_view
-    source, files = find_frames(_frames_array(lookup, name), len(key), combination, saturation)
+    name = frames_key(lookup)
+    source, files = primary_frames(lookup, name, len(key))
     geometry = scan_geometry(lookup, technique, key, source.shape)
     others = find_calibrations(client, lookup, name)
     frames = _frames(lookup, source, others, stored_rows(lookup, key, others), geometry)
@@ -106,7 +105,7 @@ def _frames(
     saturation = source.saturation if isinstance(source, CombinedFrames) else single_number(lookup, "saturation")
     if saturation is None and np.issubdtype(source.dtype, np.integer):
         saturation = float(np.iinfo(np.dtype(source.dtype).name).max)
-    mask, sources = _mask(lookup), [source, *(other.source for other in others)]
+    mask, sources = mask_of_run(lookup), [source, *(other.source for other in others)]
     _check_sources(sources, mask, lookup.values)
     check_exposures(rows.exposure_s, rows.image_key)
     position_m = rows.detector_position_m
@@ -153,7 +152,12 @@ def _files(
     return tuple(file for part in known for file in part)
 
 
-def _events(run: RunDocuments) -> int:
+def count_events(run: RunDocuments) -> int:
+    """Return the number of events in a run's primary stream.
+
+    Raises:
+        ScanError: there are none.
+    """
     primary = run.streams.get("primary")
     counted = int((run.stop.get("num_events") or {}).get("primary", 0))
     events = counted if primary is None else max(primary.events, counted)
@@ -166,7 +170,12 @@ def _events(run: RunDocuments) -> int:
     return events
 
 
-def _frames_key(lookup: RunLookup) -> str:
+def frames_key(lookup: RunLookup) -> str:
+    """Return the data key of a run's frames.
+
+    Raises:
+        ScanError: it is not recorded, and the primary stream has no image or several.
+    """
     primary = lookup.run.streams["primary"]
     found = lookup.find("frames")
     if found is None:
@@ -183,6 +192,22 @@ def _frames_key(lookup: RunLookup) -> str:
     return str(found.value)
 
 
+def primary_frames(lookup: RunLookup, name: str, events: int) -> tuple[FrameSource, tuple[FrameFile, ...] | None]:
+    """Return the frames of the primary stream, and the detector's files; see ``find_frames``.
+
+    Args:
+        lookup: look-up of the run.
+        name: data key of the frames.
+        events: number of events of the scan.
+
+    Raises:
+        ScanError: the stream has no such array.
+        FramesError: there are fewer frames than events, or they cannot be read.
+    """
+    saturation, combination = single_number(lookup, "saturation"), lookup.values.frames_per_view
+    return find_frames(_frames_array(lookup, name), events, combination, saturation)
+
+
 def _frames_array(lookup: RunLookup, name: str) -> ArrayClient:
     primary = lookup.run.streams["primary"]
     node = primary.array(name)
@@ -195,7 +220,12 @@ def _frames_array(lookup: RunLookup, name: str) -> ArrayClient:
     return node
 
 
-def _mask(lookup: RunLookup) -> NDArray[np.bool_] | None:
+def mask_of_run(lookup: RunLookup) -> NDArray[np.bool_] | None:
+    """Return (y, x) True for the good pixels of the recipe's or the run's mask; None if there is none.
+
+    Raises:
+        FramesError: the mask cannot be read, is no mask, or excludes most pixels.
+    """
     given = recipe_mask(lookup.values)
     if given is not None:
         lookup.sources["mask"] = f"recipe scan.mask: {lookup.values.mask}"

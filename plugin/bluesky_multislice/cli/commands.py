@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bluesky_multislice.choices import Propagation
+from bluesky_multislice.cli.inspect_command import inspect
 from bluesky_multislice.cli.plan_command import plan
 from bluesky_multislice.cli.progress_display import ProgressDisplay, summary_lines
 from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options, scan_options
@@ -29,6 +30,7 @@ def multislice() -> None:
     """Three-dimensional reconstruction of samples thicker than the depth of field."""
 
 
+multislice.add_command(inspect)
 multislice.add_command(plan)
 
 

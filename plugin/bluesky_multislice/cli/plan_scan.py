@@ -194,9 +194,9 @@ def _epoch(plan: Plan, predicted: Prediction, profile: MachineProfile) -> Iterat
     yield f"machine                {profile.machine}, times {source}"
 
 
-def number_text(value: float) -> str:
-    """Return a number with three significant digits and an SI prefix, such as ``1.34 G``."""
+def number_text(value: float, digits: int = 3) -> str:
+    """Return a number with significant digits and an SI prefix, such as ``1.34 G``."""
     if value == 0:
         return "0 "
     power = min(max(math.floor(math.log10(abs(value)) / 3 + 1e-12), -3), 6)
-    return f"{value / 1000.0**power:.3g} {'nµm kMGTPE'[power + 3].strip()}"
+    return f"{value / 1000.0**power:.{digits}g} {'nµm kMGTPE'[power + 3].strip()}"

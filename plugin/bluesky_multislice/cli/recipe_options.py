@@ -1,6 +1,6 @@
 """Command-line options, made from the fields of the recipe class."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -33,17 +33,20 @@ def scan_options(command: Callable) -> Callable:
     return command
 
 
-def collect_recipe(recipe_file: Path | None, options: dict[str, Any]) -> Recipe:
+def collect_recipe(
+    recipe_file: Path | None, options: dict[str, Any], of_run: Mapping[str, Any] | None = None
+) -> Recipe:
     """Return the recipe from a file and the command line. Command-line options override the file.
 
     Args:
         recipe_file: TOML file; None: no file.
         options: option → value; None or () if the option was not given.
+        of_run: recipe in the start document of a run, which both override; None: no run.
 
     Raises:
         RecipeError: a field is unknown, or a value is out of range.
     """
-    values = read_recipe(recipe_file) if recipe_file else {}
+    values = _merged(dict(of_run or {}), read_recipe(recipe_file) if recipe_file else {})
     given = {name: value for name, value in options.items() if value not in (None, ())}
     for name, (table, prefix) in _TABLES.items():
         overrides = {field: given.pop(prefix + field) for field in table.model_fields if prefix + field in given}

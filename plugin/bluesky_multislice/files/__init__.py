@@ -2,7 +2,9 @@
 
 from bluesky_multislice.files.cxi_scan import read_geometry
 from bluesky_multislice.files.detector_files import find_dataset, open_detector_file
+from bluesky_multislice.files.field_candidates import StoredValue, suggest_places
 from bluesky_multislice.files.field_lookup import FieldLookup
+from bluesky_multislice.files.inspection_picture import write_inspection_picture
 from bluesky_multislice.files.mask_file import recipe_mask
 from bluesky_multislice.files.preview import preview, write_preview
 from bluesky_multislice.files.result_arrays import (
@@ -12,8 +14,17 @@ from bluesky_multislice.files.result_arrays import (
     result_arrays,
     result_lines,
 )
-from bluesky_multislice.files.scan_formats import ScanFormat, read_scan, scan_formats
+from bluesky_multislice.files.scan_formats import ScanFormat, inspect_scan, read_scan, scan_formats
+from bluesky_multislice.files.scan_inspection import (
+    FieldReport,
+    FrameSample,
+    ScanInspection,
+    inspect_lookup,
+    partial_frames,
+    sample_frames,
+)
 from bluesky_multislice.files.scan_writer import write_scan, write_simulated
+from bluesky_multislice.files.starter_instrument import place_text, starter_instrument
 from bluesky_multislice.files.stored_frames import StoredFrames, check_mapped, open_frames
 from bluesky_multislice.files.virtual_frames import FrameFile, frame_files, linked_files
 from bluesky_multislice.files.virtual_sources import SourceCheck
@@ -23,18 +34,26 @@ __all__ = [
     "RESULT_PICTURES",
     "RESULT_TABLES",
     "FieldLookup",
+    "FieldReport",
     "FrameFile",
+    "FrameSample",
     "ResultArray",
     "ScanFormat",
+    "ScanInspection",
     "SourceCheck",
     "StoredFrames",
+    "StoredValue",
     "VolumeFile",
     "check_mapped",
     "find_dataset",
     "frame_files",
+    "inspect_lookup",
+    "inspect_scan",
     "linked_files",
     "open_detector_file",
     "open_frames",
+    "partial_frames",
+    "place_text",
     "preview",
     "read_geometry",
     "read_provenance",
@@ -43,7 +62,11 @@ __all__ = [
     "recipe_mask",
     "result_arrays",
     "result_lines",
+    "sample_frames",
     "scan_formats",
+    "starter_instrument",
+    "suggest_places",
+    "write_inspection_picture",
     "write_preview",
     "write_result",
     "write_scan",

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from bluesky_multislice.files.hdf5_inspection import inspect_hdf5
 from bluesky_multislice.files.hdf5_lookup import Hdf5Lookup
 from bluesky_multislice.files.hdf5_scan import open_scan, scan_with_frames, scan_without_frames
+from bluesky_multislice.files.scan_inspection import ScanInspection
 from bluesky_multislice.measurement import Scan
 from bluesky_multislice.recipe import Instrument, ScanValues
 
@@ -21,6 +23,11 @@ def read_cxi(path: Path, values: ScanValues, instrument: Instrument | None) -> S
         FramesError: the file is unreadable, or frames are missing.
     """
     return scan_with_frames(path, lambda file: Hdf5Lookup(file, values, instrument))
+
+
+def inspect_cxi(path: Path, values: ScanValues, instrument: Instrument | None) -> ScanInspection:
+    """Return what a CXI file contains and lacks; the arguments are those of ``read_cxi``."""
+    return inspect_hdf5(path, lambda file: Hdf5Lookup(file, values, instrument))
 
 
 def read_geometry(path: Path, *, values: ScanValues | None = None, instrument: Instrument | None = None) -> Scan:

@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from bluesky_multislice.errors import ScanError
+from bluesky_multislice.files.field_candidates import StoredValue
 from bluesky_multislice.measurement import FoundValue, PlaceKind, ScanField, as_numbers, as_word, chosen
 from bluesky_multislice.models import Technique, find_technique, techniques
 from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues, scan_fields, to_field_unit
@@ -54,6 +56,10 @@ class FieldLookup(ABC):
     def how_to_record(self, field: ScanField) -> str:
         """Return how the scan can record a field, for errors."""
 
+    @abstractmethod
+    def stored_values(self) -> Iterator[StoredValue]:
+        """Return everything that the scan stores, for suggestions of places."""
+
     @property
     @abstractmethod
     def scan_name(self) -> str:
@@ -78,7 +84,23 @@ class FieldLookup(ABC):
                 self.check_unit(field, place.unit, source)
                 found = self.value(field, place.value, source, written=place.unit)
             if found is not None:
-                yield FoundValue(found.value, source + (f": {found.source}" if place.path else ""), found.place)
+                yield replace(found, source=source + (f": {found.source}" if place.path else ""))
+
+    def place_of(self, name: str) -> FieldPlace | None:
+        """Return what an instrument file must say of a field that was found; None if it cannot say it.
+
+        A value of the recipe becomes a fixed value.
+        """
+        field, source = self.fields[name], self.sources.get(name, "")
+        found = next((one for one in self.candidates(name) if source.startswith(one.source)), None)
+        if found is None:
+            return None
+        if found.path is not None:
+            return FieldPlace(path=found.path, unit=found.unit if field.kind == "number" else None)
+        if found.source.startswith("instrument file") and self.instrument is not None:
+            return self.instrument.fields[name]
+        given = self._in_recipe(field)
+        return None if given is None else FieldPlace(value=given, unit=field.option_unit or field.unit)
 
     def find(self, name: str) -> FoundValue | None:
         """Return the first value of a field and record its source; None if there is none.
@@ -105,6 +127,18 @@ class FieldLookup(ABC):
         if found is None:
             raise self.missing(name)
         return found
+
+    def announced_frames(self) -> int:
+        """Return the number of frames that the scan's other values announce; 0 if they announce none.
+
+        Raises:
+            ScanError: one of these values is not of its kind or unit.
+        """
+        for name in ("image_key", "position_x", "angle"):
+            found = self.find(name)
+            if found is not None and np.ndim(found.value):
+                return len(found.value)
+        return 0
 
     def technique(self) -> Technique:
         """Return the scan's technique.

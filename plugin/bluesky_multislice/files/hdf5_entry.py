@@ -56,6 +56,23 @@ def units_of(dataset: h5py.Dataset) -> str:
     return ""
 
 
+def all_datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yield the datasets of a file with their paths, each dataset once; links without a target are passed over."""
+    seen = set[h5py.Group | h5py.Dataset]()  # h5py compares the place in the file, not the name.
+    groups: list[tuple[str, Group]] = [("", file)]
+    while groups:
+        path, group = groups.pop(0)
+        for name in group:
+            found = group.get(name)
+            if not isinstance(found, (h5py.Group, h5py.Dataset)) or found in seen:
+                continue
+            seen.add(found)
+            if isinstance(found, h5py.Group):
+                groups.append((f"{path}/{name}", found))
+            elif found.shape is not None:
+                yield f"{path}/{name}", found
+
+
 def _paths(group: Group, parts: list[str], name: str) -> Iterator[str]:
     if parts:
         for child in _groups(group, parts[0]):

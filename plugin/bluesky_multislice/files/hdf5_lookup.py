@@ -1,6 +1,7 @@
 """Looks up the values of a scan in a CXI or NeXus file."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.files.basis_vectors import orientation_of
+from bluesky_multislice.files.field_candidates import StoredValue
 from bluesky_multislice.files.field_lookup import FieldLookup
-from bluesky_multislice.files.hdf5_entry import Entry, units_of
+from bluesky_multislice.files.hdf5_entry import Entry, all_datasets, units_of
 from bluesky_multislice.measurement import FoundValue, PlaceKind, ScanField, as_numbers, as_word, constant
 from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues
 
@@ -62,8 +64,8 @@ class Hdf5Lookup(FieldLookup):
             if "{axis}" in path:
                 yield from self._of_both_axes(field, path)
                 continue
-            for dataset in self.entry.datasets(path):
-                yield self._stored(field, dataset, unit)
+            for dataset_path in self.entry.paths(path):
+                yield self._stored(field, dataset_path, unit)
 
     def at_path(self, field: ScanField, place: FieldPlace) -> FoundValue | None:
         """Return the value of the dataset at an absolute path."""
@@ -71,7 +73,7 @@ class Hdf5Lookup(FieldLookup):
         if not isinstance(dataset, h5py.Dataset):
             return None
         self.check_unit(field, place.unit or units_of(dataset), str(place.path))
-        return self._stored(field, dataset, None, written=place.unit)
+        return self._stored(field, str(place.path), None, written=place.unit)
 
     def places_in_scan(self, field: ScanField) -> list[str]:
         """Return the field's paths."""
@@ -81,6 +83,15 @@ class Hdf5Lookup(FieldLookup):
         """Return the first path of a field."""
         paths = self.places_in_scan(field)
         return f"write {paths[0]}" if paths else ""
+
+    def stored_values(self) -> Iterator[StoredValue]:
+        """Return the datasets of the file."""
+        for path, dataset in all_datasets(self.file):
+            text = h5py.check_string_dtype(dataset.dtype) is not None
+            value = as_word(dataset[()]) if text and dataset.size == 1 else None
+            if dataset.size == 1 and dataset.dtype.kind in "iuf":
+                value = float(np.ravel(dataset[()])[0])
+            yield StoredValue(path, dataset.shape, "U" if text else dataset.dtype.kind, units_of(dataset), value)
 
     def implied_technique(self) -> FoundValue | None:
         """Return ptychography if the file is an NXcxi_ptycho, or if the sample was translated."""
@@ -102,19 +113,21 @@ class Hdf5Lookup(FieldLookup):
         values = values[np.isfinite(values)]
         return float(np.ptp(values)) if values.size else 0.0
 
-    def _stored(
-        self, field: ScanField, dataset: h5py.Dataset, unit: str | None, *, written: str | None = None
-    ) -> FoundValue:
+    def _stored(self, field: ScanField, path: str, unit: str | None, *, written: str | None = None) -> FoundValue:
+        dataset: h5py.Dataset = self.file[path]  # pyright: ignore[reportAssignmentType]
         source = self._path_of(dataset)
         place: PlaceKind = "rows" if field.per_view else "single"
         if field.kind == "other":
-            return FoundValue(dataset, source)
+            return FoundValue(dataset, source, path=path)
         raw = _read(dataset, source)
         if field.name == "orientation":
-            return FoundValue(orientation_of(as_numbers(raw, field.label, source).reshape(dataset.shape)), source)
-        if field.column is not None:
+            numbers = as_numbers(raw, field.label, source).reshape(dataset.shape)
+            return FoundValue(orientation_of(numbers), source, path=path)
+        if field.column is not None and (unit is not None or raw.ndim != 1):
             raw = _column(raw, field.column, source)
-        return self.value(field, raw, source, place=place, written=written or units_of(dataset), defined=unit)
+        written = written or units_of(dataset)
+        found = self.value(field, raw, source, place=place, written=written, defined=unit)
+        return replace(found, path=path, unit=written or unit)
 
     def _path_of(self, dataset: h5py.Dataset) -> str:
         """Return the path of a dataset, with the name of its file if that is another one."""
@@ -124,11 +137,15 @@ class Hdf5Lookup(FieldLookup):
     def _of_both_axes(self, field: ScanField, path: str) -> Iterator[FoundValue]:
         """Return the numbers (y, x) of a field that is stored in two datasets."""
         unit = field.stored_unit or field.unit
-        datasets = [next(self.entry.datasets(path.format(axis=axis)), None) for axis in "yx"]
-        found = [self._stored(field, dataset, unit) for dataset in datasets if dataset is not None]
+        paths = [next(self.entry.paths(path.format(axis=axis)), None) for axis in "yx"]
+        found = [self._stored(field, one, unit) for one in paths if one is not None]
         if len(found) == 2:
             numbers = [constant(one.value, field.label, one.source) for one in found]
-            yield FoundValue(np.array(numbers), " and ".join(one.source for one in found))
+            both = " and ".join(one.source for one in found)
+            # An instrument file names one dataset: it can give square pixels only.
+            yield FoundValue(
+                np.array(numbers), both, path=found[0].path if np.ptp(numbers) == 0 else None, unit=found[0].unit
+            )
 
 
 def _read(dataset: h5py.Dataset, source: str) -> Any:

@@ -11,7 +11,7 @@ from bluesky_multislice.errors import FramesError, ScanError
 from bluesky_multislice.files.detector_files import open_detector_file
 from bluesky_multislice.files.hdf5_lookup import Hdf5Lookup
 from bluesky_multislice.files.mask_file import PIXELS_CHECKED, recipe_mask
-from bluesky_multislice.files.stored_frames import open_frames
+from bluesky_multislice.files.stored_frames import StoredFrames, open_frames
 from bluesky_multislice.measurement import (
     CombinedFrames,
     Frames,
@@ -56,8 +56,21 @@ def scan_with_frames(path: Path, look_up: Callable[[h5py.File], Hdf5Lookup]) -> 
         ScanError: a value is missing or contradicts another.
         FramesError: frames are missing.
     """
-    file, data = open_frames(path, lambda file: look_up(file).frames_paths(), lambda file: _announced(look_up(file)))
+    file, data = open_frames(
+        path, lambda file: look_up(file).frames_paths(), lambda file: look_up(file).announced_frames()
+    )
     lookup = look_up(file)
+    scan = _read(lookup, frame_source(lookup, data))
+    return scan if _pixels_checked(lookup) else mask_bad_pixels(scan)
+
+
+def frame_source(lookup: Hdf5Lookup, data: StoredFrames | None) -> FrameSource:
+    """Return the stored frames with one frame per view.
+
+    Raises:
+        FramesError: there are no frames, a good pixel has no source, or views have several frames that the recipe does
+            not combine.
+    """
     if data is None:
         raise FramesError(
             "A reconstruction needs frames.",
@@ -65,13 +78,12 @@ def scan_with_frames(path: Path, look_up: Callable[[h5py.File], Hdf5Lookup]) -> 
             remedy="write the frames there, or simulate them with `multislice simulate`.",
         )
     lookup.find("frames")
-    data.check_mask(_mask(lookup))
-    source, rows, combination = data, _announced(lookup), lookup.values.frames_per_view
-    if data.per_view > 1 or (combination is not None and rows):
-        views, saturation = rows or data.shape[0] // data.per_view, single_number(lookup, "saturation")
-        source = combined_frames(data, views, combination, origin=f"views in {path}", saturation=saturation)
-    scan = _read(lookup, source)
-    return scan if _pixels_checked(lookup) else mask_bad_pixels(scan)
+    data.check_mask(mask_of(lookup))
+    rows, combination = lookup.announced_frames(), lookup.values.frames_per_view
+    if data.per_view == 1 and (combination is None or not rows):
+        return data
+    views, saturation = rows or data.shape[0] // data.per_view, single_number(lookup, "saturation")
+    return combined_frames(data, views, combination, origin=f"views in {lookup.scan_name}", saturation=saturation)
 
 
 def scan_without_frames(lookup: Hdf5Lookup) -> Scan:
@@ -99,7 +111,7 @@ def _read(lookup: Hdf5Lookup, data: FrameSource) -> Scan:
         rows=np.flatnonzero(key == 0),
         dark_rows=np.flatnonzero(key == 2).tolist(),
         flat_rows=np.flatnonzero(key == 1).tolist(),
-        mask=_mask(lookup),
+        mask=mask_of(lookup),
         orientation=orientation_of_frames(lookup),
         saturation=data.saturation if isinstance(data, CombinedFrames) else single_number(lookup, "saturation"),
         when=_frame_times(lookup, key),
@@ -110,16 +122,12 @@ def _read(lookup: Hdf5Lookup, data: FrameSource) -> Scan:
     )
 
 
-def _announced(lookup: Hdf5Lookup) -> int:
-    """Return the number of frames that the file's other values announce; 0 if they announce none."""
-    for name in ("image_key", "position_x", "angle"):
-        found = lookup.find(name)
-        if found is not None and np.ndim(found.value):
-            return len(found.value)
-    return 0
+def mask_of(lookup: Hdf5Lookup) -> NDArray[np.bool_] | None:
+    """Return (y, x) True for the good pixels of the recipe's or the file's mask; None if there is none.
 
-
-def _mask(lookup: Hdf5Lookup) -> NDArray[np.bool_] | None:
+    Raises:
+        FramesError: the mask cannot be read, is no mask, or excludes most pixels.
+    """
     given = recipe_mask(lookup.values)
     if given is not None:
         lookup.sources["mask"] = f"recipe scan.mask: {lookup.values.mask}"

@@ -5,8 +5,10 @@ from pathlib import Path
 import h5py
 
 from bluesky_multislice.files.hdf5_entry import Entry
+from bluesky_multislice.files.hdf5_inspection import inspect_hdf5
 from bluesky_multislice.files.hdf5_lookup import Hdf5Lookup
 from bluesky_multislice.files.hdf5_scan import scan_with_frames
+from bluesky_multislice.files.scan_inspection import ScanInspection
 from bluesky_multislice.measurement import SCAN_FIELDS, FoundValue, Scan, as_word
 from bluesky_multislice.recipe import Instrument, ScanValues
 
@@ -51,3 +53,8 @@ def read_nxtomo(path: Path, values: ScanValues, instrument: Instrument | None) -
         FramesError: the file is unreadable, or frames are missing.
     """
     return scan_with_frames(path, lambda file: NXtomoLookup(file, values, instrument))
+
+
+def inspect_nxtomo(path: Path, values: ScanValues, instrument: Instrument | None) -> ScanInspection:
+    """Return what an NXtomo file contains and lacks; the arguments are those of ``read_nxtomo``."""
+    return inspect_hdf5(path, lambda file: NXtomoLookup(file, values, instrument))

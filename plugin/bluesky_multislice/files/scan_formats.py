@@ -9,8 +9,9 @@ import h5py
 
 from bluesky_multislice.errors import FramesError
 from bluesky_multislice.extensions import with_extensions
-from bluesky_multislice.files.cxi_scan import read_cxi
-from bluesky_multislice.files.nxtomo_scan import is_nxtomo, read_nxtomo
+from bluesky_multislice.files.cxi_scan import inspect_cxi, read_cxi
+from bluesky_multislice.files.nxtomo_scan import inspect_nxtomo, is_nxtomo, read_nxtomo
+from bluesky_multislice.files.scan_inspection import ScanInspection, of_scan
 from bluesky_multislice.measurement import Scan
 from bluesky_multislice.recipe import Instrument, ScanValues
 
@@ -26,14 +27,20 @@ class ScanFormat:
         name: name in errors.
         matches: returns whether a path has this format; it does not raise for other files.
         read: reads a path, with values that override it and an instrument file for values that it lacks.
+        inspect: tells of a path what was found where and what is missing, with the same arguments. None: only what
+            ``read`` returns or raises.
     """
 
     name: str
     matches: Callable[[Path], bool]
     read: Callable[[Path, ScanValues, Instrument | None], Scan]
+    inspect: Callable[[Path, ScanValues, Instrument | None], ScanInspection] | None = None
 
 
-_FORMATS = (ScanFormat("NXtomo", is_nxtomo, read_nxtomo), ScanFormat("CXI", h5py.is_hdf5, read_cxi))
+_FORMATS = (
+    ScanFormat("NXtomo", is_nxtomo, read_nxtomo, inspect_nxtomo),
+    ScanFormat("CXI", h5py.is_hdf5, read_cxi, inspect_cxi),
+)
 """In order of search; the last one takes every HDF5 file."""
 
 
@@ -63,9 +70,32 @@ def read_scan(path: Path, *, values: ScanValues | None = None, instrument: Instr
         ScanError: a value is missing or contradicts another.
         FramesError: the file has no known format, or frames are missing or do not fit the views.
     """
+    return _format_of(path).read(path, values or ScanValues(), instrument)
+
+
+def inspect_scan(
+    path: Path, *, values: ScanValues | None = None, instrument: Instrument | None = None
+) -> ScanInspection:
+    """Return what a scan file contains and lacks. Missing and unusable values are listed, not raised.
+
+    Args:
+        path: a file of one of the ``scan_formats``.
+        values: values that override the file's.
+        instrument: instrument file, searched for values that the file lacks.
+
+    Raises:
+        FramesError: the file is unreadable or has no known format.
+    """
+    scan_format = _format_of(path)
+    if scan_format.inspect is None:
+        return of_scan(str(path), lambda: scan_format.read(path, values or ScanValues(), instrument))
+    return scan_format.inspect(path, values or ScanValues(), instrument)
+
+
+def _format_of(path: Path) -> ScanFormat:
     for scan_format in scan_formats():
         if scan_format.matches(path):
-            return scan_format.read(path, values or ScanValues(), instrument)
+            return scan_format
     names = ", ".join(scan_format.name for scan_format in scan_formats())
     raise FramesError(
         f"A scan file must be readable and have one of the formats {names}.",

@@ -25,6 +25,7 @@ from bluesky_multislice.measurement.scan import Scan
 from bluesky_multislice.measurement.scan_assembly import (
     chosen,
     detector_position_m,
+    geometry_values,
     image_keys,
     orientation_of_frames,
     per_row,
@@ -70,6 +71,7 @@ __all__ = [
     "detector_positions_differ",
     "energy_problem",
     "find_bad_pixels",
+    "geometry_values",
     "good_pixels",
     "group_detector_positions",
     "group_geometry",

@@ -23,11 +23,15 @@ class FoundValue:
         value: numbers () or (n,), float64, in the field's unit; a word; or an array of its own.
         source: where it was found, for errors and the provenance.
         place: kind of the place.
+        path: path of the place in an instrument file; None: it has none.
+        unit: unit of the number at this path.
     """
 
     value: Any
     source: str
     place: PlaceKind = "single"
+    path: str | None = None
+    unit: str | None = None
 
 
 def as_numbers(raw: ArrayLike, name: str, source: str) -> NDArray[np.float64]:

@@ -1,7 +1,8 @@
 """Makes the geometry of a scan from looked-up values. File formats and Bluesky runs differ only in the look-up."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, cast, get_args
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
+from typing import Any, Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,29 +182,69 @@ def scan_geometry(
     Raises:
         ScanError: a value is missing or contradicts another.
     """
+    value = {name: find() for name, find in geometry_values(lookup, technique, key).items()}
     ny, nx = stored_shape[-2:]
-    shape = (nx, ny) if orientation_of_frames(lookup).startswith("transpose") else (ny, nx)
-    position_m = _position_m(lookup, technique, key)
-    focus = lookup.find("focus_distance")
-    regime = _regime(lookup, technique, focus is not None)
+    shape = (nx, ny) if value["orientation"].startswith("transpose") else (ny, nx)
     geometry = ScanGeometry(
         technique=technique.name,
         beam=Beam(
-            wavelength_m_from_energy(_energy_ev(lookup)),
-            None if focus is None else _focus_distance_m(focus, key, regime),
-            single_number(lookup, "source_size") or 0.0,
-            single_number(lookup, "divergence") or 0.0,
+            wavelength_m_from_energy(value["energy"]),
+            value["focus_distance"],
+            value["source_size"] or 0.0,
+            value["divergence"] or 0.0,
         ),
-        detector=Detector(shape, _pixel_size_m(lookup), regime, imaged=technique.imaged),
-        distance_m=_per_view("distance", lookup.require("distance"), key),
-        angle_rad=_per_view("angle", lookup.require("angle"), key),
-        position_m=position_m,
-        values={field.name: _single(field.name, lookup.require(field.name)) for field in technique.fields},
+        detector=Detector(shape, value["pixel_size"], value["regime"], imaged=technique.imaged),
+        distance_m=value["distance"],
+        angle_rad=value["angle"],
+        position_m=np.stack([value["position_y"], value["position_x"]], axis=1),
+        values={field.name: value[field.name] for field in technique.fields},
     )
     geometry, notes = group_geometry(geometry, overlapping=technique.overlapping)
     for name, note in notes.items():
         lookup.sources[name] += f"; {note}"
     return geometry
+
+
+def geometry_values(
+    lookup: ScanValueLookup, technique: TechniqueTraits, key: NDArray[np.intp]
+) -> dict[str, Callable[[], Any]]:
+    """Return the values of which a geometry is made: field → function that looks it up.
+
+    Each function returns the value in the unit of its field, one number per view where the field has one, and raises a
+    ``ScanError`` if the value is missing or unusable. Positions are those of the probe on the sample.
+
+    Args:
+        lookup: the scan's values.
+        technique: the scan's technique.
+        key: (row,) ``image_key`` of each stored frame.
+    """
+
+    @cache
+    def regime() -> Regime:
+        return _regime(lookup, technique)
+
+    def focus_distance_m() -> float | tuple[float, ...] | None:
+        found = lookup.find("focus_distance")
+        return None if found is None else _focus_distance_m(found, key, regime())
+
+    values: dict[str, Callable[[], Any]] = {
+        "orientation": lambda: orientation_of_frames(lookup),
+        "position_y": lambda: _position_m(lookup, technique, key, "position_y"),
+        "position_x": lambda: _position_m(lookup, technique, key, "position_x"),
+        "regime": regime,
+        "energy": lambda: _energy_ev(lookup),
+        "focus_distance": focus_distance_m,
+        "source_size": partial(single_number, lookup, "source_size"),
+        "divergence": partial(single_number, lookup, "divergence"),
+        "pixel_size": lambda: _pixel_size_m(lookup),
+        "distance": lambda: _per_view("distance", lookup.require("distance"), key),
+        "angle": lambda: _per_view("angle", lookup.require("angle"), key),
+    }
+    return values | {field.name: partial(_required_number, lookup, field.name) for field in technique.fields}
+
+
+def _required_number(lookup: ScanValueLookup, name: str) -> float:
+    return _single(name, lookup.require(name))
 
 
 def _image_key(lookup: ScanValueLookup, name: str, rows: int) -> NDArray[np.intp] | None:
@@ -228,22 +269,22 @@ def _image_key(lookup: ScanValueLookup, name: str, rows: int) -> NDArray[np.intp
     return np.where(values < 0, _NOT_USED, values).astype(np.intp)
 
 
-def _position_m(lookup: ScanValueLookup, technique: TechniqueTraits, key: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the probe positions on the sample (view, 2), (y, x), m: the negative of the sample translation."""
-    columns = []
-    for name in ("position_y", "position_x"):
-        found = lookup.find(name)
-        if found is None and technique.overlapping:
-            raise lookup.missing(name)
-        if found is None:
-            found = FoundValue(np.zeros(()), "absent: the rotation axis")
-            lookup.sources[name] = found.source
-            lookup.absent.add(name)
-        columns.append(-_per_view(name, found, key))
-    return np.stack(columns, axis=1)
+def _position_m(
+    lookup: ScanValueLookup, technique: TechniqueTraits, key: NDArray[np.intp], name: str
+) -> NDArray[np.float64]:
+    """Return one coordinate (view,) of the probe on the sample, m: the negative of the sample translation."""
+    found = lookup.find(name)
+    if found is None and technique.overlapping:
+        raise lookup.missing(name)
+    if found is None:
+        found = FoundValue(np.zeros(()), "absent: the rotation axis")
+        lookup.sources[name] = found.source
+        lookup.absent.add(name)
+    return -_per_view(name, found, key)
 
 
-def _regime(lookup: ScanValueLookup, technique: TechniqueTraits, focused: bool) -> Regime:
+def _regime(lookup: ScanValueLookup, technique: TechniqueTraits) -> Regime:
+    focused = lookup.find("focus_distance") is not None
     found, implied = lookup.find("regime"), "near_field" if focused else technique.regime
     if found is None and implied is not None:
         found = FoundValue(implied, "implied by " + ("focus_distance" if focused else technique.name))

@@ -27,6 +27,7 @@ class ScanField:
         event_key: default data key in the events of the stream ``primary``; None: not there.
         event_key_from: key of the start document that names another data key; None: there is none.
         static_key: data key in the event of the stream ``static``; None: not there.
+        name_parts: parts of the names that facilities give it, by which its place can be suggested.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ScanField:
     event_key: str | None = None
     event_key_from: str | None = None
     static_key: str | None = None
+    name_parts: tuple[str, ...] = ()
 
     @property
     def places(self) -> tuple[tuple[str, str | None], ...]:
@@ -108,6 +110,7 @@ _FIELDS = (
         other_places=_OTHER_ENERGIES,
         option="energy_ev",
         start_key="energy_ev",
+        name_parts=("energy", "wavelength", "mono"),
     ),
     ScanField(
         "distance",
@@ -121,6 +124,7 @@ _FIELDS = (
         start_key="detector_distance_m",
         event_key="detector_distance",
         event_key_from="distance_key",
+        name_parts=("distance", "detector_z", "det_z", "camera_length"),
     ),
     ScanField(
         "pixel_size",
@@ -130,6 +134,7 @@ _FIELDS = (
         option="pixel_size_um",
         option_unit="um",
         start_key="detector_pixel_size_m",
+        name_parts=("pixel", "pitch"),
     ),
     ScanField(
         "focus_distance",
@@ -143,6 +148,7 @@ _FIELDS = (
         start_key="focus_distance_m",
         event_key="focus_distance",
         event_key_from="focus_distance_key",
+        name_parts=("focus",),
     ),
     ScanField(
         "source_size",
@@ -196,6 +202,7 @@ _FIELDS = (
         start_unit="degree",
         event_key="rotation_angle",
         event_key_from="angle_key",
+        name_parts=("angle", "theta", "omega", "phi", "rot"),
     ),
     ScanField(
         "position_x",
@@ -208,6 +215,7 @@ _FIELDS = (
         column=0,
         event_key="sample_x",
         event_key_from="position_x_key",
+        name_parts=("translation", "position", "sample_x", "samx", "stage_x", "_x"),
     ),
     ScanField(
         "position_y",
@@ -220,6 +228,7 @@ _FIELDS = (
         column=1,
         event_key="sample_y",
         event_key_from="position_y_key",
+        name_parts=("translation", "position", "sample_y", "samy", "stage_y", "_y"),
     ),
     ScanField(
         "frames",
@@ -231,6 +240,7 @@ _FIELDS = (
         shape="(row, y, x) or (row, 1, y, x)",
         other_places=(("data_1/data", None),),
         start_key="detector_image",
+        name_parts=("data", "image", "frames"),
     ),
     ScanField(
         "image_key",
@@ -279,6 +289,7 @@ _FIELDS = (
         start_key="exposure_time_s",
         event_key="exposure_time",
         event_key_from="exposure_key",
+        name_parts=("exposure", "count_time", "acquire_time"),
     ),
     ScanField(
         "frame_times",

@@ -52,7 +52,8 @@ def to_field_unit(
     Args:
         values: the values.
         written: unit that stands beside the values, in any spelling that pint knows; empty: none.
-        defined: unit that the format defines for this place. Energies may be wavelengths in metres.
+        defined: unit that the format defines for this place. Energies may be wavelengths in metres, and wavelengths
+            in any unit of length where no format defines the place.
         unit: unit of the field.
         source: field and place of the values, for errors.
 
@@ -63,9 +64,9 @@ def to_field_unit(
     if written in ("", defined):
         with np.errstate(divide="ignore"):
             return values if defined == unit else _FORMATS[defined, unit](values)
-    if (defined, unit) == ("m", "eV"):
-        in_metres = values * _factor(written, defined, f"{source} with the units {written!r}")
-        return to_field_unit(in_metres, written="", defined=defined, unit=unit, source=source)
+    if (defined, unit) == ("m", "eV") or (defined == unit == "eV" and _search_factor(written, "m")[0] is not None):
+        in_metres = values * _factor(written, "m", f"{source} with the units {written!r}")
+        return to_field_unit(in_metres, written="", defined="m", unit=unit, source=source)
     return values * _factor(written, unit, f"{source} with the units {written!r}")
 
 

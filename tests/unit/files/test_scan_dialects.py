@@ -278,6 +278,14 @@ def test_what_was_grouped_stands_in_the_sources(scan):
     assert found.sources["angle"].startswith(f"/{ANGLE}; 16 readings grouped into 1, those of a group at most")
 
 
+def test_an_instrument_file_gives_a_wavelength_and_each_coordinate_of_the_sample(tmp_path):
+    values = CXI | {ENERGY: None, TRANSLATION: None, "motors/x": WithUnits(X * 1e6, "um"), "motors/y": Y * 1e3}
+    path = write(tmp_path / "scan.h5", values | {"mono/length": WithUnits(WAVELENGTH_M * 1e10, "angstrom")})
+    places = {"energy": {"path": "/mono/length"}, "position_x": {"path": "/motors/x"}}
+    places["position_y"] = {"path": "/motors/y", "unit": "mm"}
+    check_clean(read_scan(path, instrument=Instrument.model_validate({"fields": places})))
+
+
 TOMOGRAM = np.linspace(0, 180, N, endpoint=False)
 NXTOMO = {
     "entry/definition": "NXtomo",

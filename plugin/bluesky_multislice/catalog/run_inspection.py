@@ -1,0 +1,66 @@
+"""Inspects a Bluesky run: what was found where, and what is missing."""
+
+from tiled.client.container import Container
+
+from bluesky_multislice.catalog.run_documents import RunDocuments, find_run, require_success
+from bluesky_multislice.catalog.run_fields import RunLookup
+from bluesky_multislice.catalog.scan_resolver import (
+    count_events,
+    frames_key,
+    mask_of_run,
+    primary_frames,
+    resolve_scan,
+)
+from bluesky_multislice.errors import MultisliceError
+from bluesky_multislice.files import ScanInspection, inspect_lookup, partial_frames
+from bluesky_multislice.measurement import Frames
+from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues
+
+
+def inspect_run(
+    client: Container, run_uid: str, *, values: ScanValues | None = None, instrument: Instrument | None = None
+) -> ScanInspection:
+    """Return what a run contains and what it lacks. Missing and unusable values are listed, not raised.
+
+    Args:
+        client: a Tiled container of runs, a catalogue of bluesky-tiled-plugins or databroker 2, or the run itself.
+        run_uid: the run's unique identifier.
+        values: the recipe's ``[scan]`` table, which overrides the run.
+        instrument: instrument file, searched for values that the run lacks.
+
+    Raises:
+        CatalogError: the run does not exist.
+    """
+    run, values = find_run(client, run_uid), values or ScanValues()
+    errors: dict[str, MultisliceError] = {}
+    problems: tuple[MultisliceError, ...] = ()
+    try:
+        require_success(run)
+    except MultisliceError as error:
+        problems = (error,)
+    lookup = RunLookup(run, values, instrument)
+    frames = _frames(RunLookup(run, values, instrument), run, errors)
+    place = None
+    if frames is not None:
+        place = FieldPlace(path=f"primary:{frames_key(lookup)}")
+    reports = inspect_lookup(lookup, frames, errors, place)
+    inspection = ScanInspection(
+        f"run {run.uid}", reports, frames, problems=problems, warnings=tuple(dict.fromkeys(lookup.warnings))
+    )
+    return inspection.with_scan(lambda: resolve_scan(client, run_uid, values=values, instrument=instrument).scan)
+
+
+def _frames(lookup: RunLookup, run: RunDocuments, errors: dict[str, MultisliceError]) -> Frames | None:
+    """Return the frames of the primary stream as far as they can be used, and add the errors of frames and mask."""
+    mask = None
+    try:
+        mask = mask_of_run(lookup)
+    except MultisliceError as error:
+        errors["mask"] = error
+    try:
+        events = count_events(run)
+        source, _ = primary_frames(lookup, frames_key(lookup), events)
+        return partial_frames(source, lookup, mask)
+    except MultisliceError as error:
+        errors["frames"] = error
+        return None
