@@ -1,5 +1,7 @@
 """Alignment of holograms of a thick phantom that are shifted from angle to angle."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,16 @@ from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruction import reconstruct
 from bluesky_multislice.reconstruction.start import align_series, move_views
+
+
+@dataclass(frozen=True)
+class Island(Hologram):
+    """A phantom with vacuum around it, half as wide as the frames."""
+
+    def fine_delta(self):
+        inner = Hologram(self.size // 2, self.angles, radii=self.radii, delta=self.delta).fine_delta()
+        return np.pad(inner, len(inner) // 2)
+
 
 PHANTOM = Hologram(size=32, angles=24, distance=60, bodies=40, radii=(0.05, 0.12))
 ANGLES_RAD = PHANTOM.geometry().angle_rad
@@ -69,6 +81,14 @@ def test_shifts_are_found_to_a_fraction_of_a_pixel(frames, shifts, error):
     assert along_x < error
 
 
+def test_large_shifts_of_a_sample_inside_the_frames_are_found():
+    island = Island(size=32, angles=24, distance=60, radii=(0.1, 0.2))
+    shifts = in_gauge(np.random.default_rng(0).uniform(-5, 5, (24, 2)))
+    found = found_in(shifted(island.frames(), shifts))
+    assert found.is_better
+    assert (in_gauge(found.pixels) + shifts).std(0).max() < 0.2
+
+
 @pytest.mark.parametrize("axis", [0.0, 2.0])
 def test_a_series_that_is_aligned_about_any_axis_is_not_shifted(frames, axis):
     found = found_in(shifted(frames, np.tile([0.0, axis], (len(frames), 1))))
@@ -104,7 +124,7 @@ def test_the_volume_of_a_shifted_series_is_as_good_as_of_an_aligned_one(frames):
 
 
 def test_an_aligned_series_gives_the_same_volume_with_and_without_a_search(frames):
-    searched, plain = (rebuilt(frames, epochs=2, align=align) for align in (None, False))
+    searched, plain = (rebuilt(frames, epochs=1, align=align) for align in (None, False))
     assert searched.plan.align
     torch.testing.assert_close(searched.solution.delta, plain.solution.delta, rtol=0, atol=0)
     np.testing.assert_array_equal(searched.position_m, plain.position_m)

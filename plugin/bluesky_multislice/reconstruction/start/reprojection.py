@@ -8,7 +8,7 @@ Sources: Dengler, Ultramicroscopy 30, 337 (1989); Gürsoy et al., Sci. Rep. 7, 1
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import ndimage, sparse
 
 from bluesky_multislice.optics.conventions import centred
 from bluesky_multislice.reconstruction.start.back_projection import angle_weights
@@ -30,6 +30,20 @@ _WIDE_ROUNDS = (5, 8)
 
 _MOMENTUM = 0.8
 """Part of a round's change that is repeated in the next: errors that vary slowly with the angle shrink slowly."""
+
+_EDGE_OF_SAMPLE = 0.05
+"""Mean projection at the edge of the sample, relative to its maximum."""
+
+_AROUND = 8
+"""Width of a projection over that of the region around the sample that its centre of mass includes."""
+
+_CENTRES_AGREE_PIXELS = 0.3
+"""Largest rms of centres of mass along y, so that those along x correct the shifts.
+
+From few angles, reprojection finds shifts along y to 0.1 pixel, but those along x to 0.9 pixel only. The centre of mass
+of a sample inside the frames is known equally well along both axes: to 0.1 to 0.3 pixels for 10,000 photons per pixel
+or more. Of samples that reach the edges, and for 300 photons, its rms along y is 0.35 to 3 pixels.
+"""
 
 
 class Projections:
@@ -61,7 +75,7 @@ class Projections:
             step = self._steps(shifts, max(0.7, 3 * 0.8**number), reach)
             change = step + (_MOMENTUM * change if number > 3 and not wide else 0)
             shifts = np.clip(self._without_motion(shifts + change), -most, most)
-        return shifts
+        return self._with_centres(shifts)
 
     def misfit(self, shifts: NDArray[np.float64]) -> float:
         """Return 1 − the mean correlation of the shifted projections with their reprojections."""
@@ -77,17 +91,32 @@ class Projections:
         common[:, 1] = np.linalg.lstsq(basis, shifts[:, 1], rcond=None)[0][0]
         return common
 
+    def _with_centres(self, shifts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the shifts (angle, 2), corrected along x by the sample's centres of mass if these are reliable."""
+        moved, width = self._inverse(self._details(shifts, 0.0, large_structures=True)), self._shape[1]
+        mean = ndimage.gaussian_filter(moved.mean(0), width / (4 * _DETAILS))
+        distance = np.asarray(ndimage.distance_transform_edt(mean <= _EDGE_OF_SAMPLE * mean.max()))
+        around = np.clip(1 - (distance - width / _AROUND) / (width / _AROUND / 2), 0, 1)
+        centres = self._without_motion(-_centres_of_mass(moved * around))
+        if np.sqrt((centres[:, 0] ** 2).mean()) > _CENTRES_AGREE_PIXELS:
+            return shifts
+        return shifts + centres * [0, 1]
+
     def _steps(self, shifts: NDArray[np.float64], blur: float, reach: int) -> NDArray[np.float64]:
         """Return further shifts (angle, 2) of at most ``reach`` pixels per axis, from the correlations' peaks."""
         spectrum = self._details(shifts, blur)
         reprojected = self._reprojected(self._inverse(spectrum))
         return _peaks(self._inverse(spectrum.conj() * np.fft.rfft2(reprojected)), reach)
 
-    def _details(self, shifts: NDArray[np.float64], blur: float) -> NDArray[np.complexfloating]:
-        """Return the spectra of the shifted projections, blurred by a Gaussian of this σ, without large structures."""
+    def _details(
+        self, shifts: NDArray[np.float64], blur: float, *, large_structures: bool = False
+    ) -> NDArray[np.complexfloating]:
+        """Return the spectra of the shifted projections, blurred by a Gaussian of this σ."""
         y, x = np.fft.fftfreq(self._field[0])[:, None], np.fft.rfftfreq(self._field[1])
         squared, large = -2 * np.pi**2 * (y**2 + x**2), self._shape[1] / _DETAILS
-        window = (np.exp(squared * blur**2) - np.exp(squared * large**2)).astype(np.float32)
+        window = (np.exp(squared * blur**2) - (0 if large_structures else np.exp(squared * large**2))).astype(
+            np.float32
+        )
         along = [np.exp(-2j * np.pi * part) for part in (np.outer(shifts[:, 0], y), np.outer(shifts[:, 1], x))]
         ramp_y, ramp_x = (part.astype(np.complex64) for part in along)
         return self._spectrum * window * ramp_y[:, :, None] * ramp_x[:, None]
