@@ -82,7 +82,7 @@ def test_shifts_are_found_to_a_fraction_of_a_pixel(frames, shifts, error):
 
 
 def test_large_shifts_of_a_sample_inside_the_frames_are_found():
-    island = Island(size=32, angles=24, distance=60, radii=(0.1, 0.2))
+    island = Island(size=32, angles=24, distance=60, radii=PHANTOM.radii)
     shifts = in_gauge(np.random.default_rng(0).uniform(-5, 5, (24, 2)))
     found = found_in(shifted(island.frames(), shifts))
     assert found.is_better
