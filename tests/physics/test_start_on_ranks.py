@@ -1,4 +1,4 @@
-"""Several ranks find the same rotation axis and initial volume as one rank."""
+"""Several ranks find the same shifts, rotation axis and initial volume as one rank."""
 
 import numpy as np
 import pytest
@@ -31,3 +31,8 @@ def test_the_ranks_agree_on_retrieval_and_axis(results):
     assert str(results[1]["origin"]) == str(results[2]["origin"])
     assert results[2]["axis"] == pytest.approx(results[1]["axis"], abs=1e-3)
     assert results[2]["axis"] == pytest.approx(PHANTOM.axis, abs=0.2)
+
+
+@pytest.mark.parametrize("name", ["shifts", "misfit"])
+def test_the_ranks_find_the_shifts_of_one_rank(results, name):
+    np.testing.assert_allclose(results[2][name], results[1][name], atol=1e-3)

@@ -106,6 +106,7 @@ def _figures(result: Reconstruction) -> dict[str, Any]:
         "probe_modes": len(solution.probe),
         "total_variation": result.plan.fit.priors.weight_of("total_variation"),
         "penalties": dict(solution.penalties),
+        "aligned_pixels": result.alignment.largest_pixels if result.alignment else None,
         "axis_pixels": result.axis_pixels,
         "refined": {name: _size(value) for name, value in solution.differences.items()},
     }

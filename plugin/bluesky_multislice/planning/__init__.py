@@ -24,7 +24,7 @@ from bluesky_multislice.planning.machine import RESERVE, Machine, this_machine, 
 from bluesky_multislice.planning.memory_advice import out_of_memory
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.planner import make_plan
-from bluesky_multislice.planning.stages import thin_plan, with_probe_intensity, with_probe_modes
+from bluesky_multislice.planning.stages import thin_plan, with_probe_intensity, with_probe_modes, with_refined_shifts
 from bluesky_multislice.planning.step_sizes import small_steps
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "window_margin",
     "with_probe_intensity",
     "with_probe_modes",
+    "with_refined_shifts",
     "work_of",
     "write_profile",
 ]

@@ -75,6 +75,7 @@ class FitPart:
         fit: fit settings. Their step sizes, ``STEP_SIZES``, may differ between machines.
         held_back_every: every n-th view is a validation view.
         start: initial guess; ``thin_sample`` is a thin-sample retrieval, if it fits better than an empty volume.
+        align: whether to search shifts of the frames from angle to angle before the fit.
         find_axis: whether to search the rotation axis before the fit.
         smoothings: weights of total variation that short fits compare on validation frames; empty: the fit's weight.
         shell_correlation: whether two halves of the views are also fitted and correlated.
@@ -84,6 +85,7 @@ class FitPart:
     fit: FitSettings
     held_back_every: int
     start: Start = "empty"
+    align: bool = False
     find_axis: bool = False
     smoothings: tuple[float, ...] = ()
     shell_correlation: bool

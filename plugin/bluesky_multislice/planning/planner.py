@@ -31,7 +31,7 @@ from bluesky_multislice.planning.defaults import (
 )
 from bluesky_multislice.planning.frame_storage import check_frames
 from bluesky_multislice.planning.grid import grid_of, margin_from_recipe, slices_of, tiles_of, window_of
-from bluesky_multislice.planning.initial_guess import finds_axis, level_notes, start_of
+from bluesky_multislice.planning.initial_guess import aligns, finds_axis, level_notes, start_of
 from bluesky_multislice.planning.machine import Machine, device_notes, this_machine
 from bluesky_multislice.planning.memory_advice import check_memory
 from bluesky_multislice.planning.memory_fit import fit_into_memory
@@ -186,6 +186,7 @@ def _fit(subject: _Subject, lanes: int) -> FitPart:
         fit=settings,
         held_back_every=recipe.held_back_every,
         start=start_of(recipe, geometry),
+        align=aligns(recipe, geometry),
         find_axis=finds_axis(recipe, geometry),
         smoothings=smoothing_candidates(recipe, settings, subject.held),
         shell_correlation=recipe.shell_correlation,

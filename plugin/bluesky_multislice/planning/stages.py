@@ -90,6 +90,15 @@ def with_probe_modes(plan: Plan, modes: int, note: str) -> Plan:
     return replace(plan, probe_modes=modes, modes_by_validation=False, notes=notes, earlier=earlier)
 
 
+def with_refined_shifts(plan: Plan) -> Plan:
+    """Return the plan whose last fit refines the shift of every angle, unless it refines positions already."""
+    refinement = plan.fit.refinement
+    if {"axis_shift", "positions"} & set(refinement.quantities):
+        return plan
+    refinement = replace(refinement, quantities=(*refinement.quantities, "axis_shift"))
+    return replace(plan, fit=replace(plan.fit, refinement=refinement))
+
+
 def thin_plan(plan: Plan, *, epochs: int, batch_views: int) -> Plan:
     """Return the plan of a short fit to the views of one angle, with the sample as a single thin slice.
 

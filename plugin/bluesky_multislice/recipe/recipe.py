@@ -196,6 +196,11 @@ class Recipe(BaseModel):
         "two methods must agree. "
         "None: only for 40 or more angles spread evenly over 180°.",
     )
+    align: bool | None = Field(
+        default=None,
+        description="Search for shifts of the frames from angle to angle before the fit, and refine those that lower "
+        "the misfit clearly. None: in holograms of 16 to 3000 angles.",
+    )
     fidelity: FidelityName = Field(
         default="amplitude",
         description="Noise model: Gaussian on amplitudes, Poisson counts, or Gaussian on intensities.",

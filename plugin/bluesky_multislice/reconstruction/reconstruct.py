@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bluesky_multislice.measurement import Scan, ScanGeometry, VolumeGrid, pattern_warnings
 from bluesky_multislice.parallel import Mesh, Slab
-from bluesky_multislice.planning import Plan, with_probe_intensity
+from bluesky_multislice.planning import Plan, with_probe_intensity, with_refined_shifts
 from bluesky_multislice.reconstruction.fit_sequence import (
     FitObserver,
     VolumeCallback,
@@ -19,13 +19,16 @@ from bluesky_multislice.reconstruction.fit_sequence import (
     with_tested_probe_modes,
 )
 from bluesky_multislice.reconstruction.start import (
+    Alignment,
     FrameStatistics,
+    align_series,
     empty_beam,
     find_axis_pixels,
     first_probe,
     first_volume,
     measure_mean_frame,
     move_axis,
+    move_views,
     probe_intensity_from_frames,
 )
 from bluesky_multislice.solvers import (
@@ -46,10 +49,12 @@ class Reconstruction:
 
     Attributes:
         plan: the plan, with choices made by short fits.
-        geometry: the scan's geometry, relative to the rotation axis that was found.
+        geometry: the scan's geometry, aligned and relative to the rotation axis that was found.
         solution: the solution of the fit; δ and β of this rank's rows.
         warnings: warnings about the frames.
         saturated_pixels: number of saturated pixels excluded from all fitted frames.
+        alignment: shifts by which the series was aligned; None if they were not searched or lowered the misfit too
+            little.
         axis_pixels: shift of the rotation axis along x from the scan's, in pixels of the volume; None if it was not
             searched or not found.
         start: kind of initial guess.
@@ -61,6 +66,7 @@ class Reconstruction:
     solution: Solution
     warnings: tuple[str, ...] = ()
     saturated_pixels: int = 0
+    alignment: Alignment | None = None
     axis_pixels: float | None = None
     start: str = "empty"
     shell_correlation: ShellCorrelation | None = None
@@ -130,6 +136,7 @@ def reconstruct(
     own_fitted, own_held = (views[mesh.share(len(views))] for views in (fitted, held))
     statistics = measure_mean_frame(scan, own_fitted, own_held, plan.saturated, mesh)
     probe = first_probe(scan, plan, statistics.mean_frame, statistics.scale, mesh)
+    scan, plan, alignment = _aligned(scan, plan, probe, statistics.scale, mesh)
     axis_pixels = find_axis_pixels(scan, plan, probe, statistics.scale, mesh) if plan.find_axis else None
     if axis_pixels:
         scan = move_axis(scan, axis_pixels, plan.grid.voxel_size_m[2])
@@ -147,9 +154,11 @@ def reconstruct(
         warnings=(
             *pattern_warnings(scan.geometry, statistics.mean_frame, scan.probe),
             *statistics.warnings,
+            *_alignment_warnings(alignment),
             *_axis_warnings(plan, axis_pixels),
         ),
         saturated_pixels=statistics.saturated_pixels,
+        alignment=alignment,
         axis_pixels=axis_pixels,
         start=start,
         shell_correlation=correlation,
@@ -198,6 +207,24 @@ class _ScanFits:
         voxel_size_m = _refined_grid(plan.grid, geometry, solution).voxel_size_m
         axes = voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else voxel_size_m[1:]
         return shell_correlation(deltas[0], deltas[1], axes)
+
+
+def _aligned(scan: Scan, plan: Plan, probe: Tensor, scale: float, mesh: Mesh) -> tuple[Scan, Plan, Alignment | None]:
+    """Return scan and plan, aligned if the plan searches shifts from angle to angle and they lower the misfit."""
+    found = align_series(scan, plan, probe, scale, mesh) if plan.align else None
+    if found is None or not found.is_better:
+        return scan, plan, None
+    return move_views(scan, found.pixels, plan.grid.voxel_size_m[1:]), with_refined_shifts(plan), found
+
+
+def _alignment_warnings(alignment: Alignment | None) -> tuple[str, ...]:
+    """Return a warning that the series was aligned."""
+    if alignment is None:
+        return ()
+    return (
+        f"the series was aligned: shifts of up to {alignment.largest_pixels:.1f} pixels lower the misfit between "
+        f"projections and reprojections from {alignment.misfit_before:.3f} to {alignment.misfit:.3f}",
+    )
 
 
 def _axis_warnings(plan: Plan, axis_pixels: float | None) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ VALUES = {
     "fidelity": "poisson",
     "start": "empty",
     "find_axis": False,
+    "align": False,
     "smoothing_by_held_back": True,
     "support": "cylinder",
     "saturated": "mask",

@@ -159,6 +159,7 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "illumination": "joint",
         "start": "empty",
         "find_axis": False,
+        "align": False,
         "smoothing_by_held_back": True,
         "batch_views": 3,
         "batches_per_step": 3,

@@ -1,5 +1,6 @@
-"""Initial guess of a reconstruction: volume, probe and rotation axis."""
+"""Initial guess of a reconstruction: volume, probe, alignment and rotation axis."""
 
+from bluesky_multislice.reconstruction.start.alignment import Alignment, align_series, move_views
 from bluesky_multislice.reconstruction.start.back_projection import angle_weights, back_project
 from bluesky_multislice.reconstruction.start.first_probe import first_probe, probe_intensity_from_frames
 from bluesky_multislice.reconstruction.start.first_volume import first_volume
@@ -15,7 +16,9 @@ from bluesky_multislice.reconstruction.start.shadows import (
 from bluesky_multislice.reconstruction.start.thin_sample import contrast_transfer_phase, paganin_phase
 
 __all__ = [
+    "Alignment",
     "FrameStatistics",
+    "align_series",
     "angle_weights",
     "back_project",
     "candidate_distances_m",
@@ -28,6 +31,7 @@ __all__ = [
     "first_volume",
     "measure_mean_frame",
     "move_axis",
+    "move_views",
     "paganin_phase",
     "probe_intensity_from_frames",
     "probe_of_flats",
