@@ -10,7 +10,7 @@ from bluesky_multislice.measurement import ScanGeometry
 UNFIT_FACTOR = 2.0
 """Smallest ratio of a frame's R-factor to the median for a frame that does not fit."""
 
-UNFIT_DEVIATIONS = 6.0
+UNFIT_DEVIATIONS = 4.0
 """Smallest deviation of the logarithm of its R-factor from the median, in robust standard deviations."""
 
 _MOST_NAMED = 5
@@ -68,7 +68,9 @@ def find_unfit_frames(
             members = known & (geometry.distance_m == distance_m) & (held_back == held)
             if members.any():
                 deviation[members] = logarithm[members] - np.median(logarithm[members])
-    spread = 1.4826 * float(np.median(np.abs(deviation[known]))) if known.any() else 0.0
+    # Of the better half only, which frames that do not fit hardly change.
+    better = deviation[known & (deviation <= 0)]
+    spread = 1.4826 * float(np.median(-better)) if len(better) else 0.0
     views = np.flatnonzero(known & (deviation > max(np.log(UNFIT_FACTOR), UNFIT_DEVIATIONS * spread)))
     return UnfitFrames(views, r_factors, geometry)
 

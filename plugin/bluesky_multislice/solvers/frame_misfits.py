@@ -26,17 +26,21 @@ class FrameMisfits:
         residual: Σ|√I_model − √I|.
         amplitude: Σ√I.
         structure: Σ of the residual times that of the next pixel.
+        squares: Σ of the residual's square.
         intensity: ΣI.
+        pixels: number of good pixels that are not saturated.
     """
 
     residual: NDArray[np.float64]
     amplitude: NDArray[np.float64]
     structure: NDArray[np.float64]
+    squares: NDArray[np.float64]
     intensity: NDArray[np.float64]
+    pixels: NDArray[np.float64]
 
     @classmethod
     def of_sums(cls, sums: Tensor) -> "FrameMisfits":
-        """Return the misfits of sums (view, 4) of ``frame_sums``."""
+        """Return the misfits of sums (view, 6) of ``frame_sums``."""
         return cls(*np.ascontiguousarray(sums.cpu().numpy().T))
 
     @property
@@ -51,6 +55,11 @@ class FrameMisfits:
         amplitude = float(self.amplitude.sum())
         return float(self.residual.sum()) / amplitude if amplitude else None
 
+    @property
+    def structure_error(self) -> float:
+        """Standard deviation of the sum of all frames' ``structure`` by noise of single pixels."""
+        return float(self.squares.sum()) / max(float(self.pixels.sum()), 1.0) ** 0.5
+
     def of(self, views: NDArray[np.intp] | NDArray[np.bool_]) -> "FrameMisfits":
         """Return the misfits of these views only."""
         return FrameMisfits(*(part[views] for part in vars(self).values()))
@@ -62,7 +71,7 @@ class FrameMisfits:
 
 
 def frame_sums(expected: Tensor, measured_amplitude: Tensor, mask: Tensor) -> Tensor:
-    """Return the sums (view, 4) of ``FrameMisfits``, float64.
+    """Return the sums (view, 6) of ``FrameMisfits``, float64.
 
     Args:
         expected: (view, y, x) intensity of the model.
@@ -72,9 +81,10 @@ def frame_sums(expected: Tensor, measured_amplitude: Tensor, mask: Tensor) -> Te
     good, amplitude = used_amplitude(measured_amplitude, mask)
     amplitude = good * amplitude
     residual = good * torch.sqrt(expected) - amplitude
-    products = residual[..., 1:] * residual[..., :-1]
-    parts = residual.abs_(), amplitude, products, amplitude.square()
-    return torch.stack([part.sum((-2, -1), dtype=torch.float64) for part in parts], -1)
+    sums = [residual.abs().sum((-2, -1)), amplitude.sum((-2, -1))]
+    sums.append((residual[..., 1:] * residual[..., :-1]).sum((-2, -1)))
+    sums += [part.square().sum((-2, -1)) for part in (residual, amplitude)]
+    return torch.stack([*sums, good.sum((-2, -1))], -1).double()
 
 
 @torch.no_grad()
@@ -86,7 +96,7 @@ def frame_misfits(unknowns: Unknowns, frames: ViewSet, mesh: Mesh) -> FrameMisfi
         frames: this rank's frames.
         mesh: the ranks.
     """
-    total = torch.zeros((unknowns.views, 4), dtype=torch.float64, device=mesh.device)
+    total = torch.zeros((unknowns.views, 6), dtype=torch.float64, device=mesh.device)
     batches = frames.batches(unknowns.settings.batch_views, None)
     views = own_views(unknowns, frames, batches)
     for expected, measured in expected_and_measured(unknowns, frames, batches):
