@@ -56,7 +56,7 @@ def _nearest(position_m: NDArray[np.float64]) -> NDArray[np.intp]:
     # Imported here because importing SciPy is slow, and listing the options does not need it.
     from scipy.spatial import KDTree
 
-    found = KDTree(position_m).query(position_m, k=_AROUND_IN_SPACE + 1)[1]
+    found = np.asarray(KDTree(position_m).query(position_m, k=_AROUND_IN_SPACE + 1)[1])
     # Of views at the same position, the first found need not be the view itself.
     own = found == np.arange(len(found))[:, None]
     own[~own.any(axis=1), -1] = True

@@ -92,7 +92,7 @@ class Verdict:
     @property
     def grade(self) -> Grade:
         """The worst grade of the findings; ``good`` without any."""
-        return max((finding.grade for finding in self.findings), key=_GRADES.index, default="good")
+        return _GRADES[max((_GRADES.index(finding.grade) for finding in self.findings), default=0)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return grade and findings for JSON."""

@@ -98,7 +98,8 @@ class _FrameSums:
     """Sums over frames, of which every rank reads its share; pixels that are saturated in a frame do not count."""
 
     def __init__(self, scan: Scan, saturated: Saturated, mesh: Mesh) -> None:
-        self._scan, self._saturated, self._mesh = scan, saturated, mesh
+        self._scan, self._mesh = scan, mesh
+        self._saturated: Saturated = saturated
         self._pixels = int(scan.frames.mask.sum())
         self._total, self._seen = self._zeros(*scan.frames.shape), self._zeros(*scan.frames.shape)
         self._light, self._lost = self._zeros(scan.geometry.views), self._zeros(scan.geometry.views)
