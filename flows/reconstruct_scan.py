@@ -30,7 +30,7 @@ from flows.hooks import end_job, keep_job_for_next_attempt, next_attempt_takes_o
 from flows.owned_job import OwnedJob
 from flows.patience import wait_for_prefect
 from flows.publication import publish_once
-from flows.reports import ProgressReport, report_result
+from flows.reports import ProgressReport, report_result, report_verdict
 
 _DEFAULT_RECIPE = Recipe()
 
@@ -89,9 +89,10 @@ def _reconstruct_and_publish(
     made_by = _made_by(job, seconds)
     with _timed(seconds, "publish"):
         path = publish(client, folder, resolved, made_by)
-    figures = read_provenance(folder.result)["figures"]
-    report_result(resolved.run_uid, path, tiled_uri=client.uri, figures=figures, seconds=seconds)
-    return Completed(message=f"Published at {path}")
+    provenance = read_provenance(folder.result)
+    report_result(resolved.run_uid, path, tiled_uri=client.uri, figures=provenance["figures"], seconds=seconds)
+    report_verdict(provenance, get_run_logger())
+    return Completed(message=f"Published at {path}; verdict: {provenance['figures']['verdict']}")
 
 
 @task(cache_policy=NO_CACHE)

@@ -144,7 +144,12 @@ def report_result(
     server = tiled_uri.split("/api/v1")[0].rstrip("/")
     page = f"{server}/ui/browse/{quote(path)}/"
     picture = f"{server}/api/v1/array/full/{quote(path)}/preview?format=image/png"
-    known = {name: value for name, value in figures.items() if value is not None and value not in ("", {}, [])}
+    findings = [f"- {finding['reason']}: {finding['advice']}" for finding in figures["findings"]]
+    known = {
+        name: value
+        for name, value in figures.items()
+        if name != "findings" and value is not None and value not in ("", {}, [])
+    }
     rows = [f"| {name.replace('_', ' ')} | {_text(value)} |" for name, value in known.items()]
     rows += [f"| {stage}, s | {_text(duration)} |" for stage, duration in seconds.items()]
     create_markdown_artifact(
@@ -152,6 +157,10 @@ def report_result(
             [
                 f"# Scan {safe_name(run_uid)}",
                 f"In Tiled: [{quote(path)}]({page}), [picture of δ]({picture}).",
+                "",
+                f"Verdict: **{figures['verdict']}**",
+                "",
+                *findings,
                 "",
                 "| | |",
                 "| --- | --- |",
@@ -161,6 +170,15 @@ def report_result(
         key=artifact_key("reconstruction", run_uid),
         description=f"Reconstruction of {safe_name(run_uid)}",
     )
+
+
+def report_verdict(provenance: dict[str, Any], log: logging.Logger | logging.LoggerAdapter) -> None:
+    """Write the job's warnings and the verdict into the log."""
+    for warning in provenance["warnings"]:
+        log.warning(warning)
+    for finding in provenance["figures"]["findings"]:
+        log.warning("%s: %s", finding["reason"], finding["advice"])
+    log.info("Verdict: %s", provenance["figures"]["verdict"])
 
 
 def artifact_key(kind: str, run_uid: str) -> str:

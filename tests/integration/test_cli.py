@@ -86,6 +86,7 @@ def test_holograms_become_the_volume_on_two_ranks(hologram_file, tmp_path):
     done = installed_multislice(*words)
     assert done.returncode == 0, done.stdout
     assert "validation" in done.stdout
+    assert "verdict: good" in done.stdout
     _, truth = thick_scan()
     with h5py.File(tmp_path / "result.h5") as file:
         assert relative_error(file["delta"], truth) < 0.4
@@ -100,6 +101,8 @@ def test_holograms_become_the_volume_on_two_ranks(hologram_file, tmp_path):
         assert file["positions"].shape == (16, 2)
         epochs = file["history/epoch"][()]
         np.testing.assert_array_equal(epochs, np.arange(1, len(epochs) + 1))
+        assert file.attrs["verdict"] == "good"
+        assert 0 < file["frame_r_factors"][()].min() < file["frame_r_factors"][()].max() < 0.1
         assert {"loss", "held_back_loss", "seconds", "coarseness"} <= set(file["history"])
         assert file["history/loss"].shape == epochs.shape
         provenance = json.loads(file["provenance"][()])

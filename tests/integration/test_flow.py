@@ -22,7 +22,8 @@ def test_a_scan_becomes_a_volume_and_a_rerun_a_new_one(services, take, tiled_cli
     state = run(uid)
     assert state.is_completed()
     (first,) = find_reconstructions(tiled_client, uid)
-    assert state.message == f"Published at {first.path}"
+    verdict = tiled_client[first.path].metadata["figures"]["verdict"]
+    assert state.message == f"Published at {first.path}; verdict: {verdict}"
     assert first.status == "complete"
     node = tiled_client[first.path]
     provenance = node.metadata["provenance"]
@@ -48,6 +49,7 @@ def test_progress_and_figures_stand_in_prefect(services, take):
     assert artifacts["progress"].description.startswith("Epoch 2 of 2: loss ")
     assert "done by" not in artifacts["progress"].description
     assert "held back r factor" in artifacts["markdown"].data
+    assert "Verdict: **" in artifacts["markdown"].data
     for nothing in ("None", "{}", ""):
         assert f"| {nothing} |\n" not in artifacts["markdown"].data.split("| --- | --- |")[1]
     log = eventually(lambda: "Published at" in (text := log_of(flow_run_id)) and text)

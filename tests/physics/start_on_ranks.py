@@ -24,7 +24,7 @@ def main(path):
             plan = replace(plan, frames_in="disk", angles_at_once=6)
         probe = torch.ones(1, *plan.forward_model(scan.geometry).window, dtype=torch.complex64)
         views = split_views(scan.geometry.views, plan.held_back_every)
-        alignment = align_series(scan, plan, probe, 1.0, mesh)
+        alignment = align_series(scan, plan, probe, 1.0, mesh, np.arange(scan.geometry.views))
         axis_pixels = find_axis_pixels(scan, plan, probe, 1.0, mesh)
         volumes, origin = first_volume(scan, plan, *views, probe, 1.0, mesh)
         if mesh.rank == 0 and volumes:

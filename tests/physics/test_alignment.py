@@ -52,12 +52,12 @@ def shifted(frames, shifts):
     return np.fft.irfft2(np.fft.rfft2(frames) * ramp, frames.shape[1:])
 
 
-def found_in(frames):
+def found_in(frames, views=None):
     scan = PHANTOM.scan(frames)
     plan = make_plan(Recipe(ranks=1, device="cpu"), scan)
     probe = torch.ones(1, *plan.forward_model(scan.geometry).window, dtype=torch.complex64)
     with join_mesh("cpu") as mesh:
-        return align_series(scan, plan, probe, 1.0, mesh)
+        return align_series(scan, plan, probe, 1.0, mesh, np.arange(len(frames)) if views is None else views)
 
 
 def rebuilt(frames, **recipe):
@@ -79,6 +79,16 @@ def test_shifts_are_found_to_a_fraction_of_a_pixel(frames, shifts, error):
     assert found.is_better
     assert along_y < 0.1
     assert along_x < error
+
+
+def test_an_angle_without_a_usable_view_is_not_shifted(frames):
+    shifts = random(2)
+    spoilt = shifted(frames, shifts)
+    spoilt[5] *= 50
+    found = found_in(spoilt, np.delete(np.arange(len(frames)), 5))
+    assert found.is_better
+    assert not found.pixels[5].any()
+    assert np.delete(in_gauge(found.pixels) + shifts, 5, axis=0).std(0).max() < 0.5
 
 
 def test_large_shifts_of_a_sample_inside_the_frames_are_found():

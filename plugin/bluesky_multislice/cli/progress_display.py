@@ -51,7 +51,7 @@ class ProgressDisplay:
 
 
 def summary_lines(output: Path, provenance: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines about a result: warnings and notes that the plan does not have, and figures of merit."""
+    """Yield the lines about a result: warnings and notes that the plan lacks, figures of merit, and the verdict."""
     plan_notes = provenance["plan"]["storage"]["notes"]
     for warning in (*provenance["warnings"], *(note for note in provenance["notes"] if note not in plan_notes)):
         yield f"[yellow]note[/yellow] {warning}"
@@ -63,3 +63,7 @@ def summary_lines(output: Path, provenance: dict[str, Any]) -> Iterator[str]:
         + ("" if validation is None else f", validation {validation:.4f}")
         + ("" if resolution is None else f"; half-bit resolution {resolution * 1e9:.3g} nm")
     )
+    colour = {"good": "green", "doubtful": "yellow", "failed": "red"}[figures["verdict"]]
+    yield f"[{colour}]verdict: {figures['verdict']}[/{colour}]"
+    for finding in figures["findings"]:
+        yield f"  {finding['reason']}: {finding['advice']}"

@@ -93,6 +93,13 @@ _ARRAYS = (
     ResultArray(
         "positions", ("view", "axis"), "m", "positions (y, x) after refinement", lambda result: result.position_m
     ),
+    ResultArray(
+        "frame_r_factors",
+        ("view",),
+        "",
+        "R-factor of each frame; NaN for frames that were left out",
+        lambda result: result.frame_r_factors,
+    ),
 )
 
 RESULT_TABLES = (

@@ -2,7 +2,7 @@
 
 ``/delta`` and ``/beta`` have the attributes ``voxel_size_m`` (z, y, x), ``center_m`` (z, y, x) relative to the rotation
 axis, ``energy_ev`` and ``axes``. The group ``/refined`` contains the refined quantities by recipe name, as differences
-from the scan's values in SI units. ``/provenance`` is JSON.
+from the scan's values in SI units. ``/provenance`` is JSON. The file's attribute ``verdict`` is the verdict.
 """
 
 import json
@@ -73,6 +73,7 @@ def write_result(
                 file[f"{table.name}/{name}"] = column
         for name, values in result.solution.differences.items():
             file[f"refined/{name}"] = values.cpu().numpy()
+        file.attrs["verdict"] = result.verdict.grade
         file["provenance"] = json.dumps(dict(provenance))
     os.replace(part, path)
 

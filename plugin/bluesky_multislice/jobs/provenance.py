@@ -92,6 +92,7 @@ def _figures(result: Reconstruction) -> dict[str, Any]:
     solution, agreement = result.solution, result.shell_correlation
     return {
         "model": result.plan.propagation,
+        **result.verdict.as_dict(),
         "status": solution.status,
         "advice": solution.advice,
         "epochs": len(solution.history),

@@ -33,10 +33,12 @@ from bluesky_multislice.measurement.scan_assembly import (
     single_number,
 )
 from bluesky_multislice.measurement.scan_fields import SCAN_FIELDS, ScanField
+from bluesky_multislice.measurement.unusual_frames import UNUSUAL_FACTOR, unusual_frames
 
 __all__ = [
     "REFINED_QUANTITIES",
     "SCAN_FIELDS",
+    "UNUSUAL_FACTOR",
     "BadPixels",
     "Beam",
     "Combination",
@@ -85,4 +87,5 @@ __all__ = [
     "scan_geometry",
     "single_number",
     "unorient",
+    "unusual_frames",
 ]

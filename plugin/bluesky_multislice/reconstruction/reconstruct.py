@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +27,16 @@ from bluesky_multislice.reconstruction.start import (
     find_axis_pixels,
     first_probe,
     first_volume,
-    measure_mean_frame,
+    measure_frames,
+    misfits_of_empty_sample,
     move_axis,
     move_views,
     probe_intensity_from_frames,
 )
+from bluesky_multislice.reconstruction.verdict import Evidence, Verdict, judge
 from bluesky_multislice.solvers import (
     Epoch,
+    FrameMisfits,
     Journal,
     ShellCorrelation,
     Solution,
@@ -59,6 +63,7 @@ class Reconstruction:
             searched or not found.
         start: kind of initial guess.
         shell_correlation: Fourier shell correlation of δ from two halves of the views; None if not planned.
+        empty_misfits: misfits of some validation frames (of fitted frames if none are held back) with an empty sample.
     """
 
     plan: Plan
@@ -70,6 +75,20 @@ class Reconstruction:
     axis_pixels: float | None = None
     start: str = "empty"
     shell_correlation: ShellCorrelation | None = None
+    empty_misfits: FrameMisfits | None = None
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """The verdict on the reconstruction, with reasons and advice."""
+        held_back = np.zeros(self.geometry.views, bool)
+        held_back[split_views(self.geometry.views, self.plan.held_back_every)[1]] = True
+        return judge(Evidence(self.solution, self.geometry, held_back, self.empty_misfits))
+
+    @property
+    def frame_r_factors(self) -> NDArray[np.float64]:
+        """(view,) R-factor of each frame; NaN for frames that were left out."""
+        misfits = self.solution.frame_misfits
+        return np.full(self.geometry.views, np.nan) if misfits is None else misfits.r_factors
 
     @property
     def position_m(self) -> NDArray[np.float64]:
@@ -133,15 +152,18 @@ def reconstruct(
     if plan.joint_illumination:
         scan = replace(scan, frames=scan.frames.undivided())
     fitted, held = split_views(scan.geometry.views, plan.held_back_every)
-    own_fitted, own_held = (views[mesh.share(len(views))] for views in (fitted, held))
-    statistics = measure_mean_frame(scan, own_fitted, own_held, plan.saturated, mesh)
-    probe = first_probe(scan, plan, statistics.mean_frame, statistics.scale, mesh)
-    scan, plan, alignment = _aligned(scan, plan, probe, statistics.scale, mesh)
-    axis_pixels = find_axis_pixels(scan, plan, probe, statistics.scale, mesh) if plan.find_axis else None
+    statistics = measure_frames(scan, fitted, held, plan.saturated, mesh)
+    fitted, held = statistics.fitted, statistics.held_back
+    probe = first_probe(scan, plan, statistics, mesh)
+    views = np.sort(np.concatenate([fitted, held]))
+    scan, plan, alignment = _aligned(scan, plan, probe, statistics.scale, mesh, views)
+    axis_pixels = find_axis_pixels(scan, plan, probe, statistics.scale, mesh, views) if plan.find_axis else None
     if axis_pixels:
         scan = move_axis(scan, axis_pixels, plan.grid.voxel_size_m[2])
     fits = _ScanFits(scan, plan, probe, statistics, mesh, journal)
     solution, start, plan = fits.fit(fitted, held, FitObserver(report, observe_volume), "all views")
+    compared = held if len(held) else fitted
+    empty = misfits_of_empty_sample(scan, plan, solution.probe, compared, statistics.scale, mesh)
     correlation = fits.half_data_correlation(plan, fitted, held, solution) if plan.shell_correlation else None
     scale = _pixel_scale(scan.geometry, solution)
     if scale != 1 and len(np.unique(scan.geometry.angle_rad)) > 1:
@@ -162,6 +184,7 @@ def reconstruct(
         axis_pixels=axis_pixels,
         start=start,
         shell_correlation=correlation,
+        empty_misfits=empty,
     )
 
 
@@ -209,9 +232,11 @@ class _ScanFits:
         return shell_correlation(deltas[0], deltas[1], axes)
 
 
-def _aligned(scan: Scan, plan: Plan, probe: Tensor, scale: float, mesh: Mesh) -> tuple[Scan, Plan, Alignment | None]:
+def _aligned(
+    scan: Scan, plan: Plan, probe: Tensor, scale: float, mesh: Mesh, views: NDArray[np.intp]
+) -> tuple[Scan, Plan, Alignment | None]:
     """Return scan and plan, aligned if the plan searches shifts from angle to angle and they lower the misfit."""
-    found = align_series(scan, plan, probe, scale, mesh) if plan.align else None
+    found = align_series(scan, plan, probe, scale, mesh, views) if plan.align else None
     if found is None or not found.is_better:
         return scan, plan, None
     return move_views(scan, found.pixels, plan.grid.voxel_size_m[1:]), with_refined_shifts(plan), found

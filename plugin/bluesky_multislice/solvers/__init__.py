@@ -3,6 +3,7 @@
 from bluesky_multislice.solvers.empty_beam import EmptyBeam
 from bluesky_multislice.solvers.fit import evaluate, fit
 from bluesky_multislice.solvers.fit_settings import FitSettings
+from bluesky_multislice.solvers.frame_misfits import FrameMisfits, frame_sums
 from bluesky_multislice.solvers.journal import FitJournal, Interrupted, Journal
 from bluesky_multislice.solvers.kernel_choice import choose_kernels
 from bluesky_multislice.solvers.optimisers import DescentSettings, ObjectOptimiser
@@ -17,7 +18,7 @@ from bluesky_multislice.solvers.priors import (
 )
 from bluesky_multislice.solvers.refinement import RefinementSettings, Schedule
 from bluesky_multislice.solvers.shell_correlation import ShellCorrelation, halves, shell_correlation
-from bluesky_multislice.solvers.solution import Epoch, Solution
+from bluesky_multislice.solvers.solution import Epoch, Solution, Status
 from bluesky_multislice.solvers.unknowns import Unknowns
 from bluesky_multislice.solvers.views import (
     Prefetcher,
@@ -37,6 +38,7 @@ __all__ = [
     "Epoch",
     "FitJournal",
     "FitSettings",
+    "FrameMisfits",
     "Interrupted",
     "Journal",
     "ObjectOptimiser",
@@ -48,6 +50,7 @@ __all__ = [
     "Schedule",
     "ShellCorrelation",
     "Solution",
+    "Status",
     "Unknowns",
     "ViewSet",
     "apply_bounds",
@@ -56,6 +59,7 @@ __all__ = [
     "cylinder_support",
     "evaluate",
     "fit",
+    "frame_sums",
     "halves",
     "load_views",
     "make_batches",

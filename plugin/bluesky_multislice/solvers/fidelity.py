@@ -41,7 +41,7 @@ def amplitude_misfit(expected: Tensor, measured_amplitude: Tensor, mask: Tensor)
         from bluesky_multislice.solvers import fused_misfit
 
         return fused_misfit.amplitude_misfit(expected, measured_amplitude, mask, _ROOT_FLOOR)
-    good, amplitude = _used(measured_amplitude, mask)
+    good, amplitude = used_amplitude(measured_amplitude, mask)
     return (good * (torch.sqrt(expected + _ROOT_FLOOR) - amplitude) ** 2).sum()
 
 
@@ -59,7 +59,7 @@ def poisson_misfit(expected: Tensor, measured_amplitude: Tensor, mask: Tensor) -
     It is proportional to the negative logarithm of the likelihood, up to a constant. Source: Thibault &
     Guizar-Sicairos, New J. Phys. 14, 063004 (2012).
     """
-    good, amplitude = _used(measured_amplitude, mask)
+    good, amplitude = used_amplitude(measured_amplitude, mask)
     model, measured = expected + _DARK, amplitude**2 + _DARK
     return 0.5 * (good * (model - measured - measured * torch.log(model / measured))).sum()
 
@@ -69,7 +69,7 @@ def intensity_misfit(expected: Tensor, measured_amplitude: Tensor, mask: Tensor)
 
     The weight belongs to the frame, not to the batch: it does not matter how frames are batched or shared.
     """
-    good, amplitude = _used(measured_amplitude, mask)
+    good, amplitude = used_amplitude(measured_amplitude, mask)
     measured = amplitude**2
     total = (good * measured).sum((-2, -1), keepdim=True)
     squares = (good * measured**2).sum((-2, -1), keepdim=True)
@@ -84,12 +84,6 @@ FIDELITIES: Mapping[FidelityName, Fidelity] = {
 }
 
 
-def amplitude_r_factor(expected: Tensor, measured_amplitude: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Σ|√I − √I_model| and Σ√I over good pixels; their ratio, over any number of batches, is the R-factor."""
-    good, amplitude = _used(measured_amplitude, mask)
-    return (good * (torch.sqrt(expected) - amplitude).abs()).sum(), (good * amplitude).sum()
-
-
-def _used(measured_amplitude: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def used_amplitude(measured_amplitude: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return the weight (view, y, x) of each pixel, 0 or 1, and the amplitude with 0 where it is NaN."""
     return mask * torch.isfinite(measured_amplitude), torch.nan_to_num(measured_amplitude)

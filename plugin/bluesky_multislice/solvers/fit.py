@@ -13,7 +13,8 @@ from torch import Tensor
 from bluesky_multislice.optics import DeferredScalar, on_device
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.solvers.conjugate_gradients import ConjugateGradients
-from bluesky_multislice.solvers.fidelity import FIDELITIES, amplitude_r_factor
+from bluesky_multislice.solvers.fidelity import FIDELITIES
+from bluesky_multislice.solvers.frame_misfits import frame_misfits
 from bluesky_multislice.solvers.journal import FitJournal
 from bluesky_multislice.solvers.line_search import line_search_step
 from bluesky_multislice.solvers.misfit import add_gradients, expected_and_measured, misfit_of
@@ -93,6 +94,7 @@ def fit(
         unknowns.restore(loop.best)
         if journal:
             journal.end(progress, lambda: unknowns.state({}, mesh))
+    of_fitted, of_held_back = (frame_misfits(unknowns, frames, mesh) for frames in (fitted, held_back))
     return Solution(
         delta=unknowns.delta.detach(),
         beta=unknowns.beta.detach(),
@@ -101,10 +103,11 @@ def fit(
         advice=_ADVICE[progress.status],
         best_epoch=progress.best_epoch,
         history=tuple(progress.history),
-        r_factor=evaluate(unknowns, fitted, mesh)[1],
-        held_back_r_factor=evaluate(unknowns, held_back, mesh)[1],
+        r_factor=of_fitted.r_factor,
+        held_back_r_factor=of_held_back.r_factor,
         differences=unknowns.differences,
         penalties=_penalty(unknowns, progress.noise).values(unknowns.object.detach()),
+        frame_misfits=of_fitted.and_of(of_held_back),
     )
 
 
@@ -123,9 +126,9 @@ class _Loop:
 
     def start(self) -> FitProgress:
         """Evaluate the initial guess."""
-        loss = evaluate(self._unknowns, self._held_back, self._mesh)[0]
+        loss = evaluate(self._unknowns, self._held_back, self._mesh)
         if loss is None:
-            loss = evaluate(self._unknowns, self._fitted, self._mesh)[0]
+            loss = evaluate(self._unknowns, self._fitted, self._mesh)
         self._progress = FitProgress(self._unknowns.empty, math.inf if loss is None else loss)
         self.best = self._unknowns.copy()
         return self._progress
@@ -150,7 +153,7 @@ class _Loop:
         for number in range(len(progress.history) + 1, settings.epochs + settings.polish + 1):
             loss = self._move(number, journal)
             _update_held_back_views(unknowns, self._held_back)
-            validation_loss, _ = evaluate(unknowns, self._held_back, self._mesh)
+            validation_loss = evaluate(unknowns, self._held_back, self._mesh)
             seconds = time.monotonic() - began
             progress.history.append(Epoch(number, loss, validation_loss, seconds, self._fitted.coarseness))
             report(progress.history[-1])
@@ -298,8 +301,8 @@ def _update_held_back_views(unknowns: Unknowns, held_back: ViewSet) -> None:
 
 
 @torch.no_grad()
-def evaluate(unknowns: Unknowns, frames: ViewSet, mesh: Mesh) -> tuple[float, float] | tuple[None, None]:
-    """Return mean misfit and R-factor over all ranks' frames; None if there are no frames.
+def evaluate(unknowns: Unknowns, frames: ViewSet, mesh: Mesh) -> float | None:
+    """Return the mean misfit over all ranks' frames; None if there are no frames.
 
     Args:
         unknowns: the unknowns to evaluate.
@@ -307,13 +310,10 @@ def evaluate(unknowns: Unknowns, frames: ViewSet, mesh: Mesh) -> tuple[float, fl
         mesh: the ranks.
     """
     settings = unknowns.settings
-    total = torch.zeros(4, dtype=torch.float64, device=mesh.device)
+    total = torch.zeros(2, dtype=torch.float64, device=mesh.device)
     for expected, measured in expected_and_measured(unknowns, frames, frames.batches(settings.batch_views, None)):
         misfit = FIDELITIES[settings.fidelity](expected, measured, frames.mask)
-        pixels = len(expected) * frames.mask.sum()
-        total += torch.stack([misfit, pixels, *amplitude_r_factor(expected, measured, frames.mask)])
+        total += torch.stack([misfit, len(expected) * frames.mask.sum()])
         del expected, measured
     mesh.sum(total)
-    if total[1] == 0:
-        return None, None
-    return float(total[0] / total[1]), float(total[2] / total[3])
+    return None if total[1] == 0 else float(total[0] / total[1])

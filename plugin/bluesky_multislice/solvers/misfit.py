@@ -59,9 +59,7 @@ def expected_and_measured(
         batches: view indices; equal on every rank of the angle group.
         gradients: whether the caller runs a backward pass through each expected intensity before requesting the next.
     """
-    batch_angles = [
-        (batch, frames.angles[batch] == angle) for batch in batches for angle in np.unique(frames.angles[batch])
-    ]
+    batch_angles = _batch_angles(frames, batches)
     rotated = _prefetch_rotated(unknowns, [frames.views[batch[members]] for batch, members in batch_angles], gradients)
     measured, last = torch.empty(0), None
     for batch, members in batch_angles:
@@ -77,6 +75,20 @@ def expected_and_measured(
         del selected
     # Completes the exchange of the last gradients.
     next(rotated, None)
+
+
+def own_views(unknowns: Unknowns, frames: ViewSet, batches: Sequence[NDArray[np.intp]]) -> Iterator[NDArray[np.intp]]:
+    """Yield the views of each pair that ``expected_and_measured`` yields, as indices of the scan's views."""
+    for batch, members in _batch_angles(frames, batches):
+        views = frames.views[batch[members]]
+        yield views[unknowns.slab.computes(views)]
+
+
+def _batch_angles(
+    frames: ViewSet, batches: Sequence[NDArray[np.intp]]
+) -> list[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
+    """Return for each angle of each batch the batch and which of its views have the angle."""
+    return [(batch, frames.angles[batch] == angle) for batch in batches for angle in np.unique(frames.angles[batch])]
 
 
 def _prefetch_rotated(

@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from bluesky_multislice.solvers.frame_misfits import FrameMisfits
+
 Status = Literal["converged", "epochs_spent", "overfitting_stopped", "stalled", "diverged"]
 """Why a fit ended; ``stalled`` means hardly any improvement on an empty initial guess."""
 
@@ -56,6 +58,7 @@ class Solution:
             magnifications and rotations (distance,), tilt (2,), slice spacing (slice,), backgrounds () or (y, x), probe
             variations complex (variation, y, x) in the probe's unit and their weights (view, variation).
         penalties: term of each prior in the cost, by name, in units of the misfit per pixel.
+        frame_misfits: misfit of each fitted and validation frame; None if unknown.
     """
 
     delta: Tensor
@@ -69,6 +72,7 @@ class Solution:
     held_back_r_factor: float | None
     differences: Mapping[str, Tensor] = field(default_factory=dict)
     penalties: Mapping[str, float] = field(default_factory=dict)
+    frame_misfits: FrameMisfits | None = None
 
     def with_probe_in(self, unit: float) -> "Solution":
         """Return the solution with probe and variations multiplied by ``unit``, and backgrounds by its square."""

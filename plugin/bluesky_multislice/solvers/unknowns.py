@@ -91,7 +91,7 @@ class Unknowns:
     def _make_variation(self) -> ProbeVariation:
         return ProbeVariation(
             torch.view_as_complex(self._probe_parts.detach())[0],
-            views=len(self._model.angle_of),
+            views=self.views,
             number=self.settings.probe_variations,
             schedule=self.settings.refinement.schedule_of("probe_variations"),
             relative_step=self.settings.relative_step,
@@ -103,6 +103,11 @@ class Unknowns:
         for part, given in zip(self.object, (delta, beta), strict=False):
             part.copy_(given).div_(self._unit)
         self.move(torch.zeros((), device=self.object.device))
+
+    @property
+    def views(self) -> int:
+        """Number of views of the scan."""
+        return len(self._model.angle_of)
 
     @property
     def object(self) -> Tensor:

@@ -56,20 +56,32 @@ def test_a_pixel_saturated_in_every_frame_counts_as_masked(patterns):
     assert result.solution.history[-1].loss < result.solution.history[0].loss
 
 
-def test_frames_without_light_among_others_are_said():
-    scan = hologram_scan()
+@pytest.mark.parametrize(("factor", "relative"), [(0, "0"), (50, "50")])
+@pytest.mark.parametrize(("view", "held_back_every"), [(3, 0), (4, 4)])
+def test_a_dark_or_far_too_bright_frame_is_left_out_of_fit_and_validation(factor, relative, view, held_back_every):
+    scan, others = hologram_scan(), np.delete(np.arange(8), view)
     stored = frames_of(scan)
-    stored[3] = 0
-    result = result_of(Scan(scan.geometry, Frames(stored)), epochs=1)
-    assert result.warnings == ("1 of the frames to fit are dark: remove them from the scan",)
+    stored[view] *= factor
+    result = result_of(Scan(scan.geometry, Frames(stored)), epochs=3, held_back_every=held_back_every)
+    (warning,) = result.warnings
+    assert "frames left out, over 10 times brighter or darker" in warning
+    assert f"view {view} ({relative})" in warning
+    known = np.isfinite(result.frame_r_factors)
+    assert known.tolist() == [number != view for number in range(8)]
+    whole = result_of(scan, epochs=3, held_back_every=held_back_every)
+    np.testing.assert_allclose(result.frame_r_factors[others], whole.frame_r_factors[others], rtol=0.5)
+    assert relative_error(result.solution.delta, whole.solution.delta) < 0.4
 
 
-def test_frames_held_back_without_light_are_said():
-    scan = hologram_scan()
+def test_dark_frames_among_too_few_others_are_said():
+    scan = hologram_scan(angles=4)
     stored = frames_of(scan)
-    stored[4] = 0
-    (warning,) = result_of(Scan(scan.geometry, Frames(stored)), epochs=1, held_back_every=4).warnings
-    assert "1 of the validation frames are dark" in warning
+    stored[[0, 1]] = 0
+    warnings = result_of(Scan(scan.geometry, Frames(stored)), epochs=1, held_back_every=3).warnings
+    assert warnings == (
+        "1 of the frames to fit are dark: remove them from the scan",
+        "1 of the validation frames are dark: remove them from the scan",
+    )
 
 
 def test_patterns_off_the_centre_are_said(patterns):

@@ -8,7 +8,6 @@ import torch
 from bluesky_multislice.solvers.fidelity import (
     FIDELITIES,
     amplitude_misfit,
-    amplitude_r_factor,
     intensity_misfit,
     poisson_misfit,
 )
@@ -118,15 +117,6 @@ def test_the_mean_of_many_poisson_counts_is_unbiased_for_poisson_and_intensity_b
     assert found["poisson"] == pytest.approx(1.5, abs=0.02)
     assert found["intensity"] == pytest.approx(1.5, abs=0.02)
     assert found["amplitude"] < 1.2
-
-
-def test_r_factor_is_the_quotient_of_its_two_parts():
-    difference, total = amplitude_r_factor(EXPECTED, AMPLITUDE, MASK)
-    assert (float(difference), float(total)) == pytest.approx((1 + 2 + 0, 1 + 5 + 1))
-    lost = AMPLITUDE.clone()
-    lost[0, 0, 1] = torch.nan
-    difference, total = amplitude_r_factor(EXPECTED, lost, MASK)
-    assert (float(difference), float(total)) == pytest.approx((1 + 0, 1 + 1))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

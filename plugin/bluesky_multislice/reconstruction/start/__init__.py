@@ -2,9 +2,10 @@
 
 from bluesky_multislice.reconstruction.start.alignment import Alignment, align_series, move_views
 from bluesky_multislice.reconstruction.start.back_projection import angle_weights, back_project
+from bluesky_multislice.reconstruction.start.empty_frames import misfits_of_empty_sample
 from bluesky_multislice.reconstruction.start.first_probe import first_probe, probe_intensity_from_frames
 from bluesky_multislice.reconstruction.start.first_volume import first_volume
-from bluesky_multislice.reconstruction.start.frame_statistics import FrameStatistics, measure_mean_frame
+from bluesky_multislice.reconstruction.start.frame_statistics import FrameStatistics, measure_frames
 from bluesky_multislice.reconstruction.start.joint_illumination import empty_beam, probe_of_flats
 from bluesky_multislice.reconstruction.start.rotation_axis import find_axis_pixels, move_axis
 from bluesky_multislice.reconstruction.start.shadows import (
@@ -29,7 +30,8 @@ __all__ = [
     "find_axis_pixels",
     "first_probe",
     "first_volume",
-    "measure_mean_frame",
+    "measure_frames",
+    "misfits_of_empty_sample",
     "move_axis",
     "move_views",
     "paganin_phase",

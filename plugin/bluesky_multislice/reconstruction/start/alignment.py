@@ -58,12 +58,12 @@ class Alignment:
         return self.misfit < min(_LARGEST_MISFIT, _LARGEST_RATIO * self.misfit_before)
 
 
-def align_series(scan: Scan, plan: Plan, probe: Tensor, scale: float, mesh: Mesh) -> Alignment:
+def align_series(scan: Scan, plan: Plan, probe: Tensor, scale: float, mesh: Mesh, views: NDArray[np.intp]) -> Alignment:
     """Return the shifts that align a series of holograms.
 
     A common shift along y, and shifts along x that vary with the cosine or sine of the angle, move the volume only and
     are left out. A common shift along x is one of the rotation axis. The sample must be inside the frames for the most
-    part. All views are used, including validation views, because the frames of an angle must fit the volume.
+    part. Validation views are used as well, because the frames of every angle must fit the volume.
 
     Args:
         scan: the scan, with several angles.
@@ -71,15 +71,17 @@ def align_series(scan: Scan, plan: Plan, probe: Tensor, scale: float, mesh: Mesh
         probe: complex (mode, y, x), in the square root of the frames' units over ``scale``.
         scale: intensity that is normalised to 1.
         mesh: the ranks.
+        views: (view,) indices of the usable views. An angle without one is not shifted.
     """
-    angles_rad = np.unique(scan.geometry.angle_rad)
-    phases, binning = _binned_phases(scan, plan, probe, scale, mesh, angles_rad)
-    found = torch.zeros(len(angles_rad) + 1, 2, dtype=torch.float64)
+    angles_rad = np.unique(scan.geometry.angle_rad[views])
+    phases, binning = _binned_phases(scan, plan, probe, scale, mesh, views)
+    usable = np.isin(np.unique(scan.geometry.angle_rad), angles_rad)
+    found = torch.zeros(len(usable) + 1, 2, dtype=torch.float64)
     if mesh.rank == 0:
         series = Projections(phases, angles_rad)
         pixels = series.aligned()
         before = min(series.misfit(unaligned) for unaligned in (np.zeros_like(pixels), series.common_shift(pixels)))
-        found[:-1] = torch.from_numpy(binning * pixels)
+        found[:-1][torch.from_numpy(usable)] = torch.from_numpy(binning * pixels)
         found[-1] = torch.tensor([series.misfit(pixels), before])
     # Only one rank computes, because ranks on different machines could disagree in the last digit.
     found = found.to(mesh.device)
@@ -96,15 +98,16 @@ def move_views(scan: Scan, pixels: NDArray[np.float64], pixel_m: tuple[float, fl
 
 
 def _binned_phases(
-    scan: Scan, plan: Plan, probe: Tensor, scale: float, mesh: Mesh, angles_rad: NDArray[np.float64]
+    scan: Scan, plan: Plan, probe: Tensor, scale: float, mesh: Mesh, views: NDArray[np.intp]
 ) -> tuple[NDArray[np.float32], int]:
     """Return the projected phases (angle, y, x) of all ranks' angles, and the pixels that were binned along an axis."""
+    angles_rad = np.unique(scan.geometry.angle_rad[views])
     height, width = plan.grid.shape[1:]
     factor = -(-max(height, width) // _MOST_PIXELS)
     rows, columns = height // factor, width // factor
     phases = torch.zeros(len(angles_rad), rows, columns)
     retrieval = by_paganin if len(np.unique(scan.geometry.effective_distance_m)) == 1 else by_contrast_transfer
-    for own in load_holograms(scan, plan, np.arange(scan.geometry.views), probe, scale, mesh):
+    for own in load_holograms(scan, plan, views, probe, scale, mesh):
         phase = retrieval(own, scan.geometry, plan.grid, _RATIO)[: rows * factor, : columns * factor]
         binned = phase.unflatten(1, (columns, factor)).unflatten(0, (rows, factor)).mean((1, 3))
         phases[np.searchsorted(angles_rad, own.angle_rad)] = binned

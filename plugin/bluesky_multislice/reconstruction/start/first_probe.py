@@ -14,6 +14,7 @@ from bluesky_multislice.models import embed, technique_of, upsample
 from bluesky_multislice.optics import bin_pixels, far_field
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan, thin_plan
+from bluesky_multislice.reconstruction.start.frame_statistics import FrameStatistics
 from bluesky_multislice.reconstruction.start.joint_illumination import probe_of_flats
 from bluesky_multislice.reconstruction.start.shadows import (
     candidate_distances_m,
@@ -48,8 +49,8 @@ _LEAST_ON_GOOD_PIXELS = 0.5
 """Fraction of the probe's intensity that must fall on good pixels to calibrate its power by the frames."""
 
 
-def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: float, mesh: Mesh) -> Tensor:
-    """Return the initial probe (mode, y, x), in the square root of the frames' units over ``scale``.
+def first_probe(scan: Scan, plan: Plan, statistics: FrameStatistics, mesh: Mesh) -> Tensor:
+    """Return the initial probe (mode, y, x), in the square root of the frames' units over the statistics' scale.
 
     A given probe that will be refined is scaled to the frames' mean energy. Without a given probe, far-field patterns
     of one angle are fitted for a few epochs from several focus distances, and the probe with the lowest validation
@@ -60,17 +61,17 @@ def first_probe(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: 
     Args:
         scan: the scan.
         plan: plan of the reconstruction.
-        mean_frame: (y, x) mean of the frames to fit, zero where masked.
-        scale: intensity that is normalised to 1.
+        statistics: statistics of the frames.
         mesh: the ranks.
     """
+    mean_frame, scale = statistics.mean_frame, statistics.scale
     if scan.probe is not None:
         probe = _given_probe(scan.probe, scan.geometry, plan, mean_frame) / math.sqrt(scale)
     elif plan.joint_illumination:
         probe = probe_of_flats(scan, plan, scale)
     elif _searches_focus(scan.geometry):
         # A single plane fits into the memory of every rank, so no slabs are needed.
-        probe = _probe_of_best_focus(scan, plan, mean_frame / scale, scale, mesh.undivided)
+        probe = _probe_of_best_focus(scan, plan, statistics, mesh.undivided)
     else:
         probe = _made_probe(scan.geometry, plan, _frame_without_sample(scan, mean_frame) / scale)
     ramp = torch.linspace(-np.pi, np.pi, probe.shape[-1])
@@ -145,12 +146,12 @@ def _made_probe(geometry: ScanGeometry, plan: Plan, mean_frame: NDArray[np.float
     return make(geometry, mean_frame, window=window, pixel_size_m=geometry.object_pixel_m)
 
 
-def _probe_of_best_focus(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32], scale: float, mesh: Mesh) -> Tensor:
+def _probe_of_best_focus(scan: Scan, plan: Plan, statistics: FrameStatistics, mesh: Mesh) -> Tensor:
     """Return the probe (1, y, x) of the best short fit to views near the centre of the scan."""
     plan = thin_plan(plan, epochs=_TEST_EPOCHS, batch_views=min(plan.fit.batch_views, _TEST_BATCH))
-    sets, mask = _middle_views(scan, plan, scale, mesh), scan.frames.mask
+    sets, mask = _middle_views(scan, plan, statistics, mesh), scan.frames.mask
     nearest = np.asarray(ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True))
-    mean_frame = mean_frame[tuple(nearest)]
+    mean_frame = (statistics.mean_frame / statistics.scale)[tuple(nearest)]
     best, least = torch.empty(0), math.inf
     for distance_m in _focus_distances_m(scan.geometry, sets[0], mean_frame, mask, mesh):
         beam = replace(scan.geometry.beam, focus_distance_m=distance_m or None)
@@ -162,7 +163,7 @@ def _probe_of_best_focus(scan: Scan, plan: Plan, mean_frame: NDArray[np.float32]
     return best
 
 
-def _middle_views(scan: Scan, plan: Plan, scale: float, mesh: Mesh) -> list[ViewSet]:
+def _middle_views(scan: Scan, plan: Plan, statistics: FrameStatistics, mesh: Mesh) -> list[ViewSet]:
     """Return this rank's share of one angle's views nearest to the centre of the scan, to fit and to validate."""
     one_angle = _of_one_angle(scan.geometry)
     position_m = scan.geometry.position_m
@@ -170,9 +171,11 @@ def _middle_views(scan: Scan, plan: Plan, scale: float, mesh: Mesh) -> list[View
     sets = []
     for part in split_views(len(one_angle), plan.held_back_every):
         views = one_angle[part]
+        views = views[~statistics.left_out[views]]
         near = np.sort(views[np.argsort(distance_m[views], kind="stable")[:_TEST_VIEWS]])
         own, lane = share_views(near, plan.lanes, mesh)
-        sets.append(load_views(scan, own, scale=scale, device=mesh.device, saturated=plan.saturated, lane=lane))
+        scale, saturated = statistics.scale, plan.saturated
+        sets.append(load_views(scan, own, scale=scale, device=mesh.device, saturated=saturated, lane=lane))
     return sets
 
 

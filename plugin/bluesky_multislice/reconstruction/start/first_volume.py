@@ -21,6 +21,7 @@ from bluesky_multislice.optics.conventions import wavenumber
 from bluesky_multislice.parallel import Mesh, Slab
 from bluesky_multislice.planning import Plan
 from bluesky_multislice.reconstruction.start.back_projection import angle_weights, back_project
+from bluesky_multislice.reconstruction.start.empty_frames import empty_model
 from bluesky_multislice.reconstruction.start.thin_sample import contrast_transfer_phase, paganin_phase
 from bluesky_multislice.solvers import (
     Prefetcher,
@@ -171,9 +172,7 @@ def _ratios(plan: Plan) -> tuple[float, ...]:
 
 def _beam_of(geometry: ScanGeometry, plan: Plan, probe: Tensor) -> Callable[[int], Tensor]:
     """Return a function that simulates the frame (y, x) of a view without a sample, in units of |probe|²."""
-    flat = VolumeGrid((1, *plan.grid.shape[1:]), plan.grid.voxel_size_m, plan.grid.center_m)
-    model = replace(plan, propagation="projection", slices=1, grid=flat).forward_model(geometry)
-    no_object, probe = torch.zeros(flat.shape), probe.cpu()
+    (model, no_object), probe = empty_model(geometry, plan), probe.cpu()
     known: dict[tuple[float, ...], Tensor] = {}
 
     @torch.no_grad()
@@ -294,7 +293,7 @@ def _misfit_function(
 
     def misfit(delta: Tensor, beta: Tensor) -> float:
         unknowns.start_from(delta, beta)
-        found, _ = evaluate(unknowns, frames, mesh)
+        found = evaluate(unknowns, frames, mesh)
         return float("inf") if found is None else found
 
     return misfit

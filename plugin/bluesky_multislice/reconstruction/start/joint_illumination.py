@@ -1,16 +1,15 @@
 """Illumination that is fitted with the object: flats give its initial guess and are fitted with the frames."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from bluesky_multislice.measurement import Scan, VolumeGrid
+from bluesky_multislice.measurement import Scan
 from bluesky_multislice.optics import propagate
 from bluesky_multislice.planning import Plan
+from bluesky_multislice.reconstruction.start.empty_frames import empty_model
 from bluesky_multislice.solvers import EmptyBeam
 
 
@@ -45,8 +44,7 @@ def empty_beam(scan: Scan, plan: Plan, scale: float, device: torch.device) -> Em
         scale: intensity that is normalised to 1.
         device: device of the tensors.
     """
-    grid = VolumeGrid((1, *plan.grid.shape[1:]), plan.grid.voxel_size_m, plan.grid.center_m)
-    model = replace(plan, propagation="projection", slices=1, grid=grid).forward_model(scan.geometry).to(device)
+    model = empty_model(scan.geometry, plan)[0].to(device)
     views = np.unique(scan.geometry.effective_distance_m, return_index=True)[1]
     flats = np.stack([scan.frames.flat(view) for view in views.tolist()])
     amplitude = torch.from_numpy(np.sqrt(flats / scale).astype(np.float32)).to(device)

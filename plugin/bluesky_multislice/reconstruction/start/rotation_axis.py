@@ -3,6 +3,7 @@
 For few angles, the centre of mass must confirm the result.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 from torch import Tensor
 
-from bluesky_multislice.measurement import Scan
+from bluesky_multislice.measurement import Scan, ScanGeometry
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan, angles_determine_axis
 from bluesky_multislice.reconstruction.start.back_projection import angle_weights, back_project
-from bluesky_multislice.reconstruction.start.first_volume import by_contrast_transfer, load_holograms
+from bluesky_multislice.reconstruction.start.first_volume import AngleHolograms, by_contrast_transfer, load_holograms
 
 _BANDS = 8
 """Bands of rows whose phases are evaluated; odd and even bands must agree."""
@@ -50,7 +51,9 @@ Of 48 scans with 8 to 32 angles, 16 pass; the mean of both is then off by at mos
 """
 
 
-def find_axis_pixels(scan: Scan, plan: Plan, probe: Tensor, scale: float, mesh: Mesh) -> float | None:
+def find_axis_pixels(
+    scan: Scan, plan: Plan, probe: Tensor, scale: float, mesh: Mesh, views: NDArray[np.intp] | None = None
+) -> float | None:
     """Return the shift of the axis along x from the scan's axis, in pixels of the volume; None if it is not found.
 
     Back-projection about the correct axis maximises the sum of squares, because the projections of a detail meet in one
@@ -64,9 +67,13 @@ def find_axis_pixels(scan: Scan, plan: Plan, probe: Tensor, scale: float, mesh: 
         probe: complex (mode, y, x), in the square root of the frames' units over ``scale``.
         scale: intensity that is normalised to 1.
         mesh: the ranks.
+        views: views to use, of all ranks; None: all views.
     """
-    angles_rad = np.unique(scan.geometry.angle_rad)
-    phases = _phases_in_bands(scan, plan, probe, scale, mesh, angles_rad)
+    holograms = load_holograms(
+        scan, plan, np.arange(scan.geometry.views) if views is None else views, probe, scale, mesh
+    )
+    angles_rad = np.unique(scan.geometry.angle_rad if views is None else scan.geometry.angle_rad[views])
+    phases = _phases_in_bands(holograms, scan.geometry, plan, mesh, angles_rad)
     axis = _axis_from_sharpness(phases, angles_rad)
     halves = [_axis_from_sharpness(phases[:, part::2], angles_rad) for part in (0, 1)]
     if abs(halves[0] - halves[1]) > _AGREEMENT_PIXELS or abs(axis) >= phases.shape[-1] / _REACH:
@@ -86,10 +93,9 @@ def move_axis(scan: Scan, pixels: float, pixel_m: float) -> Scan:
 
 
 def _phases_in_bands(
-    scan: Scan,
+    holograms: Iterator[AngleHolograms],
+    geometry: ScanGeometry,
     plan: Plan,
-    probe: Tensor,
-    scale: float,
     mesh: Mesh,
     angles_rad: NDArray[np.float64],
 ) -> NDArray[np.float32]:
@@ -97,8 +103,8 @@ def _phases_in_bands(
     _, height, width = plan.grid.shape
     bands = min(_BANDS, height)
     phases = torch.zeros(len(angles_rad), bands, width)
-    for own in load_holograms(scan, plan, np.arange(scan.geometry.views), probe, scale, mesh):
-        phase = by_contrast_transfer(own, scan.geometry, plan.grid, _RATIO)
+    for own in holograms:
+        phase = by_contrast_transfer(own, geometry, plan.grid, _RATIO)
         rows = phase[: height // bands * bands].unflatten(0, (bands, -1)).mean(1)
         phases[np.searchsorted(angles_rad, own.angle_rad)] = rows
     phases = phases.to(mesh.device)
