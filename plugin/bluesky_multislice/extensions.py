@@ -18,29 +18,38 @@ def with_extensions(
 
     Args:
         own: objects of this package by name.
-        group: entry point group.
-        rule: what an object must be, for errors.
-        accepts: whether an object is that.
-        reserved: further names that are in use.
+        group: entry point group, for example ``bluesky_multislice.priors``.
+        rule: what ``accepts`` checks, for errors, for example ``a Technique``.
+        accepts: returns whether an extension can be used.
+        reserved: names that are taken by other things.
 
     Raises:
-        ExtensionError: an entry point's object is not accepted, or its name is in use.
+        ExtensionError: an entry point cannot be imported, its object is not accepted, or its name is in use.
     """
     found = dict(own)
     for point in entry_points(group=group):
-        extension = point.load()
+        package = point.dist.name if point.dist else "unknown"
+        origin = f"from the entry point {point.name} = {point.value} of the package {package}"
+        try:
+            extension = point.load()
+        except Exception as error:
+            raise ExtensionError(
+                f"Every entry point of the group {group} must be importable.",
+                got=f"{type(error).__name__}: {error} {origin}.",
+                remedy=f"correct or remove the package {package}.",
+            ) from error
         if not accepts(extension):
             raise ExtensionError(
                 f"An entry point of the group {group} must be {rule}.",
-                got=f"{extension!r} from the entry point {point.name} = {point.value}.",
-                remedy="correct the package, or remove it from this environment.",
+                got=f"{extension!r} {origin}.",
+                remedy=f"correct or remove the package {package}.",
             )
         name = getattr(extension, "name", point.name)
         if name in found or name in reserved:
             raise ExtensionError(
-                f"Every entry point of the group {group} needs a name of its own.",
-                got=f"a second {name} from the entry point {point.name} = {point.value}.",
-                remedy="rename it in its package, or remove that package from this environment.",
+                f"Every entry point of the group {group} needs a unique name.",
+                got=f"a second {name} {origin}.",
+                remedy=f"rename it in the package {package}, or remove that package.",
             )
         found[name] = extension
     return found

@@ -24,6 +24,7 @@ def write_result(path, *, without=()):
             file[name].attrs.update({"voxel_size_m": [4e-7, 1e-7, 1e-7], "energy_ev": 12400.0, "axes": ["z", "y", "x"]})
         file["probe"] = (rng.random((2, 8, 8)) + 1j).astype(np.complex64)
         file["positions"] = rng.random((5, 2))
+        file["frame_r_factors"] = rng.random(5)
         for name in ("epoch", "loss", "held_back_loss", "seconds", "coarseness"):
             file[f"history/{name}"] = np.arange(4.0)
         for name in ("frequency_per_m", "correlation", "half_bit"):
@@ -43,7 +44,7 @@ def publish_result(client, result, run_uid, digest="d1"):
 
 def check_content(node, result):
     with h5py.File(result) as file:
-        for name in ("delta", "beta", "probe", "positions"):
+        for name in ("delta", "beta", "probe", "positions", "frame_r_factors"):
             assert_array_equal(node[name][:], file[name][()])
             assert node[name].dtype == file[name].dtype
         assert_array_equal(node["probe_amplitude"][:], np.abs(file["probe"][()]))
@@ -100,7 +101,7 @@ def test_a_result_elsewhere_is_uploaded(tiled_client, tmp_path):
 
 
 def test_a_result_without_optional_groups_is_complete_too(tiled_client, folder):
-    result = write_result(folder / "volume.h5", without=["shell_correlation", "refined"])
+    result = write_result(folder / "volume.h5", without=["shell_correlation", "refined", "frame_r_factors"])
     node = tiled_client[publish_result(tiled_client, result, "run-without-groups")]
     assert "shell_correlation" not in node
     assert "refined" not in node

@@ -41,7 +41,8 @@ PREVIEW = replace(DELTA, name="preview")
 def test_an_extension_that_cannot_be_used_is_refused(tmp_path, monkeypatch, registry, group, rule, own, name):
     for folder, points, words in (
         ("wrong", {"x": "math:pi"}, f"{group} must be {rule}.*entry point x = math:pi"),
-        ("twice", {name: own}, f"{group} needs a name of its own.*a second {name} from the entry point"),
+        ("twice", {name: own}, f"{group} needs a unique name.*a second {name} from .* of the package facility"),
+        ("broken", {"x": "facility:absent"}, f"{group} must be importable.*absent.*remove the package facility"),
     ):
         (tmp_path / folder).mkdir()
         offer = {"module": "facility", "source": SOURCE, "group": group, "points": points}

@@ -133,7 +133,7 @@ def _fill_or_fail(node: Container, file: h5py.File) -> None:
 
 def _fill(node: Container, file: h5py.File) -> None:
     write = register_array
-    for name in result_arrays():
+    for name in (name for name, array in result_arrays().items() if array.required or name in file):
         metadata = {key: np.asarray(value).tolist() for key, value in file[name].attrs.items()}
         array = write(node, file, name, metadata)
         if write is register_array and not can_read(array, file, name):

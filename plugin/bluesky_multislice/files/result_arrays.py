@@ -26,6 +26,7 @@ class ResultArray:
         unit: its unit, which becomes the attribute ``units``; empty: none.
         description: what it contains, for the reference page.
         values: returns the array of a reconstruction; of δ and β, the rows of this rank. Only rank 0 calls it.
+        required: whether a result without the array is refused when it is published.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ResultArray:
     unit: str
     description: str
     values: Callable[[Reconstruction], NDArray]
+    required: bool = True
 
     @property
     def is_volume(self) -> bool:
@@ -99,6 +101,7 @@ _ARRAYS = (
         "",
         "R-factor of each frame; NaN for frames that were left out",
         lambda result: result.frame_r_factors,
+        required=False,  # Jobs of earlier versions did not write it.
     ),
 )
 

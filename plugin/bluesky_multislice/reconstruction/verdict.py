@@ -120,7 +120,7 @@ class Evidence:
     def frames(self) -> FrameMisfits:
         """Misfit of each frame; of no frame if they are unknown."""
         nothing = np.zeros(self.geometry.views)
-        return self.solution.frame_misfits or FrameMisfits(nothing, nothing, nothing, nothing, nothing, nothing)
+        return self.solution.frame_misfits or FrameMisfits(nothing, nothing, nothing, nothing, nothing)
 
     @property
     def unfit(self) -> UnfitFrames:
@@ -132,7 +132,7 @@ class Evidence:
         if self.empty is None or self.solution.frame_misfits is None:
             return None
         views = self.empty.intensity > 0
-        return self.frames.of(views), self.empty.of(views)
+        return self.frames.select(views), self.empty.select(views)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def fit(
         held_back_r_factor=of_held_back.r_factor,
         differences=unknowns.differences,
         penalties=_penalty(unknowns, progress.noise).values(unknowns.object.detach()),
-        frame_misfits=of_fitted.and_of(of_held_back),
+        frame_misfits=of_fitted.merge(of_held_back),
     )
 
 

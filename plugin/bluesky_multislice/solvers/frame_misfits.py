@@ -17,30 +17,29 @@ from bluesky_multislice.solvers.views import ViewSet
 
 @dataclass(frozen=True, eq=False)
 class FrameMisfits:
-    """Sums over the good pixels of each frame, (view,) each; zero for views that were not evaluated.
+    """Sums over the pixels of each frame that are used, (view,) each; zero for views that were not evaluated.
 
-    The residual is √I_model − √I. Its structure is the sum of products of neighbouring pixels along x: noise that
-    differs from pixel to pixel does not contribute to it on average.
+    Intensities I are those of the normalised frames. The residual is √I_model − √I. Its structure is the sum of
+    products of neighbouring pixels along x: noise that is independent in each pixel does not contribute to it on
+    average.
 
     Attributes:
         residual: Σ|√I_model − √I|.
         amplitude: Σ√I.
         structure: Σ of the residual times that of the next pixel.
-        squares: Σ of the residual's square.
+        structure_variance: variance of ``structure`` by independent noise, estimated by Σ of the squared products.
         intensity: ΣI.
-        pixels: number of good pixels that are not saturated.
     """
 
     residual: NDArray[np.float64]
     amplitude: NDArray[np.float64]
     structure: NDArray[np.float64]
-    squares: NDArray[np.float64]
+    structure_variance: NDArray[np.float64]
     intensity: NDArray[np.float64]
-    pixels: NDArray[np.float64]
 
     @classmethod
     def of_sums(cls, sums: Tensor) -> "FrameMisfits":
-        """Return the misfits of sums (view, 6) of ``frame_sums``."""
+        """Return the misfits of sums (view, 5) of ``frame_sums``."""
         return cls(*np.ascontiguousarray(sums.cpu().numpy().T))
 
     @property
@@ -51,40 +50,39 @@ class FrameMisfits:
 
     @property
     def r_factor(self) -> float | None:
-        """R-factor of all evaluated frames, Σ|√I−√I_model|/Σ√I; None if there are none."""
+        """R-factor of all evaluated frames, Σ|√I−√I_model|/Σ√I; None if there are none, or all are dark."""
         amplitude = float(self.amplitude.sum())
         return float(self.residual.sum()) / amplitude if amplitude else None
 
     @property
     def structure_error(self) -> float:
-        """Standard deviation of the sum of all frames' ``structure`` by noise of single pixels."""
-        return float(self.squares.sum()) / max(float(self.pixels.sum()), 1.0) ** 0.5
+        """Standard deviation of the sum of all frames' ``structure`` by independent noise."""
+        return float(self.structure_variance.sum()) ** 0.5
 
-    def of(self, views: NDArray[np.intp] | NDArray[np.bool_]) -> "FrameMisfits":
+    def select(self, views: NDArray[np.intp] | NDArray[np.bool_]) -> "FrameMisfits":
         """Return the misfits of these views only."""
         return FrameMisfits(*(part[views] for part in vars(self).values()))
 
-    def and_of(self, others: "FrameMisfits") -> "FrameMisfits":
-        """Return the misfits of these views and of others."""
+    def merge(self, others: "FrameMisfits") -> "FrameMisfits":
+        """Return the misfits of these evaluated views and of others."""
         pairs = zip(vars(self).values(), vars(others).values(), strict=True)
         return FrameMisfits(*(own + other for own, other in pairs))
 
 
 def frame_sums(expected: Tensor, measured_amplitude: Tensor, mask: Tensor) -> Tensor:
-    """Return the sums (view, 6) of ``FrameMisfits``, float64.
+    """Return the sums (view, 5) of ``FrameMisfits``, float64.
 
     Args:
-        expected: (view, y, x) intensity of the model.
-        measured_amplitude: (view, y, x), NaN where a pixel is not used.
+        expected: (view, y, x) intensity of the model, of the normalised frames.
+        measured_amplitude: (view, y, x) square root of the frames, NaN where a pixel is not used.
         mask: (y, x) 1 for good pixels, else 0.
     """
     good, amplitude = used_amplitude(measured_amplitude, mask)
     amplitude = good * amplitude
     residual = good * torch.sqrt(expected) - amplitude
-    sums = [residual.abs().sum((-2, -1)), amplitude.sum((-2, -1))]
-    sums.append((residual[..., 1:] * residual[..., :-1]).sum((-2, -1)))
-    sums += [part.square().sum((-2, -1)) for part in (residual, amplitude)]
-    return torch.stack([*sums, good.sum((-2, -1))], -1).double()
+    products = residual[..., 1:] * residual[..., :-1]
+    parts = [residual.abs(), amplitude, products, products.square(), amplitude.square()]
+    return torch.stack([part.sum((-2, -1)) for part in parts], -1).double()
 
 
 @torch.no_grad()
@@ -96,7 +94,7 @@ def frame_misfits(unknowns: Unknowns, frames: ViewSet, mesh: Mesh) -> FrameMisfi
         frames: this rank's frames.
         mesh: the ranks.
     """
-    total = torch.zeros((unknowns.views, 6), dtype=torch.float64, device=mesh.device)
+    total = torch.zeros((unknowns.views, 5), dtype=torch.float64, device=mesh.device)
     batches = frames.batches(unknowns.settings.batch_views, None)
     views = own_views(unknowns, frames, batches)
     for expected, measured in expected_and_measured(unknowns, frames, batches):

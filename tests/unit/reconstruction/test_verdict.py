@@ -33,7 +33,7 @@ def frames_of(scan):
 def misfits(residual, structure):
     """Misfits of frames of 100 pixels of intensity one, given per pixel."""
     full = np.full(VIEWS, 100.0)
-    return FrameMisfits(residual * full, full, structure * full, residual**2 * full, full, full)
+    return FrameMisfits(residual * full, full, structure * full, residual**4 * full, full)
 
 
 def judged(

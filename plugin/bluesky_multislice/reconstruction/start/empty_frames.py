@@ -43,7 +43,7 @@ def misfits_of_empty_sample(
     model, no_object = empty_model(scan.geometry, plan)
     model, no_object = model.to(mesh.device), no_object.to(mesh.device)
     mask = on_device(scan.frames.mask, mesh.device, torch.float32)
-    total = torch.zeros((scan.geometry.views, 6), dtype=torch.float64, device=mesh.device)
+    total = torch.zeros((scan.geometry.views, 5), dtype=torch.float64, device=mesh.device)
     for view in some[mesh.share(len(some))].tolist():
         frame = torch.from_numpy(scan.frames.read(np.array([view]), saturated=plan.saturated)).div_(scale)
         frame = on_device(frame, mesh.device)

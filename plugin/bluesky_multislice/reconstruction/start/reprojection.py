@@ -1,7 +1,7 @@
 """Shifts of projections that make them agree with their reprojections from all other angles.
 
-A filtered back-projection without an angle is projected along it. The shifts between projection and reprojection are
-found by cross-correlation, until they no longer change.
+Each projection is compared with that of the filtered back-projection of all other angles. Cross-correlation of both
+gives a shift. This is repeated with the shifted projections.
 
 Sources: Dengler, Ultramicroscopy 30, 337 (1989); Gürsoy et al., Sci. Rep. 7, 11818 (2017).
 """
@@ -14,10 +14,10 @@ from bluesky_multislice.optics.conventions import centred
 from bluesky_multislice.reconstruction.start.back_projection import angle_weights
 
 _EDGE = 4
-"""Width of a projection over that of the vacuum added on each side, into which shifts move its content."""
+"""Projections are padded on each side by their width over this number. No shift is larger."""
 
 _DETAILS = 3
-"""Details larger than the width over this number are filtered out, because their thin-sample phase is wrong."""
+"""σ of the Gaussian high-pass is the width over this number: larger structures have a wrong thin-sample phase."""
 
 _ROUNDS = 14
 """Repetitions, after which 48 angles shifted by 2 pixels rms are known to 0.1 pixel along y and 0.3 along x."""
@@ -26,7 +26,7 @@ _FIRST_REACH = 8
 """Largest shift in the first round, pixels; it shrinks, because later peaks further away are of other details."""
 
 _WIDE_ROUNDS = (5, 8)
-"""Rounds that search far away, for projections that an earlier round has moved onto another detail."""
+"""Rounds, counted from 0, that search all shifts, for projections that were moved onto another detail before."""
 
 _MOMENTUM = 0.8
 """Part of a round's change that is repeated in the next: errors that vary slowly with the angle shrink slowly."""
@@ -46,9 +46,9 @@ or more. Of samples that reach the edges, and for 300 photons, its rms along y i
 """
 
 _CENTRES_MISFIT = 1.15
-"""Largest misfit after that correction relative to the misfit before.
+"""Largest misfit after the correction by centres of mass, relative to the misfit before.
 
-Reprojection minimises the misfit, so it grows: by 1 to 10 % where the correction helped, by 40 % where it did not.
+Reprojection minimises the misfit. The correction makes it grow: by 1 to 10 % where it helped, by 40 % where not.
 """
 
 
@@ -74,12 +74,14 @@ class Projections:
         """Return the shifts (angle, 2), (y, x) in pixels, that align the projections."""
         shifts = self._without_motion(-self._centres)
         change = np.zeros_like(shifts)
-        most = np.array(self._shape) // 3
+        most = np.array(self._shape) // _EDGE
         for number in range(_ROUNDS):
             wide = number in _WIDE_ROUNDS
-            reach = min(self._shape) // 3 if wide else max(2, round(_FIRST_REACH * 0.8**number))
+            reach = min(most) if wide else max(2, round(_FIRST_REACH * 0.8**number))
             step = self._steps(shifts, max(0.7, 3 * 0.8**number), reach)
-            change = step + (_MOMENTUM * change if number > 3 and not wide else 0)
+            # A jump of a wide round is not repeated.
+            momentum = 0 if number < 4 or {number, number - 1} & set(_WIDE_ROUNDS) else _MOMENTUM
+            change = step + momentum * change
             shifts = np.clip(self._without_motion(shifts + change), -most, most)
         return self._with_centres(shifts)
 
