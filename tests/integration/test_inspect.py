@@ -11,7 +11,7 @@ from PIL import Image
 from real_services import TILED_KEY
 from small_scan import hologram_scan
 
-from bluesky_multislice.files import read_scan, write_scan
+from bluesky_multislice.files import inspect_scan, read_scan, write_scan
 from bluesky_multislice.recipe import ScanValues, read_instrument
 from bluesky_multislice.units import ELEMENTARY_CHARGE_C
 
@@ -117,6 +117,18 @@ def test_an_nxtomo_with_darks_flats_and_an_unusable_frame(tmp_path):
         file["entry/instrument/detector/data"][4, 3, 3] = np.inf
     said = inspect(1, tmp_path / "damaged.nxs", *PLAN)
     assert "1 NaN or infinite pixels in view 1" in said
+
+
+def test_an_image_key_that_does_not_fit_leaves_the_orientation(scan_file):
+    with h5py.File(scan_file, "r+") as file:
+        file[DETECTOR].pop("basis_vectors", None)
+        file[f"{DETECTOR}/basis_vectors"] = [[-1.0, 0, 0], [0, 1.0, 0]]
+    orientation = read_scan(scan_file).frames.orientation
+    assert orientation != "as_is"
+    with h5py.File(scan_file, "r+") as file:
+        file[f"{DETECTOR}/image_key"] = np.zeros(5, int)
+    assert set(blocks(inspect(1, scan_file, *PLAN))) == {"image_key"}
+    assert inspect_scan(scan_file).frames.orientation == orientation
 
 
 def test_a_run_is_inspected_by_its_uid(take, tiled_server, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from bluesky_multislice.errors import FramesError
 from bluesky_multislice.extensions import with_extensions
 from bluesky_multislice.files.cxi_scan import inspect_cxi, read_cxi
 from bluesky_multislice.files.nxtomo_scan import inspect_nxtomo, is_nxtomo, read_nxtomo
-from bluesky_multislice.files.scan_inspection import ScanInspection, of_scan
+from bluesky_multislice.files.scan_inspection import ScanInspection, inspection_of_scan
 from bluesky_multislice.measurement import Scan
 from bluesky_multislice.recipe import Instrument, ScanValues
 
@@ -88,7 +88,7 @@ def inspect_scan(
     """
     scan_format = _format_of(path)
     if scan_format.inspect is None:
-        return of_scan(str(path), lambda: scan_format.read(path, values or ScanValues(), instrument))
+        return inspection_of_scan(str(path), lambda: scan_format.read(path, values or ScanValues(), instrument))
     return scan_format.inspect(path, values or ScanValues(), instrument)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,9 @@ from bluesky_multislice.models import Technique, find_technique, technique_field
 from bluesky_multislice.recipe import FieldPlace, scan_fields
 
 _MOST_FRAMES, _LEAST_FRAMES, _SAMPLE_BYTES = 64, 8, 1e9
-"""Most and least frames of a sample, and the size between these limits that it does not exceed."""
+"""Largest and smallest number of frames of a sample, and its largest size if it has more than the smallest number."""
 
+T = TypeVar("T")
 
 _AS_IS: Orientation = "as_is"
 
@@ -45,7 +46,7 @@ class FieldReport:
         source: where the value was found; empty if it was not found.
         error: why the field cannot be used; None if it can, or if the scan does not need it.
         missing: whether the error is that no value was found.
-        place: what an instrument file must say of it; None if it cannot say it.
+        place: the field's entry in an instrument file; None if such an entry cannot express it.
         suggestions: stored values that may be the field, if it was not found.
     """
 
@@ -113,8 +114,13 @@ class FrameSample:
     error: MultisliceError | None
 
 
-def of_scan(name: str, read: Callable[[], Scan]) -> ScanInspection:
-    """Return the inspection of a format that only reads scans: sources without values, and at most one error."""
+def inspection_of_scan(name: str, read: Callable[[], Scan]) -> ScanInspection:
+    """Return the inspection of a scan file whose format has no inspection of its own: without values of fields.
+
+    Args:
+        name: the file's path.
+        read: reads the scan.
+    """
     found = ScanInspection(name).with_scan(read)
     if found.scan is None:
         return found
@@ -130,34 +136,34 @@ def inspect_lookup(
     """Return a report for each field of a scan.
 
     Args:
-        lookup: look-up of the scan's values, not used before.
+        lookup: a new look-up of the scan's values; it collects sources and warnings.
         frames: the frames; None: unknown.
         errors: known errors by field, such as those of frames and mask.
         frames_place: place of the frames; None: unknown.
     """
-    technique, found = _technique(lookup)
-    views = count_announced(lookup) if frames is None else frames.source.shape[0]
-    key = np.zeros(max(views, 1), np.intp)
+    technique, technique_error = _technique(lookup)
+    stored = count_announced(lookup) if frames is None else frames.source.shape[0]
+    key = np.zeros(max(stored, 1), np.intp)
     finders: dict[str, Callable[[], Any]] = {"technique": lambda: lookup.technique().name, "image_key": lambda: key}
     try:
-        key = image_keys(lookup, len(key)) if views else key
+        key = image_keys(lookup, len(key)) if stored else key
     except MultisliceError as error:
         errors = {"image_key": error} | dict(errors)
     finders |= geometry_values(lookup, technique, key)
-    if found is not None:  # Nothing follows from a technique that is not the scan's.
+    if technique_error is not None:  # The technique is a stand-in: no defaults follow from it.
         finders = {name: finder for name, finder in finders.items() if name not in _OF_TECHNIQUE}
     others = set(technique_fields()) - {field.name for field in technique.fields}
     reports = []
     for field in lookup.fields.values():
         if field.name in others:
             continue
-        error = found if field.name == "technique" else errors.get(field.name)
+        error = technique_error if field.name == "technique" else errors.get(field.name)
         report = _report(lookup, field, error, finders.get(field.name))
         if field.name == "frames" and frames is not None:
             source = lookup.sources.get("frames", "")
             report = replace(report, value=tuple(frames.source.shape), source=source, place=frames_place)
         reports.append(report)
-    return tuple(_with_suggestions(lookup, reports, views, frames))
+    return tuple(_with_suggestions(lookup, reports, stored, frames))
 
 
 def partial_frames(source: FrameSource, lookup: FieldLookup, mask: NDArray[np.bool_] | None) -> Frames:
@@ -166,34 +172,34 @@ def partial_frames(source: FrameSource, lookup: FieldLookup, mask: NDArray[np.bo
     Raises:
         FramesError: the frames are not measured intensities, or the mask has another shape.
     """
-    key, orientation = np.zeros(source.shape[0], np.intp), _AS_IS
-    try:
-        key = image_keys(lookup, source.shape[0])
-        orientation = orientation_of_frames(lookup)
-    except MultisliceError:
-        pass  # The field's report tells it.
+    key = _if_usable(lambda: image_keys(lookup, source.shape[0]), np.zeros(source.shape[0], np.intp))
     frames = Frames(
         source,
         rows=np.flatnonzero(key == 0),
         dark_rows=np.flatnonzero(key == 2).tolist(),
         flat_rows=np.flatnonzero(key == 1).tolist(),
         mask=mask,
-        orientation=orientation,
+        orientation=_if_usable(lambda: orientation_of_frames(lookup), _AS_IS),
     )
-    # The middle of a frame may be the direct beam: whether the frames are patterns may be unknown.
+    # Whether the frames are patterns may be unknown. In the middle of a pattern, the direct beam is no hot pixel.
     return frames.without(find_bad_pixels(frames, far_field=True).bad)
 
 
 def count_announced(lookup: FieldLookup) -> int:
     """Return the number of frames that other values announce; 0 if they announce none, or cannot be used."""
+    return _if_usable(lookup.announced_frames, 0)
+
+
+def _if_usable(find: Callable[[], T], default: T) -> T:
+    """Return a value, or a default if it cannot be used; the report of its field contains the error."""
     try:
-        return lookup.announced_frames()
+        return find()
     except MultisliceError:
-        return 0
+        return default
 
 
 def sample_frames(frames: Frames, saturated: Saturated) -> FrameSample | None:
-    """Read evenly spaced frames; None if none is readable.
+    """Read evenly spaced frames; None if there are no views.
 
     Args:
         frames: the frames.
@@ -202,22 +208,22 @@ def sample_frames(frames: Frames, saturated: Saturated) -> FrameSample | None:
     size = max(1, int(np.prod(frames.shape)) * frames.source.dtype.itemsize)
     count = min(_MOST_FRAMES, max(_LEAST_FRAMES, int(_SAMPLE_BYTES / size)), frames.views)
     total, seen = np.zeros(frames.shape), np.zeros(frames.shape)
-    readable, first = 0, None
+    readable, first_error = 0, None
     for view in np.unique(np.linspace(0, frames.views - 1, count).round().astype(int)):
         try:
             try:
                 frame = frames.read(np.array([view]), saturated=saturated)[0]
             except FramesError as error:
-                first = first or error
+                first_error = first_error or error
                 frame = frames.read(np.array([view]), saturated="mask")[0]
         except MultisliceError as error:
-            first = first or error
+            first_error = first_error or error
             continue
         finite = np.isfinite(frame)
         total[finite] += frame[finite]
         seen += finite
         readable += 1
-    return FrameSample(total / np.maximum(seen, 1), readable, first) if readable or first else None
+    return FrameSample(total / np.maximum(seen, 1), readable, first_error) if readable or first_error else None
 
 
 def _technique(lookup: FieldLookup) -> tuple[Technique, MultisliceError | None]:

@@ -32,15 +32,19 @@ def starter_instrument(inspection: ScanInspection) -> str:
 
 def place_text(place: FieldPlace) -> str:
     """Return a place in one line of TOML, such as ``path = "/entry/energy", unit = "keV"``."""
+    return ", ".join(_place_lines(place))
+
+
+def _place_lines(place: FieldPlace) -> list[str]:
     given = {"path": place.path, "value": place.value, "unit": place.unit}
-    return ", ".join(f"{key} = {_toml(value)}" for key, value in given.items() if value is not None)
+    return [f"{key} = {_toml(value)}" for key, value in given.items() if value is not None]
 
 
 def _field_lines(report: FieldReport) -> Iterator[str]:
     field = report.field
     if report.place is not None and report.error is None:
         yield f"[fields.{field.name}]"
-        yield from place_text(report.place).split(", ")
+        yield from _place_lines(report.place)
         yield ""
         return
     if report.error is None and not report.suggestions:
@@ -52,9 +56,9 @@ def _field_lines(report: FieldReport) -> Iterator[str]:
     state = "needed" if report.error is not None else f"optional, {report.source}" if report.source else "optional"
     yield f"# {field.label}{unit} ({state})"
     yield f"# [fields.{field.name}]"
-    places = [place_text(one.as_place(field)) for one in report.suggestions]
-    for place in places or ['path = "…"' + (f', unit = "{field.unit}"' if field.unit else "")]:
-        yield from (f"# {line}" for line in place.split(", "))
+    places = [one.as_place(field) for one in report.suggestions] or [FieldPlace(path="…", unit=field.unit)]
+    for place in places:
+        yield from (f"# {line}" for line in _place_lines(place))
     yield ""
 
 

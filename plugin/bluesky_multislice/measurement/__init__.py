@@ -7,6 +7,7 @@ from bluesky_multislice.measurement.frame_groups import Combination, CombinedFra
 from bluesky_multislice.measurement.frames import Frames, FrameSource, Orientation, Saturated, unorient
 from bluesky_multislice.measurement.geometry import Beam, Detector, Regime, ScanGeometry, VolumeGrid, depth_of_field_m
 from bluesky_multislice.measurement.masks import MaskSense, good_pixels
+from bluesky_multislice.measurement.outlier_frames import OUTLIER_FACTOR, outlier_frames
 from bluesky_multislice.measurement.plausibility import (
     angle_warnings,
     check_energy,
@@ -33,12 +34,11 @@ from bluesky_multislice.measurement.scan_assembly import (
     single_number,
 )
 from bluesky_multislice.measurement.scan_fields import SCAN_FIELDS, ScanField
-from bluesky_multislice.measurement.unusual_frames import UNUSUAL_FACTOR, unusual_frames
 
 __all__ = [
+    "OUTLIER_FACTOR",
     "REFINED_QUANTITIES",
     "SCAN_FIELDS",
-    "UNUSUAL_FACTOR",
     "BadPixels",
     "Beam",
     "Combination",
@@ -81,11 +81,11 @@ __all__ = [
     "image_keys",
     "mask_bad_pixels",
     "orientation_of_frames",
+    "outlier_frames",
     "pattern_warnings",
     "per_row",
     "position_warnings",
     "scan_geometry",
     "single_number",
     "unorient",
-    "unusual_frames",
 ]

@@ -1,5 +1,7 @@
 """Initial guess for holography of several angles: thin-sample volume, alignment, search for the rotation axis."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from bluesky_multislice.errors import PlanError
@@ -25,22 +27,12 @@ def start_of(recipe: Recipe, geometry: ScanGeometry) -> Start:
 
 def finds_axis(recipe: Recipe, geometry: ScanGeometry) -> bool:
     """Return whether the rotation axis is searched."""
-    possible = _in_line(geometry)
-    if recipe.find_axis and not possible:
-        raise _only_holography("find_axis", geometry)
-    if recipe.find_axis is not None:
-        return recipe.find_axis
-    return possible and angles_determine_axis(geometry)
+    return _searches("find_axis", recipe.find_axis, geometry, angles_determine_axis)
 
 
 def aligns(recipe: Recipe, geometry: ScanGeometry) -> bool:
     """Return whether shifts of the frames from angle to angle are searched."""
-    possible = _in_line(geometry)
-    if recipe.align and not possible:
-        raise _only_holography("align", geometry)
-    if recipe.align is not None:
-        return recipe.align
-    return possible and len(np.unique(geometry.angle_rad)) in _ALIGNED_ANGLES
+    return _searches("align", recipe.align, geometry, lambda scan: len(np.unique(scan.angle_rad)) in _ALIGNED_ANGLES)
 
 
 def level_notes(scan: Scan) -> list[str]:
@@ -65,6 +57,15 @@ def _in_line(geometry: ScanGeometry) -> bool:
     technique = technique_of(geometry)
     free = technique.optics is None and not technique.overlapping and not technique.imaged
     return free and geometry.detector.regime == "near_field" and len(np.unique(geometry.angle_rad)) > 1
+
+
+def _searches(option: str, asked: bool | None, geometry: ScanGeometry, suited: Callable[[ScanGeometry], bool]) -> bool:
+    """Return the option's value; if the recipe does not give it, whether the scan is suited."""
+    if asked is None:
+        return _in_line(geometry) and suited(geometry)
+    if asked and not _in_line(geometry):
+        raise _only_holography(option, geometry)
+    return asked
 
 
 def _only_holography(option: str, geometry: ScanGeometry) -> PlanError:

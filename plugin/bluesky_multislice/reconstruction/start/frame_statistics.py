@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bluesky_multislice.errors import FramesError
-from bluesky_multislice.measurement import UNUSUAL_FACTOR, Saturated, Scan, unusual_frames
+from bluesky_multislice.measurement import OUTLIER_FACTOR, Saturated, Scan, outlier_frames
 from bluesky_multislice.parallel import Mesh
 
 _MOST_NAMED = 10
@@ -27,7 +27,7 @@ class FrameStatistics:
         scale: mean over good pixels of ``mean_frame``.
         saturated_pixels: number of saturated pixels in all frames to fit.
         intensity: (view,) mean intensity of each frame over its good pixels that are not saturated.
-        left_out: (view,) whether the frame is left out, because it is far brighter or darker than those around it.
+        left_out: (view,) whether the frame is left out, because it is far brighter or darker than its neighbours.
     """
 
     fitted: NDArray[np.intp]
@@ -56,7 +56,7 @@ class FrameStatistics:
         named = ", ".join(f"{view} ({self.intensity[view] / self.scale:.3g})" for view in views[:_MOST_NAMED].tolist())
         more = f" and {len(views) - _MOST_NAMED} more" if len(views) > _MOST_NAMED else ""
         return [
-            f"frames left out, over {UNUSUAL_FACTOR:g} times brighter or darker than the frames around them: view "
+            f"frames left out, over {OUTLIER_FACTOR:g} times brighter or darker than neighbouring frames: view "
             f"{named}{more}; in brackets the intensity relative to the mean"
         ]
 
@@ -64,7 +64,7 @@ class FrameStatistics:
 def measure_frames(
     scan: Scan, fitted: NDArray[np.intp], held_back: NDArray[np.intp], saturated: Saturated, mesh: Mesh
 ) -> FrameStatistics:
-    """Return statistics of all ranks' frames, each read once, and leave out unusual frames.
+    """Return statistics of all ranks' frames, each read once, and leave out outliers.
 
     Args:
         scan: the scan.
@@ -80,7 +80,7 @@ def measure_frames(
     for views in (fitted, held_back):
         sums.add(views, to_mean=views is fitted)
     intensity, lost = sums.per_view()
-    left_out = unusual_frames(intensity, scan.geometry)
+    left_out = outlier_frames(intensity, scan.geometry)
     sums.subtract(fitted[left_out[fitted]])
     fitted, held_back = (views[~left_out[views]] for views in (fitted, held_back))
     mean = sums.mean_frame()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_scan import hologram_geometry
 
-from bluesky_multislice.measurement import unusual_frames
+from bluesky_multislice.measurement import outlier_frames
 
 
 def grid_geometry(side=12, angles=1):
@@ -21,12 +21,12 @@ def grid_geometry(side=12, angles=1):
 
 
 def found(intensity, geometry):
-    return np.flatnonzero(unusual_frames(np.asarray(intensity, float), geometry)).tolist()
+    return np.flatnonzero(outlier_frames(np.asarray(intensity, float), geometry)).tolist()
 
 
 @pytest.mark.parametrize("factor", [0, 0.05, 50])
 @pytest.mark.parametrize("views", [[0], [17], [39], [9, 10, 11, 12, 13]])
-def test_unusual_frames_of_an_angular_series_are_found(factor, views):
+def test_outliers_of_an_angular_series_are_found(factor, views):
     intensity = 100 * np.exp(-0.3 * np.sin(np.arange(40) / 10))
     intensity[views] *= factor
     assert found(intensity, hologram_geometry(angles=40)) == views
@@ -34,7 +34,7 @@ def test_unusual_frames_of_an_angular_series_are_found(factor, views):
 
 @pytest.mark.parametrize("factor", [0, 50])
 @pytest.mark.parametrize("views", [[0], [143], [60, 61, 62], list(range(24, 36)), [200]])
-def test_unusual_frames_of_a_raster_are_found(factor, views):
+def test_outliers_of_a_raster_are_found(factor, views):
     geometry = grid_geometry(angles=2)
     intensity = np.full(geometry.views, 7.0)
     intensity[views] *= factor
