@@ -196,6 +196,7 @@ CASES = {
         "holograms at two distances",
         refining("distance", "distance_shift", "distance_magnification", "distance_rotation", "background_map"),
     ),
+    "aligned": SmallFit("holograms", {"align": True}),
     "refined angles": SmallFit("holograms", refining("angle", "tilt")),
     "refined angles, cubic": SmallFit("holograms", {"interpolation": "cubic", **refining("angle", "tilt")}),
     "refined angles, fourier": SmallFit("holograms", {"interpolation": "fourier", **refining("angle", "tilt")}),

@@ -1,10 +1,21 @@
 """Alignment of holograms of a thick phantom that are shifted from angle to angle."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from shifted_series import (
+    Island,
+    alignment_of,
+    bounded_shifts,
+    drift,
+    errors_of,
+    random_shifts,
+    scan_of_distances,
+    shifted,
+    without_motion,
+)
 from small_scan import blank, hologram_geometry
 from thick_hologram import Hologram
 
@@ -13,51 +24,18 @@ from bluesky_multislice.parallel import join_mesh
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.reconstruction import reconstruct
-from bluesky_multislice.reconstruction.start import align_series, move_views
-
-
-@dataclass(frozen=True)
-class Island(Hologram):
-    """A phantom with vacuum around it, half as wide as the frames."""
-
-    def fine_delta(self):
-        inner = Hologram(self.size // 2, self.angles, radii=self.radii, delta=self.delta).fine_delta()
-        return np.pad(inner, len(inner) // 2)
-
+from bluesky_multislice.reconstruction.start import move_views
 
 PHANTOM = Hologram(size=32, angles=24, distance=60, bodies=40, radii=(0.05, 0.12))
 ANGLES_RAD = PHANTOM.geometry().angle_rad
 
 
-def in_gauge(shifts):
-    """Return shifts (angle, 2) without those of the whole volume."""
-    basis = np.stack([np.cos(ANGLES_RAD), np.sin(ANGLES_RAD)], 1)
-    along_x = shifts[:, 1] - basis @ np.linalg.lstsq(basis, shifts[:, 1], rcond=None)[0]
-    return np.stack([shifts[:, 0] - shifts[:, 0].mean(), along_x], 1)
-
-
-def random(rms):
-    return in_gauge(np.random.default_rng(0).normal(0, rms, (len(ANGLES_RAD), 2)))
-
-
-def drift(pixels):
-    part = np.linspace(0, 1, len(ANGLES_RAD))
-    return in_gauge(pixels * np.stack([part, np.sin(4 * part)], 1))
-
-
-def shifted(frames, shifts):
-    """Return frames with their content shifted by these pixels (angle, 2)."""
-    y, x = np.fft.fftfreq(frames.shape[1])[:, None], np.fft.rfftfreq(frames.shape[2])
-    ramp = np.exp(-2j * np.pi * (y * shifts[:, 0, None, None] + x * shifts[:, 1, None, None]))
-    return np.fft.irfft2(np.fft.rfft2(frames) * ramp, frames.shape[1:])
-
-
 def found_in(frames, views=None):
-    scan = PHANTOM.scan(frames)
-    plan = make_plan(Recipe(ranks=1, device="cpu"), scan)
-    probe = torch.ones(1, *plan.forward_model(scan.geometry).window, dtype=torch.complex64)
-    with join_mesh("cpu") as mesh:
-        return align_series(scan, plan, probe, 1.0, mesh, np.arange(len(frames)) if views is None else views)
+    return alignment_of(PHANTOM.scan(frames), views)
+
+
+def errors(found, shifts):
+    return errors_of(found, shifts, ANGLES_RAD)
 
 
 def rebuilt(frames, **recipe):
@@ -72,31 +50,42 @@ def frames():
     return PHANTOM.frames()
 
 
-@pytest.mark.parametrize(("shifts", "error"), [(random(1), 0.2), (random(2), 0.25), (drift(3), 0.4)])
+@pytest.mark.parametrize(
+    ("shifts", "error"),
+    [(random_shifts(1, ANGLES_RAD), 0.2), (random_shifts(2, ANGLES_RAD), 0.25), (drift(3, ANGLES_RAD), 0.4)],
+)
 def test_shifts_are_found_to_a_fraction_of_a_pixel(frames, shifts, error):
     found = found_in(shifted(frames, shifts))
-    along_y, along_x = (in_gauge(found.pixels) + shifts).std(0)
+    along_y, along_x = errors(found, shifts).std(0)
     assert found.is_better
     assert along_y < 0.1
     assert along_x < error
 
 
 def test_an_angle_without_a_usable_view_is_not_shifted(frames):
-    shifts = random(2)
+    shifts = random_shifts(2, ANGLES_RAD)
     spoilt = shifted(frames, shifts)
     spoilt[5] *= 50
     found = found_in(spoilt, np.delete(np.arange(len(frames)), 5))
     assert found.is_better
     assert not found.pixels[5].any()
-    assert np.delete(in_gauge(found.pixels) + shifts, 5, axis=0).std(0).max() < 0.5
+    assert np.delete(errors(found, shifts), 5, axis=0).std(0).max() < 0.5
+
+
+def test_frames_of_several_distances_are_shifted_alike():
+    shifts = random_shifts(2, ANGLES_RAD)
+    scan = scan_of_distances((PHANTOM, replace(PHANTOM, distance=90)), shifts)
+    found = alignment_of(scan)
+    assert found.is_better
+    assert errors(found, shifts).std(0).max() < 0.3
 
 
 def test_large_shifts_of_a_sample_inside_the_frames_are_found():
     island = Island(size=32, angles=24, distance=60, radii=PHANTOM.radii)
-    shifts = in_gauge(np.random.default_rng(0).uniform(-5, 5, (24, 2)))
+    shifts = bounded_shifts(5, ANGLES_RAD)
     found = found_in(shifted(island.frames(), shifts))
     assert found.is_better
-    assert (in_gauge(found.pixels) + shifts).std(0).max() < 0.2
+    assert errors(found, shifts).std(0).max() < 0.2
 
 
 @pytest.mark.parametrize("axis", [0.0, 2.0])
@@ -111,13 +100,13 @@ def test_noise_is_not_aligned():
 
 
 def test_views_move_by_their_angles_shifts():
-    shifts, pixel_m = random(2), (1e-9, 2e-9)
+    shifts, pixel_m = random_shifts(2, ANGLES_RAD), (1e-9, 2e-9)
     moved = move_views(blank(PHANTOM.geometry()), shifts, pixel_m)
     np.testing.assert_allclose(moved.geometry.position_m, shifts * pixel_m)
 
 
 def test_the_volume_of_a_shifted_series_is_as_good_as_of_an_aligned_one(frames):
-    truth, shifts = PHANTOM.truth().ravel(), random(2)
+    truth, shifts = PHANTOM.truth().ravel(), random_shifts(2, ANGLES_RAD)
     aligned, found, neglected = (
         rebuilt(series, epochs=4, **recipe)
         for series, recipe in ((frames, {}), (shifted(frames, shifts), {}), (shifted(frames, shifts), {"align": False}))
@@ -130,7 +119,7 @@ def test_the_volume_of_a_shifted_series_is_as_good_as_of_an_aligned_one(frames):
     assert "axis_shift" in found.solution.differences
     assert any("series was aligned" in line for line in found.warnings)
     pixel_m = found.plan.grid.voxel_size_m[1]
-    assert (in_gauge(found.position_m / pixel_m) + shifts).std(0).max() < 0.25
+    assert (without_motion(found.position_m / pixel_m, ANGLES_RAD) + shifts).std(0).max() < 0.25
 
 
 def test_an_aligned_series_gives_the_same_volume_with_and_without_a_search(frames):
