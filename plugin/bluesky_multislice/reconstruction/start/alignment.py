@@ -25,8 +25,8 @@ _MOST_PIXELS = 64
 _LARGEST_RATIO = 0.85
 """Largest misfit of an aligned series relative to that of the series as measured.
 
-Of 72 aligned series with 5 to 1000 photons per pixel the ratio is at least 0.91; of series shifted by 1 to 4 pixels rms 0.2 to 0.4, of
-drifts by 3 to 12 pixels 0.7 to 0.81.
+Of 72 aligned series with 5 to 1000 photons per pixel the ratio is at least 0.91; of series shifted
+by 1 to 4 pixels rms 0.2 to 0.4, of drifts by 3 to 12 pixels 0.7 to 0.81.
 """
 
 _LARGEST_MISFIT = 0.5
