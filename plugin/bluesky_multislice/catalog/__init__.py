@@ -1,11 +1,19 @@
-"""The Tiled catalogue: reads Bluesky runs and publishes reconstructions."""
+"""The Tiled catalogue: reads Bluesky runs and publishes reconstructions.
 
-from bluesky_multislice.catalog.client import connect
-from bluesky_multislice.catalog.ingest import ingest
-from bluesky_multislice.catalog.run_documents import RunDocuments, find_run
-from bluesky_multislice.catalog.run_inspection import inspect_run
-from bluesky_multislice.catalog.scan_resolver import ResolvedScan, resolve_scan
-from bluesky_multislice.catalog.tiled_writer import PublishedReconstruction, find_reconstructions, publish
+Names are imported on first use: the listener only connects, and needs none of the packages that read scans.
+"""
+
+from typing import TYPE_CHECKING
+
+from bluesky_multislice.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from bluesky_multislice.catalog.client import connect
+    from bluesky_multislice.catalog.ingest import ingest
+    from bluesky_multislice.catalog.run_documents import RunDocuments, find_run
+    from bluesky_multislice.catalog.run_inspection import inspect_run
+    from bluesky_multislice.catalog.scan_resolver import ResolvedScan, resolve_scan
+    from bluesky_multislice.catalog.tiled_writer import PublishedReconstruction, find_reconstructions, publish
 
 __all__ = [
     "PublishedReconstruction",
@@ -19,3 +27,19 @@ __all__ = [
     "publish",
     "resolve_scan",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "PublishedReconstruction": "tiled_writer",
+        "ResolvedScan": "scan_resolver",
+        "RunDocuments": "run_documents",
+        "connect": "client",
+        "find_reconstructions": "tiled_writer",
+        "find_run": "run_documents",
+        "ingest": "ingest",
+        "inspect_run": "run_inspection",
+        "publish": "tiled_writer",
+        "resolve_scan": "scan_resolver",
+    },
+)

@@ -1,6 +1,7 @@
 """Entry point of each rank: reads a job folder, reconstructs, and writes the result and the progress.
 
-torchrun --nproc-per-node N -m bluesky_multislice.jobs.job FOLDER
+``python -m bluesky_multislice.parallel.start_ranks --nproc-per-node=N -m bluesky_multislice.jobs.job FOLDER``, or for
+a single rank ``python -m bluesky_multislice.jobs.job FOLDER``
 """
 
 import json

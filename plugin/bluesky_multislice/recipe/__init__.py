@@ -13,6 +13,7 @@ from bluesky_multislice.recipe.service_settings import (
     ServiceSettings,
     SettingsError,
 )
+from bluesky_multislice.recipe.technique_names import technique_names
 from bluesky_multislice.recipe.unit_conversion import convert, to_field_unit
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "read_instrument",
     "read_recipe",
     "scan_fields",
+    "technique_names",
     "to_field_unit",
 ]

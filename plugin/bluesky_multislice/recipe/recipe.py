@@ -8,9 +8,9 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bluesky_multislice.choices import (
     Edges,
@@ -26,31 +26,11 @@ from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.measurement import Combination, MaskSense, Orientation, Regime, Saturated, energy_problem
 from bluesky_multislice.recipe.refine import Refine
 from bluesky_multislice.recipe.resources import Resources
+from bluesky_multislice.recipe.technique_names import TechniqueName
 
 Support = Literal["everywhere", "cylinder"]
 Start = Literal["thin_sample", "empty"]
 Device = Literal["auto", "cpu", "gpu", "cuda", "xpu"]
-
-
-def _techniques() -> list[str]:
-    # Imported here because techniques import PyTorch, which most commands do not need.
-    from bluesky_multislice.models import techniques
-
-    return list(techniques())
-
-
-def _known_technique(name: str) -> str:
-    if name not in _techniques():
-        raise ValueError(f"unknown technique; known are {', '.join(_techniques())}")
-    return name
-
-
-TechniqueName = Annotated[
-    str,
-    AfterValidator(_known_technique),
-    # Evaluated when a form is made, because other packages may provide techniques.
-    Field(json_schema_extra=lambda schema: schema.update(enum=[*_techniques()])),
-]
 
 
 class ScanValues(BaseModel):
