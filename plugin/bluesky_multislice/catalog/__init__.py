@@ -1,6 +1,7 @@
 """The Tiled catalogue: reads Bluesky runs and publishes reconstructions."""
 
 from bluesky_multislice.catalog.client import connect
+from bluesky_multislice.catalog.former_nodes import fetch_result, fetch_result_at
 from bluesky_multislice.catalog.ingest import ingest
 from bluesky_multislice.catalog.run_documents import RunDocuments, find_run
 from bluesky_multislice.catalog.run_inspection import inspect_run
@@ -12,6 +13,8 @@ __all__ = [
     "ResolvedScan",
     "RunDocuments",
     "connect",
+    "fetch_result",
+    "fetch_result_at",
     "find_reconstructions",
     "find_run",
     "ingest",
