@@ -9,6 +9,7 @@ from bluesky_multislice.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from bluesky_multislice.catalog.client import connect
+    from bluesky_multislice.catalog.former_nodes import fetch_result, fetch_result_at
     from bluesky_multislice.catalog.ingest import ingest
     from bluesky_multislice.catalog.run_documents import RunDocuments, find_run
     from bluesky_multislice.catalog.run_inspection import inspect_run
@@ -20,6 +21,8 @@ __all__ = [
     "ResolvedScan",
     "RunDocuments",
     "connect",
+    "fetch_result",
+    "fetch_result_at",
     "find_reconstructions",
     "find_run",
     "ingest",
@@ -35,6 +38,8 @@ __getattr__ = lazy_names(
         "ResolvedScan": "scan_resolver",
         "RunDocuments": "run_documents",
         "connect": "client",
+        "fetch_result": "former_nodes",
+        "fetch_result_at": "former_nodes",
         "find_reconstructions": "tiled_writer",
         "find_run": "run_documents",
         "ingest": "ingest",

@@ -3,6 +3,7 @@
 =====================  ===========================================================================
 ``job.json``           recipe, plan, and the origin of the scan (identity, sources, warnings)
 ``frames.h5``          the scan as an interchange file; frames are copied, or linked to their files
+``former.h5``          the former result that gives the initial guess, if the recipe names one; volumes may be links
 ``progress.jsonl``     one line per epoch, written by rank 0
 ``log.txt``            the output of the job's processes
 ``preview.png``        slices through the current volume, at most once per minute
@@ -74,6 +75,11 @@ class JobFolder:
     def frames(self) -> Path:
         """The scan, an interchange file."""
         return self.path / "frames.h5"
+
+    @property
+    def former(self) -> Path:
+        """The former result that gives the initial guess."""
+        return self.path / "former.h5"
 
     @property
     def progress(self) -> Path:

@@ -2,6 +2,7 @@
 
 from bluesky_multislice.measurement.bad_pixels import BadPixels, find_bad_pixels, mask_bad_pixels
 from bluesky_multislice.measurement.flat_field import FlatField, check_exposures, detector_positions_differ
+from bluesky_multislice.measurement.former_result import FormerResult, VolumeReader
 from bluesky_multislice.measurement.found_value import FoundValue, PlaceKind, as_numbers, as_word, constant
 from bluesky_multislice.measurement.frame_groups import Combination, CombinedFrames, combined_frames
 from bluesky_multislice.measurement.frames import Frames, FrameSource, Orientation, Saturated, unorient
@@ -45,6 +46,7 @@ __all__ = [
     "CombinedFrames",
     "Detector",
     "FlatField",
+    "FormerResult",
     "FoundValue",
     "FrameSource",
     "Frames",
@@ -60,6 +62,7 @@ __all__ = [
     "ScanGeometry",
     "Scheduled",
     "VolumeGrid",
+    "VolumeReader",
     "angle_warnings",
     "as_numbers",
     "as_word",

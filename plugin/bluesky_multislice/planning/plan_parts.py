@@ -75,6 +75,8 @@ class FitPart:
         fit: fit settings. Their step sizes, ``STEP_SIZES``, may differ between machines.
         held_back_every: every n-th view is a validation view.
         start: initial guess; ``thin_sample`` is a thin-sample retrieval, if it fits better than an empty volume.
+        from_former: what the scan's former result gives, by name: volume, probe, positions and refined quantities; the
+            volume replaces ``start``. Empty: there is no former result.
         align: whether to search shifts of the frames from angle to angle before the fit.
         find_axis: whether to search the rotation axis before the fit.
         smoothings: weights of total variation that short fits compare on validation frames; empty: the fit's weight.
@@ -85,6 +87,7 @@ class FitPart:
     fit: FitSettings
     held_back_every: int
     start: Start = "empty"
+    from_former: tuple[str, ...] = ()
     align: bool = False
     find_axis: bool = False
     smoothings: tuple[float, ...] = ()

@@ -29,6 +29,7 @@ from bluesky_multislice.planning.defaults import (
     modes_of,
     smoothing_candidates,
 )
+from bluesky_multislice.planning.former_start import with_former_result
 from bluesky_multislice.planning.frame_storage import check_frames
 from bluesky_multislice.planning.grid import grid_of, margin_from_recipe, slices_of, tiles_of, window_of
 from bluesky_multislice.planning.initial_guess import aligns, finds_axis, level_notes, start_of
@@ -97,9 +98,9 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
     check_device(recipe.device, site)
     machine = this_machine(recipe.device) if site is None else site.for_device(recipe.device)
     mesh, slabs = _mesh(subject, machine)
-    fit = _fit(subject, mesh.lanes)
+    fit, former_notes = with_former_result(_fit(subject, mesh.lanes), recipe, scan, volume.grid)
     notes += device_notes(recipe.device) if site is None else []
-    notes += schedule_notes(recipe, fit.fit) + level_notes(scan)
+    notes += schedule_notes(recipe, fit.fit) + level_notes(scan) + former_notes
     model = _model(subject, volume.grid, margin, slices, fit)
     storage = StoragePart(
         gradient="stored", memory_bytes=0, checkpoint_every=recipe.checkpoint_every, notes=tuple(notes)
@@ -107,11 +108,12 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
     plan = Plan.of_parts(volume, model, fit, mesh, storage)
     times = profile or data_sheets()[machine_name(machine)].profile
     plan = fit_into_memory(plan, geometry, recipe, slabs, machine, lambda cut: step_sizes(cut, geometry, recipe, times))
-    check_slabs(recipe, plan)
+    check_slabs(plan)
     check_frames(plan, geometry, recipe)
     check_memory(plan, geometry, machine)
     earlier = earlier_plans(recipe, geometry, plan)
-    return replace(plan, earlier=earlier, fit=with_smaller_steps(plan.fit)) if earlier else plan
+    near = bool(earlier or plan.from_former)
+    return replace(plan, earlier=earlier, fit=with_smaller_steps(plan.fit)) if near else plan
 
 
 def _scan_notes(subject: _Subject) -> list[str]:
@@ -150,7 +152,8 @@ def _model(subject: _Subject, grid: VolumeGrid, margin: int, slices: int, fit: F
     tiles, halo = (1, 1), 0
     if recipe.propagation == "tiled-multislice":
         tiles, halo = tiles_of(geometry, grid, window_of(geometry, margin), recipe.accuracy)
-    modes = recipe.probe_modes or modes_of(subject.scan, fit.fit)
+    former = subject.scan.former if "probe" in fit.from_former else None
+    modes = recipe.probe_modes or (len(former.probe) if former else modes_of(subject.scan, fit.fit))
     return ModelPart(
         propagation=recipe.propagation,
         slices=1 if recipe.propagation == "projection" else slices,
@@ -163,7 +166,7 @@ def _model(subject: _Subject, grid: VolumeGrid, margin: int, slices: int, fit: F
         tiles=tiles,
         halo=halo,
         probe_modes=modes,
-        modes_by_validation=chooses_modes_by_validation(recipe, subject.scan, modes),
+        modes_by_validation=former is None and chooses_modes_by_validation(recipe, subject.scan, modes),
         saturated=recipe.saturated,
         joint_illumination=recipe.illumination == "joint",
     )

@@ -170,6 +170,12 @@ class Recipe(BaseModel):
         description="Initial volume for holography of several angles: back-projected thin-sample retrieval, or empty. "
         "None: thin_sample for several angles.",
     )
+    start_from: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Former result that gives initial volume, probe, positions and refined geometry: result file, or "
+        "path of its node in the Tiled catalogue. None: initial guess from the frames.",
+    )
     find_axis: bool | None = Field(
         default=None,
         description="Search for the rotation axis in holograms before the fit. With fewer than 40 angles, "
@@ -371,6 +377,12 @@ class Recipe(BaseModel):
         least, most = self.beta_over_delta_min, self.beta_over_delta_max
         if least is not None and most is not None and least > most:
             raise ValueError("beta_over_delta_min must not exceed beta_over_delta_max")
+        return self
+
+    @model_validator(mode="after")
+    def _one_initial_volume(self) -> "Recipe":
+        if self.start is not None and self.start_from is not None:
+            raise ValueError("start_from gives the initial volume; leave start out")
         return self
 
     @model_validator(mode="after")

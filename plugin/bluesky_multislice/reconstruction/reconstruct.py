@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bluesky_multislice.measurement import Scan, ScanGeometry, VolumeGrid, pattern_warnings
 from bluesky_multislice.parallel import Mesh, Slab
-from bluesky_multislice.planning import Plan, with_probe_intensity, with_refined_shifts
+from bluesky_multislice.planning import Plan, with_probe_intensity, with_refined_shifts, without_former_volume
 from bluesky_multislice.reconstruction.fit_sequence import (
     FitObserver,
     VolumeCallback,
@@ -27,11 +27,13 @@ from bluesky_multislice.reconstruction.start import (
     find_axis_pixels,
     first_probe,
     first_volume,
+    former_differences,
     measure_frames,
     misfits_of_empty_sample,
     move_axis,
     move_views,
     probe_intensity_from_frames,
+    with_former_positions,
 )
 from bluesky_multislice.reconstruction.verdict import Evidence, Verdict, judge
 from bluesky_multislice.solvers import (
@@ -63,6 +65,8 @@ class Reconstruction:
             searched or not found.
         start: kind of initial guess.
         shell_correlation: Fourier shell correlation of δ from two halves of the views; None if not planned.
+        scan_geometry: the scan's geometry as measured; None: ``geometry``.
+        frame_intensity: mean intensity of the fitted frames per good pixel; None if unknown.
         empty_misfits: misfits of some validation frames (of fitted frames if none are held back) with an empty sample.
     """
 
@@ -75,6 +79,8 @@ class Reconstruction:
     axis_pixels: float | None = None
     start: str = "empty"
     shell_correlation: ShellCorrelation | None = None
+    scan_geometry: ScanGeometry | None = None
+    frame_intensity: float | None = None
     empty_misfits: FrameMisfits | None = None
 
     @cached_property
@@ -149,6 +155,7 @@ def reconstruct(
         JobError: the plan requires fused kernels, which are unavailable here.
     """
     choose_kernels(plan.kernels, mesh)
+    measured, scan = scan.geometry, with_former_positions(scan, plan)
     if plan.joint_illumination:
         scan = replace(scan, frames=scan.frames.undivided())
     fitted, held = split_views(scan.geometry.views, plan.held_back_every)
@@ -184,6 +191,8 @@ def reconstruct(
         axis_pixels=axis_pixels,
         start=start,
         shell_correlation=correlation,
+        scan_geometry=measured,
+        frame_intensity=statistics.scale,
         empty_misfits=empty,
     )
 
@@ -210,6 +219,8 @@ class _ScanFits:
         probe = self.probe[: plan.probe_modes]
         volumes, start = first_volume(scan, plan, fitted, held, probe, scale, mesh)
         data = load_data(scan, plan, fitted, held, scale, mesh)
+        if scan.former is not None:
+            data = replace(data, differences=former_differences(scan.former, scan, plan, scale))
         if plan.joint_illumination:
             empty = empty_beam(scan, plan, scale, mesh.device)
             data = replace(data, fitted=replace(data.fitted, empty=empty))
@@ -225,7 +236,8 @@ class _ScanFits:
         """Return the shell correlation of two halves of the views, each fitted like all views."""
         geometry, slab = self.scan.geometry, Slab(self.mesh, plan.grid.shape[1])
         pairs = zip(halves(geometry, fitted), halves(geometry, held), ("first half", "second half"), strict=True)
-        fits = replace(self, plan=plan)
+        # Halves are independent only if neither starts from a volume of all views.
+        fits = replace(self, plan=without_former_volume(plan))
         deltas = [slab.join(fits.fit(half, held_half, FitObserver(), name)[0].delta) for half, held_half, name in pairs]
         voxel_size_m = _refined_grid(plan.grid, geometry, solution).voxel_size_m
         axes = voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else voxel_size_m[1:]

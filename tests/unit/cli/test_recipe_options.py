@@ -44,6 +44,7 @@ VALUES = {
     "beta_over_delta_max": 0.1,
     "fidelity": "poisson",
     "start": "empty",
+    "start_from": "former.h5",
     "find_axis": False,
     "align": False,
     "smoothing_by_held_back": True,
