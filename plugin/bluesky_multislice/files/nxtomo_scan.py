@@ -47,18 +47,20 @@ class NXtomoLookup(Hdf5Lookup):
         """
         flipped, sources = {"y": False, "x": False}, []
         for path, axes, flip in _FLIPS:
-            for dataset in self.entry.datasets(path):
-                source = str(dataset.name)
-                value = constant(np.ravel(np.asarray(dataset[()], float)), "flip of the detector", source)
-                if abs(abs(value) - flip) > 1e-3 * flip and abs(value) > 1e-3 * flip:
-                    raise ScanError(
-                        "A detector may be flipped, or rotated by 180°.",
-                        got=f"{value:g} at {source}.",
-                        remedy="set scan.orientation in the recipe.",
-                    )
-                sources.append(source)
-                for axis in axes:
-                    flipped[axis] ^= abs(value) > flip / 2
+            dataset = next(self.entry.datasets(path), None)
+            if dataset is None:
+                continue
+            source = str(dataset.name)
+            value = constant(np.ravel(np.asarray(dataset[()], float)), "flip of the detector", source)
+            if abs(abs(value) - flip) > 1e-3 * flip and abs(value) > 1e-3 * flip:
+                raise ScanError(
+                    "A detector may be flipped, or rotated by 180°.",
+                    got=f"{value:g} at {source}.",
+                    remedy="set scan.orientation in the recipe.",
+                )
+            sources.append(source)
+            for axis in axes:
+                flipped[axis] ^= abs(value) > flip / 2
         if sources:
             both = "".join(axis for axis in "yx" if flipped[axis])
             yield FoundValue(f"flip_{both}" if both else "as_is", ", ".join(sources))
