@@ -64,11 +64,14 @@ def detector_axes(vectors: NDArray[np.float64]) -> DetectorAxes:
     if abs(shear_rad) > _MOST_SHEAR_RAD:
         raise _unusable(vectors, f"the angle between them is {90 - np.degrees(shear_rad):.1f}°, not 90° ± 1°")
     # Rows of an oriented matrix are the directions (y, x) of the oriented row index and column index.
-    oriented = {name: np.array(basis, float).T @ stored for name, basis in _BASIS.items()}
-    orientation = max(oriented, key=lambda name: float(np.trace(oriented[name])))
-    axes = oriented[orientation]
+    nearest: Orientation = "as_is"
+    axes = stored
+    for orientation, basis in _BASIS.items():
+        oriented = np.array(basis, float).T @ stored
+        if np.trace(oriented) > np.trace(axes):
+            nearest, axes = orientation, oriented
     rotation_rad = float(np.arctan2(axes[1, 0] - axes[0, 1], np.trace(axes)))
-    return DetectorAxes(orientation, rotation_rad, tilt_rad)
+    return DetectorAxes(nearest, rotation_rad, tilt_rad)
 
 
 def _unusable(vectors: NDArray[np.float64], why: str) -> ScanError:

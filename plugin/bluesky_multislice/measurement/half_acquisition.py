@@ -112,7 +112,8 @@ def _details(scan: Scan, views: NDArray[np.intp], saturated: Saturated) -> NDArr
     found = np.stack(frames)
     found -= found.mean(0)
     found = ndimage.gaussian_filter1d(found, 1.0, axis=-1, mode="nearest")
-    return found - ndimage.gaussian_filter1d(found, found.shape[-1] / _DETAILS, axis=-1, mode="nearest")
+    wide = ndimage.gaussian_filter1d(found, found.shape[-1] / _DETAILS, axis=-1, mode="nearest")
+    return np.asarray(found - wide, np.float32)
 
 
 def _axis_of(details: NDArray[np.float32]) -> tuple[float, float]:
