@@ -7,6 +7,12 @@ from bluesky_multislice.measurement.found_value import FoundValue, PlaceKind, as
 from bluesky_multislice.measurement.frame_groups import Combination, CombinedFrames, combined_frames
 from bluesky_multislice.measurement.frames import Frames, FrameSource, Orientation, Saturated, unorient
 from bluesky_multislice.measurement.geometry import Beam, Detector, Regime, ScanGeometry, VolumeGrid, depth_of_field_m
+from bluesky_multislice.measurement.half_acquisition import (
+    AXIS_REACH,
+    find_axis_near_edge,
+    move_axis,
+    with_moved_axis,
+)
 from bluesky_multislice.measurement.masks import MaskSense, good_pixels
 from bluesky_multislice.measurement.outlier_frames import OUTLIER_FACTOR, outlier_frames
 from bluesky_multislice.measurement.plausibility import (
@@ -37,6 +43,7 @@ from bluesky_multislice.measurement.scan_assembly import (
 from bluesky_multislice.measurement.scan_fields import SCAN_FIELDS, ScanField
 
 __all__ = [
+    "AXIS_REACH",
     "OUTLIER_FACTOR",
     "REFINED_QUANTITIES",
     "SCAN_FIELDS",
@@ -75,6 +82,7 @@ __all__ = [
     "detector_position_m",
     "detector_positions_differ",
     "energy_problem",
+    "find_axis_near_edge",
     "find_bad_pixels",
     "geometry_values",
     "good_pixels",
@@ -83,6 +91,7 @@ __all__ = [
     "group_readings",
     "image_keys",
     "mask_bad_pixels",
+    "move_axis",
     "orientation_of_frames",
     "outlier_frames",
     "pattern_warnings",
@@ -91,4 +100,5 @@ __all__ = [
     "scan_geometry",
     "single_number",
     "unorient",
+    "with_moved_axis",
 ]

@@ -20,6 +20,8 @@ class VolumePart:
         depths_of_field: thickness of the volume in depths of field; above 1 the thin-sample model is invalid.
         support: ``cylinder`` confines matter to the region that all angles cover.
         coarseness: binning factor of the fitted frames; see ``ScanGeometry.coarser``.
+        axis_pixels: position of the rotation axis along x from the scan's axis, in pixels of the frames; not 0 if it
+            was found far from the middle of the frames.
     """
 
     part: ClassVar[str] = "volume"
@@ -27,6 +29,7 @@ class VolumePart:
     depths_of_field: float
     support: Support
     coarseness: int = 1
+    axis_pixels: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from bluesky_multislice.measurement import (
     VolumeGrid,
     angle_warnings,
     depth_of_field_m,
+    move_axis,
     position_warnings,
 )
 from bluesky_multislice.models import technique_of
@@ -32,7 +33,7 @@ from bluesky_multislice.planning.defaults import (
 from bluesky_multislice.planning.former_start import with_former_result
 from bluesky_multislice.planning.frame_storage import check_frames
 from bluesky_multislice.planning.grid import grid_of, margin_from_recipe, slices_of, tiles_of, window_of
-from bluesky_multislice.planning.initial_guess import aligns, finds_axis, level_notes, start_of
+from bluesky_multislice.planning.initial_guess import aligns, axis_near_edge, finds_axis, level_notes, start_of
 from bluesky_multislice.planning.machine import Machine, device_notes, this_machine
 from bluesky_multislice.planning.memory_advice import check_memory
 from bluesky_multislice.planning.memory_fit import fit_into_memory
@@ -59,6 +60,8 @@ class _Subject:
         several_angles: whether the views have several angles.
         fitted: number of views to fit.
         held: number of validation views.
+        axis_pixels: axis of a half acquisition, about which ``scan`` and ``geometry`` are.
+        axis_notes: note on this axis.
     """
 
     recipe: Recipe
@@ -67,13 +70,18 @@ class _Subject:
     several_angles: bool
     fitted: int
     held: int
+    axis_pixels: float
+    axis_notes: list[str]
 
     @classmethod
     def of(cls, recipe: Recipe, scan: Scan) -> "_Subject":
         """Return the subject of a recipe and a scan."""
+        axis_pixels, axis_notes = axis_near_edge(recipe, scan)
+        scan = move_axis(scan, axis_pixels, scan.geometry.object_pixel_m[1]) if axis_pixels else scan
         geometry = scan.geometry.oversampled(recipe.oversampling)
         fitted, held = split_views(geometry.views, recipe.held_back_every)
-        return cls(recipe, scan, geometry, len(np.unique(geometry.angle_rad)) > 1, len(fitted), len(held))
+        several_angles = len(np.unique(geometry.angle_rad)) > 1
+        return cls(recipe, scan, geometry, several_angles, len(fitted), len(held), axis_pixels, axis_notes)
 
 
 def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: MachineProfile | None = None) -> Plan:
@@ -120,7 +128,7 @@ def _scan_notes(subject: _Subject) -> list[str]:
     """Return notes on the scan's geometry and views."""
     recipe, geometry = subject.recipe, subject.geometry
     notes = position_warnings(geometry) if technique_of(geometry).overlapping else []
-    notes += angle_warnings(geometry)
+    notes += angle_warnings(geometry) + subject.axis_notes
     if not subject.several_angles and recipe.depth_um is None:
         notes.append(
             "one angle and no depth_um: a single slice is fitted; only δ·thickness and β·thickness are determined"
@@ -144,7 +152,12 @@ def _volume(subject: _Subject, margin: int, slices: int) -> VolumePart:
     grid = grid_of(recipe, geometry, margin, slices, subject.several_angles)
     check_depth(recipe, grid, slices, subject.several_angles)
     depth_of_field = depth_of_field_m(geometry.object_pixel_m[1], geometry.beam.wavelength_m)
-    return VolumePart(grid=grid, depths_of_field=grid.thickness_m / depth_of_field, support=recipe.support)
+    return VolumePart(
+        grid=grid,
+        depths_of_field=grid.thickness_m / depth_of_field,
+        support=recipe.support,
+        axis_pixels=subject.axis_pixels,
+    )
 
 
 def _model(subject: _Subject, grid: VolumeGrid, margin: int, slices: int, fit: FitPart) -> ModelPart:
@@ -190,7 +203,7 @@ def _fit(subject: _Subject, lanes: int) -> FitPart:
         held_back_every=recipe.held_back_every,
         start=start_of(recipe, geometry),
         align=aligns(recipe, geometry),
-        find_axis=finds_axis(recipe, geometry),
+        find_axis=finds_axis(recipe, geometry) and not subject.axis_pixels,
         smoothings=smoothing_candidates(recipe, settings, subject.held),
         shell_correlation=recipe.shell_correlation,
     )

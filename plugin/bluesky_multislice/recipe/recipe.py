@@ -62,6 +62,16 @@ class ScanValues(BaseModel):
     orientation: Orientation | None = Field(
         default=None, description="Rotation or flip of stored frames after which the pixel index grows with y and x."
     )
+    detector_rotation_deg: float | None = Field(
+        default=None,
+        description="Rotation of the oriented detector in its plane, from x towards y, at most 10 degrees. None: from "
+        "the scan, otherwise 0.",
+    )
+    axis_pixels: float | None = Field(
+        default=None,
+        description="Position of the rotation axis along x from the middle of the oriented frames, pixels, for frames "
+        "of the whole sample. None: found.",
+    )
     saturation: float | None = Field(default=None, gt=0, description="Smallest stored value of a saturated pixel.")
     angle_deg: float | None = Field(
         default=None, description="Rotation angle of a scan without a rotation stage, degrees."
@@ -180,7 +190,7 @@ class Recipe(BaseModel):
         default=None,
         description="Search for the rotation axis in holograms before the fit. With fewer than 40 angles, "
         "two methods must agree. "
-        "None: only for 40 or more angles spread evenly over 180°.",
+        "None: for 40 or more angles spread evenly over 180°, and for half acquisitions.",
     )
     align: bool | None = Field(
         default=None,

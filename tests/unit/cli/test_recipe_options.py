@@ -87,6 +87,8 @@ VALUES = {
     "source_size_um": 0.1,
     "divergence_urad": 2.0,
     "orientation": "transpose_flip_y",
+    "detector_rotation_deg": 1.5,
+    "axis_pixels": 412.5,
     "frames_per_view": "mean",
     "mask": "mask.npy",
     "mask_sense": "good_is_one",

@@ -8,7 +8,7 @@ from bluesky_multislice.reconstruction.start.first_volume import first_volume
 from bluesky_multislice.reconstruction.start.former_values import former_differences, with_former_positions
 from bluesky_multislice.reconstruction.start.frame_statistics import FrameStatistics, measure_frames
 from bluesky_multislice.reconstruction.start.joint_illumination import empty_beam, probe_of_flats
-from bluesky_multislice.reconstruction.start.rotation_axis import find_axis_pixels, move_axis
+from bluesky_multislice.reconstruction.start.rotation_axis import find_axis_pixels
 from bluesky_multislice.reconstruction.start.shadows import (
     candidate_distances_m,
     depth_of_focus_m,
@@ -34,7 +34,6 @@ __all__ = [
     "former_differences",
     "measure_frames",
     "misfits_of_empty_sample",
-    "move_axis",
     "move_views",
     "paganin_phase",
     "probe_intensity_from_frames",
