@@ -65,7 +65,7 @@ def plan_lines(
         scan = scan_of_sizes(own)
     else:
         instrument = None if own["instrument_file"] is None else read_instrument(own["instrument_file"])
-        scan = read_scan(scan_file, values=recipe.scan, instrument=instrument)
+        scan = read_scan(scan_file, values=recipe.scan, instrument=instrument, frames=recipe.frames)
     site = machine_of(read_site(own["site_file"]), recipe.resources)
     if own["gpu_memory_gb"] is not None or own["machine"] not in (None, "cpu-node"):
         ranks = recipe.ranks or math.prod(int(number) for number in (recipe.mesh or "1x1").split("x"))
