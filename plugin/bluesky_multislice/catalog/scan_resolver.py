@@ -100,7 +100,7 @@ def resolve_scan(
     scan = Scan(geometry, stored, modes, lookup.sources, tuple(lookup.warnings), absent=frozenset(lookup.absent))
     read = mask_bad_pixels(scan)
     scan = read if frames is None else process_frames(read, frames.steps)
-    linked = _files(files, source, others) if scan is read else None
+    linked = _files(files, source, others) if scan.frames is read.frames else None
     return ResolvedScan(scan, linked, run.uid, run.start)
 
 

@@ -61,7 +61,7 @@ def process_frames(scan: Scan, steps: FrameSteps) -> Scan:
     detector = scan.frames.stored_mask.shape
     whole = window == FrameWindow((0, 0), detector)
     if zingers is None and whole:
-        return scan
+        return replace(scan, warnings=(*scan.warnings, *of_centre)) if of_centre else scan
     notes += of_centre
     if not whole:
         notes.append(_window_note(window, scan))
