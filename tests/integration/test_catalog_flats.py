@@ -61,7 +61,7 @@ def test_darks_in_a_stream_and_flats_before_and_behind_in_other_runs(tiled_clien
 
 
 def test_frames_darks_and_flats_are_processed_alike_and_staged_as_a_copy(tiled_client, folder):
-    bright, dark = write_frames(folder, np.stack([BRIGHT] * 3), "bright"), level(folder, "dark", 3, 5, 4)
+    bright, dark = write_frames(folder, np.stack([BRIGHT] * 3), "bright"), level(folder, "dark", 4, 4, 4)
     uid = write_run(
         tiled_client,
         write_frames(folder, FRAMES + 50),
