@@ -103,7 +103,7 @@ def _reconstruct_and_publish(
 def resolve(client: Container, run_uid: str, recipe: Recipe, settings: ServiceSettings) -> catalog.ResolvedScan:
     """Find the run in Tiled and read its frames and geometry, each value with its source."""
     instrument = read_instrument(settings.instrument) if settings.instrument else None
-    resolved = catalog.resolve_scan(client, run_uid, values=recipe.scan, instrument=instrument)
+    resolved = catalog.resolve_scan(client, run_uid, values=recipe.scan, instrument=instrument, frames=recipe.frames)
     log = get_run_logger()
     log.info("Scan %s: %d views of %s", resolved.run_uid, resolved.scan.geometry.views, resolved.scan.frames.shape)
     for warning in resolved.scan.warnings:

@@ -67,7 +67,7 @@ def plan_lines(
         scan = scan_of_sizes(own)
     else:
         instrument = None if own["instrument_file"] is None else read_instrument(own["instrument_file"])
-        scan = read_scan(scan_file, values=recipe.scan, instrument=instrument)
+        scan = read_scan(scan_file, values=recipe.scan, instrument=instrument, frames=recipe.frames)
     scan, recipe = _with_former(scan, recipe, sized=scan_file is None)
     site = machine_of(read_site(own["site_file"]), recipe.resources)
     if own["gpu_memory_gb"] is not None or own["machine"] not in (None, "cpu-node"):

@@ -72,7 +72,7 @@ def reconstruct_file(
         raise ScanError(
             "The folder of the result must exist.", got=f"{output.parent}.", remedy="create it or correct the path."
         )
-    scan = read_scan(scan_file, values=recipe.scan, instrument=instrument)
+    scan = read_scan(scan_file, values=recipe.scan, instrument=instrument, frames=recipe.frames)
     if output.exists() and output.samefile(scan_file):
         raise ScanError("The result must not overwrite the scan.", got=f"{output}.", remedy="choose another name.")
     with _job_path(place.folder, output) as path:

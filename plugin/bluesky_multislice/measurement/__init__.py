@@ -5,6 +5,7 @@ from bluesky_multislice.measurement.flat_field import FlatField, check_exposures
 from bluesky_multislice.measurement.former_result import FormerResult, VolumeReader
 from bluesky_multislice.measurement.found_value import FoundValue, PlaceKind, as_numbers, as_word, constant
 from bluesky_multislice.measurement.frame_groups import Combination, CombinedFrames, combined_frames
+from bluesky_multislice.measurement.frame_window import read_part
 from bluesky_multislice.measurement.frames import Frames, FrameSource, Orientation, Saturated, unorient
 from bluesky_multislice.measurement.geometry import Beam, Detector, Regime, ScanGeometry, VolumeGrid, depth_of_field_m
 from bluesky_multislice.measurement.half_acquisition import (
@@ -22,6 +23,7 @@ from bluesky_multislice.measurement.plausibility import (
     pattern_warnings,
     position_warnings,
 )
+from bluesky_multislice.measurement.processed_frames import FrameSteps, process_frames
 from bluesky_multislice.measurement.read_back import group_detector_positions, group_geometry, group_readings
 from bluesky_multislice.measurement.refined_quantities import (
     REFINED_QUANTITIES,
@@ -56,6 +58,7 @@ __all__ = [
     "FormerResult",
     "FoundValue",
     "FrameSource",
+    "FrameSteps",
     "Frames",
     "MaskSense",
     "Orientation",
@@ -97,6 +100,8 @@ __all__ = [
     "pattern_warnings",
     "per_row",
     "position_warnings",
+    "process_frames",
+    "read_part",
     "scan_geometry",
     "single_number",
     "unorient",

@@ -1,5 +1,6 @@
 """All user input: recipe, scan values, refinement, resources, instrument file, service settings."""
 
+from bluesky_multislice.recipe.frame_processing import FrameProcessing
 from bluesky_multislice.recipe.instrument import FieldPlace, Instrument, read_instrument, scan_fields
 from bluesky_multislice.recipe.recipe import Recipe, ScanValues, Start, Support, make_recipe, read_recipe
 from bluesky_multislice.recipe.refine import Refine, Schedules
@@ -23,6 +24,7 @@ __all__ = [
     "POOL",
     "RERUN_QUEUE",
     "FieldPlace",
+    "FrameProcessing",
     "Gpus",
     "Instrument",
     "Minutes",

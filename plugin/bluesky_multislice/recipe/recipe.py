@@ -24,6 +24,7 @@ from bluesky_multislice.choices import (
 )
 from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.measurement import Combination, MaskSense, Orientation, Regime, Saturated, energy_problem
+from bluesky_multislice.recipe.frame_processing import FrameProcessing
 from bluesky_multislice.recipe.refine import Refine
 from bluesky_multislice.recipe.resources import Resources
 from bluesky_multislice.recipe.technique_names import TechniqueName
@@ -364,6 +365,9 @@ class Recipe(BaseModel):
         default_factory=Resources, description="Resources of the job, within the limits of the site's profile."
     )
     refine: Refine = Field(default_factory=Refine, description="Quantities refined together with object and probe.")
+    frames: FrameProcessing = Field(
+        default_factory=FrameProcessing, description="Part of the frames to read, binning, and corrections of pixels."
+    )
     scan: ScanValues = Field(default_factory=ScanValues, description="Values that override the scan's metadata.")
 
     @field_validator("priors")
