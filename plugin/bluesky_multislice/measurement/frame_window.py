@@ -83,7 +83,7 @@ class FrameWindow:
             mask: (y, x) True for the good pixels of the detector.
         """
         y, x = self.inside(mask.shape)
-        return self.blocks(self.padded(mask[y, x], mask.shape)).all(axis=(1, 3))
+        return np.asarray(self.blocks(self.padded(mask[y, x], mask.shape)).all(axis=(1, 3)))
 
 
 class WindowedFrames:
