@@ -132,9 +132,10 @@ def content_digest(file: h5py.File) -> str:
             digest.update(f"{name} {node.shape} {node.dtype.str}".encode())
             digest.update(np.ascontiguousarray(node[()]).tobytes())
 
-    for group in ("refined", VIEWS):
-        if group in file:
-            file[group].visititems(add)
+    for name in ("refined", VIEWS):
+        group = file.get(name)
+        if isinstance(group, h5py.Group):
+            group.visititems(add)
     for name in ("probe", "positions"):
         add(name, _dataset(file, name))
     for name in VOLUMES:
@@ -222,7 +223,7 @@ def _refined(file: h5py.File) -> dict[str, NDArray]:
     group = file["refined"]
     if not isinstance(group, h5py.Group):
         raise TypeError("refined is not a group")
-    return {name: _finite(file, f"refined/{name}") for name in group}
+    return {name: _finite(file, f"refined/{name}") for name in map(str, group)}
 
 
 def _fits_illumination(file: h5py.File) -> bool:

@@ -220,5 +220,6 @@ def _on_window(
         ]
         places = np.stack(np.meshgrid(*lines, indexing="ij"))
         outside = "constant" if model.far_field else "nearest"
-        probe = np.stack([ndimage.map_coordinates(mode, places, order=3, mode=outside) for mode in probe])
+        resampled = np.stack([ndimage.map_coordinates(mode, places, order=3, mode=outside) for mode in probe])
+        return (resampled * factor).astype(np.complex64)
     return (probe * factor).astype(np.complex64)
