@@ -33,6 +33,6 @@ TechniqueName = Annotated[
     str,
     AfterValidator(_known_technique),
     # Evaluated when a form is made, because other packages may provide techniques.
-    Field(json_schema_extra=lambda schema: schema.update(enum=technique_names())),
+    Field(json_schema_extra=lambda schema: schema.update(enum=[*technique_names()])),
 ]
 """Type of a field with the name of a technique."""
