@@ -10,9 +10,9 @@ from bluesky_multislice.lazy_names import lazy_names
 if TYPE_CHECKING:
     from bluesky_multislice.catalog.client import connect
     from bluesky_multislice.catalog.former_nodes import fetch_result, fetch_result_at
-    from bluesky_multislice.catalog.ingest import ingest
     from bluesky_multislice.catalog.run_documents import RunDocuments, find_run
     from bluesky_multislice.catalog.run_inspection import inspect_run
+    from bluesky_multislice.catalog.scan_ingest import ingest
     from bluesky_multislice.catalog.scan_resolver import ResolvedScan, resolve_scan
     from bluesky_multislice.catalog.tiled_writer import PublishedReconstruction, find_reconstructions, publish
 
@@ -42,7 +42,7 @@ __getattr__ = lazy_names(
         "fetch_result_at": "former_nodes",
         "find_reconstructions": "tiled_writer",
         "find_run": "run_documents",
-        "ingest": "ingest",
+        "ingest": "scan_ingest",
         "inspect_run": "run_inspection",
         "publish": "tiled_writer",
         "resolve_scan": "scan_resolver",

@@ -89,14 +89,26 @@ def _opposite_pairs(geometry: ScanGeometry) -> NDArray[np.intp]:
         return none
     most = min(0.6 * float(np.median(np.diff(different))), _MOST_MISMATCH_RAD) + 1e-6
     first = np.flatnonzero(angle_rad < np.pi)
-    difference = np.abs((angle_rad[None, :] - angle_rad[first, None]) % full_turn - np.pi)
-    nearest = difference.argmin(1)
-    opposite = np.flatnonzero(difference[np.arange(len(first)), nearest] <= most)
+    nearest, difference = _nearest_opposite(angle_rad, first)
+    opposite = np.flatnonzero(difference <= most)
     if not len(opposite):
         return none
     opposite = opposite[np.argsort(angle_rad[first[opposite]], kind="stable")]
     spread = opposite[np.unique(np.linspace(0, len(opposite) - 1, _PAIRS).round().astype(int))]
     return np.stack([views[first[spread]], views[nearest[spread]]], axis=1)
+
+
+def _nearest_opposite(
+    angle_rad: NDArray[np.float64], first: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the index of the angle that is closest to opposite of each of ``first``, and its deviation in rad."""
+    order = np.argsort(angle_rad, kind="stable")
+    at = np.searchsorted(angle_rad[order], (angle_rad[first] + np.pi) % (2 * np.pi))
+    around = order[np.stack([at - 1, at]) % len(order)]
+    deviation = np.abs((angle_rad[around] - angle_rad[first]) % (2 * np.pi) - np.pi)
+    closest = deviation.argmin(0)
+    rows = np.arange(len(first))
+    return around[closest, rows], deviation[closest, rows]
 
 
 def _details(scan: Scan, views: NDArray[np.intp], saturated: Saturated) -> NDArray[np.float32]:

@@ -34,12 +34,13 @@ class ZingerFilter:
 
         Args:
             frame: (y, x) stored frame.
-            good: (y, x) True for good pixels; others are never zingers.
+            good: (y, x) True for good pixels; others are never zingers, nor are pixels that are not finite.
         """
         # Imported here because algotom takes time and 180 MB.
         from algotom.prep.removal import remove_zinger
 
         values = frame.astype(np.float32)
+        good = good & np.isfinite(values)
         if min(values.shape) < 3:
             return np.zeros(values.shape, bool), values
         cleaned = np.asarray(remove_zinger(np.where(good, values, 0), _EXCESS, size=1), np.float32)

@@ -57,6 +57,15 @@ def test_masked_pixels_are_no_zingers():
     assert not found(frame, good)[0].any()
 
 
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_values_that_are_not_finite_stay_to_be_refused(value):
+    frame = hologram(200).astype(np.float32)
+    frame[50, 50] = value
+    mask, cleaned = found(frame)
+    assert not mask.any()
+    assert not np.isfinite(cleaned[50, 50])
+
+
 def scan_of(frames, **options):
     frames = Frames(frames, **options)
     return Scan(hologram_geometry(SIDE, angles=frames.views), frames)

@@ -158,6 +158,8 @@ def test_equal_recipes_have_equal_digests_and_every_field_counts():
         "frames_memory_gib": 0.5,
         "illumination": "joint",
         "start": "empty",
+        "start_from": "former.h5",
+        "frames": {"binning": 2},
         "find_axis": False,
         "align": False,
         "smoothing_by_held_back": True,
