@@ -123,6 +123,8 @@ class Hdf5Lookup(FieldLookup):
         if field.name == "orientation":
             numbers = as_numbers(raw, field.label, source).reshape(dataset.shape)
             return FoundValue(orientation_of(numbers), source, path=path)
+        if isinstance(raw, np.ndarray) and raw.ndim > 1 and raw.size == len(raw):
+            raw = raw.ravel()
         if field.column is not None and (unit is not None or raw.ndim != 1):
             raw = _column(raw, field.column, source)
         written = written or units_of(dataset)

@@ -4,9 +4,17 @@ from bluesky_multislice.measurement.bad_pixels import BadPixels, find_bad_pixels
 from bluesky_multislice.measurement.flat_field import FlatField, check_exposures, detector_positions_differ
 from bluesky_multislice.measurement.found_value import FoundValue, PlaceKind, as_numbers, as_word, constant
 from bluesky_multislice.measurement.frame_groups import Combination, CombinedFrames, combined_frames
+from bluesky_multislice.measurement.frame_rows import (
+    FrameRows,
+    mean_of_samples,
+    rows_by_number,
+    rows_by_time,
+    rows_of_stack,
+)
 from bluesky_multislice.measurement.frames import Frames, FrameSource, Orientation, Saturated, unorient
 from bluesky_multislice.measurement.geometry import Beam, Detector, Regime, ScanGeometry, VolumeGrid, depth_of_field_m
 from bluesky_multislice.measurement.masks import MaskSense, good_pixels
+from bluesky_multislice.measurement.monochromator import bragg_energy_ev, lattice_spacing_m
 from bluesky_multislice.measurement.outlier_frames import OUTLIER_FACTOR, outlier_frames
 from bluesky_multislice.measurement.plausibility import (
     angle_warnings,
@@ -46,6 +54,7 @@ __all__ = [
     "Detector",
     "FlatField",
     "FoundValue",
+    "FrameRows",
     "FrameSource",
     "Frames",
     "MaskSense",
@@ -63,6 +72,7 @@ __all__ = [
     "angle_warnings",
     "as_numbers",
     "as_word",
+    "bragg_energy_ev",
     "check_energy",
     "check_exposures",
     "chosen",
@@ -79,12 +89,17 @@ __all__ = [
     "group_geometry",
     "group_readings",
     "image_keys",
+    "lattice_spacing_m",
     "mask_bad_pixels",
+    "mean_of_samples",
     "orientation_of_frames",
     "outlier_frames",
     "pattern_warnings",
     "per_row",
     "position_warnings",
+    "rows_by_number",
+    "rows_by_time",
+    "rows_of_stack",
     "scan_geometry",
     "single_number",
     "unorient",

@@ -87,6 +87,7 @@ VALUES = {
     "divergence_urad": 2.0,
     "orientation": "transpose_flip_y",
     "frames_per_view": "mean",
+    "allow_aborted": True,
     "mask": "mask.npy",
     "mask_sense": "good_is_one",
     "saturation": 1000.0,
