@@ -7,6 +7,8 @@ run adopts the job, or publishes its result.
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -18,7 +20,7 @@ from tiled.client.container import Container
 
 from bluesky_multislice import catalog
 from bluesky_multislice.errors import MultisliceError
-from bluesky_multislice.files import read_provenance, write_scan
+from bluesky_multislice.files import former_record, link_result, read_former, read_provenance, write_scan
 from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import SiteProfile, allocate, machine_of, make_scheduler, read_site
 from bluesky_multislice.listener import automatic_key, tiled_key
@@ -71,6 +73,8 @@ def _reconstruct_and_publish(
     adopted = job.find()
     with _timed(seconds, "resolve"):
         resolved = resolve(client, run_uid, recipe, settings)
+        if recipe.start_from is not None and not adopted:
+            resolved = start_from(client, recipe.start_from, folder, resolved)
     if adopted:
         plan = Plan.from_dict(folder.read_job()["plan"])
     else:
@@ -99,12 +103,27 @@ def _reconstruct_and_publish(
 def resolve(client: Container, run_uid: str, recipe: Recipe, settings: ServiceSettings) -> catalog.ResolvedScan:
     """Find the run in Tiled and read its frames and geometry, each value with its source."""
     instrument = read_instrument(settings.instrument) if settings.instrument else None
-    resolved = catalog.resolve_scan(client, run_uid, values=recipe.scan, instrument=instrument)
+    resolved = catalog.resolve_scan(client, run_uid, values=recipe.scan, instrument=instrument, frames=recipe.frames)
     log = get_run_logger()
     log.info("Scan %s: %d views of %s", resolved.run_uid, resolved.scan.geometry.views, resolved.scan.frames.shape)
     for warning in resolved.scan.warnings:
         log.warning(warning)
     return resolved
+
+
+@task(cache_policy=NO_CACHE)
+def start_from(
+    client: Container, former: str, folder: JobFolder, resolved: catalog.ResolvedScan
+) -> catalog.ResolvedScan:
+    """Write the former result, a file or a node of the catalogue, into the job folder, and add it to the scan."""
+    with explain_write_errors(folder):
+        if Path(former).exists():
+            link_result(Path(former), folder.former)
+        else:
+            catalog.fetch_result(client, former, folder.former)
+        result = read_former(folder.former)
+    get_run_logger().info("Starts from %s", result.name)
+    return replace(resolved, scan=replace(resolved.scan, former=result))
 
 
 @task(name="plan", cache_policy=NO_CACHE)
@@ -130,6 +149,7 @@ def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.Resol
                 "run_uid": resolved.run_uid,
                 "sources": resolved.scan.sources,
                 "warnings": list(resolved.scan.warnings),
+                "former_result": former_record(resolved.scan.former),
             },
         )
     get_run_logger().info("Job folder %s", folder.path)

@@ -35,7 +35,10 @@ class Held:
         return processes(lambda process: process.cmdline()[-1:] == [str(self.folder.path)])
 
     def ranks(self):
-        return [process for process in self.job() if is_module(process, JOB_MODULE)]
+        job = self.job()
+        own = {process.pid for process in job}
+        # A single rank on this machine has no launcher.
+        return [process for process in job if process.ppid() in own or is_module(process, JOB_MODULE)]
 
     def hold(self):
         eventually(self.ranks, LONG)

@@ -3,8 +3,10 @@
 Names are imported on first use, so that ``import bluesky_multislice`` does not load PyTorch.
 """
 
-from importlib import import_module
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
+
+from bluesky_multislice.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from bluesky_multislice.errors import MultisliceError
@@ -52,11 +54,11 @@ _ROOMS = {
 }
 """Public name → the subpackage that exports it."""
 
+_import_name = lazy_names(__name__, _ROOMS)
+
 
 def __getattr__(name: str) -> Any:
     """Return a public name from its subpackage; ``__version__`` is the version of the installed package."""
     if name == "__version__":
-        return import_module("importlib.metadata").version("bluesky-multislice")
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+        return metadata.version("bluesky-multislice")
+    return _import_name(name)

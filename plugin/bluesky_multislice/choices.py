@@ -5,6 +5,12 @@ The file imports nothing else of the package, so that forms and command-line opt
 
 from typing import Literal
 
+OwnTechnique = Literal["ptychography", "holography", "microscopy"]
+"""Techniques of this package; ``models.techniques``."""
+
+TECHNIQUES_GROUP = "bluesky_multislice.techniques"
+"""Entry point group for the techniques of other packages."""
+
 Propagation = Literal["multislice", "tiled-multislice", "finite-difference", "finite-difference-wide", "projection"]
 """Forward model of the beam inside the sample; ``optics.PROPAGATIONS``."""
 

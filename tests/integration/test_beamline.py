@@ -42,6 +42,7 @@ def test_frames_over_http_equal_those_in_the_file(tiled_client, folder, geometry
     assert source.shape == (4, 6, 8)
     assert_array_equal(source[1:3], frames.astype(np.uint16)[1:3])
     assert source[4:9].shape == (0, 6, 8)
+    assert_array_equal(source.read_part(slice(1, 3), slice(2, 6), slice(3, 7)), frames.astype(np.uint16)[1:3, 2:6, 3:7])
 
 
 def test_known_arrays_reach_the_scan(tiled_client, folder, geometry, frames):

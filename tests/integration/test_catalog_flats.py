@@ -8,7 +8,7 @@ from written_run import FRAMES, POSITIONS, write_frames, write_run
 from bluesky_multislice.catalog import resolve_scan
 from bluesky_multislice.errors import CatalogError, FramesError
 from bluesky_multislice.files import frame_files, read_scan, write_scan
-from bluesky_multislice.recipe import FieldPlace, Instrument
+from bluesky_multislice.recipe import FieldPlace, FrameProcessing, Instrument
 
 VIEWS, TIMES = np.arange(3), [100.0, 110.0, 120.0]
 BRIGHT = np.arange(20, dtype=np.uint16).reshape(4, 5) + 200
@@ -58,6 +58,21 @@ def test_darks_in_a_stream_and_flats_before_and_behind_in_other_runs(tiled_clien
     )
     names = {path.name for path in frame_files(folder / "job.h5")}
     assert names == {"frames.h5", "dark.h5", "bright.h5", "late.h5"}
+
+
+def test_frames_darks_and_flats_are_processed_alike_and_staged_as_a_copy(tiled_client, folder):
+    bright, dark = write_frames(folder, np.stack([BRIGHT] * 3), "bright"), level(folder, "dark", 4, 4, 4)
+    uid = write_run(
+        tiled_client,
+        write_frames(folder, FRAMES + 50),
+        calibrations={"darks": (dark, {}, TIMES), "flats": (bright, {}, TIMES)},
+        times=TIMES,
+    )
+    resolved = resolve_scan(tiled_client, uid, frames=FrameProcessing(region="0:4,1:5", binning=2))
+    bins = [np.asarray(one, float)[..., 1:].reshape(-1, 2, 2, 2, 2).sum((2, 4)) for one in (FRAMES + 46, BRIGHT - 4)]
+    checked(resolved.scan, bins[0] / bins[1], folder, resolved.files)
+    assert resolved.files is None
+    assert frame_files(folder / "job.h5") == [folder / "job.h5"]
 
 
 def test_flats_at_each_distance_serve_its_frames_and_the_instrument_file_names_the_stream(tiled_client, folder):

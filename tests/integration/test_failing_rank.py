@@ -12,7 +12,7 @@ from bluesky_multislice.errors import JobError
 
 JOB = Path(__file__).with_name("job_with_a_failing_rank.py")
 KILLED = "forcefully exiting via"
-"""What torchrun says of a rank that did not end when it was asked to, after half a minute."""
+"""What the launcher says of a rank that did not end when it was asked to, after half a minute."""
 
 
 def run(folder, kind):

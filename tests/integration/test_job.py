@@ -1,4 +1,4 @@
-"""The job on a folder made by hand: no scheduler, no Tiled, no Prefect; once under torchrun, else on forked ranks."""
+"""The job on a folder made by hand: no scheduler, no Tiled, no Prefect; once with the launcher, else forked."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def stage(path, **recipe):
     return folder
 
 
-def torchrun(folder, **environment):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def launch(folder, **environment):
+    command = [sys.executable, "-m", "bluesky_multislice.parallel.start_ranks", "--nproc-per-node=2"]
     return subprocess.run(
         [*command, "-m", "bluesky_multislice.jobs.job", str(folder.path)],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
@@ -51,12 +51,12 @@ def torchrun(folder, **environment):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A finished job whose torchrun and ranks found only the packages of a compute node."""
+    """A finished job whose launcher and ranks found only the packages of a compute node."""
     room = tmp_path_factory.mktemp("job")
     (room / "startup").mkdir()
     path = [packages_of_a_compute_node(room / "startup"), *filter(None, [os.environ.get("PYTHONPATH")])]
     folder = stage(room / "folder")
-    process = torchrun(folder, PYTHONPATH=os.pathsep.join(path))
+    process = launch(folder, PYTHONPATH=os.pathsep.join(path))
     assert process.returncode == 0, process.stdout
     return folder
 

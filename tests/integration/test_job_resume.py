@@ -51,8 +51,8 @@ def stage(path, **recipe):
 
 @contextmanager
 def started(folder):
-    """torchrun as a batch script starts it; whatever is left of it in the end is killed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
+    """The ranks as a batch script starts them; whatever is left of them in the end is killed."""
+    command = [sys.executable, "-u", "-m", "bluesky_multislice.parallel.start_ranks", f"--nproc-per-node={RANKS}"]
     own = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PET_SIGNALS_TO_HANDLE": EVERY_SIGNAL}
     with folder.log.open("ab") as log:
         agent = subprocess.Popen(
@@ -94,14 +94,11 @@ def checkpoints(folder):
 
 def ranks_of(agent):
     """The processes of the ranks, in the order of their numbers."""
-    found = [
-        child for child in psutil.Process(agent.pid).children() if "bluesky_multislice.jobs.job" in child.cmdline()
-    ]
-    return sorted(found, key=lambda process: int(process.environ()["RANK"]))
+    return sorted(psutil.Process(agent.pid).children(), key=lambda process: process.pid)
 
 
 def kill(agent):
-    """Kill torchrun, and see that its ranks go with it."""
+    """Kill the launcher, and see that its ranks go with it."""
     ranks = ranks_of(agent)
     assert ranks
     agent.kill()
@@ -177,7 +174,7 @@ def test_a_job_that_is_asked_to_stop_says_so_and_goes_on_later(ask, whole, tmp_p
     assert folder.read_error() is None
     assert not folder.result.exists()
     assert f"resumes from epoch {stopped['epoch']}" in folder.log.read_text()
-    if ask in ("stop-request", "SIGUSR1 to a rank"):  # torchrun tells nothing of ranks when it is asked itself
+    if ask in ("stop-request", "SIGUSR1 to a rank"):  # the launcher tells nothing of ranks when it is asked itself
         assert "exitcode  : 75" in folder.log.read_text()
     found = finish(folder)
     assert_same_course(found, whole)
@@ -267,7 +264,7 @@ def test_a_cancelled_job_is_cancelled_and_leaves_a_checkpoint(tmp_path):
     assert checkpoints(folder)
 
 
-def test_a_job_whose_torchrun_was_killed_has_failed_and_goes_on(tmp_path):
+def test_a_job_whose_launcher_was_killed_has_failed_and_goes_on(tmp_path):
     """Long enough that ranks which compute on would be seen."""
     folder, scheduler = stage(tmp_path / "job", epochs=5000), LocalScheduler()
     job = scheduler.submit(folder, name="me", allocation=ALLOCATION)

@@ -34,16 +34,19 @@ def deployment(prefect_server):
     return reconstruct_scan.to_deployment(FLOW, entrypoint_type=EntrypointType.MODULE_PATH).apply()
 
 
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory):
+    with SimpleTiledServer(tmp_path_factory.mktemp("tiled"), api_key=KEY) as server:
+        yield server.uri.split("?")[0]
+
+
 @pytest.fixture
-def tiled(tmp_path, monkeypatch):
+def settings(tiled, tmp_path, monkeypatch):
+    """A catalogue of the test's own: a container on the server. A server takes seconds of a core to start."""
     monkeypatch.setenv("TILED_API_KEY", KEY)
-    with SimpleTiledServer(tmp_path / "tiled", api_key=KEY) as server:
-        yield server
-
-
-@pytest.fixture
-def settings(tiled, tmp_path):
-    return ServiceSettings(tiled.uri.split("?")[0], tmp_path)
+    with catalogue(tiled) as client:
+        client.create_container(tmp_path.name)
+    return ServiceSettings(f"{tiled}/metadata/{tmp_path.name}", tmp_path)
 
 
 @contextmanager

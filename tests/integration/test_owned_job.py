@@ -1,4 +1,4 @@
-"""The one job of a flow run with a real torchrun: adopted, not doubled, and started again only where that can help."""
+"""The one job of a flow run with real ranks: adopted, not doubled, and started again only where that can help."""
 
 import json
 import logging
@@ -137,8 +137,8 @@ def test_a_job_that_somebody_else_cancelled_is_a_cancelled_flow_run(own, folder)
     assert attempts(folder) == 1
 
 
-def test_ranks_whose_torchrun_was_killed_finish_the_job(own, folder):
-    job = own(sleep_s=3, result=True)
+def test_ranks_whose_launcher_was_killed_finish_the_job(own, folder):
+    job = own(sleep_s=3, result=True, outlives=True)
 
     def kill(status):
         if status.state is JobState.RUNNING:

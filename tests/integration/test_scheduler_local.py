@@ -1,4 +1,4 @@
-"""The local scheduler with a real torchrun: states, errors, and above all no rank that outlives its job."""
+"""The local scheduler with real ranks: states, errors, and above all no rank that outlives its job."""
 
 import json
 import os
@@ -128,8 +128,8 @@ def test_an_exception_in_the_waiting_code_leaves_no_rank(scheduler, stage):
     assert_gone(seen)
 
 
-def test_another_process_cancels_ranks_whose_torchrun_was_killed(scheduler, stage):
-    folder = stage(sleep_s=600)
+def test_another_process_cancels_ranks_whose_launcher_was_killed(scheduler, stage):
+    folder = stage(sleep_s=600, outlives=True)
     job = scheduler.submit(folder, name="me", allocation=TWO)
     ranks = wait_for_ranks(folder)
     os.kill(psutil.Process(ranks[0]["pid"]).ppid(), signal.SIGKILL)

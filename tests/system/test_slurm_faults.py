@@ -42,7 +42,7 @@ scheduler().submit(Folder(Path(sys.argv[1])), name="orphan", allocation=ONE)
 """
 
 
-@pytest.mark.parametrize(("victim", "words"), [("pid", "SIGKILL"), ("torchrun", "Killed")])
+@pytest.mark.parametrize(("victim", "words"), [("pid", "SIGKILL"), ("launcher", "Killed")])
 def test_a_killed_process_ends_its_job_which_may_go_on(room, victim, words):
     slurm, folder = scheduler(), staged(room / "job", sleep_s=600)
     job = slurm.submit(folder, name="killed", allocation=Allocation(nodes=2, ranks_per_node=1, memory_gb=1))

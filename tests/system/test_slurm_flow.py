@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from failing_disk import fail, failing_disk
 from flow_runs import log_of, worker
-from held_flow_runs import Held, is_module, reap
+from held_flow_runs import Held, reap
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.states import Cancelling
@@ -125,15 +125,15 @@ def test_the_job_of_a_flow_that_is_killed_is_adopted_and_ends_as_a_volume(client
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("client", ["ranks_per_node = 1\nmemory_gb = 2"], indirect=True)
 def test_a_flow_run_ends_with_its_volume_whatever_befalls_its_job(client, cluster, take, room, tiled_client):
-    """A rank killed, then torchrun; Slurm's controller restarted, an urgent job, a lost node, out of time twice."""
+    """A rank killed, then its launcher; Slurm's controller restarted, an urgent job, a lost node, out of time twice."""
     recipe = Recipe(epochs=EPOCHS, ranks=2, held_back_every=4, checkpoint_every=1)
     held = Held(client, take(), recipe)
     eventually(lambda: newest_checkpoint(held.folder))
 
-    for times, victim in enumerate(("bluesky_multislice.jobs.job", "torch.distributed.run"), start=1):
-        # Of the second node: what runs there, and what started it.
-        processes = sorted(held.job(), key=lambda process: process.environ()["SLURM_NODEID"])
-        next(each for each in reversed(processes) if is_module(each, victim)).kill()
+    for times in (1, 2):
+        # Of the second node: the launcher, then the rank that it has forked.
+        *_, launcher, rank = sorted(held.job(), key=lambda each: (each.environ()["SLURM_NODEID"], each.pid))
+        (rank if times == 1 else launcher).kill()
         eventually(lambda times=times: f"it is started again, {times} of 5 times" in log_of(held.id))
         goes_on(held)
 

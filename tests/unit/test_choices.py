@@ -2,7 +2,8 @@
 
 from typing import get_args
 
-from bluesky_multislice.choices import FidelityName, Interpolation, Kernel, OptimiserName, Propagation
+from bluesky_multislice.choices import FidelityName, Interpolation, Kernel, OptimiserName, OwnTechnique, Propagation
+from bluesky_multislice.models import techniques
 from bluesky_multislice.optics import PROPAGATIONS
 from bluesky_multislice.recipe import Recipe
 from bluesky_multislice.solvers.fidelity import FIDELITIES
@@ -11,6 +12,7 @@ from bluesky_multislice.solvers.fidelity import FIDELITIES
 def test_every_choice_is_implemented_and_every_implementation_is_a_choice():
     assert set(PROPAGATIONS) == set(get_args(Propagation))
     assert set(FIDELITIES) == set(get_args(FidelityName))
+    assert set(techniques()) == set(get_args(OwnTechnique))
 
 
 def test_the_form_offers_the_same_choices():

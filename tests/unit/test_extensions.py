@@ -3,6 +3,7 @@
 import pytest
 from installed_package import installed
 
+from bluesky_multislice.choices import TECHNIQUES_GROUP
 from bluesky_multislice.errors import ExtensionError
 from bluesky_multislice.files import result_arrays, scan_formats
 from bluesky_multislice.files.result_arrays import GROUP as RESULT_ARRAYS
@@ -10,14 +11,13 @@ from bluesky_multislice.files.scan_formats import GROUP as FORMATS
 from bluesky_multislice.jobs.schedulers import schedulers
 from bluesky_multislice.jobs.schedulers.backends import GROUP as SCHEDULERS
 from bluesky_multislice.models import techniques
-from bluesky_multislice.models.techniques.registry import GROUP as TECHNIQUES
 from bluesky_multislice.solvers.priors import prior_classes
 from bluesky_multislice.solvers.priors.prior_registry import GROUP as PRIORS
 
 ROOM = "bluesky_multislice"
 # Registry, its group, what it takes, an object of this package, the name of that object.
 GROUPS = [
-    (techniques, TECHNIQUES, "a Technique", f"{ROOM}.models.techniques.holography:HOLOGRAPHY", "holography"),
+    (techniques, TECHNIQUES_GROUP, "a Technique", f"{ROOM}.models.techniques.holography:HOLOGRAPHY", "holography"),
     (prior_classes, PRIORS, "a subclass of Prior", f"{ROOM}.solvers.priors.sparsity:Sparsity", "l1"),
     (scan_formats, FORMATS, "a ScanFormat", "facility:CXI", "CXI"),
     (result_arrays, RESULT_ARRAYS, "a ResultArray", "facility:DELTA", "delta"),

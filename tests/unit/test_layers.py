@@ -2,6 +2,7 @@
 
 import ast
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -22,4 +23,11 @@ def test_a_room_says_what_it_is_for_and_lists_its_names(path):
     assert ast.get_docstring(tree)
     imported = [alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
     listed = [node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
-    assert not set(imported) - {name for node in listed for name in ast.literal_eval(node.value)}
+    helpers = {"TYPE_CHECKING", "lazy_names"}
+    assert not set(imported) - helpers - {name for node in listed for name in ast.literal_eval(node.value)}
+
+
+@pytest.mark.parametrize("package", ["bluesky_multislice", "bluesky_multislice.catalog"])
+def test_every_name_that_is_imported_on_first_use_is_there(package):
+    module = import_module(package)
+    assert all(getattr(module, name) is not None for name in module.__all__)

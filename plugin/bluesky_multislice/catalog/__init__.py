@@ -1,17 +1,28 @@
-"""The Tiled catalogue: reads Bluesky runs and publishes reconstructions."""
+"""The Tiled catalogue: reads Bluesky runs and publishes reconstructions.
 
-from bluesky_multislice.catalog.client import connect
-from bluesky_multislice.catalog.ingest import ingest
-from bluesky_multislice.catalog.run_documents import RunDocuments, find_run
-from bluesky_multislice.catalog.run_inspection import inspect_run
-from bluesky_multislice.catalog.scan_resolver import ResolvedScan, resolve_scan
-from bluesky_multislice.catalog.tiled_writer import PublishedReconstruction, find_reconstructions, publish
+Names are imported on first use: the listener only connects, and needs none of the packages that read scans.
+"""
+
+from typing import TYPE_CHECKING
+
+from bluesky_multislice.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from bluesky_multislice.catalog.client import connect
+    from bluesky_multislice.catalog.former_nodes import fetch_result, fetch_result_at
+    from bluesky_multislice.catalog.ingest import ingest
+    from bluesky_multislice.catalog.run_documents import RunDocuments, find_run
+    from bluesky_multislice.catalog.run_inspection import inspect_run
+    from bluesky_multislice.catalog.scan_resolver import ResolvedScan, resolve_scan
+    from bluesky_multislice.catalog.tiled_writer import PublishedReconstruction, find_reconstructions, publish
 
 __all__ = [
     "PublishedReconstruction",
     "ResolvedScan",
     "RunDocuments",
     "connect",
+    "fetch_result",
+    "fetch_result_at",
     "find_reconstructions",
     "find_run",
     "ingest",
@@ -19,3 +30,21 @@ __all__ = [
     "publish",
     "resolve_scan",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "PublishedReconstruction": "tiled_writer",
+        "ResolvedScan": "scan_resolver",
+        "RunDocuments": "run_documents",
+        "connect": "client",
+        "fetch_result": "former_nodes",
+        "fetch_result_at": "former_nodes",
+        "find_reconstructions": "tiled_writer",
+        "find_run": "run_documents",
+        "ingest": "ingest",
+        "inspect_run": "run_inspection",
+        "publish": "tiled_writer",
+        "resolve_scan": "scan_resolver",
+    },
+)

@@ -26,7 +26,7 @@ from bluesky_multislice.files import (
     open_detector_file,
     open_frames,
 )
-from bluesky_multislice.measurement import Combination, FrameSource, combined_frames
+from bluesky_multislice.measurement import Combination, FrameSource, combined_frames, read_part
 
 _FRAME_NUMBERS = "/entry/instrument/NDAttributes/NDArrayUniqueId"
 """Dataset of areaDetector's HDF5 plugin with the number of each frame."""
@@ -74,15 +74,20 @@ class DetectorFiles:
 
     def __getitem__(self, rows: slice, /) -> NDArray:
         """Return frames (row, y, x) of consecutive rows."""
+        return self.read_part(rows, *_whole(self.shape))
+
+    def read_part(self, rows: slice, y: slice, x: slice) -> NDArray:
+        """Return a rectangle (row, y, x) of consecutive rows. Only the chunks that it touches are read."""
         start, stop, _ = rows.indices(self.shape[0])
-        parts = [np.empty((0, *self.shape[1:]), self.dtype)]
+        parts = [np.empty((0, y.stop - y.start, x.stop - x.start), self.dtype)]
         for number, (file, begin) in enumerate(zip(self.files, self._starts, strict=False)):
             low, high = max(start - begin, 0), min(stop - begin, file.frames)
             if low < high:
                 with open_detector_file(file.path, swmr=self._swmr[number]) as opened:
                     frames = find_dataset(opened, file.dataset)
                     if frames is not None:
-                        parts.append(StoredFrames(frames, self._checks[number])[low:high])
+                        stored = StoredFrames(frames, self._checks[number])
+                        parts.append(stored.read_part(slice(low, high), y, x))
         return np.concatenate(parts)
 
 
@@ -96,16 +101,38 @@ class TiledFrames:
 
     def __init__(self, node: ArrayClient, rows: int) -> None:
         self._node, self._per_event = node, frames_per_event(node)
+        self._serves_parts: bool | None = None
         self.shape: tuple[int, ...] = (rows, *node.shape[-2:])
         self.dtype: np.dtype = node.dtype
 
     def __getitem__(self, rows: slice, /) -> NDArray:
         """Return frames (row, y, x) of consecutive rows."""
+        return self._fetch(rows, self.shape[1:], "")
+
+    def read_part(self, rows: slice, y: slice, x: slice) -> NDArray:
+        """Return a rectangle (row, y, x) of consecutive rows. The server sends only this part if it can."""
+        shape, part = (y.stop - y.start, x.stop - x.start), f",{y.start}:{y.stop},{x.start}:{x.stop}"
+        if self._serves_parts is None:
+            self._serves_parts = len(self._node.shape) == 3 and self._is_right(part, shape, y, x)
+        return self._fetch(rows, shape, part) if self._serves_parts else self[rows][:, y, x]
+
+    def _is_right(self, part: str, shape: tuple[int, ...], y: slice, x: slice) -> bool:
+        """Return whether a part of the first frame is what the whole frame has there.
+
+        It is not if the catalogue declares another shape than that of the file.
+        """
+        whole = self[0:1][:, y, x]
+        try:
+            return np.array_equal(self._fetch(slice(0, 1), shape, part), whole, equal_nan=whole.dtype.kind == "f")
+        except FramesError:
+            return False
+
+    def _fetch(self, rows: slice, shape: tuple[int, ...], part: str) -> NDArray:
         start, stop, _ = rows.indices(self.shape[0])
         first, end = start // self._per_event, -(-max(start, stop) // self._per_event)
         try:
-            frames = fetch_rows(self._node, first, end, (self._per_event, *self.shape[1:]))
-            return frames.reshape(-1, *self.shape[1:])[start - first * self._per_event :][: max(0, stop - start)]
+            frames = fetch_rows(self._node, first, end, (self._per_event, *shape), part)
+            return frames.reshape(-1, *shape)[start - first * self._per_event :][: max(0, stop - start)]
         except httpx.HTTPError as error:
             raise _unreadable(self._node, error) from error
 
@@ -135,12 +162,16 @@ class JoinedFrames:
 
     def __getitem__(self, rows: slice, /) -> NDArray:
         """Return frames (row, y, x) of consecutive rows."""
+        return self.read_part(rows, *_whole(self.shape))
+
+    def read_part(self, rows: slice, y: slice, x: slice) -> NDArray:
+        """Return a rectangle (row, y, x) of consecutive rows."""
         start, stop, _ = rows.indices(self.shape[0])
-        parts = [np.empty((0, *self.shape[1:]), self.dtype)]
+        parts = [np.empty((0, y.stop - y.start, x.stop - x.start), self.dtype)]
         for source, begin in zip(self._sources, self._starts, strict=False):
             low, high = max(start - begin, 0), min(stop - begin, source.shape[0])
             if low < high:
-                parts.append(source[low:high].astype(self.dtype))
+                parts.append(read_part(source, slice(low, high), y, x).astype(self.dtype))
         return np.concatenate(parts)
 
 
@@ -189,6 +220,11 @@ def _stored_frames(node: ArrayClient, rows: int) -> tuple[FrameSource, tuple[Fra
     except httpx.HTTPError as error:
         raise _unreadable(node, error) from error
     return TiledFrames(node, rows), None
+
+
+def _whole(shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return the rows and columns of whole frames (row, y, x)."""
+    return slice(0, shape[1]), slice(0, shape[2])
 
 
 def frames_per_event(node: ArrayClient) -> int:

@@ -9,11 +9,16 @@ from bluesky_multislice.catalog.scan_resolver import mask_of_run, resolve_scan
 from bluesky_multislice.errors import MultisliceError
 from bluesky_multislice.files import ScanInspection, inspect_lookup, partial_frames
 from bluesky_multislice.measurement import Frames
-from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues
+from bluesky_multislice.recipe import FieldPlace, FrameProcessing, Instrument, ScanValues
 
 
 def inspect_run(
-    client: Container, run_uid: str, *, values: ScanValues | None = None, instrument: Instrument | None = None
+    client: Container,
+    run_uid: str,
+    *,
+    values: ScanValues | None = None,
+    instrument: Instrument | None = None,
+    frames: FrameProcessing | None = None,
 ) -> ScanInspection:
     """Return what a run contains and what it lacks. Missing and unusable values are listed, not raised.
 
@@ -22,6 +27,7 @@ def inspect_run(
         run_uid: the run's unique identifier.
         values: the recipe's ``[scan]`` table, which overrides the run.
         instrument: instrument file, searched for values that the run lacks.
+        frames: processing of the frames; None: they are read as stored.
 
     Raises:
         CatalogError: the run does not exist.
@@ -36,17 +42,18 @@ def inspect_run(
         problems = (error,)
     lookup = RunLookup(run, values, instrument)
     paired = RunLookup(run, values, instrument)
-    frames = _frames(paired, errors)
+    stored = _frames(paired, errors)
     if paired.frame_rows is not None:
         lookup.pair(paired.frame_rows)
     place = None
-    if frames is not None:
+    if stored is not None:
         place = FieldPlace(path=f"{lookup.frames_stream}:{frames_key(lookup)}")
-    reports = inspect_lookup(lookup, frames, errors, place)
+    reports = inspect_lookup(lookup, stored, errors, place)
     inspection = ScanInspection(
-        f"run {run.uid}", reports, frames, problems=problems, warnings=tuple(dict.fromkeys(lookup.warnings))
+        f"run {run.uid}", reports, stored, problems=problems, warnings=tuple(dict.fromkeys(lookup.warnings))
     )
-    return inspection.with_scan(lambda: resolve_scan(client, run_uid, values=values, instrument=instrument).scan)
+    inspection = inspection.with_scan(lambda: resolve_scan(client, run_uid, values=values, instrument=instrument).scan)
+    return inspection if frames is None else inspection.processed(frames.steps)
 
 
 def _frames(lookup: RunLookup, errors: dict[str, MultisliceError]) -> Frames | None:

@@ -38,10 +38,11 @@ from bluesky_multislice.measurement import (
     image_keys,
     mask_bad_pixels,
     orientation_of_frames,
+    process_frames,
     scan_geometry,
     single_number,
 )
-from bluesky_multislice.recipe import Instrument, ScanValues
+from bluesky_multislice.recipe import FrameProcessing, Instrument, ScanValues
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,8 @@ class ResolvedScan:
 
     Attributes:
         scan: geometry, frames and sources.
-        files: the detector's HDF5 files, to link instead of copy; None if this machine cannot access them.
+        files: the detector's HDF5 files, to link instead of copy; None if this machine cannot access them, or if
+            frames are processed.
         run_uid: the run's full unique identifier.
         start: the run's start document.
     """
@@ -62,7 +64,12 @@ class ResolvedScan:
 
 
 def resolve_scan(
-    client: Container, run_uid: str, *, values: ScanValues | None = None, instrument: Instrument | None = None
+    client: Container,
+    run_uid: str,
+    *,
+    values: ScanValues | None = None,
+    instrument: Instrument | None = None,
+    frames: FrameProcessing | None = None,
 ) -> ResolvedScan:
     """Convert a finished run into a scan.
 
@@ -71,6 +78,7 @@ def resolve_scan(
         run_uid: the run's unique identifier.
         values: the recipe's ``[scan]`` table, which overrides the run.
         instrument: instrument file, searched for values that the run lacks.
+        frames: processing of the frames; None: they are read as stored.
 
     Raises:
         CatalogError: the run does not exist.
@@ -89,12 +97,14 @@ def resolve_scan(
     technique = lookup.technique()
     geometry = scan_geometry(lookup, technique, key, source.shape)
     others = find_calibrations(client, lookup, name)
-    frames = _frames(lookup, source, others, stored_rows(lookup, key, others), geometry)
+    stored = _frames(lookup, source, others, stored_rows(lookup, key, others), geometry)
     probe = lookup.find("probe")
     modes = None if probe is None else np.asarray(probe.value, np.complex64).reshape(-1, *probe.value.shape[-2:])
-    scan = Scan(geometry, frames, modes, lookup.sources, tuple(lookup.warnings), absent=frozenset(lookup.absent))
-    scan = mask_bad_pixels(scan)
-    return ResolvedScan(scan, _files(files, source, others), run.uid, run.start)
+    scan = Scan(geometry, stored, modes, lookup.sources, tuple(lookup.warnings), absent=frozenset(lookup.absent))
+    read = mask_bad_pixels(scan)
+    scan = read if frames is None else process_frames(read, frames.steps)
+    linked = _files(files, source, others) if scan.frames is read.frames else None
+    return ResolvedScan(scan, linked, run.uid, run.start)
 
 
 def _frames(

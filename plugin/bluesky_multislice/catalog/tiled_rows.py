@@ -23,14 +23,15 @@ _BUSY = (429, 502, 503, 504)
 """HTTP status of a server or proxy that is busy or restarting: too many requests, bad gateway, unavailable, timeout."""
 
 
-def fetch_rows(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, ...]) -> NDArray:
+def fetch_rows(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, ...], part: str = "") -> NDArray:
     """Return rows ``start`` to ``stop`` of an array.
 
     Args:
         node: the array.
         start: first row.
         stop: index after the last row.
-        row_shape: shape of a row.
+        row_shape: shape of a row, or of its part.
+        part: part of each row, such as ``,0:8,16:32``; empty: whole rows. Right only if the declared shape is.
 
     Returns:
         (row, …) in the declared type.
@@ -41,15 +42,15 @@ def fetch_rows(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, .
     """
     row_bytes = max(1, int(np.prod(row_shape, dtype=np.int64)) * node.dtype.itemsize)
     step = max(1, _SLAB_BYTES // row_bytes)
-    slabs = [_fetch_slab(node, at, min(at + step, stop), row_shape) for at in range(start, stop, step)]
+    slabs = [_fetch_slab(node, at, min(at + step, stop), row_shape, part) for at in range(start, stop, step)]
     return np.concatenate(slabs) if slabs else np.empty((0, *row_shape), node.dtype)
 
 
-def _fetch_slab(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, ...]) -> NDArray:
+def _fetch_slab(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, ...], part: str) -> NDArray:
     content = b""
     for attempt in retry_context(node.context, on=_retry_after_s):
         with attempt:
-            content = _get(node, start, stop).content
+            content = _get(node, start, stop, part).content
     values = np.frombuffer(content, node.dtype)
     if values.size != (stop - start) * int(np.prod(row_shape, dtype=np.int64)):
         raise FramesError(
@@ -96,12 +97,12 @@ def _retry_after_s(error: Exception) -> bool | float:
     return min(max(wait_s, 0.0), TILED_RETRY_TIMEOUT)
 
 
-def _get(node: ArrayClient, start: int, stop: int, **headers: str) -> httpx.Response:
+def _get(node: ArrayClient, start: int, stop: int, part: str = "", **headers: str) -> httpx.Response:
     link = node.item["links"]["full"]
     response = node.context.http_client.get(
         link,
         headers={"Accept": "application/octet-stream", **headers},
-        params={**parse_qs(urlparse(link).query), "slice": f"{start}:{stop}"},
+        params={**parse_qs(urlparse(link).query), "slice": f"{start}:{stop}{part}"},
     )
     handle_error(response)
     return response

@@ -166,6 +166,8 @@ def _metadata(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "voxel_size_m": np.asarray(attributes["voxel_size_m"]).tolist(),
         "energy_ev": float(attributes["energy_ev"]),  # pyright: ignore[reportArgumentType]
+        "technique": file.attrs.get("technique"),
+        "regime": file.attrs.get("regime"),
         "model": provenance.get("figures", {}).get("model"),
         "figures": provenance.get("figures", {}),
         "run": {key: start[key] for key in _START_KEYS if key in start},

@@ -200,12 +200,13 @@ def deploy(jobs: int) -> None:
 @click.option("--technique", type=click.Choice(["ptychography", "holography", "both"]), default="both")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo-out"), show_default=True)
 @click.option("--keep-serving", is_flag=True, help="Keep the servers running until Ctrl-C.")
-def demo(technique: Any, out: Path, keep_serving: bool) -> None:
+@click.option("--epochs", type=click.IntRange(min=1), help="Largest number of epochs: fewer give a first look sooner.")
+def demo(technique: Any, out: Path, keep_serving: bool, epochs: int | None) -> None:
     """Scan and reconstruct samples on a simulated beamline with real servers."""
     with _needs_extra("demo"):
         from bluesky_multislice.demo import run_demo
 
-    sys.exit(run_demo(technique, out, keep_serving=keep_serving))
+    sys.exit(run_demo(technique, out, keep_serving=keep_serving, epochs=epochs))
 
 
 @multislice.command()

@@ -61,7 +61,8 @@ def _inspect_file(path: Path, places: dict[str, Any], options: dict[str, Any]) -
     from bluesky_multislice.files import inspect_scan
 
     recipe = collect_recipe(places["recipe_file"], options)
-    return inspect_scan(path, values=recipe.scan, instrument=_read_instrument(places["instrument_file"])), recipe
+    instrument = _read_instrument(places["instrument_file"])
+    return inspect_scan(path, values=recipe.scan, instrument=instrument, frames=recipe.frames), recipe
 
 
 def _inspect_run(uid: str, places: dict[str, Any], options: dict[str, Any]) -> "tuple[ScanInspection, Recipe]":
@@ -80,7 +81,8 @@ def _inspect_run(uid: str, places: dict[str, Any], options: dict[str, Any]) -> "
     recipe = collect_recipe(places["recipe_file"], options, of_run)
     of_services = os.environ.get("MULTISLICE_INSTRUMENT")
     path = places["instrument_file"] or (Path(of_services) if of_services else None)
-    return inspect_run(client, uid, values=recipe.scan, instrument=_read_instrument(path)), recipe
+    inspection = inspect_run(client, uid, values=recipe.scan, instrument=_read_instrument(path), frames=recipe.frames)
+    return inspection, recipe
 
 
 def _read_instrument(path: Path | None) -> "Instrument | None":

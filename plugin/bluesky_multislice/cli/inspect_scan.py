@@ -243,7 +243,8 @@ def _plan_lines(scan: Scan, recipe: Recipe, site_file: Path | None) -> Iterator[
     """Yield the depth of field beside the thickness, the plan in one line, and its notes."""
     machine = machine_of(read_site(site_file), recipe.resources)
     sheet = data_sheets()[machine_name(machine or this_machine(recipe.device))]
-    plan = make_plan(recipe, scan, machine, sheet.profile)
+    # What a former result gives is not loaded for a look at the scan.
+    plan = make_plan(recipe.model_copy(update={"start_from": None}), scan, machine, sheet.profile)
     pixel_m = scan.geometry.object_pixel_m[1]
     field_m = depth_of_field_m(pixel_m, scan.geometry.beam.wavelength_m)
     known = recipe.depth_um is not None or len(np.unique(scan.geometry.angle_rad)) > 1

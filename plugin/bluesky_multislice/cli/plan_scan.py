@@ -1,13 +1,15 @@
 """The text that ``multislice plan`` prints."""
 
 import math
+import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bluesky_multislice.cli.former_argument import stage_former
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.files import read_scan
 from bluesky_multislice.jobs.schedulers import machine_of, read_site
@@ -65,7 +67,8 @@ def plan_lines(
         scan = scan_of_sizes(own)
     else:
         instrument = None if own["instrument_file"] is None else read_instrument(own["instrument_file"])
-        scan = read_scan(scan_file, values=recipe.scan, instrument=instrument)
+        scan = read_scan(scan_file, values=recipe.scan, instrument=instrument, frames=recipe.frames)
+    scan, recipe = _with_former(scan, recipe, sized=scan_file is None)
     site = machine_of(read_site(own["site_file"]), recipe.resources)
     if own["gpu_memory_gb"] is not None or own["machine"] not in (None, "cpu-node"):
         ranks = recipe.ranks or math.prod(int(number) for number in (recipe.mesh or "1x1").split("x"))
@@ -77,6 +80,17 @@ def plan_lines(
     predicted = predict_cost(plan, scan.geometry, accelerator=plan.device != "cpu", profile=times)
     memory = _memory(plan, scan.geometry, predicted)
     return [*_overview(plan, scan), "", *memory, "", *_epoch(plan, predicted, times)]
+
+
+def _with_former(scan: Scan, recipe: Recipe, *, sized: bool) -> tuple[Scan, Recipe]:
+    """Return scan and recipe with the former result; sizes are planned without it."""
+    if recipe.start_from is None:
+        return scan, recipe
+    if sized:
+        return scan, recipe.model_copy(update={"start_from": None})
+    with tempfile.TemporaryDirectory() as folder:
+        former = stage_former(recipe.start_from, Path(folder) / "former.h5")
+    return replace(scan, former=former), recipe
 
 
 def scan_of_sizes(own: Mapping[str, Any]) -> Scan:

@@ -8,9 +8,23 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from bluesky_multislice.recipe import Recipe, Refine, Resources, ScanValues, Schedules, make_recipe, read_recipe
+from bluesky_multislice.recipe import (
+    FrameProcessing,
+    Recipe,
+    Refine,
+    Resources,
+    ScanValues,
+    Schedules,
+    make_recipe,
+    read_recipe,
+)
 
-_TABLES = {"scan": (ScanValues, ""), "refine": (Refine, "refine_"), "resources": (Resources, "resources_")}
+_TABLES = {
+    "scan": (ScanValues, ""),
+    "frames": (FrameProcessing, "frames_"),
+    "refine": (Refine, "refine_"),
+    "resources": (Resources, "resources_"),
+}
 """Table of the recipe → its class and the prefix of its options."""
 
 

@@ -4,12 +4,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from bluesky_multislice.cli.former_argument import stage_former
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.files import linked_files, read_provenance, read_scan, write_scan
+from bluesky_multislice.files import former_record, linked_files, read_provenance, read_scan, write_scan
 from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import SiteProfile, allocate, machine_of, make_scheduler, run_and_wait
 from bluesky_multislice.planning import Plan, make_plan
@@ -71,19 +72,27 @@ def reconstruct_file(
         raise ScanError(
             "The folder of the result must exist.", got=f"{output.parent}.", remedy="create it or correct the path."
         )
-    scan = read_scan(scan_file, values=recipe.scan, instrument=instrument)
+    scan = read_scan(scan_file, values=recipe.scan, instrument=instrument, frames=recipe.frames)
     if output.exists() and output.samefile(scan_file):
         raise ScanError("The result must not overwrite the scan.", got=f"{output}.", remedy="choose another name.")
-    plan = make_plan(recipe, scan, machine_of(site, recipe.resources))
-    allocation = allocate(site, recipe.resources, ranks=plan.ranks, device=plan.device)
-    display.show_plan(plan, scan.warnings + plan.notes)
     with _job_path(place.folder, output) as path:
-        folder = JobFolder(path).create()
+        folder = JobFolder(path)
+        if recipe.start_from is not None:
+            scan = replace(scan, former=stage_former(recipe.start_from, folder.create().former))
+        plan = make_plan(recipe, scan, machine_of(site, recipe.resources))
+        allocation = allocate(site, recipe.resources, ranks=plan.ranks, device=plan.device)
+        display.show_plan(plan, scan.warnings + plan.notes)
+        folder.create()
         write_scan(folder.frames, scan, files=linked_files(scan))
         folder.write_job(
             recipe=recipe.model_dump(mode="json"),
             plan=plan.as_dict(),
-            origin={"file": str(scan_file.resolve()), "sources": scan.sources, "warnings": list(scan.warnings)},
+            origin={
+                "file": str(scan_file.resolve()),
+                "sources": scan.sources,
+                "warnings": list(scan.warnings),
+                "former_result": former_record(scan.former),
+            },
         )
         scheduler = make_scheduler(site)
         run_and_wait(scheduler, folder, name=output.name, allocation=allocation, on_progress=display.show_epoch)

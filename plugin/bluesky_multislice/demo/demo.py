@@ -43,13 +43,20 @@ class _Case:
     frames: NDArray
 
 
-def run_demo(technique: Literal["ptychography", "holography", "both"], out: Path, *, keep_serving: bool) -> int:
+def run_demo(
+    technique: Literal["ptychography", "holography", "both"],
+    out: Path,
+    *,
+    keep_serving: bool = False,
+    epochs: int | None = None,
+) -> int:
     """Run scans, wait for their automatic reconstructions, and compare these with the truth.
 
     Args:
         technique: techniques of the scans.
         out: folder for the output: ``report.json``, pictures, catalogue, logs.
         keep_serving: keep the servers running until Ctrl-C.
+        epochs: largest number of epochs of each reconstruction; None: planned.
 
     Returns:
         Exit status.
@@ -74,7 +81,8 @@ def run_demo(technique: Literal["ptychography", "holography", "both"], out: Path
         ) as services:
             client = connect(services.tiled_uri, services.api_key)
             with closing(client.context), get_client(sync_client=True) as prefect:
-                runs = [_scan(client, services, case, progress) for case in cases]
+                recipe = demo_recipe("multislice", epochs)
+                runs = [_scan(client, services, case, recipe, progress) for case in cases]
                 runs = _wait_for_flow_runs(prefect, services, runs, progress)
                 samples = {case.technique: case.sample for case in cases}
                 outcomes = [read_outcome(client, run, samples[run.technique]) for run in runs]
@@ -102,18 +110,18 @@ def _simulate(technique: str, progress: Progress) -> _Case:
     return case
 
 
-def demo_recipe(propagation: Propagation) -> Recipe:
+def demo_recipe(propagation: Propagation, epochs: int | None = None) -> Recipe:
     """Return the demo's recipe: two ranks, or fewer if this machine has fewer GPUs.
 
     Args:
         propagation: multislice, or projection for comparison.
+        epochs: largest number of epochs; None: planned.
     """
-    return Recipe(ranks=min(_MAX_RANKS, accelerator_count() or _MAX_RANKS), propagation=propagation)
+    return Recipe(ranks=min(_MAX_RANKS, accelerator_count() or _MAX_RANKS), propagation=propagation, epochs=epochs)
 
 
-def _scan(client: Container, services: Services, case: _Case, progress: Progress) -> MonitoredRun:
+def _scan(client: Container, services: Services, case: _Case, recipe: Recipe, progress: Progress) -> MonitoredRun:
     """Run the scan on the simulated beamline. Its start document requests the reconstruction."""
-    recipe = demo_recipe("multislice")
     task = progress.add_task(f"{case.technique} scan", total=len(case.frames), state="RunEngine")
     run_uid = run_scan(
         client,
@@ -146,7 +154,8 @@ def _wait_for_flow_runs(
                 waiting.remove(run)
                 done.append(run)
                 if run.recipe.propagation == "multislice":
-                    waiting.append(rerun(prefect, run.technique, run.run_uid, demo_recipe("projection")))
+                    recipe = demo_recipe("projection", run.recipe.epochs)
+                    waiting.append(rerun(prefect, run.technique, run.run_uid, recipe))
         if time.monotonic() - start_time > _LISTENER_TIMEOUT_S and any(run.flow_run is None for run in waiting):
             raise JobError(
                 "The listener must start a flow run for each scan.",

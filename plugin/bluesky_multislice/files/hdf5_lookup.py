@@ -10,12 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.files.basis_vectors import orientation_of
+from bluesky_multislice.files.basis_vectors import detector_axes
 from bluesky_multislice.files.field_candidates import StoredValue
 from bluesky_multislice.files.field_lookup import FieldLookup
 from bluesky_multislice.files.hdf5_entry import Entry, all_datasets, units_of
 from bluesky_multislice.measurement import FoundValue, PlaceKind, ScanField, as_numbers, as_word, constant
 from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues
+
+_OF_AXES = ("orientation", "detector_rotation")
+"""Fields that follow from the detector's basis vectors."""
+
+_ROUNDING_RAD = 1e-5
+"""Basis vectors are written with a few digits; rotations below this are none."""
+
+_LEAST_TILT_RAD = 1e-3
+"""Smallest tilt of the detector that a warning mentions."""
 
 _LEAST_SCAN_M = 1e-8
 """Interferometers read positions back to a nanometre; the positions of a scan are further apart than this."""
@@ -60,6 +69,8 @@ class Hdf5Lookup(FieldLookup):
 
     def in_scan(self, field: ScanField) -> Iterator[FoundValue]:
         """Return the values of a field at its places in the file."""
+        if field.name == "detector_rotation" and self.values.orientation is not None:
+            return  # The recipe says that the basis vectors are wrong.
         for path, unit in field.places:
             if "{axis}" in path:
                 yield from self._of_both_axes(field, path)
@@ -120,9 +131,8 @@ class Hdf5Lookup(FieldLookup):
         if field.kind == "other":
             return FoundValue(dataset, source, path=path)
         raw = _read(dataset, source)
-        if field.name == "orientation":
-            numbers = as_numbers(raw, field.label, source).reshape(dataset.shape)
-            return FoundValue(orientation_of(numbers), source, path=path)
+        if field.name in _OF_AXES and (dataset.size or 0) > 1 and dataset.dtype.kind in "iuf":
+            return self._of_axes(field, as_numbers(raw, field.label, source).reshape(dataset.shape), source, path)
         if isinstance(raw, np.ndarray) and raw.ndim > 1 and raw.size == len(raw):
             raw = raw.ravel()
         if field.column is not None and (unit is not None or raw.ndim != 1):
@@ -130,6 +140,17 @@ class Hdf5Lookup(FieldLookup):
         written = written or units_of(dataset)
         found = self.value(field, raw, source, place=place, written=written, defined=unit)
         return replace(found, path=path, unit=written or unit)
+
+    def _of_axes(self, field: ScanField, vectors: NDArray[np.float64], source: str, path: str) -> FoundValue:
+        """Return the orientation, or the rotation in the detector's plane, from the detector's basis vectors."""
+        axes = detector_axes(vectors)
+        if field.name == "orientation":
+            return FoundValue(axes.orientation, source, path=path)
+        tilt = f"the detector's tilt of {np.degrees(axes.tilt_rad):.2f}° towards the beam is neglected, from {source}"
+        if axes.tilt_rad > _LEAST_TILT_RAD and tilt not in self.warnings:
+            self.warnings.append(tilt)
+        rotation_rad = axes.rotation_rad if abs(axes.rotation_rad) > _ROUNDING_RAD else 0.0
+        return FoundValue(np.array(rotation_rad), source)
 
     def _path_of(self, dataset: h5py.Dataset) -> str:
         """Return the path of a dataset, with the name of its file if that is another one."""

@@ -16,6 +16,10 @@ GROUP = "bluesky_multislice.result_arrays"
 """Entry point group for a package's ``ResultArray``."""
 
 
+VIEWS, VIEW_COLUMNS = "views", ("angle_rad", "distance_m", "y_m", "x_m")
+"""Table of the views, and its columns."""
+
+
 @dataclass(frozen=True)
 class ResultArray:
     """An array of the result file, which is published in Tiled under the same name.
@@ -116,6 +120,14 @@ RESULT_TABLES = (
         lambda result: _columns(result),
     ),
     ResultTable(
+        VIEWS,
+        "view",
+        VIEW_COLUMNS,
+        "angle, distance and position of each view in the scan, before alignment and refinement",
+        lambda result: _views(result),
+        required=False,  # Jobs of earlier versions did not write it.
+    ),
+    ResultTable(
         "shell_correlation",
         "shell",
         ("frequency_per_m", "correlation", "half_bit"),
@@ -169,6 +181,11 @@ def result_lines() -> Iterator[str]:
 def _columns(result: Reconstruction) -> dict[str, NDArray]:
     rows = [asdict(epoch) for epoch in result.solution.history]
     return {name: np.array([row[name] for row in rows], float) for name in (rows[0] if rows else ())}
+
+
+def _views(result: Reconstruction) -> dict[str, NDArray]:
+    geometry = result.scan_geometry or result.geometry
+    return dict(zip(VIEW_COLUMNS, (geometry.angle_rad, geometry.distance_m, *geometry.position_m.T), strict=True))
 
 
 def _array(file: h5py.File, name: str) -> h5py.Dataset:

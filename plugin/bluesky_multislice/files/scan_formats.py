@@ -12,8 +12,8 @@ from bluesky_multislice.extensions import with_extensions
 from bluesky_multislice.files.cxi_scan import inspect_cxi, read_cxi
 from bluesky_multislice.files.nxtomo_scan import inspect_nxtomo, is_nxtomo, read_nxtomo
 from bluesky_multislice.files.scan_inspection import ScanInspection, inspection_of_scan
-from bluesky_multislice.measurement import Scan
-from bluesky_multislice.recipe import Instrument, ScanValues
+from bluesky_multislice.measurement import Scan, process_frames
+from bluesky_multislice.recipe import FrameProcessing, Instrument, ScanValues
 
 GROUP = "bluesky_multislice.formats"
 """Entry point group for a package's ``ScanFormat``."""
@@ -58,23 +58,35 @@ def scan_formats() -> tuple[ScanFormat, ...]:
     return (*list(found.values())[len(own) :], *_FORMATS)
 
 
-def read_scan(path: Path, *, values: ScanValues | None = None, instrument: Instrument | None = None) -> Scan:
+def read_scan(
+    path: Path,
+    *,
+    values: ScanValues | None = None,
+    instrument: Instrument | None = None,
+    frames: FrameProcessing | None = None,
+) -> Scan:
     """Read a scan. Frames stay on disk until they are indexed.
 
     Args:
         path: a file of one of the ``scan_formats``.
         values: values that override the file's.
         instrument: instrument file, searched for values that the file lacks.
+        frames: processing of the frames; None: they are read as stored.
 
     Raises:
         ScanError: a value is missing or contradicts another.
         FramesError: the file has no known format, or frames are missing or do not fit the views.
     """
-    return _format_of(path).read(path, values or ScanValues(), instrument)
+    scan = _format_of(path).read(path, values or ScanValues(), instrument)
+    return scan if frames is None else process_frames(scan, frames.steps)
 
 
 def inspect_scan(
-    path: Path, *, values: ScanValues | None = None, instrument: Instrument | None = None
+    path: Path,
+    *,
+    values: ScanValues | None = None,
+    instrument: Instrument | None = None,
+    frames: FrameProcessing | None = None,
 ) -> ScanInspection:
     """Return what a scan file contains and lacks. Missing and unusable values are listed, not raised.
 
@@ -82,14 +94,17 @@ def inspect_scan(
         path: a file of one of the ``scan_formats``.
         values: values that override the file's.
         instrument: instrument file, searched for values that the file lacks.
+        frames: processing of the frames; None: they are read as stored.
 
     Raises:
         FramesError: the file is unreadable or has no known format.
     """
     scan_format = _format_of(path)
     if scan_format.inspect is None:
-        return inspection_of_scan(str(path), lambda: scan_format.read(path, values or ScanValues(), instrument))
-    return scan_format.inspect(path, values or ScanValues(), instrument)
+        found = inspection_of_scan(str(path), lambda: scan_format.read(path, values or ScanValues(), instrument))
+    else:
+        found = scan_format.inspect(path, values or ScanValues(), instrument)
+    return found if frames is None else found.processed(frames.steps)
 
 
 def _format_of(path: Path) -> ScanFormat:

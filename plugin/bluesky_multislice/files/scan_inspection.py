@@ -13,6 +13,7 @@ from bluesky_multislice.files.field_lookup import FieldLookup
 from bluesky_multislice.measurement import (
     Frames,
     FrameSource,
+    FrameSteps,
     Orientation,
     Saturated,
     Scan,
@@ -21,6 +22,7 @@ from bluesky_multislice.measurement import (
     geometry_values,
     image_keys,
     orientation_of_frames,
+    process_frames,
 )
 from bluesky_multislice.models import Technique, find_technique, technique_fields
 from bluesky_multislice.recipe import FieldPlace, scan_fields
@@ -96,6 +98,16 @@ class ScanInspection:
             scan = read()
         except MultisliceError as error:
             return replace(self, problems=(error,))
+        return replace(self, scan=scan, frames=scan.frames, warnings=scan.warnings)
+
+    def processed(self, steps: FrameSteps) -> "ScanInspection":
+        """Return the inspection of the scan with processed frames, or with the error of processing them."""
+        if self.scan is None:
+            return self
+        try:
+            scan = process_frames(self.scan, steps)
+        except MultisliceError as error:
+            return replace(self, problems=(*self.problems, error), scan=None)
         return replace(self, scan=scan, frames=scan.frames, warnings=scan.warnings)
 
 

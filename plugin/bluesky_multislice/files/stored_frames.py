@@ -51,9 +51,13 @@ class StoredFrames:
 
     def __getitem__(self, rows: slice, /) -> NDArray:
         """Return frames (row, y, x) of consecutive rows."""
+        return self.read_part(rows, slice(0, self.shape[1]), slice(0, self.shape[2]))
+
+    def read_part(self, rows: slice, y: slice, x: slice) -> NDArray:
+        """Return a rectangle (row, y, x) of consecutive rows. Only the chunks that it touches are read."""
         start, stop, _ = rows.indices(self.shape[0])
         first, end = start // self.per_view, -(-stop // self.per_view)
-        stored = self.dataset[first:end].reshape(-1, *self.shape[1:])
+        stored = self.dataset[first:end, ..., y, x].reshape(-1, y.stop - y.start, x.stop - x.start)
         return stored[start - first * self.per_view :][: max(0, stop - start)]
 
     @property

@@ -1,8 +1,10 @@
 """The result file: the arrays and tables of ``result_arrays``, refined quantities and provenance.
 
-``/delta`` and ``/beta`` have the attributes ``voxel_size_m`` (z, y, x), ``center_m`` (z, y, x) relative to the rotation
-axis, ``energy_ev`` and ``axes``. The group ``/refined`` contains the refined quantities by recipe name, as differences
-from the scan's values in SI units. ``/provenance`` is JSON. The file's attribute ``verdict`` is the verdict.
+The file has the attributes ``technique``, ``regime`` and ``verdict``. ``/delta`` and ``/beta`` have the attributes
+``voxel_size_m`` (z, y, x), ``center_m`` (z, y, x) relative to the rotation axis, ``energy_ev`` and ``axes``. ``/probe``
+has ``oversampling`` (pixels per detector pixel and axis) and ``frame_intensity`` (mean intensity of the fitted frames
+per detector pixel). The group ``/refined`` contains the refined quantities by recipe name, as differences from the
+scan's values in SI units. ``/provenance`` is JSON.
 """
 
 import json
@@ -73,9 +75,19 @@ def write_result(
                 file[f"{table.name}/{name}"] = column
         for name, values in result.solution.differences.items():
             file[f"refined/{name}"] = values.cpu().numpy()
+        _write_attributes(file, result)
         file.attrs["verdict"] = result.verdict.grade
         file["provenance"] = json.dumps(dict(provenance))
     os.replace(part, path)
+
+
+def _write_attributes(file: h5py.File, result: Reconstruction) -> None:
+    """Write what another reconstruction needs to start from this one."""
+    geometry = result.geometry
+    file.attrs.update(technique=geometry.technique, regime=geometry.detector.regime)
+    file["probe"].attrs["oversampling"] = result.plan.oversampling
+    if result.frame_intensity is not None:
+        file["probe"].attrs["frame_intensity"] = result.frame_intensity
 
 
 def _write_volume(file: h5py.File, array: ResultArray, result: Reconstruction, parts: VolumeParts | None) -> None:

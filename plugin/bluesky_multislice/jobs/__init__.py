@@ -1,4 +1,4 @@
-"""The job folder, the job that torchrun runs in it, the provenance of its result, and the schedulers."""
+"""The job folder, the job that runs in it, the provenance of its result, and the schedulers."""
 
 from bluesky_multislice.jobs.job_folder import INTERRUPTED_STATUS, JobFolder, write_json
 from bluesky_multislice.jobs.job_record import JobRecord, RecordState

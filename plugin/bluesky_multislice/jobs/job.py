@@ -1,6 +1,7 @@
 """Entry point of each rank: reads a job folder, reconstructs, and writes the result and the progress.
 
-torchrun --nproc-per-node N -m bluesky_multislice.jobs.job FOLDER
+``python -m bluesky_multislice.parallel.start_ranks --nproc-per-node=N -m bluesky_multislice.jobs.job FOLDER``, or for
+a single rank ``python -m bluesky_multislice.jobs.job FOLDER``
 """
 
 import json
@@ -12,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import NoReturn
@@ -20,7 +21,7 @@ from typing import NoReturn
 import torch
 
 from bluesky_multislice.errors import JobError
-from bluesky_multislice.files import read_scan, write_preview, write_result
+from bluesky_multislice.files import read_former, read_scan, write_preview, write_result
 from bluesky_multislice.jobs.job_folder import INTERRUPTED_STATUS, JobFolder
 from bluesky_multislice.jobs.provenance import JobRun, make_provenance, software
 from bluesky_multislice.measurement import Scan
@@ -63,7 +64,8 @@ def run(folder: JobFolder, stop_signal: Callable[[], str] = lambda: "") -> None:
     # Join the mesh before reading the scan, so that no rank writes an error before rank 0 has removed old ones.
     with join_mesh(plan.device, plan.slabs) as mesh, _progress(folder, plan, mesh) as report, _record_error_in(folder):
         scan = read_scan(folder.frames)
-
+        if plan.from_former:
+            scan = replace(scan, former=read_former(folder.former))
         belongs_to = identity(scan, plan)
         _check_ranks_agree(mesh, belongs_to | software())
         kernels = choose_kernels(plan.kernels, mesh)

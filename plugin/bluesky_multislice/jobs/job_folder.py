@@ -3,6 +3,7 @@
 =====================  ===========================================================================
 ``job.json``           recipe, plan, and the origin of the scan (identity, sources, warnings)
 ``frames.h5``          the scan as an interchange file; frames are copied, or linked to their files
+``former.h5``          the former result that gives the initial guess, if the recipe names one; volumes may be links
 ``progress.jsonl``     one line per epoch, written by rank 0
 ``log.txt``            the output of the job's processes
 ``preview.png``        slices through the current volume, at most once per minute
@@ -18,19 +19,19 @@
 
 Stop and resume: a job stops at the end of an epoch if one of its ranks gets SIGUSR1 or SIGTERM, or if the file
 ``stop-request`` exists. The job then writes a checkpoint and ``interrupted.json`` and removes ``stop-request``. Every
-rank exits with status 75 (``INTERRUPTED_STATUS``). torchrun replaces this status by 1, so check for
+rank exits with status 75 (``INTERRUPTED_STATUS``). The launcher replaces this status by 1, so check for
 ``interrupted.json``. A job that is started again in the same folder resumes from its newest valid checkpoint. The
 number of ranks may differ.
 
-torchrun forwards SIGTERM to its ranks and kills them after ``PET_SHUTDOWN_TIMEOUT`` seconds (default 30). SIGUSR1
-kills torchrun but not its ranks, unless ``PET_SIGNALS_TO_HANDLE`` contains SIGUSR1. Prefer the file: it needs neither
-setting, and it is safe while the job starts. Either signal kills a rank that has not installed its handlers yet. In
-a Slurm batch script::
+The launcher forwards SIGTERM to its ranks and kills them after ``PET_SHUTDOWN_TIMEOUT`` seconds (default 30). SIGUSR1
+kills the launcher but not its ranks, unless ``PET_SIGNALS_TO_HANDLE`` contains SIGUSR1. Prefer the file: it needs
+neither setting, and it is safe while the job starts. Either signal kills a rank that has not installed its handlers
+yet. In a Slurm batch script::
 
     #SBATCH --signal=B:USR1@600      # seconds before the time limit: more than an epoch and a checkpoint take
     rm -f "$FOLDER/stop-request" "$FOLDER/interrupted.json"
     trap 'touch "$FOLDER/stop-request"' USR1
-    srun torchrun ... -m bluesky_multislice.jobs.job "$FOLDER" &
+    srun python -m bluesky_multislice.parallel.start_ranks ... -m bluesky_multislice.jobs.job "$FOLDER" &
     while kill -0 $!; do wait $!; done 2> /dev/null      # a trapped signal interrupts `wait`
     wait $!; status=$?
     [ -e "$FOLDER/interrupted.json" ] && status=75
@@ -74,6 +75,11 @@ class JobFolder:
     def frames(self) -> Path:
         """The scan, an interchange file."""
         return self.path / "frames.h5"
+
+    @property
+    def former(self) -> Path:
+        """The former result that gives the initial guess."""
+        return self.path / "former.h5"
 
     @property
     def progress(self) -> Path:

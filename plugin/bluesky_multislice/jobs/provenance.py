@@ -1,6 +1,5 @@
 """Provenance of a reconstruction: input files, recipe, plan, software and machine."""
 
-import hashlib
 import os
 import platform
 import socket
@@ -14,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bluesky_multislice.files import frame_files
+from bluesky_multislice.files import file_record, frame_files
 from bluesky_multislice.optics import kernels_in_use
 from bluesky_multislice.optics.accelerator import device_name
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.reconstruction import Reconstruction
 
 _RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
-_MAX_HASHED_BYTES = 4 * 2**30
 
 
 def software() -> dict[str, str]:
@@ -62,7 +60,7 @@ def make_provenance(job: Mapping[str, Any], result: Reconstruction, *, frames: P
         "origin": job["origin"],
         "recipe": job["recipe"],
         "plan": job["plan"],
-        "inputs": [_file_record(path) for path in frame_files(frames)],
+        "inputs": [file_record(path) for path in frame_files(frames)],
         "software": software(),
         "machine": _machine(run),
         "warnings": [*result.warnings, *warnings],
@@ -116,14 +114,3 @@ def _figures(result: Reconstruction) -> dict[str, Any]:
 def _size(difference: Tensor) -> dict[str, float]:
     """Return the size of the difference between a refined quantity and the scan's value."""
     return {"rms": float(difference.square().mean().sqrt()), "largest": float(difference.abs().max())}
-
-
-def _file_record(path: Path) -> dict[str, Any]:
-    """Return path, size, modification time and, for files up to 4 GiB, the SHA-256 of a file."""
-    about = path.stat()
-    digest = None
-    if about.st_size <= _MAX_HASHED_BYTES:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    modified = datetime.fromtimestamp(about.st_mtime, UTC).isoformat(timespec="seconds")
-    return {"path": str(path), "bytes": about.st_size, "modified": modified, "sha256": digest}

@@ -15,8 +15,7 @@ from tiled.client.container import Container
 from tiled.queries import In, Key, KeyPresent
 
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.models import techniques
-from bluesky_multislice.recipe import Recipe, make_recipe
+from bluesky_multislice.recipe import Recipe, make_recipe, technique_names
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def requested_run(uid: str, metadata: Mapping[str, Any]) -> RequestedRun | None:
     start = metadata.get("start") or {}
     options = start.get("multislice")
     technique = start.get("technique")
-    if not isinstance(technique, str) or technique not in techniques() or not metadata.get("stop"):
+    if not isinstance(technique, str) or technique not in technique_names() or not metadata.get("stop"):
         return None
     if not isinstance(options, Mapping) or options.get("auto") is not True:
         return None
@@ -82,4 +81,4 @@ def finished_runs(client: Container) -> Iterator[str]:
     """Yield the uids of all finished runs that request a reconstruction. The search runs on the server."""
     found = client.search(KeyPresent("stop.exit_status"))
     found = found.search(Key("start.multislice.auto") == True)  # noqa: E712  (a query, not a comparison)
-    yield from found.search(In("start.technique", list(techniques())))
+    yield from found.search(In("start.technique", technique_names()))

@@ -2,6 +2,7 @@
 
 from bluesky_multislice.measurement.bad_pixels import BadPixels, find_bad_pixels, mask_bad_pixels
 from bluesky_multislice.measurement.flat_field import FlatField, check_exposures, detector_positions_differ
+from bluesky_multislice.measurement.former_result import FormerResult, VolumeReader
 from bluesky_multislice.measurement.found_value import FoundValue, PlaceKind, as_numbers, as_word, constant
 from bluesky_multislice.measurement.frame_groups import Combination, CombinedFrames, combined_frames
 from bluesky_multislice.measurement.frame_rows import (
@@ -11,8 +12,15 @@ from bluesky_multislice.measurement.frame_rows import (
     rows_by_time,
     rows_of_stack,
 )
+from bluesky_multislice.measurement.frame_window import read_part
 from bluesky_multislice.measurement.frames import Frames, FrameSource, Orientation, Saturated, unorient
 from bluesky_multislice.measurement.geometry import Beam, Detector, Regime, ScanGeometry, VolumeGrid, depth_of_field_m
+from bluesky_multislice.measurement.half_acquisition import (
+    AXIS_REACH,
+    find_axis_near_edge,
+    move_axis,
+    with_moved_axis,
+)
 from bluesky_multislice.measurement.masks import MaskSense, good_pixels
 from bluesky_multislice.measurement.monochromator import bragg_energy_ev, lattice_spacing_m
 from bluesky_multislice.measurement.outlier_frames import OUTLIER_FACTOR, outlier_frames
@@ -23,6 +31,7 @@ from bluesky_multislice.measurement.plausibility import (
     pattern_warnings,
     position_warnings,
 )
+from bluesky_multislice.measurement.processed_frames import FrameSteps, process_frames
 from bluesky_multislice.measurement.read_back import group_detector_positions, group_geometry, group_readings
 from bluesky_multislice.measurement.refined_quantities import (
     REFINED_QUANTITIES,
@@ -44,6 +53,7 @@ from bluesky_multislice.measurement.scan_assembly import (
 from bluesky_multislice.measurement.scan_fields import SCAN_FIELDS, ScanField
 
 __all__ = [
+    "AXIS_REACH",
     "OUTLIER_FACTOR",
     "REFINED_QUANTITIES",
     "SCAN_FIELDS",
@@ -53,9 +63,11 @@ __all__ = [
     "CombinedFrames",
     "Detector",
     "FlatField",
+    "FormerResult",
     "FoundValue",
     "FrameRows",
     "FrameSource",
+    "FrameSteps",
     "Frames",
     "MaskSense",
     "Orientation",
@@ -69,6 +81,7 @@ __all__ = [
     "ScanGeometry",
     "Scheduled",
     "VolumeGrid",
+    "VolumeReader",
     "angle_warnings",
     "as_numbers",
     "as_word",
@@ -82,6 +95,7 @@ __all__ = [
     "detector_position_m",
     "detector_positions_differ",
     "energy_problem",
+    "find_axis_near_edge",
     "find_bad_pixels",
     "geometry_values",
     "good_pixels",
@@ -92,15 +106,19 @@ __all__ = [
     "lattice_spacing_m",
     "mask_bad_pixels",
     "mean_of_samples",
+    "move_axis",
     "orientation_of_frames",
     "outlier_frames",
     "pattern_warnings",
     "per_row",
     "position_warnings",
+    "process_frames",
+    "read_part",
     "rows_by_number",
     "rows_by_time",
     "rows_of_stack",
     "scan_geometry",
     "single_number",
     "unorient",
+    "with_moved_axis",
 ]

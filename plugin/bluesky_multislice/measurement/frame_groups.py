@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError
+from bluesky_multislice.measurement.frame_window import read_part
 from bluesky_multislice.measurement.frames import FrameSource
 
 Combination = Literal["mean", "sum", "stack"]
@@ -42,10 +43,14 @@ class CombinedFrames:
 
     def __getitem__(self, rows: slice, /) -> NDArray[np.float32]:
         """Return combined frames (view, y, x) of consecutive views. The stored frames of one view are read at once."""
+        return self.read_part(rows, slice(0, self.shape[1]), slice(0, self.shape[2]))
+
+    def read_part(self, rows: slice, y: slice, x: slice) -> NDArray[np.float32]:
+        """Return a rectangle (view, y, x) of the combined frames of consecutive views."""
         start, stop, _ = rows.indices(self.shape[0])
-        combined = np.empty((max(0, stop - start), *self.shape[1:]), np.float32)
+        combined = np.empty((max(0, stop - start), y.stop - y.start, x.stop - x.start), np.float32)
         for at, view in enumerate(range(start, stop)):
-            stored = self.stored[view * self._count : (view + 1) * self._count]
+            stored = read_part(self.stored, slice(view * self._count, (view + 1) * self._count), y, x)
             combined[at] = stored.mean(axis=0, dtype=np.float64) * self._factor
             if self._limit is not None and self.saturation is not None:
                 saturated = (stored >= self._limit).any(axis=0)

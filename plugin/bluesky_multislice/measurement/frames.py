@@ -76,10 +76,21 @@ def unorient(frames: NDArray, orientation: Orientation) -> NDArray:
     return np.swapaxes(flipped, -1, -2) if orientation.startswith("transpose") else flipped
 
 
+def flipped_axes(orientation: Orientation) -> tuple[bool, bool]:
+    """Return whether an orientation flips the stored rows, and the stored columns."""
+    flips = _flips(orientation)
+    rows, columns = "xy" if orientation.startswith("transpose") else "yx"
+    return rows in flips, columns in flips
+
+
 def _flip(frames: NDArray, orientation: Orientation) -> NDArray:
-    flips = orientation.rpartition("flip_")[2] if "flip_" in orientation else ""
+    flips = _flips(orientation)
     axes = tuple(axis for axis, name in ((-2, "y"), (-1, "x")) if name in flips)
     return np.flip(frames, axes) if axes else frames
+
+
+def _flips(orientation: Orientation) -> str:
+    return orientation.rpartition("flip_")[2] if "flip_" in orientation else ""
 
 
 class Frames:
@@ -163,14 +174,24 @@ class Frames:
 
     def without(self, bad: NDArray[np.bool_]) -> "Frames":
         """Return the same frames with further pixels (y, x) in the stored orientation masked."""
+        return self.with_source(self.source, mask=self.stored_mask & ~bad, saturation=self.saturation)
+
+    def with_source(self, source: FrameSource, *, mask: NDArray[np.bool_], saturation: float | None) -> "Frames":
+        """Return frames with the same rows, darks and flats, read from another source.
+
+        Args:
+            source: stored frames (row, y, x) with the same rows.
+            mask: (y, x) in the stored orientation, True for good pixels.
+            saturation: stored value at and above which a pixel is saturated.
+        """
         return Frames(
-            self.source,
+            source,
             rows=self.rows,
             dark_rows=self.dark_rows,
             flat_rows=self.flat_rows,
-            mask=self.stored_mask & ~bad,
+            mask=mask,
             orientation=self.orientation,
-            saturation=self.saturation,
+            saturation=saturation,
             when=self.when,
             detector_position_m=self.detector_position_m,
         )

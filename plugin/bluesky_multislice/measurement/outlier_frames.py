@@ -1,4 +1,4 @@
-"""Finds frames that are far brighter or darker than neighbouring frames."""
+"""Finds frames that are far brighter or darker than neighbouring frames, and empty frames."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,12 @@ OUTLIER_FACTOR = 10.0
 """Ratio of a frame's intensity to that of its neighbours above which, or below whose inverse, it is an outlier.
 
 Samples and overlapping windows change the intensity from frame to frame by less.
+"""
+
+_EMPTY = 1e-4
+"""Intensity of a frame, relative to the median of its distance, at and below which it is empty: the beam was off.
+
+No sample that can be reconstructed transmits so little.
 """
 
 _NEIGHBOURS_IN_SPACE, _NEIGHBOURS_IN_TIME = 8, 24
@@ -22,7 +28,7 @@ _SIMILAR = 0.25
 
 
 def outlier_frames(intensity: NDArray[np.float64], geometry: ScanGeometry) -> NDArray[np.bool_]:
-    """Return (view,) whether a frame is over ten times brighter or darker than its neighbours.
+    """Return (view,) whether a frame is over ten times brighter or darker than its neighbours, or empty.
 
     A frame is no outlier if over a quarter of its neighbours have at least a tenth of its intensity (at most ten times
     its intensity, if it is dark). Therefore the edge of a sample, and a sample that moves into the beam, are no
@@ -31,6 +37,9 @@ def outlier_frames(intensity: NDArray[np.float64], geometry: ScanGeometry) -> ND
     The neighbours of a frame are the views at the 8 nearest positions of the same angle and distance. If an angle has
     no more than 8 views, or all at one position, they are up to 24 views of the same distance that were taken just
     before and after it.
+
+    A frame is empty if it has at most a ten-thousandth of the median intensity of all frames of its distance. Frames of
+    a beam that was off for longer are found by this rule, although their neighbours are empty as well.
 
     Args:
         intensity: (view,) mean intensity of each frame, in any unit.
@@ -46,7 +55,17 @@ def outlier_frames(intensity: NDArray[np.float64], geometry: ScanGeometry) -> ND
     for members in _groups(np.where(in_time, distance_of, -1)):
         if in_time[members].all() and len(members) > _LEAST_NEIGHBOURS:
             outliers[members] = _differ(intensity[members], _consecutive(len(members)))
-    return outliers
+    return outliers | _empty_frames(intensity, geometry)
+
+
+def _empty_frames(intensity: NDArray[np.float64], geometry: ScanGeometry) -> NDArray[np.bool_]:
+    """Return (view,) whether a frame is empty; see ``outlier_frames``."""
+    empty = np.zeros(geometry.views, bool)
+    for members in _groups(np.unique(geometry.distance_m, return_inverse=True)[1].ravel()):
+        if len(members) > _LEAST_NEIGHBOURS:
+            median = np.median(intensity[members])
+            empty[members] = (median > 0) & (intensity[members] <= _EMPTY * median)
+    return empty
 
 
 def _groups(labels: NDArray[np.intp]) -> list[NDArray[np.intp]]:

@@ -117,7 +117,7 @@ def pattern_warnings(
         return []
     return [
         f"the mean pattern's centre of mass is {offset[0]:+.1f} pixels in y and {offset[1]:+.1f} in x from the "
-        f"{reference}: crop the frames around the direct beam"
+        f"{reference}: centre the frames on the direct beam with frames.centre = auto"
     ]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_multislice.errors import ScanError
+from bluesky_multislice.measurement.former_result import FormerResult
 from bluesky_multislice.measurement.frames import Frames
 from bluesky_multislice.measurement.geometry import ScanGeometry
 
@@ -21,6 +22,7 @@ class Scan:
         sources: field name → source of its value, for the provenance.
         warnings: warnings about these values, for the user and the provenance.
         absent: names of fields that are not recorded and have a default value.
+        former: former result that gives the initial guess; None: the initial guess is made from the frames.
     """
 
     geometry: ScanGeometry
@@ -29,6 +31,7 @@ class Scan:
     sources: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     absent: frozenset[str] = frozenset()
+    former: FormerResult | None = None
 
     def __post_init__(self) -> None:
         """Check that the frames match the geometry."""

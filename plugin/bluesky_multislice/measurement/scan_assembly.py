@@ -1,6 +1,7 @@
 """Makes the geometry of a scan from looked-up values. File formats and Bluesky runs differ only in the look-up."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, Protocol, cast, get_args
 
@@ -11,6 +12,7 @@ from bluesky_multislice.errors import ScanError
 from bluesky_multislice.measurement.found_value import FoundValue, constant
 from bluesky_multislice.measurement.frames import Orientation
 from bluesky_multislice.measurement.geometry import Beam, Detector, Regime, ScanGeometry
+from bluesky_multislice.measurement.half_acquisition import with_moved_axis
 from bluesky_multislice.measurement.plausibility import check_energy, energy_problem
 from bluesky_multislice.measurement.read_back import group_geometry
 from bluesky_multislice.measurement.scan_fields import ScanField
@@ -18,6 +20,12 @@ from bluesky_multislice.units import wavelength_m_from_energy
 
 _FLAT, _DARK, _NOT_USED = 1, 2, 3
 """NXtomo's image keys of rows that are no views."""
+
+_MOST_ROTATION_RAD = np.radians(10.0) + 1e-6
+"""Largest rotation of the detector in its plane; a larger one is more likely an error of its basis vectors."""
+
+_MOST_INCLINED_PIXELS = 0.5
+"""Largest displacement of the end of the rotation axis by the detector's rotation, which is then neglected."""
 
 
 class ScanValueLookup(Protocol):
@@ -202,7 +210,52 @@ def scan_geometry(
     geometry, notes = group_geometry(geometry, overlapping=technique.overlapping)
     for name, note in notes.items():
         lookup.sources[name] += f"; {note}"
-    return geometry
+    geometry = _along_detector(lookup, geometry, value["detector_rotation"])
+    return geometry if technique.overlapping else _about_axis(lookup, geometry, value["rotation_axis"])
+
+
+def _along_detector(lookup: ScanValueLookup, geometry: ScanGeometry, rotation_rad: float) -> ScanGeometry:
+    """Return the geometry with positions along the axes of a detector that is rotated in its plane.
+
+    In these axes the frames are as stored, and the sample and its translations are rotated the other way. This is exact
+    if the sample is not rotated. Otherwise the rotation axis is inclined in the frames.
+
+    Raises:
+        ScanError: the rotation is too large, or inclines the rotation axis by too much.
+    """
+    if rotation_rad == 0:
+        return geometry
+    y_m, x_m = geometry.position_m.T
+    several_angles = len(np.unique(geometry.angle_rad)) > 1
+    half_height = (np.ptp(y_m) / geometry.object_pixel_m[0] + geometry.detector.shape[0]) / 2
+    inclined_pixels = abs(rotation_rad) * half_height if several_angles else 0.0
+    source = lookup.sources.get("detector_rotation", "")
+    if abs(rotation_rad) > _MOST_ROTATION_RAD or inclined_pixels > _MOST_INCLINED_PIXELS:
+        raise ScanError(
+            "A detector may be rotated in its plane by at most 10°, and for several angles of the sample only as far "
+            "as the rotation axis stays within a pixel of a column over the height of the frames.",
+            got=f"a rotation by {np.degrees(rotation_rad):.2f}°"
+            + (f", {2 * inclined_pixels:.1f} pixels over the height" if several_angles else "")
+            + f", from {source}.",
+            remedy="correct the basis vectors, rotate the frames upright, or set scan.orientation in the recipe if the "
+            "detector is not rotated.",
+        )
+    lookup.warnings.append(
+        f"the detector is rotated in its plane by {np.degrees(rotation_rad):.3g}° ({source}): positions and volume are "
+        "along the detector's axes"
+    )
+    cosine, sine = np.cos(rotation_rad), np.sin(rotation_rad)
+    along_m = np.stack([cosine * y_m - sine * x_m, sine * y_m + cosine * x_m], axis=1)
+    return replace(geometry, position_m=along_m)
+
+
+def _about_axis(lookup: ScanValueLookup, geometry: ScanGeometry, axis_pixels: float) -> ScanGeometry:
+    """Return the geometry about a rotation axis that is this many pixels along x from the middle of the frames."""
+    if axis_pixels == 0:
+        return geometry
+    lookup.absent.discard("position_x")
+    lookup.sources["position_x"] += f"; the rotation axis is {axis_pixels:+g} pixels from the middle of the frames"
+    return with_moved_axis(geometry, axis_pixels, geometry.object_pixel_m[1])
 
 
 def geometry_values(
@@ -234,6 +287,8 @@ def geometry_values(
         "regime": regime,
         "energy": lambda: _energy_ev(lookup),
         "focus_distance": focus_distance_m,
+        "detector_rotation": lambda: single_number(lookup, "detector_rotation") or 0.0,
+        "rotation_axis": lambda: single_number(lookup, "rotation_axis") or 0.0,
         "source_size": partial(single_number, lookup, "source_size"),
         "divergence": partial(single_number, lookup, "divergence"),
         "pixel_size": lambda: _pixel_size_m(lookup),

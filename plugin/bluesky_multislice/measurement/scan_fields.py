@@ -180,6 +180,18 @@ _FIELDS = (
         start_key="detector_orientation",
     ),
     ScanField(
+        "detector_rotation",
+        "radian",
+        f"{_DETECTOR}/basis_vectors",
+        "rotation of the oriented detector in its plane, from x towards y, at most 10 degrees; positions are then "
+        "expressed along the detector's axes; absent = 0",
+        shape="(3, 2) or (2, 3)",
+        option="detector_rotation_deg",
+        option_unit="degree",
+        start_key="detector_rotation_deg",
+        start_unit="degree",
+    ),
+    ScanField(
         "saturation",
         None,
         f"{_DETECTOR}/saturation_value",
@@ -229,6 +241,16 @@ _FIELDS = (
         event_key="sample_y",
         event_key_from="position_y_key",
         name_parts=("translation", "position", "sample_y", "samy", "stage_y", "_y"),
+    ),
+    ScanField(
+        "rotation_axis",
+        None,
+        f"{_DETECTOR}/x_rotation_axis_pixel_position",
+        "position of the rotation axis along x from the middle of the oriented frames, in pixels of the frames, for "
+        "frames of the whole sample; added to the position from the translation; absent = 0",
+        other_places=((f"{_DETECTOR}/estimated_cor_from_motor", None),),
+        option="axis_pixels",
+        start_key="rotation_axis_pixels",
     ),
     ScanField(
         "frames",

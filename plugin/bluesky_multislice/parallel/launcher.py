@@ -1,4 +1,4 @@
-"""Ends a rank when its torchrun ends, or when another rank of the job has failed."""
+"""Ends a rank when its launcher ends, or when another rank of the job has failed."""
 
 import ctypes
 import os
@@ -19,20 +19,20 @@ _POLL_INTERVAL_S = 0.2
 
 
 def end_with_launcher(last_argument: str) -> None:
-    """Make the Linux kernel kill this rank when its torchrun ends; no effect without torchrun or on other systems.
+    """Make the Linux kernel kill this rank when its launcher ends; no effect without one or on other systems.
 
-    torchrun starts every rank in its own session. Without this, ranks would continue unattended after torchrun has been
-    killed, for example by the out-of-memory killer. A restart repeats the work since the last checkpoint.
+    Without this, ranks would continue unattended after the launcher (``start_ranks`` or torchrun) has been killed, for
+    example by the out-of-memory killer. A restart repeats the work since the last checkpoint.
 
     Args:
-        last_argument: last argument of the rank's command line, which is also the last argument of torchrun's.
+        last_argument: last argument of the rank's command line, which is also the last argument of the launcher's.
     """
     if sys.platform != "linux" or "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # torchrun may have ended before the call, during this rank's imports.
+    # The launcher may have ended before the call, during this rank's imports.
     if not _parent_has(last_argument):
-        print("torchrun has ended; this rank ends as well", file=sys.stderr)
+        print("the launcher has ended; this rank ends as well", file=sys.stderr)
         end_process(1)
 
 
@@ -47,9 +47,9 @@ def _parent_has(argument: str) -> bool:
 def end_with_failed_job(failed: Callable[[], bool]) -> None:
     """End this rank after SIGTERM if the job has failed, even while its main thread is blocked.
 
-    When a rank fails, torchrun sends SIGTERM to the other ranks and kills them 30 s later. A rank that is blocked in a
-    collective runs no Python signal handler, so a thread waits for the signal instead. If the job has not failed, the
-    thread leaves the signal to the handlers, which may save a checkpoint.
+    When a rank fails, the launcher sends SIGTERM to the other ranks and kills them 30 s later. A rank that is blocked
+    in a collective runs no Python signal handler, so a thread waits for the signal instead. If the job has not failed,
+    the thread leaves the signal to the handlers, which may save a checkpoint.
 
     Args:
         failed: returns whether a rank of the job has failed.

@@ -155,10 +155,10 @@ def _sum(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> None:
 
 @contextmanager
 def join_mesh(device: str = "auto", slabs: int = 1) -> Iterator[Mesh]:
-    """Join the ranks that torchrun started (a single rank without torchrun) and leave them at the end.
+    """Join the ranks that a launcher started (a single rank without one) and leave them at the end.
 
     After an exception the process groups are not closed, because that could wait for ranks that are blocked in a
-    collective. The rank should then end its process with ``end_process``; torchrun ends the other ranks.
+    collective. The rank should then end its process with ``end_process``; the launcher ends the other ranks.
 
     Args:
         device: ``cpu``, ``cuda`` or ``xpu``; ``gpu`` for the available one of the latter; ``auto`` for a GPU if there

@@ -24,7 +24,13 @@ from bluesky_multislice.planning.machine import RESERVE, Machine, this_machine, 
 from bluesky_multislice.planning.memory_advice import out_of_memory
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.planner import make_plan
-from bluesky_multislice.planning.stages import thin_plan, with_probe_intensity, with_probe_modes, with_refined_shifts
+from bluesky_multislice.planning.stages import (
+    thin_plan,
+    with_probe_intensity,
+    with_probe_modes,
+    with_refined_shifts,
+    without_former_volume,
+)
 from bluesky_multislice.planning.step_sizes import small_steps
 
 __all__ = [
@@ -56,6 +62,7 @@ __all__ = [
     "with_probe_intensity",
     "with_probe_modes",
     "with_refined_shifts",
+    "without_former_volume",
     "work_of",
     "write_profile",
 ]

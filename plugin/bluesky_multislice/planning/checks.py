@@ -132,12 +132,12 @@ def check_fitted(recipe: Recipe, views: int, fitted: int) -> None:
         )
 
 
-def check_slabs(recipe: Recipe, plan: Plan) -> None:
-    """Raise ``PlanError`` if the number of slabs does not suit the volume or a refined tilt."""
+def check_slabs(plan: Plan) -> None:
+    """Raise ``PlanError`` if the number of slabs does not suit the volume, or a tilt that is refined or taken over."""
     check_rows(plan.grid.shape[1], plan.slabs)
-    if plan.slabs > 1 and "tilt" in recipe.refine.quantities:
+    if plan.slabs > 1 and "tilt" in plan.fit.refinement.quantities:
         raise PlanError(
             "A tilted rotation axis couples the rows of a volume, which therefore cannot be divided into slabs.",
-            got=f"{plan.slabs} slabs, and tilt in refine.quantities.",
+            got=f"{plan.slabs} slabs, and tilt in refine.quantities or in the former result.",
             remedy="use a mesh with one slab, such as 2x1, or leave tilt out.",
         )

@@ -28,6 +28,8 @@ def identity(scan: Scan, plan: Plan) -> dict[str, str]:
         frames.update(np.ascontiguousarray(source[row : row + 1]).tobytes())
     if scan.probe is not None:
         frames.update(np.ascontiguousarray(scan.probe).tobytes())
+    if scan.former is not None:
+        frames.update(scan.former.digest.encode())
     geometry = asdict(scan.geometry)
     return {
         "scan": _digest([geometry, list(source.shape), frames.hexdigest()]),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bluesky_multislice.errors import PlanError
-from bluesky_multislice.measurement import Scan, ScanGeometry
+from bluesky_multislice.measurement import Scan, ScanGeometry, find_axis_near_edge
 from bluesky_multislice.models import technique_of
 from bluesky_multislice.recipe import Recipe, Start
 
@@ -28,6 +28,23 @@ def start_of(recipe: Recipe, geometry: ScanGeometry) -> Start:
 def finds_axis(recipe: Recipe, geometry: ScanGeometry) -> bool:
     """Return whether the rotation axis is searched."""
     return _searches("find_axis", recipe.find_axis, geometry, angles_determine_axis)
+
+
+def axis_near_edge(recipe: Recipe, scan: Scan) -> tuple[float, list[str]]:
+    """Return the rotation axis of a half acquisition, in pixels of the frames from their middle, and a note.
+
+    The grid depends on it, so some frames are read. 0 if the axis is within the reach of the later search, is given, or
+    cannot be told.
+    """
+    found = None
+    if recipe.find_axis is not False and _in_line(scan.geometry):
+        found = find_axis_near_edge(scan, recipe.saturated)
+    if found is None:
+        return 0.0, []
+    return found, [
+        f"half acquisition: the rotation axis was found {found:+.2f} pixels along x from the middle of the frames, by "
+        f"comparing frames of opposite angles; set scan.axis_pixels to give another"
+    ]
 
 
 def aligns(recipe: Recipe, geometry: ScanGeometry) -> bool:

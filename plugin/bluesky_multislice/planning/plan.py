@@ -112,6 +112,7 @@ class Plan(VolumePart, ModelPart, FitPart, MeshPart, StoragePart):
                 "frame_tiles": FrameTiles.from_dict(tiles) if tiles else None,
                 "notes": tuple(flat["notes"]),
                 "smoothings": tuple(flat["smoothings"]),
+                "from_former": tuple(flat.get("from_former", ())),
                 "earlier": tuple(cls.from_dict(earlier) for earlier in values["earlier"]),
             }
         )

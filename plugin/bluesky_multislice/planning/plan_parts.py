@@ -20,6 +20,8 @@ class VolumePart:
         depths_of_field: thickness of the volume in depths of field; above 1 the thin-sample model is invalid.
         support: ``cylinder`` confines matter to the region that all angles cover.
         coarseness: binning factor of the fitted frames; see ``ScanGeometry.coarser``.
+        axis_pixels: position of the rotation axis along x from the scan's axis, in pixels of the frames; not 0 if it
+            was found far from the middle of the frames.
     """
 
     part: ClassVar[str] = "volume"
@@ -27,6 +29,7 @@ class VolumePart:
     depths_of_field: float
     support: Support
     coarseness: int = 1
+    axis_pixels: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,8 @@ class FitPart:
         fit: fit settings. Their step sizes, ``STEP_SIZES``, may differ between machines.
         held_back_every: every n-th view is a validation view.
         start: initial guess; ``thin_sample`` is a thin-sample retrieval, if it fits better than an empty volume.
+        from_former: what the scan's former result gives, by name: volume, probe, positions and refined quantities; the
+            volume replaces ``start``. Empty: there is no former result.
         align: whether to search shifts of the frames from angle to angle before the fit.
         find_axis: whether to search the rotation axis before the fit.
         smoothings: weights of total variation that short fits compare on validation frames; empty: the fit's weight.
@@ -85,6 +90,7 @@ class FitPart:
     fit: FitSettings
     held_back_every: int
     start: Start = "empty"
+    from_former: tuple[str, ...] = ()
     align: bool = False
     find_axis: bool = False
     smoothings: tuple[float, ...] = ()

@@ -10,6 +10,7 @@ from bluesky_multislice.measurement import (
     VolumeGrid,
     angle_warnings,
     depth_of_field_m,
+    move_axis,
     position_warnings,
 )
 from bluesky_multislice.models import technique_of
@@ -29,9 +30,10 @@ from bluesky_multislice.planning.defaults import (
     modes_of,
     smoothing_candidates,
 )
+from bluesky_multislice.planning.former_start import with_former_result
 from bluesky_multislice.planning.frame_storage import check_frames
 from bluesky_multislice.planning.grid import grid_of, margin_from_recipe, slices_of, tiles_of, window_of
-from bluesky_multislice.planning.initial_guess import aligns, finds_axis, level_notes, start_of
+from bluesky_multislice.planning.initial_guess import aligns, axis_near_edge, finds_axis, level_notes, start_of
 from bluesky_multislice.planning.machine import Machine, device_notes, this_machine
 from bluesky_multislice.planning.memory_advice import check_memory
 from bluesky_multislice.planning.memory_fit import fit_into_memory
@@ -58,6 +60,8 @@ class _Subject:
         several_angles: whether the views have several angles.
         fitted: number of views to fit.
         held: number of validation views.
+        axis_pixels: axis of a half acquisition, about which ``scan`` and ``geometry`` are.
+        axis_notes: note on this axis.
     """
 
     recipe: Recipe
@@ -66,13 +70,18 @@ class _Subject:
     several_angles: bool
     fitted: int
     held: int
+    axis_pixels: float
+    axis_notes: list[str]
 
     @classmethod
     def of(cls, recipe: Recipe, scan: Scan) -> "_Subject":
         """Return the subject of a recipe and a scan."""
+        axis_pixels, axis_notes = axis_near_edge(recipe, scan)
+        scan = move_axis(scan, axis_pixels, scan.geometry.object_pixel_m[1]) if axis_pixels else scan
         geometry = scan.geometry.oversampled(recipe.oversampling)
         fitted, held = split_views(geometry.views, recipe.held_back_every)
-        return cls(recipe, scan, geometry, len(np.unique(geometry.angle_rad)) > 1, len(fitted), len(held))
+        several_angles = len(np.unique(geometry.angle_rad)) > 1
+        return cls(recipe, scan, geometry, several_angles, len(fitted), len(held), axis_pixels, axis_notes)
 
 
 def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: MachineProfile | None = None) -> Plan:
@@ -97,9 +106,9 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
     check_device(recipe.device, site)
     machine = this_machine(recipe.device) if site is None else site.for_device(recipe.device)
     mesh, slabs = _mesh(subject, machine)
-    fit = _fit(subject, mesh.lanes)
+    fit, former_notes = with_former_result(_fit(subject, mesh.lanes), recipe, scan, volume.grid)
     notes += device_notes(recipe.device) if site is None else []
-    notes += schedule_notes(recipe, fit.fit) + level_notes(scan)
+    notes += schedule_notes(recipe, fit.fit) + level_notes(scan) + former_notes
     model = _model(subject, volume.grid, margin, slices, fit)
     storage = StoragePart(
         gradient="stored", memory_bytes=0, checkpoint_every=recipe.checkpoint_every, notes=tuple(notes)
@@ -107,18 +116,19 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
     plan = Plan.of_parts(volume, model, fit, mesh, storage)
     times = profile or data_sheets()[machine_name(machine)].profile
     plan = fit_into_memory(plan, geometry, recipe, slabs, machine, lambda cut: step_sizes(cut, geometry, recipe, times))
-    check_slabs(recipe, plan)
+    check_slabs(plan)
     check_frames(plan, geometry, recipe)
     check_memory(plan, geometry, machine)
     earlier = earlier_plans(recipe, geometry, plan)
-    return replace(plan, earlier=earlier, fit=with_smaller_steps(plan.fit)) if earlier else plan
+    near = bool(earlier or plan.from_former)
+    return replace(plan, earlier=earlier, fit=with_smaller_steps(plan.fit)) if near else plan
 
 
 def _scan_notes(subject: _Subject) -> list[str]:
     """Return notes on the scan's geometry and views."""
     recipe, geometry = subject.recipe, subject.geometry
     notes = position_warnings(geometry) if technique_of(geometry).overlapping else []
-    notes += angle_warnings(geometry)
+    notes += angle_warnings(geometry) + subject.axis_notes
     if not subject.several_angles and recipe.depth_um is None:
         notes.append(
             "one angle and no depth_um: a single slice is fitted; only δ·thickness and β·thickness are determined"
@@ -142,7 +152,12 @@ def _volume(subject: _Subject, margin: int, slices: int) -> VolumePart:
     grid = grid_of(recipe, geometry, margin, slices, subject.several_angles)
     check_depth(recipe, grid, slices, subject.several_angles)
     depth_of_field = depth_of_field_m(geometry.object_pixel_m[1], geometry.beam.wavelength_m)
-    return VolumePart(grid=grid, depths_of_field=grid.thickness_m / depth_of_field, support=recipe.support)
+    return VolumePart(
+        grid=grid,
+        depths_of_field=grid.thickness_m / depth_of_field,
+        support=recipe.support,
+        axis_pixels=subject.axis_pixels,
+    )
 
 
 def _model(subject: _Subject, grid: VolumeGrid, margin: int, slices: int, fit: FitPart) -> ModelPart:
@@ -150,7 +165,8 @@ def _model(subject: _Subject, grid: VolumeGrid, margin: int, slices: int, fit: F
     tiles, halo = (1, 1), 0
     if recipe.propagation == "tiled-multislice":
         tiles, halo = tiles_of(geometry, grid, window_of(geometry, margin), recipe.accuracy)
-    modes = recipe.probe_modes or modes_of(subject.scan, fit.fit)
+    former = subject.scan.former if "probe" in fit.from_former else None
+    modes = recipe.probe_modes or (len(former.probe) if former else modes_of(subject.scan, fit.fit))
     return ModelPart(
         propagation=recipe.propagation,
         slices=1 if recipe.propagation == "projection" else slices,
@@ -163,7 +179,7 @@ def _model(subject: _Subject, grid: VolumeGrid, margin: int, slices: int, fit: F
         tiles=tiles,
         halo=halo,
         probe_modes=modes,
-        modes_by_validation=chooses_modes_by_validation(recipe, subject.scan, modes),
+        modes_by_validation=former is None and chooses_modes_by_validation(recipe, subject.scan, modes),
         saturated=recipe.saturated,
         joint_illumination=recipe.illumination == "joint",
     )
@@ -187,7 +203,7 @@ def _fit(subject: _Subject, lanes: int) -> FitPart:
         held_back_every=recipe.held_back_every,
         start=start_of(recipe, geometry),
         align=aligns(recipe, geometry),
-        find_axis=finds_axis(recipe, geometry),
+        find_axis=finds_axis(recipe, geometry) and not subject.axis_pixels,
         smoothings=smoothing_candidates(recipe, settings, subject.held),
         shell_correlation=recipe.shell_correlation,
     )

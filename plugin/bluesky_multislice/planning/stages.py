@@ -22,8 +22,11 @@ _LEAST_COARSE = 8
 
 def with_smaller_steps(settings: FitSettings) -> FitSettings:
     """Return settings with smaller steps, because Adam's first steps would undo an initial guess near the solution."""
-    object_step_rad, probe_step = (_LATER_STEPS * step for step in (settings.object_step_rad, settings.probe_step))
-    return replace(settings, object_step_rad=object_step_rad, probe_step=probe_step)
+    return _with_steps_times(_LATER_STEPS, settings)
+
+
+def _with_steps_times(factor: float, settings: FitSettings) -> FitSettings:
+    return replace(settings, object_step_rad=factor * settings.object_step_rad, probe_step=factor * settings.probe_step)
 
 
 def earlier_plans(recipe: Recipe, geometry: ScanGeometry, plan: Plan) -> tuple[Plan, ...]:
@@ -88,6 +91,16 @@ def with_probe_modes(plan: Plan, modes: int, note: str) -> Plan:
     earlier = tuple(with_probe_modes(stage, modes, note) for stage in plan.earlier)
     notes = (*plan.notes, note)
     return replace(plan, probe_modes=modes, modes_by_validation=False, notes=notes, earlier=earlier)
+
+
+def without_former_volume(plan: Plan) -> Plan:
+    """Return the plan of a fit whose initial volume does not come from the former result, with full steps."""
+    if "volume" not in plan.from_former:
+        return plan
+    fit = plan.fit if plan.earlier else _with_steps_times(1 / _LATER_STEPS, plan.fit)
+    taken = tuple(name for name in plan.from_former if name != "volume")
+    earlier = tuple(replace(stage, from_former=taken) for stage in plan.earlier)
+    return replace(plan, fit=fit, from_former=taken, earlier=earlier)
 
 
 def with_refined_shifts(plan: Plan) -> Plan:

@@ -1,5 +1,6 @@
 """All user input: recipe, scan values, refinement, resources, instrument file, service settings."""
 
+from bluesky_multislice.recipe.frame_processing import FrameProcessing
 from bluesky_multislice.recipe.instrument import FieldPlace, Instrument, Samples, read_instrument, scan_fields
 from bluesky_multislice.recipe.recipe import Recipe, ScanValues, Start, Support, make_recipe, read_recipe
 from bluesky_multislice.recipe.refine import Refine, Schedules
@@ -13,6 +14,7 @@ from bluesky_multislice.recipe.service_settings import (
     ServiceSettings,
     SettingsError,
 )
+from bluesky_multislice.recipe.technique_names import technique_names
 from bluesky_multislice.recipe.unit_conversion import convert, to_field_unit
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "POOL",
     "RERUN_QUEUE",
     "FieldPlace",
+    "FrameProcessing",
     "Gpus",
     "Instrument",
     "Minutes",
@@ -41,5 +44,6 @@ __all__ = [
     "read_instrument",
     "read_recipe",
     "scan_fields",
+    "technique_names",
     "to_field_unit",
 ]

@@ -8,9 +8,9 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bluesky_multislice.choices import (
     Edges,
@@ -24,33 +24,14 @@ from bluesky_multislice.choices import (
 )
 from bluesky_multislice.errors import RecipeError
 from bluesky_multislice.measurement import Combination, MaskSense, Orientation, Regime, Saturated, energy_problem
+from bluesky_multislice.recipe.frame_processing import FrameProcessing
 from bluesky_multislice.recipe.refine import Refine
 from bluesky_multislice.recipe.resources import Resources
+from bluesky_multislice.recipe.technique_names import TechniqueName
 
 Support = Literal["everywhere", "cylinder"]
 Start = Literal["thin_sample", "empty"]
 Device = Literal["auto", "cpu", "gpu", "cuda", "xpu"]
-
-
-def _techniques() -> list[str]:
-    # Imported here because techniques import PyTorch, which most commands do not need.
-    from bluesky_multislice.models import techniques
-
-    return list(techniques())
-
-
-def _known_technique(name: str) -> str:
-    if name not in _techniques():
-        raise ValueError(f"unknown technique; known are {', '.join(_techniques())}")
-    return name
-
-
-TechniqueName = Annotated[
-    str,
-    AfterValidator(_known_technique),
-    # Evaluated when a form is made, because other packages may provide techniques.
-    Field(json_schema_extra=lambda schema: schema.update(enum=[*_techniques()])),
-]
 
 
 class ScanValues(BaseModel):
@@ -81,6 +62,16 @@ class ScanValues(BaseModel):
     )
     orientation: Orientation | None = Field(
         default=None, description="Rotation or flip of stored frames after which the pixel index grows with y and x."
+    )
+    detector_rotation_deg: float | None = Field(
+        default=None,
+        description="Rotation of the oriented detector in its plane, from x towards y, at most 10 degrees. None: from "
+        "the scan, otherwise 0.",
+    )
+    axis_pixels: float | None = Field(
+        default=None,
+        description="Position of the rotation axis along x from the middle of the oriented frames, pixels, for frames "
+        "of the whole sample. None: found.",
     )
     saturation: float | None = Field(default=None, gt=0, description="Smallest stored value of a saturated pixel.")
     angle_deg: float | None = Field(
@@ -194,11 +185,17 @@ class Recipe(BaseModel):
         description="Initial volume for holography of several angles: back-projected thin-sample retrieval, or empty. "
         "None: thin_sample for several angles.",
     )
+    start_from: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Former result that gives initial volume, probe, positions and refined geometry: result file, or "
+        "path of its node in the Tiled catalogue. None: initial guess from the frames.",
+    )
     find_axis: bool | None = Field(
         default=None,
         description="Search for the rotation axis in holograms before the fit. With fewer than 40 angles, "
         "two methods must agree. "
-        "None: only for 40 or more angles spread evenly over 180°.",
+        "None: for 40 or more angles spread evenly over 180°, and for half acquisitions.",
     )
     align: bool | None = Field(
         default=None,
@@ -372,6 +369,9 @@ class Recipe(BaseModel):
         default_factory=Resources, description="Resources of the job, within the limits of the site's profile."
     )
     refine: Refine = Field(default_factory=Refine, description="Quantities refined together with object and probe.")
+    frames: FrameProcessing = Field(
+        default_factory=FrameProcessing, description="Part of the frames to read, binning, and corrections of pixels."
+    )
     scan: ScanValues = Field(default_factory=ScanValues, description="Values that override the scan's metadata.")
 
     @field_validator("priors")
@@ -395,6 +395,12 @@ class Recipe(BaseModel):
         least, most = self.beta_over_delta_min, self.beta_over_delta_max
         if least is not None and most is not None and least > most:
             raise ValueError("beta_over_delta_min must not exceed beta_over_delta_max")
+        return self
+
+    @model_validator(mode="after")
+    def _one_initial_volume(self) -> "Recipe":
+        if self.start is not None and self.start_from is not None:
+            raise ValueError("start_from gives the initial volume; leave start out")
         return self
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """The sequence of fits of a reconstruction: short fits that select settings, coarse fits, and the planned fit."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -66,12 +66,21 @@ class FitObserver:
 
 @dataclass(frozen=True, eq=False)
 class FitData:
-    """Data of a fit: scan, fitted and validation views, and the slab whose rank computes each view (None: all do)."""
+    """Data of a fit.
+
+    Attributes:
+        scan: the scan.
+        fitted: views to fit.
+        held_back: validation views.
+        rank_of_view: slab whose rank computes each view; None: all do.
+        differences: initial values of refined quantities, as in ``Solution.differences``; others start at the scan's.
+    """
 
     scan: Scan
     fitted: ViewSet
     held_back: ViewSet
     rank_of_view: NDArray[np.intp] | None
+    differences: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def load_data(
@@ -264,6 +273,8 @@ def _fit_stage(
     model = stage.forward_model(geometry, slab).to(mesh.device)
     support = cylinder_support(geometry, stage.grid, slab.rows) if stage.support == "cylinder" else None
     unknowns = Unknowns(model, probe, stage.fit, mesh.device, support)
+    if data.differences:
+        unknowns.start_refinement_from(data.differences)
     if volumes:
         unknowns.start_from(*volumes)
         volumes.clear()

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bluesky_multislice.measurement import Scan, ScanGeometry, VolumeGrid, pattern_warnings
+from bluesky_multislice.measurement import Scan, ScanGeometry, VolumeGrid, move_axis, pattern_warnings
 from bluesky_multislice.parallel import Mesh, Slab
-from bluesky_multislice.planning import Plan, with_probe_intensity, with_refined_shifts
+from bluesky_multislice.planning import Plan, with_probe_intensity, with_refined_shifts, without_former_volume
 from bluesky_multislice.reconstruction.fit_sequence import (
     FitObserver,
     VolumeCallback,
@@ -27,11 +27,12 @@ from bluesky_multislice.reconstruction.start import (
     find_axis_pixels,
     first_probe,
     first_volume,
+    former_differences,
     measure_frames,
     misfits_of_empty_sample,
-    move_axis,
     move_views,
     probe_intensity_from_frames,
+    with_former_positions,
 )
 from bluesky_multislice.reconstruction.verdict import Evidence, Verdict, judge
 from bluesky_multislice.solvers import (
@@ -59,10 +60,12 @@ class Reconstruction:
         saturated_pixels: number of saturated pixels excluded from all fitted frames.
         alignment: shifts by which the series was aligned; None if they were not searched or lowered the misfit too
             little.
-        axis_pixels: shift of the rotation axis along x from the scan's, in pixels of the volume; None if it was not
-            searched or not found.
+        axis_pixels: shift of the rotation axis along x from the scan's, in pixels of the volume, found here or, in a
+            half acquisition, by the plan; None if it was not searched or not found.
         start: kind of initial guess.
         shell_correlation: Fourier shell correlation of δ from two halves of the views; None if not planned.
+        scan_geometry: the scan's geometry as measured; None: ``geometry``.
+        frame_intensity: mean intensity of the fitted frames per good pixel; None if unknown.
         empty_misfits: misfits of some validation frames (of fitted frames if none are held back) with an empty sample.
     """
 
@@ -75,6 +78,8 @@ class Reconstruction:
     axis_pixels: float | None = None
     start: str = "empty"
     shell_correlation: ShellCorrelation | None = None
+    scan_geometry: ScanGeometry | None = None
+    frame_intensity: float | None = None
     empty_misfits: FrameMisfits | None = None
 
     @cached_property
@@ -149,17 +154,17 @@ def reconstruct(
         JobError: the plan requires fused kernels, which are unavailable here.
     """
     choose_kernels(plan.kernels, mesh)
-    if plan.joint_illumination:
-        scan = replace(scan, frames=scan.frames.undivided())
+    measured, scan = scan.geometry, _prepared(scan, plan)
     fitted, held = split_views(scan.geometry.views, plan.held_back_every)
     statistics = measure_frames(scan, fitted, held, plan.saturated, mesh)
     fitted, held = statistics.fitted, statistics.held_back
     probe = first_probe(scan, plan, statistics, mesh)
     views = np.sort(np.concatenate([fitted, held]))
     scan, plan, alignment = _aligned(scan, plan, probe, statistics.scale, mesh, views)
-    axis_pixels = find_axis_pixels(scan, plan, probe, statistics.scale, mesh, views) if plan.find_axis else None
-    if axis_pixels:
-        scan = move_axis(scan, axis_pixels, plan.grid.voxel_size_m[2])
+    axis_pixels = plan.axis_pixels * plan.oversampling or None
+    if plan.find_axis:
+        axis_pixels = find_axis_pixels(scan, plan, probe, statistics.scale, mesh, views)
+        scan = move_axis(scan, axis_pixels or 0.0, plan.grid.voxel_size_m[2])
     fits = _ScanFits(scan, plan, probe, statistics, mesh, journal)
     solution, start, plan = fits.fit(fitted, held, FitObserver(report, observe_volume), "all views")
     compared = held if len(held) else fitted
@@ -184,6 +189,8 @@ def reconstruct(
         axis_pixels=axis_pixels,
         start=start,
         shell_correlation=correlation,
+        scan_geometry=measured,
+        frame_intensity=statistics.scale,
         empty_misfits=empty,
     )
 
@@ -210,6 +217,8 @@ class _ScanFits:
         probe = self.probe[: plan.probe_modes]
         volumes, start = first_volume(scan, plan, fitted, held, probe, scale, mesh)
         data = load_data(scan, plan, fitted, held, scale, mesh)
+        if scan.former is not None:
+            data = replace(data, differences=former_differences(scan.former, scan, plan, scale))
         if plan.joint_illumination:
             empty = empty_beam(scan, plan, scale, mesh.device)
             data = replace(data, fitted=replace(data.fitted, empty=empty))
@@ -225,11 +234,21 @@ class _ScanFits:
         """Return the shell correlation of two halves of the views, each fitted like all views."""
         geometry, slab = self.scan.geometry, Slab(self.mesh, plan.grid.shape[1])
         pairs = zip(halves(geometry, fitted), halves(geometry, held), ("first half", "second half"), strict=True)
-        fits = replace(self, plan=plan)
+        # Halves are independent only if neither starts from a volume of all views.
+        fits = replace(self, plan=without_former_volume(plan))
         deltas = [slab.join(fits.fit(half, held_half, FitObserver(), name)[0].delta) for half, held_half, name in pairs]
         voxel_size_m = _refined_grid(plan.grid, geometry, solution).voxel_size_m
         axes = voxel_size_m if len(np.unique(geometry.angle_rad)) > 1 else voxel_size_m[1:]
         return shell_correlation(deltas[0], deltas[1], axes)
+
+
+def _prepared(scan: Scan, plan: Plan) -> Scan:
+    """Return the scan with its frames and axis as planned; a former result's positions contain the axis."""
+    if plan.joint_illumination:
+        scan = replace(scan, frames=scan.frames.undivided())
+    if "positions" in plan.from_former:
+        return with_former_positions(scan, plan)
+    return move_axis(scan, plan.axis_pixels, scan.geometry.object_pixel_m[1])
 
 
 def _aligned(
@@ -255,7 +274,7 @@ def _alignment_warnings(alignment: Alignment | None) -> tuple[str, ...]:
 def _axis_warnings(plan: Plan, axis_pixels: float | None) -> tuple[str, ...]:
     """Return warnings about the rotation axis."""
     if plan.find_axis and axis_pixels is None:
-        return ("the rotation axis was not found in the holograms: the scan's axis is used",)
+        return ("the rotation axis was not found in the holograms: the scan's axis is used; scan.axis_pixels moves it",)
     if axis_pixels is not None and abs(axis_pixels) > 1:
         return (f"the rotation axis was found {axis_pixels:+.2f} pixels along x from the scan's axis",)
     return ()

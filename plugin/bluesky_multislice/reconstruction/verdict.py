@@ -304,8 +304,8 @@ RULES = (
         "doubtful",
         "the rule stall, empty sample or contrast applies, the angles span a full turn, and no view is translated from "
         "the others",
-        "the axis is only searched near the middle of the frames; give its distance from there along x, in metres, as "
-        "the sample's translation in x of every view (docs/interchange.md, The rotation axis)",
+        "check the rotation axis in the notes and warnings; give its position along x from the middle of the frames, "
+        "in pixels, as scan.axis_pixels in the recipe (docs/interchange.md, The rotation axis)",
         _half_acquisition,
     ),
     Rule(

@@ -104,6 +104,15 @@ class Unknowns:
             part.copy_(given).div_(self._unit)
         self.move(torch.zeros((), device=self.object.device))
 
+    @torch.no_grad()
+    def start_refinement_from(self, differences: Mapping[str, Tensor]) -> None:
+        """Set the initial values of refined quantities, as in ``Solution.differences``; others are ignored."""
+        self._refinement.start_from(differences)
+        self._refinement.fix_windows(self._model)
+        if self._variation is not None and "probe_variations" in differences:
+            shapes = differences["probe_variations"] / self._probe_unit
+            self._variation.start_from(shapes, differences["variation_of_view"])
+
     @property
     def views(self) -> int:
         """Number of views of the scan."""

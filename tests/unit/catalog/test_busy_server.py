@@ -125,3 +125,12 @@ def test_a_server_that_stays_busy_is_not_called_damaged(busy, node, monkeypatch)
     busy.faults = [(503, {"Retry-After": "0"})] * 2
     with pytest.raises(FramesError, match=r"503.*less busy"):
         TiledFrames(node, 3)[0:1]
+
+
+def test_only_the_asked_part_of_frames_is_sent(busy, node):
+    """The first part is compared with the whole frame: catalogues may declare another shape than the file's."""
+    source = TiledFrames(node, 3)
+    assert_array_equal(source.read_part(slice(1, 3), slice(1, 4), slice(2, 5)), FRAMES[1:3, 1:4, 2:5])
+    busy.asked.clear()
+    assert_array_equal(source.read_part(slice(0, 3), slice(0, 2), slice(0, 5)), FRAMES[:, :2])
+    assert len(busy.asked) == 1

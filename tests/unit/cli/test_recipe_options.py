@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from bluesky_multislice.cli.recipe_options import collect_recipe, recipe_options
 from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.recipe import Recipe, Refine, Resources, ScanValues, Schedules
+from bluesky_multislice.recipe import FrameProcessing, Recipe, Refine, Resources, ScanValues, Schedules
 
 VALUES = {
     "propagation": "projection",
@@ -44,6 +44,7 @@ VALUES = {
     "beta_over_delta_max": 0.1,
     "fidelity": "poisson",
     "start": "empty",
+    "start_from": "former.h5",
     "find_axis": False,
     "align": False,
     "smoothing_by_held_back": True,
@@ -77,6 +78,11 @@ VALUES = {
     "resources_constraint": "a100&ib",
     "resources_nice": 10,
     "refine_schedules": Schedules.model_validate({"probe": {"from_epoch": 2, "strength": 0.5, "bound": 1.5}}),
+    "frames_region": "10:20,30:40",
+    "frames_centre": "auto",
+    "frames_size": "64x32",
+    "frames_binning": 2,
+    "frames_zingers": False,
     "technique": "holography",
     "regime": "near_field",
     "energy_ev": 700.0,
@@ -86,6 +92,8 @@ VALUES = {
     "source_size_um": 0.1,
     "divergence_urad": 2.0,
     "orientation": "transpose_flip_y",
+    "detector_rotation_deg": 1.5,
+    "axis_pixels": 412.5,
     "frames_per_view": "mean",
     "allow_aborted": True,
     "mask": "mask.npy",
@@ -128,8 +136,9 @@ def flag(name, value):
 def tables():
     """The fields of the recipe and of its tables: option, table and field."""
     for name in Recipe.model_fields:
-        if name not in ("scan", "refine", "resources"):
+        if name not in ("scan", "frames", "refine", "resources"):
             yield name, None, name
+    yield from (("frames_" + name, "frames", name) for name in FrameProcessing.model_fields)
     yield from ((name, "scan", name) for name in ScanValues.model_fields)
     yield from (("refine_" + name, "refine", name) for name in Refine.model_fields)
     yield from (("resources_" + name, "resources", name) for name in Resources.model_fields)
@@ -137,7 +146,8 @@ def tables():
 
 @pytest.mark.parametrize(("option", "table", "field"), list(tables()))
 def test_every_field_is_an_option(option, table, field):
-    recipe = chosen(*flag(option, VALUES[option]))
+    needed = flag("frames_centre", "auto") if option == "frames_size" else []
+    recipe = chosen(*needed, *flag(option, VALUES[option]))
     assert getattr(getattr(recipe, table) if table else recipe, field) == VALUES[option]
     assert recipe != Recipe()
 

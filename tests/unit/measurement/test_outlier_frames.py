@@ -67,3 +67,15 @@ def test_dark_scans_repeated_positions_and_a_few_frames_are_kept():
     intensity = np.ones(144)
     intensity[3] = 0
     assert found(intensity, repeated) == [3]
+
+
+@pytest.mark.parametrize("dark", [0.0, 5e-4])
+def test_frames_of_a_beam_that_was_off_for_long_are_empty(dark):
+    """Most of the neighbours of such a frame are empty as well."""
+    intensity = np.full(144, 7.0)
+    intensity[40:100] = dark
+    geometry = grid_geometry()
+    assert found(intensity, geometry) == list(range(40, 100))
+    series = np.full(200, 1000.0)
+    series[60:140] = dark
+    assert found(series, hologram_geometry(angles=200)) == list(range(60, 140))

@@ -1,4 +1,4 @@
-"""A rank that torchrun started, and only such a one, ends if torchrun has ended before the rank could be tied to it."""
+"""A rank that a launcher started, and only such a one, ends if it has ended before the rank could be tied to it."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ end_with_launcher("the job folder")
 print("by hand, it stays")
 os.environ["TORCHELASTIC_RUN_ID"] = "none"
 end_with_launcher({word!r})
-print("its parent is torchrun")
+print("its parent is the launcher")
 """
 
 
@@ -24,9 +24,9 @@ def run(word):
 def test_a_rank_whose_launcher_has_gone_ends():
     done = run("none of the words that started pytest")
     assert (done.returncode, done.stdout) == (1, "by hand, it stays\n")
-    assert "torchrun has ended" in done.stderr
+    assert "the launcher has ended" in done.stderr
 
 
 def test_a_rank_whose_launcher_lives_goes_on():
     done = run(sys.orig_argv[-1])
-    assert (done.returncode, done.stdout) == (0, "by hand, it stays\nits parent is torchrun\n")
+    assert (done.returncode, done.stdout) == (0, "by hand, it stays\nits parent is the launcher\n")

@@ -22,6 +22,7 @@ CHANGED = {
     "tiles": (2, 2),
     "saturated": "mask",
     "start": "nothing",
+    "from_former": ("volume",),
     "smoothings": (1.0, 2.0),
     "frame_tiles": FrameTiles((0, 8, 16), 2),
     "device": "gpu",

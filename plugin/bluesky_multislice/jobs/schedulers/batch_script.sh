@@ -47,12 +47,12 @@ trap 'out_of_time=yes; touch stop-request' USR1
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol show node --oneliner "$first" | grep --only-matching 'NodeAddr=[^ ]*' | cut --delimiter== --fields=2)
 port=$({{python}} -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
-torchrun=({{python}} -m torch.distributed.run --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node={{ranks_per_node}}
-    --master-addr="$address" --master-port="$port")
+launcher=({{python}} -u -m bluesky_multislice.parallel.start_ranks --nnodes="$SLURM_JOB_NUM_NODES"
+    --nproc-per-node={{ranks_per_node}} --master-addr="$address" --master-port="$port")
 
 # One task per node. Since Slurm 22.05, srun reads cpus-per-task from its own command line only.
 srun --export=ALL --input=none --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
-    bash -c 'exec "$@" --node-rank="$SLURM_NODEID" -m {{module}} "$PWD"' torchrun "${torchrun[@]}" &
+    bash -c 'exec "$@" --node-rank="$SLURM_NODEID" -m {{module}} "$PWD"' launcher "${launcher[@]}" &
 step=$!
 # The trapped signal interrupts `wait`.
 while kill -0 "$step" 2>/dev/null; do wait "$step"; done

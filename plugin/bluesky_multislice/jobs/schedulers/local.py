@@ -1,8 +1,7 @@
-"""Jobs on this machine: torchrun, or a job's only rank, as a child process.
+"""Jobs on this machine: a launcher of ranks, or a job's only rank, as a child process.
 
-torchrun starts every rank in a separate session, so the ranks share no process group. This scheduler finds them by
-their command line, which contains the job folder. That works after torchrun was killed, and from another process. A
-single rank runs without torchrun, whose start takes seconds.
+The scheduler finds a job's processes by their command line, which contains the job folder. That works after the
+launcher was killed, and from another process. A single rank needs no launcher.
 """
 
 import os
@@ -23,6 +22,7 @@ from bluesky_multislice.parallel import THREADS, requested_threads
 from bluesky_multislice.planning import usable_cores
 
 JOB_MODULE = "bluesky_multislice.jobs.job"
+_LAUNCHER = "bluesky_multislice.parallel.start_ranks"
 
 
 class LocalScheduler:
@@ -68,7 +68,7 @@ class LocalScheduler:
     def status(self, job: Job) -> JobStatus:
         """Return the status of the job. Another process may have started it."""
         child = self._children.get(job.id)
-        # On systems other than Linux, the ranks keep running after torchrun was killed.
+        # On systems other than Linux, the ranks keep running after the launcher was killed.
         if (child and child.poll() is None) or self._processes(job.id):
             return JobStatus(JobState.RUNNING)
         if job.folder.cancelled.exists():
@@ -119,16 +119,16 @@ class LocalScheduler:
     def _command(self, folder: JobFolder, allocation: Allocation) -> list[str]:
         python = [*self._profile.container, self._profile.python or sys.executable]
         ranks = allocation.ranks_per_node
-        # Without a buffer, as torchrun starts its ranks: the log shows what a rank printed before it was killed.
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else ["-u"]
-        return [*python, *torchrun, "-m", self._module, str(folder.path)]
+        launcher = ["-m", _LAUNCHER, f"--nproc-per-node={ranks}"] if ranks > 1 else []
+        # Without a buffer: the log shows what a rank printed before it was killed.
+        return [*python, "-u", *launcher, "-m", self._module, str(folder.path)]
 
     def _environment(self, ranks: int) -> dict[str, str]:
         """Return the job's environment: ranks share the cores and communicate over the loopback interface."""
         environment = without_secrets(os.environ)
         if requested_threads(environment) is None:
             environment[THREADS] = str(max(1, usable_cores() // ranks))
-        # By default SIGUSR1 kills torchrun but not its ranks. With this setting torchrun forwards the signal.
+        # By default SIGUSR1 kills the launcher but not its ranks. With this setting the launcher forwards the signal.
         environment.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)

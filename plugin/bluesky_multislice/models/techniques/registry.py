@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping
 
+from bluesky_multislice.choices import TECHNIQUES_GROUP
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.extensions import with_extensions
 from bluesky_multislice.measurement import ScanField, ScanGeometry
@@ -10,9 +11,6 @@ from bluesky_multislice.models.techniques.holography import HOLOGRAPHY
 from bluesky_multislice.models.techniques.microscopy import MICROSCOPY
 from bluesky_multislice.models.techniques.ptychography import PTYCHOGRAPHY
 from bluesky_multislice.models.techniques.technique import Technique
-
-GROUP = "bluesky_multislice.techniques"
-"""Entry point group for a package's ``Technique``."""
 
 
 @functools.cache
@@ -23,7 +21,9 @@ def techniques() -> Mapping[str, Technique]:
         ExtensionError: an entry point is not a ``Technique``, or its name is already in use.
     """
     own = {technique.name: technique for technique in (PTYCHOGRAPHY, HOLOGRAPHY, MICROSCOPY)}
-    return with_extensions(own, group=GROUP, rule="a Technique", accepts=lambda offered: isinstance(offered, Technique))
+    return with_extensions(
+        own, group=TECHNIQUES_GROUP, rule="a Technique", accepts=lambda offered: isinstance(offered, Technique)
+    )
 
 
 def find_technique(name: str) -> Technique:
@@ -38,7 +38,7 @@ def find_technique(name: str) -> Technique:
         raise ScanError(
             f"The technique must be one of {', '.join(techniques())}.",
             got=f"{name!r}.",
-            remedy=f"correct the name, or install the package with its entry point in the group {GROUP}.",
+            remedy=f"correct the name, or install the package with its entry point in the group {TECHNIQUES_GROUP}.",
         ) from None
 
 

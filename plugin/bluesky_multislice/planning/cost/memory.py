@@ -193,7 +193,7 @@ def _volumes(plan: Plan, angles: int) -> float:
         # Object and gradient of the stored rows; the same for this rank's planes, with the optimiser's state.
         count = 2 * parts + 1 + (parts * (3 + moments) + weight) / sharing
     # δ and β of the initial volume, from which all fits start that test a weight.
-    count += 2 if plan.start != "empty" and plan.smoothings else 0
+    count += 2 if (plan.start != "empty" or plan.from_former) and plan.smoothings else 0
     # Gradient, steepest descent and direction of this step and the last, and a copy for the line search.
     count += 7 * parts if fit.polish else 0
     # δ and β of the whole fit, and δ of the first half.

@@ -5,9 +5,10 @@ from bluesky_multislice.reconstruction.start.back_projection import angle_weight
 from bluesky_multislice.reconstruction.start.empty_frames import misfits_of_empty_sample
 from bluesky_multislice.reconstruction.start.first_probe import first_probe, probe_intensity_from_frames
 from bluesky_multislice.reconstruction.start.first_volume import first_volume
+from bluesky_multislice.reconstruction.start.former_values import former_differences, with_former_positions
 from bluesky_multislice.reconstruction.start.frame_statistics import FrameStatistics, measure_frames
 from bluesky_multislice.reconstruction.start.joint_illumination import empty_beam, probe_of_flats
-from bluesky_multislice.reconstruction.start.rotation_axis import find_axis_pixels, move_axis
+from bluesky_multislice.reconstruction.start.rotation_axis import find_axis_pixels
 from bluesky_multislice.reconstruction.start.shadows import (
     candidate_distances_m,
     depth_of_focus_m,
@@ -30,12 +31,13 @@ __all__ = [
     "find_axis_pixels",
     "first_probe",
     "first_volume",
+    "former_differences",
     "measure_frames",
     "misfits_of_empty_sample",
-    "move_axis",
     "move_views",
     "paganin_phase",
     "probe_intensity_from_frames",
     "probe_of_flats",
     "shadow_similarity",
+    "with_former_positions",
 ]

@@ -14,6 +14,7 @@ from bluesky_multislice.models import embed, technique_of, upsample
 from bluesky_multislice.optics import bin_pixels, far_field
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan, thin_plan
+from bluesky_multislice.reconstruction.start.former_values import former_probe
 from bluesky_multislice.reconstruction.start.frame_statistics import FrameStatistics
 from bluesky_multislice.reconstruction.start.joint_illumination import probe_of_flats
 from bluesky_multislice.reconstruction.start.shadows import (
@@ -52,11 +53,12 @@ _LEAST_ON_GOOD_PIXELS = 0.5
 def first_probe(scan: Scan, plan: Plan, statistics: FrameStatistics, mesh: Mesh) -> Tensor:
     """Return the initial probe (mode, y, x), in the square root of the frames' units over the statistics' scale.
 
-    A given probe that will be refined is scaled to the frames' mean energy. Without a given probe, far-field patterns
-    of one angle are fitted for a few epochs from several focus distances, and the probe with the lowest validation
-    misfit is returned. For several angles, this is done only if the focus distance is unknown. If the plan fits the
-    illumination, the probe comes from flats. Frames of the whole sample that are divided by flats have the level 1
-    without a sample. Missing modes are weak copies of the first with a phase ramp.
+    The probe of a former result is used if the plan takes it over. A given probe that will be refined is scaled to the
+    frames' mean energy. Without a given probe, far-field patterns of one angle are fitted for a few epochs from several
+    focus distances, and the probe with the lowest validation misfit is returned. For several angles, this is done only
+    if the focus distance is unknown. If the plan fits the illumination, the probe comes from flats. Frames of the whole
+    sample that are divided by flats have the level 1 without a sample. Missing modes are weak copies of the first with
+    a phase ramp.
 
     Args:
         scan: the scan.
@@ -65,7 +67,9 @@ def first_probe(scan: Scan, plan: Plan, statistics: FrameStatistics, mesh: Mesh)
         mesh: the ranks.
     """
     mean_frame, scale = statistics.mean_frame, statistics.scale
-    if scan.probe is not None:
+    if scan.former is not None and "probe" in plan.from_former:
+        probe = former_probe(scan.former, scan, plan, scale)
+    elif scan.probe is not None:
         probe = _given_probe(scan.probe, scan.geometry, plan, mean_frame) / math.sqrt(scale)
     elif plan.joint_illumination:
         probe = probe_of_flats(scan, plan, scale)

@@ -22,6 +22,7 @@ from bluesky_multislice.parallel import Mesh, Slab
 from bluesky_multislice.planning import Plan
 from bluesky_multislice.reconstruction.start.back_projection import angle_weights, back_project
 from bluesky_multislice.reconstruction.start.empty_frames import empty_model
+from bluesky_multislice.reconstruction.start.former_values import former_volume
 from bluesky_multislice.reconstruction.start.thin_sample import contrast_transfer_phase, paganin_phase
 from bluesky_multislice.solvers import (
     Prefetcher,
@@ -75,7 +76,8 @@ def first_volume(
 ) -> tuple[list[Tensor], str]:
     """Return δ and β of the best initial volume, and a description of it.
 
-    Both are (z, y, x) on the plan's grid, the stored rows. The result is an empty list and "empty" if an empty volume
+    Both are (z, y, x) on the plan's grid, the stored rows. They are those of a former result if the plan takes its
+    volume over. The result is an empty list and "empty" if an empty volume
     fits the test views better or is planned.
 
     Test views are validation views if there are any, because a retrieval also fits the noise of its own frames.
@@ -92,6 +94,8 @@ def first_volume(
         scale: intensity that is normalised to 1.
         mesh: the ranks.
     """
+    if scan.former is not None and "volume" in plan.from_former:
+        return former_volume(scan.former, scan.geometry, plan, mesh), f"former result {scan.former.name}"
     best: tuple[list[Tensor], str] = [], "empty"
     if plan.start == "empty":
         return best

@@ -27,7 +27,8 @@ class FrameStatistics:
         scale: mean over good pixels of ``mean_frame``.
         saturated_pixels: number of saturated pixels in all frames to fit.
         intensity: (view,) mean intensity of each frame over its good pixels that are not saturated.
-        left_out: (view,) whether the frame is left out, because it is far brighter or darker than its neighbours.
+        left_out: (view,) whether the frame is left out, because it is far brighter or darker than its neighbours, or
+            empty.
     """
 
     fitted: NDArray[np.intp]
@@ -56,8 +57,8 @@ class FrameStatistics:
         named = ", ".join(f"{view} ({self.intensity[view] / self.scale:.3g})" for view in views[:_MOST_NAMED].tolist())
         more = f" and {len(views) - _MOST_NAMED} more" if len(views) > _MOST_NAMED else ""
         return [
-            f"frames left out, over {OUTLIER_FACTOR:g} times brighter or darker than neighbouring frames: view "
-            f"{named}{more}; in brackets the intensity relative to the mean"
+            f"frames left out, over {OUTLIER_FACTOR:g} times brighter or darker than neighbouring frames, or empty: "
+            f"view {named}{more}; in brackets the intensity relative to the mean"
         ]
 
 

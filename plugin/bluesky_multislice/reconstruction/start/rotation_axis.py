@@ -4,7 +4,6 @@ For few angles, the centre of mass must confirm the result.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 from torch import Tensor
 
-from bluesky_multislice.measurement import Scan, ScanGeometry
+from bluesky_multislice.measurement import AXIS_REACH, Scan, ScanGeometry
 from bluesky_multislice.parallel import Mesh
 from bluesky_multislice.planning import Plan, angles_determine_axis
 from bluesky_multislice.reconstruction.start.back_projection import angle_weights, back_project
@@ -33,9 +32,6 @@ the value the axis was off by 3 pixels, with this value by 0.1.
 
 _DETAILS = 10
 """Details larger than the width over this number are filtered out, because their thin-sample phase is wrong."""
-
-_REACH = 8
-"""The axis is searched within the frame's width over this number on either side of its centre."""
 
 _LEAST_PIXELS = 0.1
 """Smaller shifts of the axis are ignored."""
@@ -76,7 +72,7 @@ def find_axis_pixels(
     phases = _phases_in_bands(holograms, scan.geometry, plan, mesh, angles_rad)
     axis = _axis_from_sharpness(phases, angles_rad)
     halves = [_axis_from_sharpness(phases[:, part::2], angles_rad) for part in (0, 1)]
-    if abs(halves[0] - halves[1]) > _AGREEMENT_PIXELS or abs(axis) >= phases.shape[-1] / _REACH:
+    if abs(halves[0] - halves[1]) > _AGREEMENT_PIXELS or abs(axis) >= phases.shape[-1] / AXIS_REACH:
         return None
     if not angles_determine_axis(scan.geometry):
         centre_of_mass = _axis_from_centre_of_mass(phases, angles_rad)
@@ -84,12 +80,6 @@ def find_axis_pixels(
             return None
         axis = (centre_of_mass + axis) / 2
     return axis if abs(axis) >= _LEAST_PIXELS else 0.0
-
-
-def move_axis(scan: Scan, pixels: float, pixel_m: float) -> Scan:
-    """Return the scan with its axis shifted by this many pixels along x; the positions shift the opposite way."""
-    position_m = scan.geometry.position_m - np.array([0.0, pixels * pixel_m])
-    return replace(scan, geometry=replace(scan.geometry, position_m=position_m))
 
 
 def _phases_in_bands(
@@ -142,7 +132,7 @@ def _axis_from_sharpness(phases: NDArray[np.float32], angles_rad: NDArray[np.flo
         volume = back_project(moved.astype(np.float32), angles_rad, weights_rad)
         return -float(volume.double().square().sum())
 
-    reach = width // _REACH
+    reach = width // AXIS_REACH
     candidates = np.arange(-reach, reach + 1)
     near = float(candidates[np.argmin([negative_sharpness(pixels) for pixels in candidates])])
     found = optimize.minimize_scalar(

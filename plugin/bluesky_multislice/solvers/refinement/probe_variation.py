@@ -70,6 +70,18 @@ class ProbeVariation:
         """The fitted tensors by name."""
         return {"variation/weights": self.weights, "variation/shapes": self._parts}
 
+    @torch.no_grad()
+    def start_from(self, shapes: Tensor, weights: Tensor) -> None:
+        """Set initial shapes and weights; surplus ones are left out, and missing ones keep their planned shapes.
+
+        Args:
+            shapes: complex (variation, y, x), strongest first, in the unit of the probe.
+            weights: (view, variation).
+        """
+        number = min(len(shapes), len(self._parts))
+        self._parts[:number] = torch.view_as_real(shapes[:number].to(self._parts.device, torch.complex64))
+        self.weights[:, :number] = weights[:, :number].to(self.weights)
+
     def count_views(self, views: NDArray[np.intp]) -> None:
         """Count the views whose gradients are summed."""
         self._view_counts.index_add_(

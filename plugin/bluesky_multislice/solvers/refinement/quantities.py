@@ -3,7 +3,7 @@
 ``measurement.REFINED_QUANTITIES`` declares their bounds and steps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,23 @@ class RefinedQuantity:
     def difference(self) -> Tensor:
         """The differences in SI."""
         return self.values * self.unit
+
+    @torch.no_grad()
+    def start_from(self, difference: Tensor) -> "RefinedQuantity":
+        """Set the values in place; return the quantity with bounds that include them.
+
+        Args:
+            difference: difference from the scan in SI. One value is set from the sum of several, such as the added
+                thickness of all slices.
+        """
+        unit = torch.as_tensor(self.unit, device=self.values.device)
+        if self.values.ndim:
+            values = difference.to(self.values).reshape(self.values.shape) / unit
+        else:
+            values = difference.to(self.values).sum() / unit.sum()
+        self.values.copy_(values)
+        least, most = torch.aminmax(self.values.detach())
+        return replace(self, bounds=(min(self.bounds[0], float(least)), max(self.bounds[1], float(most))))
 
     @torch.no_grad()
     def apply_constraints(self) -> None:

@@ -36,6 +36,11 @@ class _ScheduledQuantity:
         self._adam = Adam(quantity.values, floor=0.0)
         self._steps = 0
 
+    def start_from(self, difference: Tensor) -> None:
+        """Set the initial difference from the scan, in SI."""
+        self.quantity = self.quantity.start_from(difference)
+        self.hold()
+
     def hold(self) -> None:
         """Store the present values as those at the start of the epoch."""
         self._epoch_start = self.quantity.values.detach().clone()
@@ -122,6 +127,17 @@ class Refinement:
     def differences(self) -> dict[str, Tensor]:
         """Return the differences from the scan, in SI; backgrounds relative to the frames' mean intensity."""
         return {name: each.quantity.difference for name, each in self._quantities.items()}
+
+    def start_from(self, differences: Mapping[str, Tensor]) -> None:
+        """Set initial values as differences from the scan; names that are not among the quantities are ignored.
+
+        Bounds that an initial value exceeds are widened to it.
+
+        Args:
+            differences: as from ``differences``.
+        """
+        for name in self._quantities.keys() & differences.keys():
+            self._quantities[name].start_from(differences[name])
 
     @property
     def defocus_m(self) -> Tensor | None:

@@ -56,9 +56,9 @@ def test_values_of_the_profile_stay_words():
     line = next(line for line in text.splitlines() if line.startswith("export A="))
     said = subprocess.run(["bash", "-c", f'{line}\nprintf %s "$A"'], capture_output=True, text=True, check=True)
     assert said.stdout == HOSTILE
-    line = next(line for line in text.splitlines() if line.startswith("torchrun=("))
+    line = next(line for line in text.splitlines() if line.startswith("launcher=("))
     said = subprocess.run(
-        ["bash", "-c", f'{line})\nprintf "%s\\n" "${{torchrun[@]}}"'], capture_output=True, text=True, check=True
+        ["bash", "-c", f'{line})\nprintf "%s\\n" "${{launcher[@]}}"'], capture_output=True, text=True, check=True
     )
     assert said.stdout.splitlines()[:3] == [HOSTILE, "x", "py thon"]
 
