@@ -100,3 +100,51 @@ def _write_events(writer, run, name, columns):
     for row in range(2):
         data = {key: values[row] for key, (_, values) in columns.items()} | {"tick": row}
         writer("event", descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, time.time())))
+
+
+def write_streams(client, streams, *, start=None, baseline=None, exit_status="success"):
+    """Write a run whose streams hold external arrays, events, or both. Returns its uid.
+
+    ``streams``: name → data key → (path, dataset, rows, shape of a row, unit), or (unit, values) for events.
+    """
+    writer = TiledWriter(client, batch_size=1)
+    run = event_model.compose_run(metadata=start or {})
+    writer("start", run.start_doc)
+    if baseline:
+        _write_events(writer, run, "baseline", baseline)
+    for name, held in streams.items():
+        _write_stream(writer, run, name, held)
+    if exit_status is not None:
+        writer("stop", run.compose_stop(exit_status=exit_status))
+    return run.start_doc["uid"]
+
+
+def _write_stream(writer, run, name, held):
+    arrays = {key: value for key, value in held.items() if len(value) == 5}
+    columns = {key: value for key, value in held.items() if len(value) == 2}
+    keys = {}
+    for key, (units, values) in columns.items():
+        several = {"dtype": "array", "shape": list(np.shape(values[0]))} if np.ndim(values[0]) else {"dtype": "number"}
+        keys[key] = {"source": "t", "shape": [], **several} | ({"units": units} if units else {})
+    for key, (path, dataset, _, shape, units) in arrays.items():
+        with h5py.File(path) as file:
+            dtype = file[dataset].dtype.str
+        keys[key] = {"source": "t", "dtype": "array", "shape": list(shape), "dtype_numpy": dtype, "external": "STREAM:"}
+        keys[key] |= {"units": units} if units else {}
+    descriptor = run.compose_descriptor(name=name, data_keys=keys)
+    writer("descriptor", descriptor.descriptor_doc)
+    for key, (path, dataset, rows, shape, _) in arrays.items():
+        resource = run.compose_stream_resource(
+            mimetype="application/x-hdf5",
+            uri=path.as_uri(),
+            data_key=key,
+            parameters={"dataset": dataset, "chunk_shape": (1, *shape), "swmr": False},
+        )
+        writer("stream_resource", resource.stream_resource_doc)
+        indices, seq_nums = {"start": 0, "stop": rows}, {"start": 1, "stop": rows + 1}
+        writer("stream_datum", resource.compose_stream_datum(indices, seq_nums, descriptor.descriptor_doc))
+    for row in range(len(next(iter(columns.values()))[1]) if columns else 0):
+        data = {key: values[row] for key, (_, values) in columns.items()}
+        writer(
+            "event", descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, 100.0 + row), time=100.0 + row)
+        )

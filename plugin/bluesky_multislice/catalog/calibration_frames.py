@@ -113,7 +113,8 @@ def _in_stream(lookup: RunLookup, name: str, image: str, kind: str, origin: str)
             remedy=f"record {image} there, or correct {kind}s in the instrument file.",
         )
     rows = node.shape[0]
-    source, files = find_frames(node, rows, lookup.values.frames_per_view or "mean")
+    several = lookup.combination
+    source, files = find_frames(node, rows, "mean" if several in (None, "stack") else several)
     key, when = stream.read("image_key"), stream.read("time")
     selected = np.ones(rows, bool) if key is None else np.ravel(key)[:rows] == KINDS[kind]
     return CalibrationFrames(
@@ -159,23 +160,23 @@ def stored_rows(lookup: RunLookup, key: NDArray[np.int_], others: list[Calibrati
     for kind, number in KINDS.items():
         origins = [other.origin for other in others if other.kind == kind]
         if (key == number).any():
-            origins.insert(0, f"primary:image_key: {int((key == number).sum())} frames")
+            origins.insert(0, f"{lookup.frames_stream}:image_key: {int((key == number).sum())} frames")
         if origins:
             lookup.sources[f"{kind}s"] = "; ".join(origins)
-    time = lookup.run.streams["primary"].read("time")
-    times = [None if time is None or len(time) < events else np.asarray(time, float)[:events]]
+    time_s = lookup.frame_times_s()
+    times = [None if time_s is None or len(time_s) < events else time_s[:events]]
     times += [other.when for other in others]
     known = [part for part in times if part is not None]
     if len(known) < len(times):
         known = [np.arange(events, dtype=float), *(np.full(len(other.selected), -1.0) for other in others)]
     place = np.concatenate(
-        [detector_positions(lookup, "primary", events), *(other.detector_position_m for other in others)]
+        [detector_positions(lookup, lookup.frames_stream, events), *(other.detector_position_m for other in others)]
     )
     return StoredRows(
         np.concatenate([key, *(np.where(other.selected, KINDS[other.kind], 3) for other in others)]),
         np.concatenate(known),
         place if detector_positions_differ(place[:events][key == 0]) else None,
-        np.concatenate([exposure_times(lookup, "primary", events), *(other.exposure_s for other in others)]),
+        np.concatenate([exposure_times(lookup, lookup.frames_stream, events), *(other.exposure_s for other in others)]),
     )
 
 
@@ -188,10 +189,9 @@ def detector_positions(lookup: RunLookup, stream: str, rows: int) -> NDArray[np.
 
 
 def exposure_times(lookup: RunLookup, stream: str, rows: int) -> NDArray[np.float64]:
-    """Return the exposure times (row,) in a stream, s. The start document's value is for the primary stream only."""
-    found = (
-        _in_stream_or_run(lookup, "exposure", stream) if stream == "primary" else lookup.in_stream("exposure", stream)
-    )
+    """Return the exposure times (row,) in a stream, s. The start document's value is for the frames' stream only."""
+    of_frames = stream == lookup.frames_stream
+    found = _in_stream_or_run(lookup, "exposure", stream) if of_frames else lookup.in_stream("exposure", stream)
     return per_row(found, rows)
 
 

@@ -28,6 +28,9 @@ from bluesky_multislice.files import (
 )
 from bluesky_multislice.measurement import Combination, FrameSource, combined_frames, read_part
 
+_FRAME_NUMBERS = "/entry/instrument/NDAttributes/NDArrayUniqueId"
+"""Dataset of areaDetector's HDF5 plugin with the number of each frame."""
+
 
 class DetectorFiles:
     """Frames in the concatenated HDF5 files of the detector. A file is open only while it is read.
@@ -97,7 +100,7 @@ class TiledFrames:
     """
 
     def __init__(self, node: ArrayClient, rows: int) -> None:
-        self._node, self._per_event = node, _per_event(node)
+        self._node, self._per_event = node, frames_per_event(node)
         self._serves_parts: bool | None = None
         self.shape: tuple[int, ...] = (rows, *node.shape[-2:])
         self.dtype: np.dtype = node.dtype
@@ -173,18 +176,24 @@ class JoinedFrames:
 
 
 def find_frames(
-    node: ArrayClient, events: int, combination: Combination | None = None, saturation: float | None = None
+    node: ArrayClient,
+    views: int,
+    combination: Combination | None = None,
+    saturation: float | None = None,
+    *,
+    stored: int | None = None,
 ) -> tuple[FrameSource, tuple[FrameFile, ...] | None]:
     """Return the source of a run's frames, and the detector's files if this machine can access them and link to them.
 
     Args:
         node: array of the frames' data key.
-        events: number of events of the scan.
+        views: number of frames of the scan after combination.
         combination: how several frames of an event are combined; None: they are refused.
         saturation: stored value of a saturated pixel; None: the largest value of an integer type.
+        stored: number of stored frames to use, the first ones; None: all.
 
     Raises:
-        FramesError: there are fewer frames than events, or they cannot be read.
+        FramesError: there are fewer frames than needed, or they cannot be read.
     """
     shape = node.shape
     if len(shape) not in (3, 4):
@@ -193,9 +202,8 @@ def find_frames(
             got=f"{node.uri} with shape {shape}.",
             remedy="give the frames' data key as detector_image.",
         )
-    rows = shape[0] * _per_event(node)
-    source, files = _stored_frames(node, rows)
-    combined = combined_frames(source, events, combination, origin=f"events in {node.uri}", saturation=saturation)
+    source, files = _stored_frames(node, shape[0] * frames_per_event(node) if stored is None else stored)
+    combined = combined_frames(source, views, combination, origin=f"events in {node.uri}", saturation=saturation)
     return combined, files if combined is source else None
 
 
@@ -205,7 +213,7 @@ def _stored_frames(node: ArrayClient, rows: int) -> tuple[FrameSource, tuple[Fra
         source = DetectorFiles(files)
         _check_ends(source)
         return source, files if source.linkable else None
-    last = node.shape[0] - 1
+    last = (rows - 1) // frames_per_event(node)
     try:
         fetch_once(node, 0, 1)
         fetch_once(node, last, last + 1)
@@ -219,13 +227,42 @@ def _whole(shape: tuple[int, ...]) -> tuple[slice, slice]:
     return slice(0, shape[1]), slice(0, shape[2])
 
 
-def _per_event(node: ArrayClient) -> int:
-    """Return the number of frames per event."""
+def frames_per_event(node: ArrayClient) -> int:
+    """Return the number of frames per row of an array (row, y, x) or (row, n, y, x)."""
     return 1 if len(node.shape) == 3 else node.shape[1]
 
 
-def _visible_files(node: ArrayClient, events: int) -> tuple[FrameFile, ...]:
-    """Return the detector's HDF5 files; empty if they have another format or this machine cannot access them."""
+def count_frames(node: ArrayClient) -> int:
+    """Return the number of frames that exist: those in the detector's files, else those that the catalogue declares.
+
+    Raises:
+        FramesError: a file cannot be read.
+    """
+    declared = node.shape[0] * frames_per_event(node)
+    files = _visible_files(node, declared, complete=False)
+    return sum(file.frames for file in files) if files else declared
+
+
+def frame_numbers(node: ArrayClient) -> NDArray | None:
+    """Return (row,) the numbers that areaDetector writes beside the frames into its files; None if there are none."""
+    parts = []
+    for file in _visible_files(node, node.shape[0] * frames_per_event(node), complete=False):
+        with open_detector_file(file.path) as opened:
+            numbers = find_dataset(opened, _FRAME_NUMBERS)
+            if numbers is None or numbers.size < file.frames:
+                return None
+            parts.append(np.ravel(numbers[()])[: file.frames])
+    return np.concatenate(parts) if parts else None
+
+
+def _visible_files(node: ArrayClient, rows: int, *, complete: bool = True) -> tuple[FrameFile, ...]:
+    """Return the detector's HDF5 files; empty if they have another format or this machine cannot access them.
+
+    Args:
+        node: array of the frames.
+        rows: number of frames.
+        complete: whether all frames must exist; otherwise those that exist are counted.
+    """
     sources = node.data_sources() or []
     if len(sources) != 1 or sources[0].mimetype != "application/x-hdf5":
         return ()
@@ -236,15 +273,15 @@ def _visible_files(node: ArrayClient, events: int) -> tuple[FrameFile, ...]:
     paths = [path_from_uri(asset.data_uri) for asset in assets]
     if not paths or not all(Path(path).is_file() for path in paths):
         return ()
-    files, left = [], events
+    files, left = [], rows
     for path in map(Path, paths):
-        last = path == Path(paths[-1])
+        last = complete and path == Path(paths[-1])
         opened, frames = _open(FrameFile(path, parameters["dataset"], left if last else 0))
         with opened:
             count = left if last else min(frames.shape[0], left)
         files.append(FrameFile(path, parameters["dataset"], count))
         left -= count
-    return tuple(file for file in files if file.frames)
+    return tuple(file for file in files if file.frames or not complete)
 
 
 def _check_ends(source: DetectorFiles) -> None:

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import httpx
+import numpy as np
 from numpy.typing import NDArray
 from tiled.client.array import ArrayClient
 from tiled.client.base import BaseClient
@@ -22,7 +23,7 @@ from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH, Container
 from tiled.client.dataframe import DataFrameClient
 
 from bluesky_multislice.catalog.tiled_rows import fetch_rows
-from bluesky_multislice.errors import CatalogError, ScanError
+from bluesky_multislice.errors import CatalogError, FramesError, ScanError
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class EventStream:
         """Number of events in the stream's table; 0 if there is no table because all data are external."""
         return max((len(column) for column in self._columns.values()), default=0)
 
+    @property
+    def images(self) -> list[str]:
+        """Data keys of arrays (event, …, y, x)."""
+        return [key for key in self.parts if (array := self.array(key)) is not None and array.ndim >= 3]
+
     def array(self, key: str) -> ArrayClient | None:
         """Return the array of a data key; None if the key has no array."""
         part = self.parts.get(key)
@@ -69,8 +75,16 @@ class EventStream:
         """Return all values (event, …) of a data key; None if the stream has none."""
         array = self.array(key)
         if array is not None:
-            return fetch_rows(array, 0, array.shape[0], tuple(n for n in array.shape[1:] if n != 1))
-        return self._columns.get(key)
+            return _read_array(array)
+        column = self._columns.get(key)
+        if column is None or column.dtype.kind != "O" or not len(column):
+            return column
+        # Short arrays of events are cells of the table, as text where the database of the server has no arrays.
+        if all(isinstance(cell, str) and cell.startswith("[") and "..." not in cell for cell in column):
+            column = [np.fromstring(cell.strip("[]").replace(",", " "), sep=" ") for cell in column]
+        if not isinstance(column[0], (list, np.ndarray)) or len({len(cell) for cell in column}) > 1:
+            return self._columns[key]
+        return np.stack([np.asarray(cell) for cell in column])
 
 
 @dataclass(frozen=True)
@@ -130,15 +144,23 @@ def require_success(run: RunDocuments) -> None:
     Raises:
         ScanError: the run is unfinished, aborted or failed.
     """
+    ending = premature_ending(run)
+    if ending is not None:
+        raise ScanError(
+            "Only a run that ended with success can be reconstructed.",
+            got=f"run {run.uid} that {ending}.",
+            remedy="repeat the scan; if the run is still in progress, wait until it stops. Set scan.allow_aborted "
+            "to use the frames that exist.",
+        )
+
+
+def premature_ending(run: RunDocuments) -> str | None:
+    """Return how a run ended without success, such as "ended with abort: beam lost"; None if it ended with success."""
     status = run.stop.get("exit_status")
     if status == "success":
-        return
+        return None
     reason = f": {run.stop['reason']}" if run.stop.get("reason") else ""
-    raise ScanError(
-        "Only a run that ended with success can be reconstructed.",
-        got=f"run {run.uid} that " + (f"ended with {status}{reason}." if status else "has no stop document yet."),
-        remedy="repeat the scan; if the run is still in progress, wait until it stops.",
-    )
+    return f"ended with {status}{reason}" if status else "has no stop document yet"
 
 
 def plain_container(node: Container) -> Container:
@@ -149,6 +171,18 @@ def plain_container(node: Container) -> Container:
         structure_clients=DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"],
         include_data_sources=True,
     )
+
+
+def _read_array(array: ArrayClient) -> NDArray:
+    """Return all rows of an array, without axes of length 1."""
+    rows, *shape = (array.shape[0], *(n for n in array.shape[1:] if n != 1))
+    try:
+        return fetch_rows(array, 0, rows, tuple(shape))
+    except FramesError:
+        # The file may hold the samples of all events in one row, although the catalogue declares (event, sample).
+        if len(shape) != 1:
+            raise
+        return fetch_rows(array, 0, rows * shape[0], ()).reshape(rows, shape[0])
 
 
 def _stream_nodes(run: Container) -> Iterator[tuple[str, Container]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,9 @@ from bluesky_multislice.catalog.run_documents import EventStream, RunDocuments
 from bluesky_multislice.files import FieldLookup, StoredValue
 from bluesky_multislice.measurement import FoundValue, PlaceKind, ScanField
 from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues
+
+_CALIBRATIONS = ("dark", "darks", "flat", "flats")
+"""Names of streams that are not searched for frames of the sample."""
 
 
 class RunLookup(FieldLookup):
@@ -39,11 +43,43 @@ class RunLookup(FieldLookup):
         """The run's unique identifier."""
         return f"run {self.run.uid}"
 
+    @cached_property
+    def frames_stream(self) -> str:
+        """Stream with the frames: that of the instrument file, else ``primary``, else the only one with images."""
+        place = None if self.instrument is None else self.instrument.fields.get("frames")
+        named = (place.path or "").partition(":")[0] if place is not None else ""
+        if named in self.run.streams or "primary" in self.run.streams:
+            return named if named in self.run.streams else "primary"
+        images = [name for name, stream in self.run.streams.items() if stream.images and name not in _CALIBRATIONS]
+        return images[0] if len(images) == 1 else "primary"
+
+    def frame_times_s(self) -> NDArray[np.float64] | None:
+        """Return (row,) the time of each stored frame, s: the recorded one, else that of its event."""
+        recorded = super().frame_times_s()
+        times = self.event_times_s() if recorded is None else recorded
+        if times is None or self.frame_rows is None:
+            return times
+        times = self.frame_rows.per_row(times)
+        return times if len(times) == len(self.frame_rows.event) else None
+
+    def event_times_s(self) -> NDArray[np.float64] | None:
+        """Return (event,) the times of the events with frames, s; None if they are not recorded."""
+        stream = self.run.streams.get(self.frames_stream)
+        times = None if stream is None else stream.read("time")
+        return None if times is None else np.asarray(times, float)
+
     def in_scan(self, field: ScanField) -> Iterator[FoundValue]:
         """Return the values of a field in the events, the stream ``static`` and the start document."""
-        places = [("primary", self._event_key(field)), ("static", field.static_key)]
+        places = [(self.frames_stream, self._event_key(field)), ("static", field.static_key)]
+        declared = None if self.instrument is None else self.instrument.fields.get(field.name)
         for stream, key in places:
-            found = None if key is None else self._in_events(field, stream, key)
+            if key is None:
+                continue
+            if declared is not None and declared.path == f"{stream}:{key}":
+                events = self.run.streams.get(stream)
+                if declared.samples or events is None or not events.data_keys.get(key, {}).get("units"):
+                    continue  # The instrument file tells its samples or its unit.
+            found = self._in_events(field, stream, key)
             if found is not None:
                 yield found
         if field.start_key is not None and self.run.start.get(field.start_key) is not None:
@@ -58,6 +94,8 @@ class RunLookup(FieldLookup):
         place = None if self.instrument is None else self.instrument.fields.get(name)
         if found is None and place is not None and (place.path or "").startswith("configuration:"):
             found = self._in_configuration(field, place, [self.run.streams[stream]])
+        if found is not None and stream == self.frames_stream:
+            found = self.per_frame(field, found)
         return None if found is None else np.ravel(found.value)
 
     def at_path(self, field: ScanField, place: FieldPlace) -> FoundValue | None:
@@ -70,13 +108,13 @@ class RunLookup(FieldLookup):
         if field.name in ("darks", "flats"):
             return FoundValue(place.path, str(place.path), path=place.path)
         if field.name == "frames":
-            return FoundValue(key, str(place.path), path=place.path) if container == "primary" else None
+            return FoundValue(key, str(place.path), path=place.path) if container in self.run.streams else None
         return self._in_events(field, container, key, place.unit)
 
     def places_in_scan(self, field: ScanField) -> list[str]:
         """Return the field's data keys and its key in the start document."""
         key = self._event_key(field)
-        searched = [f"event data key primary:{key}"] if key else []
+        searched = [f"event data key {self.frames_stream}:{key}"] if key else []
         searched += [f"static:{field.static_key}"] if field.static_key else []
         return searched + ([f"start:{field.start_key}"] if field.start_key else [])
 
@@ -116,7 +154,7 @@ class RunLookup(FieldLookup):
         source, written = f"{stream}:{key}", unit or found.data_keys.get(key, {}).get("units")
         self.check_unit(field, written, source)
         place: PlaceKind = "baseline" if stream == "baseline" else "rows"
-        origin = self._origin(field) if stream == "primary" and key == self._event_key(field) else ""
+        origin = self._origin(field) if stream == self.frames_stream and key == self._event_key(field) else ""
         return replace(self.value(field, raw, source + origin, place=place, written=written), path=source, unit=written)
 
     def _in_start(self, field: ScanField, place: FieldPlace, path: str) -> FoundValue | None:

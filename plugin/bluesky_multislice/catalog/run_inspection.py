@@ -2,15 +2,10 @@
 
 from tiled.client.container import Container
 
-from bluesky_multislice.catalog.run_documents import RunDocuments, find_run, require_success
+from bluesky_multislice.catalog.run_documents import find_run, require_success
 from bluesky_multislice.catalog.run_fields import RunLookup
-from bluesky_multislice.catalog.scan_resolver import (
-    count_events,
-    frames_key,
-    mask_of_run,
-    primary_frames,
-    resolve_scan,
-)
+from bluesky_multislice.catalog.run_frames import frames_key, frames_of_run
+from bluesky_multislice.catalog.scan_resolver import mask_of_run, resolve_scan
 from bluesky_multislice.errors import MultisliceError
 from bluesky_multislice.files import ScanInspection, inspect_lookup, partial_frames
 from bluesky_multislice.measurement import Frames
@@ -41,14 +36,18 @@ def inspect_run(
     errors: dict[str, MultisliceError] = {}
     problems: tuple[MultisliceError, ...] = ()
     try:
-        require_success(run)
+        if not values.allow_aborted:
+            require_success(run)
     except MultisliceError as error:
         problems = (error,)
     lookup = RunLookup(run, values, instrument)
-    stored = _frames(RunLookup(run, values, instrument), run, errors)
+    paired = RunLookup(run, values, instrument)
+    stored = _frames(paired, errors)
+    if paired.frame_rows is not None:
+        lookup.pair(paired.frame_rows)
     place = None
     if stored is not None:
-        place = FieldPlace(path=f"primary:{frames_key(lookup)}")
+        place = FieldPlace(path=f"{lookup.frames_stream}:{frames_key(lookup)}")
     reports = inspect_lookup(lookup, stored, errors, place)
     inspection = ScanInspection(
         f"run {run.uid}", reports, stored, problems=problems, warnings=tuple(dict.fromkeys(lookup.warnings))
@@ -57,16 +56,15 @@ def inspect_run(
     return inspection if frames is None else inspection.processed(frames.steps)
 
 
-def _frames(lookup: RunLookup, run: RunDocuments, errors: dict[str, MultisliceError]) -> Frames | None:
-    """Return the frames of the primary stream as far as they can be used, and add the errors of frames and mask."""
+def _frames(lookup: RunLookup, errors: dict[str, MultisliceError]) -> Frames | None:
+    """Return the frames of a run as far as they can be used, and add the errors of frames and mask."""
     mask = None
     try:
         mask = mask_of_run(lookup)
     except MultisliceError as error:
         errors["mask"] = error
     try:
-        events = count_events(run)
-        source, _ = primary_frames(lookup, frames_key(lookup), events)
+        source, _ = frames_of_run(lookup, frames_key(lookup))
         return partial_frames(source, lookup, mask)
     except MultisliceError as error:
         errors["frames"] = error

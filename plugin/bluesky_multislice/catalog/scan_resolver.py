@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tiled.client.array import ArrayClient
 from tiled.client.container import Container
 
 from bluesky_multislice.catalog.calibration_frames import (
@@ -21,9 +20,10 @@ from bluesky_multislice.catalog.calibration_frames import (
     find_calibrations,
     stored_rows,
 )
-from bluesky_multislice.catalog.frame_sources import DetectorFiles, JoinedFrames, find_frames
-from bluesky_multislice.catalog.run_documents import RunDocuments, find_run, require_success
+from bluesky_multislice.catalog.frame_sources import DetectorFiles, JoinedFrames
+from bluesky_multislice.catalog.run_documents import find_run, require_success
 from bluesky_multislice.catalog.run_fields import RunLookup
+from bluesky_multislice.catalog.run_frames import frames_key, frames_of_run
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.files import FrameFile, recipe_mask
 from bluesky_multislice.measurement import (
@@ -82,16 +82,19 @@ def resolve_scan(
 
     Raises:
         CatalogError: the run does not exist.
-        ScanError: the run did not succeed, or a value is missing or contradicts another.
+        ScanError: the run did not succeed and is not allowed to be incomplete, or a value is missing or contradicts
+            another.
         FramesError: frames are missing, fewer than the events, or unreadable.
     """
     run = find_run(client, run_uid)
-    require_success(run)
-    lookup = RunLookup(run, values or ScanValues(), instrument)
-    key = image_keys(lookup, count_events(run))
-    technique = lookup.technique()
+    values = values or ScanValues()
+    if not values.allow_aborted:
+        require_success(run)
+    lookup = RunLookup(run, values, instrument)
     name = frames_key(lookup)
-    source, files = primary_frames(lookup, name, len(key))
+    source, files = frames_of_run(lookup, name)
+    key = image_keys(lookup, source.shape[0])
+    technique = lookup.technique()
     geometry = scan_geometry(lookup, technique, key, source.shape)
     others = find_calibrations(client, lookup, name)
     stored = _frames(lookup, source, others, stored_rows(lookup, key, others), geometry)
@@ -116,7 +119,7 @@ def _frames(
     if saturation is None and np.issubdtype(source.dtype, np.integer):
         saturation = float(np.iinfo(np.dtype(source.dtype).name).max)
     mask, sources = mask_of_run(lookup), [source, *(other.source for other in others)]
-    _check_sources(sources, mask, lookup.values)
+    _check_sources(sources, mask, lookup)
     check_exposures(rows.exposure_s, rows.image_key)
     position_m = rows.detector_position_m
     frames = Frames(
@@ -137,13 +140,13 @@ def _frames(
     return frames
 
 
-def _check_sources(sources: list[FrameSource], mask: NDArray[np.bool_] | None, values: ScanValues) -> None:
+def _check_sources(sources: list[FrameSource], mask: NDArray[np.bool_] | None, lookup: RunLookup) -> None:
     """Check that good pixels have stored frames, and that sums of frames are sums of as many darks and flats."""
     for source in sources:
         stored = source.stored if isinstance(source, CombinedFrames) else source
         if isinstance(stored, DetectorFiles):
             stored.check_mask(mask)
-    if values.frames_per_view == "sum" and not all(isinstance(source, CombinedFrames) for source in sources):
+    if lookup.combination == "sum" and not all(isinstance(source, CombinedFrames) for source in sources):
         raise ScanError(
             "Darks and flats must be sums of as many frames as the frames of the scan.",
             got="frames_per_view = sum, and streams with one frame per event.",
@@ -160,74 +163,6 @@ def _files(
     if len(known) < len(parts) or len({source.dtype, *(other.source.dtype for other in others)}) > 1:
         return None
     return tuple(file for part in known for file in part)
-
-
-def count_events(run: RunDocuments) -> int:
-    """Return the number of events in a run's primary stream.
-
-    Raises:
-        ScanError: there are none.
-    """
-    primary = run.streams.get("primary")
-    counted = int((run.stop.get("num_events") or {}).get("primary", 0))
-    events = counted if primary is None else max(primary.events, counted)
-    if primary is None or events == 0:
-        raise ScanError(
-            "A scan needs events in its primary stream.",
-            got=f"run {run.uid} with the streams {sorted(run.streams) or 'none'} and {events} events.",
-            remedy="take the scan with a plan that reads detector and motors into the primary stream.",
-        )
-    return events
-
-
-def frames_key(lookup: RunLookup) -> str:
-    """Return the data key of a run's frames.
-
-    Raises:
-        ScanError: it is not recorded, and the primary stream has no image or several.
-    """
-    primary = lookup.run.streams["primary"]
-    found = lookup.find("frames")
-    if found is None:
-        images = [key for key in primary.parts if (array := primary.array(key)) is not None and array.ndim >= 3]
-        if len(images) != 1:
-            raise ScanError(
-                "The data key of the frames must be known.",
-                got=f"{len(images)} images in the primary stream ({', '.join(images) or 'none'}); searched "
-                f"{', '.join(lookup.places('frames'))}.",
-                remedy="give it as detector_image in the start document, or as frames in the instrument file.",
-            )
-        lookup.sources["frames"] = f"primary:{images[0]}, its only image"
-        return images[0]
-    return str(found.value)
-
-
-def primary_frames(lookup: RunLookup, name: str, events: int) -> tuple[FrameSource, tuple[FrameFile, ...] | None]:
-    """Return the frames of the primary stream, and the detector's files; see ``find_frames``.
-
-    Args:
-        lookup: look-up of the run.
-        name: data key of the frames.
-        events: number of events of the scan.
-
-    Raises:
-        ScanError: the stream has no such array.
-        FramesError: there are fewer frames than events, or they cannot be read.
-    """
-    saturation, combination = single_number(lookup, "saturation"), lookup.values.frames_per_view
-    return find_frames(_frames_array(lookup, name), events, combination, saturation)
-
-
-def _frames_array(lookup: RunLookup, name: str) -> ArrayClient:
-    primary = lookup.run.streams["primary"]
-    node = primary.array(name)
-    if node is None:
-        raise ScanError(
-            "The data key of the frames must be an array of the primary stream.",
-            got=f"{name!r} from {lookup.sources['frames']}; the stream contains {', '.join(sorted(primary.parts))}.",
-            remedy="correct detector_image in the start document, or frames in the instrument file.",
-        )
-    return node
 
 
 def mask_of_run(lookup: RunLookup) -> NDArray[np.bool_] | None:

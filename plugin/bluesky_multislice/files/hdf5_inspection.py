@@ -37,8 +37,10 @@ def inspect_hdf5(path: Path, look_up: Callable[[h5py.File], Hdf5Lookup]) -> Scan
     except FramesError as error:
         file, data = open_scan(path), None
         errors["frames"] = error
-    frames = _frames(look_up(file), data, errors)
-    lookup = look_up(file)
+    paired, lookup = look_up(file), look_up(file)
+    frames = _frames(paired, data, errors)
+    if paired.frame_rows is not None:
+        lookup.pair(paired.frame_rows)
     found = lookup.find("frames")
     place = None if found is None else FieldPlace(path=found.path)
     reports = inspect_lookup(lookup, frames, errors, place)

@@ -133,6 +133,8 @@ class Hdf5Lookup(FieldLookup):
         raw = _read(dataset, source)
         if field.name in _OF_AXES and (dataset.size or 0) > 1 and dataset.dtype.kind in "iuf":
             return self._of_axes(field, as_numbers(raw, field.label, source).reshape(dataset.shape), source, path)
+        if isinstance(raw, np.ndarray) and raw.ndim > 1 and raw.size == len(raw):
+            raw = raw.ravel()
         if field.column is not None and (unit is not None or raw.ndim != 1):
             raw = _column(raw, field.column, source)
         written = written or units_of(dataset)

@@ -14,6 +14,7 @@ from bluesky_multislice.files.mask_file import PIXELS_CHECKED, recipe_mask
 from bluesky_multislice.files.stored_frames import StoredFrames, open_frames
 from bluesky_multislice.measurement import (
     CombinedFrames,
+    FrameRows,
     Frames,
     FrameSource,
     Scan,
@@ -26,6 +27,8 @@ from bluesky_multislice.measurement import (
     mask_bad_pixels,
     orientation_of_frames,
     per_row,
+    rows_by_number,
+    rows_of_stack,
     scan_geometry,
     single_number,
 )
@@ -79,11 +82,19 @@ def frame_source(lookup: Hdf5Lookup, data: StoredFrames | None) -> FrameSource:
         )
     lookup.find("frames")
     data.check_mask(mask_of(lookup))
-    rows, combination = lookup.announced_frames(), lookup.values.frames_per_view
-    if data.per_view == 1 and (combination is None or not rows):
+    announced, combination, stored = lookup.announced_frames(), lookup.combination, data.shape[0]
+    views = announced or stored // data.per_view
+    if data.per_view == 1 and (combination is None or not announced):
+        numbers = lookup.find("frame_numbers") if stored < announced else None
+        known = numbers is not None and np.size(numbers.value) == stored
+        dropped = rows_by_number(np.ravel(numbers.value), announced) if numbers is not None and known else None
+        lookup.pair(dropped or FrameRows(np.arange(stored), stored))
         return data
-    views, saturation = rows or data.shape[0] // data.per_view, single_number(lookup, "saturation")
-    return combined_frames(data, views, combination, origin=f"views in {lookup.scan_name}", saturation=saturation)
+    saturation = single_number(lookup, "saturation")
+    source = combined_frames(data, views, combination, origin=f"views in {lookup.scan_name}", saturation=saturation)
+    rows = source.shape[0]
+    lookup.pair(rows_of_stack(rows, views) if combination == "stack" else FrameRows(np.arange(rows), rows))
+    return source
 
 
 def scan_without_frames(lookup: Hdf5Lookup) -> Scan:

@@ -36,8 +36,7 @@ def place_text(place: FieldPlace) -> str:
 
 
 def _place_lines(place: FieldPlace) -> list[str]:
-    given = {"path": place.path, "value": place.value, "unit": place.unit}
-    return [f"{key} = {_toml(value)}" for key, value in given.items() if value is not None]
+    return [f"{key} = {_toml(value)}" for key, value in place.model_dump().items() if value is not None]
 
 
 def _field_lines(report: FieldReport) -> Iterator[str]:

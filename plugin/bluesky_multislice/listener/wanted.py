@@ -52,7 +52,8 @@ def requested_run(uid: str, metadata: Mapping[str, Any]) -> RequestedRun | None:
     """
     start = metadata.get("start") or {}
     options = start.get("multislice")
-    if start.get("technique") not in technique_names() or not metadata.get("stop"):
+    technique = start.get("technique")
+    if not isinstance(technique, str) or technique not in technique_names() or not metadata.get("stop"):
         return None
     if not isinstance(options, Mapping) or options.get("auto") is not True:
         return None

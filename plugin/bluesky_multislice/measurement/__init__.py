@@ -5,6 +5,13 @@ from bluesky_multislice.measurement.flat_field import FlatField, check_exposures
 from bluesky_multislice.measurement.former_result import FormerResult, VolumeReader
 from bluesky_multislice.measurement.found_value import FoundValue, PlaceKind, as_numbers, as_word, constant
 from bluesky_multislice.measurement.frame_groups import Combination, CombinedFrames, combined_frames
+from bluesky_multislice.measurement.frame_rows import (
+    FrameRows,
+    mean_of_samples,
+    rows_by_number,
+    rows_by_time,
+    rows_of_stack,
+)
 from bluesky_multislice.measurement.frame_window import read_part
 from bluesky_multislice.measurement.frames import Frames, FrameSource, Orientation, Saturated, unorient
 from bluesky_multislice.measurement.geometry import Beam, Detector, Regime, ScanGeometry, VolumeGrid, depth_of_field_m
@@ -15,6 +22,7 @@ from bluesky_multislice.measurement.half_acquisition import (
     with_moved_axis,
 )
 from bluesky_multislice.measurement.masks import MaskSense, good_pixels
+from bluesky_multislice.measurement.monochromator import bragg_energy_ev, lattice_spacing_m
 from bluesky_multislice.measurement.outlier_frames import OUTLIER_FACTOR, outlier_frames
 from bluesky_multislice.measurement.plausibility import (
     angle_warnings,
@@ -57,6 +65,7 @@ __all__ = [
     "FlatField",
     "FormerResult",
     "FoundValue",
+    "FrameRows",
     "FrameSource",
     "FrameSteps",
     "Frames",
@@ -76,6 +85,7 @@ __all__ = [
     "angle_warnings",
     "as_numbers",
     "as_word",
+    "bragg_energy_ev",
     "check_energy",
     "check_exposures",
     "chosen",
@@ -93,7 +103,9 @@ __all__ = [
     "group_geometry",
     "group_readings",
     "image_keys",
+    "lattice_spacing_m",
     "mask_bad_pixels",
+    "mean_of_samples",
     "move_axis",
     "orientation_of_frames",
     "outlier_frames",
@@ -102,6 +114,9 @@ __all__ = [
     "position_warnings",
     "process_frames",
     "read_part",
+    "rows_by_number",
+    "rows_by_time",
+    "rows_of_stack",
     "scan_geometry",
     "single_number",
     "unorient",

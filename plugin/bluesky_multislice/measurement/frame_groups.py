@@ -1,4 +1,4 @@
-"""Several frames per view, combined into one.
+"""Several frames per event or position: combined into one view, or each a view of its own.
 
 Shapes: stored frames (row, y, x), where the frames of a view are consecutive; combined frames (view, y, x).
 """
@@ -12,8 +12,8 @@ from bluesky_multislice.errors import FramesError
 from bluesky_multislice.measurement.frame_window import read_part
 from bluesky_multislice.measurement.frames import FrameSource
 
-Combination = Literal["mean", "sum"]
-"""How the frames of a view are combined."""
+Combination = Literal["mean", "sum", "stack"]
+"""How several frames of an event or position are used: their mean, their sum, or each as a view of its own."""
 
 
 class CombinedFrames:
@@ -61,12 +61,12 @@ class CombinedFrames:
 def combined_frames(
     source: FrameSource, views: int, combination: Combination | None, *, origin: str, saturation: float | None = None
 ) -> FrameSource:
-    """Return the source if it has one frame per view, otherwise its combined frames.
+    """Return the source if it has one frame per view or is a stack, otherwise its combined frames.
 
     Args:
         source: stored frames (row, y, x).
         views: number of views, including darks and flats.
-        combination: how several frames of a view are combined; None: they are refused.
+        combination: how several frames of a view are used; None: they are refused.
         origin: the views and their place, for the error, such as "events in NODE".
         saturation: stored value of a saturated pixel.
 
@@ -81,8 +81,9 @@ def combined_frames(
         raise FramesError(
             "Every view needs a frame of its own.",
             got=f"{rows} frames for {views} {origin}.",
-            remedy=f"set scan.frames_per_view to mean or sum if {rows // views} consecutive frames belong to each view."
+            remedy=f"set scan.frames_per_view to mean, sum or stack if {rows // views} consecutive frames belong to "
+            "each view."
             if fits
             else "check whether the detector stopped early or the number of events is wrong.",
         )
-    return CombinedFrames(source, rows // views, combination, saturation)
+    return source if combination == "stack" else CombinedFrames(source, rows // views, combination, saturation)

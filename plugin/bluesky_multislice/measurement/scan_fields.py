@@ -320,6 +320,17 @@ _FIELDS = (
         "time of each stored frame; absent = in the order of the rows; in Bluesky the times of the events",
         per_view=True,
         shape="(row,)",
+        other_places=(("instrument_1/NDAttributes/NDArrayTimeStamp", "s"),),
+    ),
+    ScanField(
+        "frame_numbers",
+        None,
+        f"{_DETECTOR}/frame_numbers",
+        "number of the trigger of each stored frame, which tells the dropped frames if there are fewer frames than "
+        "positions; for a run also searched in the detector's file",
+        per_view=True,
+        shape="(row,)",
+        other_places=(("instrument_1/NDAttributes/NDArrayUniqueId", None),),
     ),
     ScanField("darks", None, "", "stream with darks, for instrument files: `STREAM:DATA_KEY`", kind="other"),
     ScanField("flats", None, "", "stream with flats, for instrument files: `STREAM:DATA_KEY`", kind="other"),

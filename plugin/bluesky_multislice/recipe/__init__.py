@@ -1,7 +1,7 @@
 """All user input: recipe, scan values, refinement, resources, instrument file, service settings."""
 
 from bluesky_multislice.recipe.frame_processing import FrameProcessing
-from bluesky_multislice.recipe.instrument import FieldPlace, Instrument, read_instrument, scan_fields
+from bluesky_multislice.recipe.instrument import FieldPlace, Instrument, Samples, read_instrument, scan_fields
 from bluesky_multislice.recipe.recipe import Recipe, ScanValues, Start, Support, make_recipe, read_recipe
 from bluesky_multislice.recipe.refine import Refine, Schedules
 from bluesky_multislice.recipe.resources import Gpus, Minutes, Nodes, Resources
@@ -32,6 +32,7 @@ __all__ = [
     "Recipe",
     "Refine",
     "Resources",
+    "Samples",
     "ScanValues",
     "Schedules",
     "ServiceSettings",

@@ -8,18 +8,22 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bluesky_multislice.errors import ScanError
-from bluesky_multislice.measurement import SCAN_FIELDS, ScanField
+from bluesky_multislice.measurement import SCAN_FIELDS, Combination, ScanField, lattice_spacing_m
+
+Samples = Literal["mean", "interpolate"]
+"""How several recorded samples per frame become one value."""
 
 
 class FieldPlace(BaseModel):
     """Place of one value: a path in the scan's documents or a fixed value, with its unit.
 
-    ``path`` is ``start:KEY.SUBKEY``, ``baseline:DATA_KEY``, ``primary:DATA_KEY`` or ``configuration:DEVICE.KEY`` for
-    Bluesky runs, and ``/GROUP/DATASET`` for HDF5 files. For ``darks`` and ``flats`` it is ``STREAM:DATA_KEY``.
+    ``path`` is ``start:KEY.SUBKEY``, ``configuration:DEVICE.KEY`` or ``STREAM:DATA_KEY`` for Bluesky runs, and
+    ``/GROUP/DATASET`` for HDF5 files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -30,10 +34,26 @@ class FieldPlace(BaseModel):
     )
     unit: str | None = Field(default=None, description="Unit of the value, such as keV, mm or degree.")
 
+    samples: Samples | None = Field(
+        default=None,
+        description="How several samples per frame become one value: mean of consecutive ones, or interpolate at the "
+        "times of the frames.",
+    )
+    times: str | None = Field(default=None, description="Place of the times of the samples, s, for interpolation.")
+    crystal: str | None = Field(
+        default=None, description="Crystal and reflection, such as Si 111, if path is the Bragg angle of the energy."
+    )
+
     @model_validator(mode="after")
     def _one_place(self) -> "FieldPlace":
         if (self.path is None) == (self.value is None):
             raise ValueError("set exactly one of path and value")
+        if (self.times is None) != (self.samples != "interpolate"):
+            raise ValueError("samples = interpolate and times belong together")
+        if self.path is None and (self.samples or self.crystal):
+            raise ValueError("samples and crystal need a path, not a value")
+        if self.crystal is not None:
+            lattice_spacing_m(self.crystal)
         return self
 
 
@@ -44,6 +64,9 @@ class Instrument(BaseModel):
 
     name: str = Field(default="unnamed", description="Name of the beamline.")
     fields: Mapping[str, FieldPlace] = Field(default_factory=dict, description="Place of each field of a scan.")
+    frames_per_view: Combination | None = Field(
+        default=None, description="Use of several frames per event or position: mean, sum, or stack (each is a view)."
+    )
 
     @model_validator(mode="after")
     def _known_fields(self) -> "Instrument":
@@ -54,6 +77,10 @@ class Instrument(BaseModel):
         arrays = [name for name, place in self.fields.items() if known[name].static_key and place.path is None]
         if arrays:
             raise ValueError(f"{', '.join(arrays)}: an array needs a path, not a value")
+        crystals = [name for name, place in self.fields.items() if place.crystal and name != "energy"]
+        sampled = [name for name, place in self.fields.items() if place.samples and not known[name].per_view]
+        if crystals or sampled:
+            raise ValueError(f"crystal is only for energy, samples only for values per view: {crystals + sampled}")
         return self
 
 

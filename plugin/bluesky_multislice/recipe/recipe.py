@@ -79,8 +79,12 @@ class ScanValues(BaseModel):
     )
     frames_per_view: Combination | None = Field(
         default=None,
-        description="Combination of several consecutive frames per position, such as exposures of one event: mean or "
-        "sum. None: exactly one frame each.",
+        description="Use of several consecutive frames per position or event: mean, sum, or stack (each is a view). "
+        "None: exactly one frame each.",
+    )
+    allow_aborted: bool = Field(
+        default=False,
+        description="Use the frames that exist of a run that was aborted, failed or has no stop document.",
     )
     mask: str | None = Field(
         default=None,

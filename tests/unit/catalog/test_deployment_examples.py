@@ -15,7 +15,7 @@ def test_every_instrument_file_is_read_and_its_units_convert(path):
     instrument = read_instrument(path)
     assert instrument.fields
     for name, place in instrument.fields.items():
-        unit = scan_fields()[name].unit
+        unit = "radian" if place.crystal else scan_fields()[name].unit
         if unit is not None:
             assert convert(1.0, place.unit or "", unit) > 0
 

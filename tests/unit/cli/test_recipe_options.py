@@ -95,6 +95,7 @@ VALUES = {
     "detector_rotation_deg": 1.5,
     "axis_pixels": 412.5,
     "frames_per_view": "mean",
+    "allow_aborted": True,
     "mask": "mask.npy",
     "mask_sense": "good_is_one",
     "saturation": 1000.0,

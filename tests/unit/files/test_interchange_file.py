@@ -204,6 +204,33 @@ def test_several_frames_per_view_are_combined_as_declared(tmp_path, scan_file, s
     np.testing.assert_allclose(read_scan(tmp_path / "job.h5").frames.read(np.arange(5)), expected)
 
 
+@pytest.mark.parametrize("stacked", [True, False])
+def test_each_frame_of_a_stack_is_a_view_at_its_position(tmp_path, scan_file, stacked):
+    whole, position_m = read_scan(scan_file).frames.read(np.arange(5)), read_scan(scan_file).geometry.position_m
+    replace_frames(scan_file, lambda stored: np.repeat(stored[:, None], 2, axis=1))
+    if not stacked:
+        replace_frames(scan_file, lambda stored: stored.reshape(-1, *stored.shape[2:]))
+    scan = read_scan(scan_file, values=ScanValues(frames_per_view="stack"))
+    write_scan(tmp_path / "job.h5", scan, files=linked_files(scan))
+    for read in (scan, read_scan(tmp_path / "job.h5")):
+        np.testing.assert_array_equal(read.frames.read(np.arange(10)), np.repeat(whole, 2, axis=0))
+        np.testing.assert_array_equal(read.geometry.position_m, np.repeat(position_m, 2, axis=0))
+
+
+def test_views_whose_frame_the_detector_dropped_are_left_out(tmp_path, scan_file):
+    kept = np.array([0, 2, 4])
+    whole, angle_rad = read_scan(scan_file).frames.read(kept), read_scan(scan_file).geometry.angle_rad
+    replace_frames(scan_file, lambda stored: stored[kept])
+    with h5py.File(scan_file, "r+") as file:
+        file[f"{DETECTOR}/frame_numbers"] = kept + 17
+    scan = read_scan(scan_file)
+    write_scan(tmp_path / "job.h5", scan, files=linked_files(scan))
+    for read in (scan, read_scan(tmp_path / "job.h5")):
+        np.testing.assert_array_equal(read.frames.read(np.arange(3)), whole)
+        np.testing.assert_array_equal(read.geometry.angle_rad, angle_rad[kept])
+    assert "2 of 5 events have no frame and are left out: 1, 3 (counted from 0)" in scan.warnings
+
+
 def test_an_unknown_word_is_refused(scan_file):
     with h5py.File(scan_file, "r+") as file:
         file[f"{DETECTOR}/regime"][()] = "middle_field"

@@ -12,6 +12,7 @@ STORED = np.arange(6 * 2 * 3, dtype=np.uint16).reshape(6, 2, 3)
 def test_one_frame_per_view_is_left_as_it_is():
     assert combined_frames(STORED, 6, None, origin="views in here") is STORED
     assert combined_frames(STORED, 6, "sum", origin="views in here") is STORED
+    assert combined_frames(STORED, 3, "stack", origin="views in here") is STORED
 
 
 @pytest.mark.parametrize(
