@@ -99,7 +99,7 @@ def test_a_file_without_the_dataset(tiled_client, folder):
         ({"technique": "laminography"}, {}, "must be ptychography or holography"),
         ({"detector_distance_m": -1.0}, {}, "distance must be positive"),
         ({"detector_pixel_size_m": [1e-6, 1e-6, 1e-6]}, {}, "one number, or two"),
-        ({"detector_image": "nothing"}, {}, "must be an array of the primary stream"),
+        ({"detector_image": "nothing"}, {}, "must be an array of the stream primary"),
         ({"detector_orientation": "sideways"}, {}, "orientation must be as_is or"),
         ({}, {"rotation_angle": (None, [0.0, 0.0, 0.0])}, "A number needs a unit"),
         ({}, {"rotation_angle": ("mm", [0.0, 0.0, 0.0])}, "must have a unit that converts to radian"),

@@ -249,7 +249,7 @@ def frame_numbers(node: ArrayClient) -> NDArray | None:
     for file in _visible_files(node, node.shape[0] * frames_per_event(node), complete=False):
         with open_detector_file(file.path) as opened:
             numbers = find_dataset(opened, _FRAME_NUMBERS)
-            if numbers is None or numbers.size < file.frames:
+            if numbers is None or (numbers.size or 0) < file.frames:
                 return None
             parts.append(np.ravel(numbers[()])[: file.frames])
     return np.concatenate(parts) if parts else None
