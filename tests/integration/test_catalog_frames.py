@@ -48,6 +48,12 @@ def test_the_good_part_of_an_aborted_run(tiled_client, folder, exit_status, decl
     assert not inspect_run(tiled_client, uid, values=ABORTED).errors
 
 
+def test_several_frames_per_event_of_an_aborted_run_must_be_declared(tiled_client, folder):
+    uid = write_run(tiled_client, write_frames(folder, np.repeat(FRAMES, 2, axis=0)), declared=6, exit_status="abort")
+    with pytest.raises(FramesError, match="Several frames per event must be declared"):
+        resolve_scan(tiled_client, uid, values=ABORTED)
+
+
 def test_an_aborted_run_of_external_data_only(tiled_client, folder):
     with h5py.File(folder / "data.h5", "w") as file:
         file["frames"], file["x"] = SIX, np.arange(5.0)

@@ -6,12 +6,13 @@ import h5py
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from small_scan import hologram_scan
 
 from bluesky_multislice.catalog import ingest, resolve_scan
 from bluesky_multislice.errors import CatalogError, ScanError
 from bluesky_multislice.files import read_scan, write_scan
 from bluesky_multislice.measurement import Frames, Scan
-from bluesky_multislice.recipe import FieldPlace, Instrument, ScanValues
+from bluesky_multislice.recipe import FieldPlace, Instrument, Recipe, ScanValues, make_recipe
 
 
 def check_same(found, expected):
@@ -84,6 +85,17 @@ def test_a_cone_beam_in_which_the_sample_moves(tiled_client, folder, geometry, f
     scan = resolve_scan(tiled_client, ingest(tiled_client, folder / "cone.cxi")).scan
     assert scan.geometry.beam.focus_distance_m == pytest.approx(focus_m)
     assert scan.geometry.beam.source_size_m == 1e-6
+
+
+def test_a_given_axis_moves_the_positions_once(tiled_client, folder):
+    scan, values = hologram_scan(), ScanValues(axis_pixels=5)
+    write_scan(folder / "tomo.cxi", scan)
+    expected = read_scan(folder / "tomo.cxi", values=values).geometry.position_m
+    request = {"auto": False, "recipe": Recipe(scan=values).model_dump(mode="json", exclude_defaults=True)}
+    uid = ingest(tiled_client, folder / "tomo.cxi", values=values, multislice=request)
+    asked = make_recipe(tiled_client[uid].metadata["start"]["multislice"]["recipe"], origin="the run").scan
+    assert abs(expected[:, 1]).max() > 0
+    assert_allclose(resolve_scan(tiled_client, uid, values=asked).scan.geometry.position_m, expected, atol=1e-15)
 
 
 def test_a_file_without_energy_leaves_no_run(tiled_client, folder, geometry, frames):

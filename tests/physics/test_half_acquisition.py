@@ -86,6 +86,12 @@ def test_a_given_axis_is_kept():
     assert find_axis_near_edge(scan_of(frames, TURN, position_m=moved)) is None
 
 
+def test_a_region_of_the_frames_does_not_give_an_axis():
+    """Its middle is 3 pixels right of the detector's, and so are its positions."""
+    scan = scan_of(shadows(64, 22.0, TURN)[..., 6:], TURN, position_m=np.tile([0, 3 * VOXEL_M], (len(TURN), 1)))
+    assert find_axis_near_edge(replace(scan, absent=frozenset({"position_x"}))) == pytest.approx(22, abs=0.25)
+
+
 @pytest.fixture(scope="module")
 def half():
     """A half acquisition without a given axis, its axis in pixels, and δ (z, y, x) of the volume that it covers."""

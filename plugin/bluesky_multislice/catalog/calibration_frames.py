@@ -163,7 +163,10 @@ def stored_rows(lookup: RunLookup, key: NDArray[np.int_], others: list[Calibrati
             origins.insert(0, f"{lookup.frames_stream}:image_key: {int((key == number).sum())} frames")
         if origins:
             lookup.sources[f"{kind}s"] = "; ".join(origins)
-    time_s = lookup.frame_times_s()
+    # Darks and flats have the times of their events: those of the detector may be of another clock.
+    time_s = lookup.event_times_s()
+    if time_s is not None and lookup.frame_rows is not None:
+        time_s = lookup.frame_rows.per_row(time_s)
     times = [None if time_s is None or len(time_s) < events else time_s[:events]]
     times += [other.when for other in others]
     known = [part for part in times if part is not None]

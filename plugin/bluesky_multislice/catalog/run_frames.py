@@ -154,6 +154,12 @@ def _rows_of_aborted(lookup: RunLookup, node: ArrayClient, events: int, ending: 
     Raises:
         FramesError: there are none.
     """
+    if lookup.combination is None and (frames_per_event(node) > 1 or count_frames(node) >= 2 * events):
+        raise FramesError(
+            "Several frames per event must be declared.",
+            got=f"{count_frames(node)} frames for {events} events of run {lookup.run.uid}, which {ending}.",
+            remedy="set frames_per_view to mean, sum or stack in the recipe or the instrument file.",
+        )
     per_event = 1 if lookup.combination is None else _per_event(node, events)
     recorded = [events, count_frames(node) // per_event]
     for name in ("position_y", "position_x", "angle", "image_key"):

@@ -23,6 +23,9 @@ from bluesky_multislice.units import energy_ev_from_wavelength
 
 _IMAGE = "camera"
 
+_IN_POSITIONS = ("axis_pixels", "detector_rotation_deg")
+"""Values of a recipe that change positions."""
+
 
 def ingest(
     client: Container,
@@ -55,6 +58,12 @@ def ingest(
             "Only frames in an HDF5 dataset can be registered.",
             got=f"{type(source).__name__} for {path}.",
             remedy="give an interchange file with frames.",
+        )
+    if source.per_view > 1:
+        raise FramesError(
+            "A registered file must have one frame per view.",
+            got=f"{source.per_view} frames per view in {path}.",
+            remedy="store the frames as (view, y, x), or reconstruct the file with multislice reconstruct.",
         )
     dataset = source.dataset
     # A batch of all events, so that the writer writes the run's table at once.
@@ -100,10 +109,19 @@ def _start(scan: Scan, path: Path, multislice: Mapping[str, Any] | None) -> dict
     blurs = {"source_size_m": beam.source_size_m, "divergence_rad": beam.divergence_rad}
     document |= {name: value for name, value in blurs.items() if value}
     if multislice is not None:
-        document["multislice"] = dict(multislice)
+        document["multislice"] = _without_applied(multislice)
     if frames.saturation is not None:
         document["detector_saturation"] = frames.saturation
     return document
+
+
+def _without_applied(multislice: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request without the values of the recipe that the run's positions contain."""
+    recipe = dict(multislice.get("recipe") or {})
+    if "scan" not in recipe:
+        return dict(multislice)
+    recipe["scan"] = {name: value for name, value in recipe["scan"].items() if name not in _IN_POSITIONS}
+    return dict(multislice) | {"recipe": recipe}
 
 
 def _write_known_arrays(writer: Callable[[str, Any], None], run: Any, scan: Scan) -> None:

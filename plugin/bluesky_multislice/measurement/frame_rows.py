@@ -71,7 +71,8 @@ def rows_of_stack(rows: int, events: int) -> FrameRows:
 def rows_by_number(numbers: NDArray, events: int) -> FrameRows:
     """Return the pairing of frames whose numbers count the triggers of the detector.
 
-    The first event is the first number, if the numbers span all events; otherwise it has the number 0 or 1.
+    The first event is the first number, if the numbers span all events; otherwise it has the number 0 or 1. Numbers
+    from 1 to the number of events minus 1 are refused: they may count from 0 or from 1.
 
     Args:
         numbers: (row,) number of each stored frame.
@@ -85,7 +86,7 @@ def rows_by_number(numbers: NDArray, events: int) -> FrameRows:
     span = last - first + 1
     if (np.diff(counted) <= 0).any() or span > events:
         problem = "do not grow" if (np.diff(counted) <= 0).any() else f"span {span} triggers"
-    elif span < events and first not in (0, 1):
+    elif span < events and (first not in (0, 1) or (first, last) == (1, events - 1)):
         problem = f"start at {first} and span {span} triggers, so that either end may be missing"
     else:
         return FrameRows(counted - (first if span == events else min(first, 1)), events)
@@ -107,19 +108,19 @@ def rows_by_time(frame_times_s: NDArray[np.float64], event_times_s: NDArray[np.f
         FramesError: the times do not fit, or fit in several ways.
     """
     rows, events = len(frame_times_s), len(event_times_s)
-    fitting, limit_s = list[tuple[float, NDArray[np.intp]]](), 0.0
+    fitting, ways, limit_s = list[tuple[float, NDArray[np.intp]]](), 0, 0.0
     if rows > 1:
         limit_s = _MOST_DEVIATION * float(np.diff(event_times_s).min())
         for first in range(events - rows + 1):
             event = _nearest(frame_times_s - frame_times_s[0] + event_times_s[first], event_times_s)
             delay_s = frame_times_s - event_times_s[event]
             if (np.diff(event) > 0).all() and np.ptp(delay_s) <= 2 * limit_s:
-                fitting.append((float(np.ptp(delay_s)), event))
-    fitting.sort(key=lambda one: one[0])
+                ways += 1
+                fitting = sorted([*fitting, (float(np.ptp(delay_s)), event)], key=lambda one: one[0])[:2]
     if not fitting or (len(fitting) > 1 and fitting[1][0] < 2 * fitting[0][0] + limit_s / 10):
         raise FramesError(
             "The times of frames and events must tell which frames the detector dropped.",
-            got=f"{rows} frames for {events} events, whose times fit in {len(fitting)} ways.",
+            got=f"{rows} frames for {events} events, whose times fit in {ways} ways.",
             remedy="record the detector's frame numbers, or a position per frame.",
         )
     return FrameRows(fitting[0][1], events)

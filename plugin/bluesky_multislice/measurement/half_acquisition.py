@@ -41,17 +41,21 @@ _MOST_MISMATCH_RAD = 0.05
 
 
 def find_axis_near_edge(scan: Scan, saturated: Saturated = "refuse") -> float | None:
-    """Return the position of the axis along x from the middle of the frames, in pixels of the frames.
+    """Return the position of the axis along x from the scan's axis, in pixels of the frames.
 
-    None if the axis is given by translations in x, if there are too few pairs of opposite frames, if they tell no axis,
-    or if it is within the width over ``AXIS_REACH`` of the middle.
+    None if the scan gives the axis or translations in x, if there are too few pairs of opposite frames, if they cannot
+    be read or tell no axis, or if it is within the width over ``AXIS_REACH`` of the middle of the frames.
 
     Args:
         scan: near-field frames that contain the sample's whole height at every angle.
         saturated: treatment of saturated pixels.
     """
+    position_m, pixel_m = scan.geometry.position_m[:, 1], scan.geometry.object_pixel_m[1]
+    present = -float(position_m.mean()) / pixel_m
+    # A region of the frames shifts positions that nobody has given.
+    given = abs(present) > 1e-3 and "position_x" not in scan.absent
     pairs = _opposite_pairs(scan.geometry)
-    if len(pairs) < _LEAST_PAIRS:
+    if given or np.ptp(position_m) > 1e-3 * pixel_m or len(pairs) < _LEAST_PAIRS:
         return None
     try:
         details = _details(scan, pairs.ravel(), saturated)
@@ -62,7 +66,7 @@ def find_axis_near_edge(scan: Scan, saturated: Saturated = "refuse") -> float | 
     halves = [_axis_of(details[part::2])[0] for part in (0, 1)]
     agree = abs(halves[0] - halves[1]) <= _AGREEMENT_PIXELS
     far = abs(axis) >= details.shape[-1] / AXIS_REACH
-    return axis if agree and far and correlation >= _LEAST_CORRELATION else None
+    return axis - present if agree and far and correlation >= _LEAST_CORRELATION else None
 
 
 def move_axis(scan: Scan, pixels: float, pixel_m: float) -> Scan:
@@ -76,10 +80,9 @@ def with_moved_axis(geometry: ScanGeometry, pixels: float, pixel_m: float) -> Sc
 
 
 def _opposite_pairs(geometry: ScanGeometry) -> NDArray[np.intp]:
-    """Return (pair, 2) views of opposite angles at one distance, evenly spread; empty if the axis is given."""
+    """Return (pair, 2) views of opposite angles at one distance, evenly spread; empty if there are none."""
     none, pixel_m = np.empty((0, 2), np.intp), geometry.object_pixel_m
-    moved = np.abs(geometry.position_m[:, 1]).max() > 1e-3 * pixel_m[1]
-    if moved or np.ptp(geometry.position_m[:, 0]) > pixel_m[0] or np.ptp(geometry.magnification) > 1e-3:
+    if np.ptp(geometry.position_m[:, 0]) > pixel_m[0] or np.ptp(geometry.magnification) > 1e-3:
         return none
     views = np.flatnonzero(geometry.distance_m == geometry.distance_m[0])
     full_turn = 2 * np.pi

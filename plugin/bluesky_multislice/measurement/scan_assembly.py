@@ -211,6 +211,11 @@ def scan_geometry(
     for name, note in notes.items():
         lookup.sources[name] += f"; {note}"
     geometry = _along_detector(lookup, geometry, value["detector_rotation"])
+    if technique.overlapping and value["rotation_axis"]:
+        lookup.warnings.append(
+            f"the rotation axis {value['rotation_axis']:+g} pixels from the middle of the frames is not used: "
+            f"positions of {technique.name} are about the rotation axis"
+        )
     return geometry if technique.overlapping else _about_axis(lookup, geometry, value["rotation_axis"])
 
 
@@ -237,8 +242,8 @@ def _along_detector(lookup: ScanValueLookup, geometry: ScanGeometry, rotation_ra
             got=f"a rotation by {np.degrees(rotation_rad):.2f}°"
             + (f", {2 * inclined_pixels:.1f} pixels over the height" if several_angles else "")
             + f", from {source}.",
-            remedy="correct the basis vectors, rotate the frames upright, or set scan.orientation in the recipe if the "
-            "detector is not rotated.",
+            remedy="correct the basis vectors, rotate the frames upright, or set scan.orientation or "
+            "scan.detector_rotation_deg = 0 in the recipe if the detector is not rotated.",
         )
     lookup.warnings.append(
         f"the detector is rotated in its plane by {np.degrees(rotation_rad):.3g}° ({source}): positions and volume are "

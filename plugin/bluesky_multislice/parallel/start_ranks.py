@@ -31,15 +31,16 @@ def main(arguments: list[str]) -> None:
     Raises:
         ChildFailedError: a rank failed. The other ranks have ended, too.
     """
-    if sys.platform != "linux":
-        # Elsewhere, system libraries may not survive a fork.
-        torchrun.main(arguments)
-        return
     options = torchrun.parse_args(arguments)
-    if options.master_port is None:
+    own_port = options.master_port is None
+    if sys.platform != "linux":
+        # Elsewhere, system libraries may not survive a fork: torchrun starts interpreters.
+        torchrun.main(["--standalone", *arguments] if own_port else arguments)
+        return
+    if own_port:
         options.rdzv_backend, options.rdzv_endpoint = "c10d", "localhost:0"
     if requested_threads(os.environ) is None:
-        # torchrun sets the variable to 1, which this process has read already.
+        # torchrun sets the variable to 1 now, but OpenMP has read it when PyTorch was imported.
         torch.set_num_threads(1)
     config, _, _ = torchrun.config_from_args(options)
     config.start_method = "fork"

@@ -198,6 +198,7 @@ def _volume_notes(former: FormerResult, geometry: ScanGeometry, grid: VolumeGrid
 def _needless(fit: FitPart, recipe: Recipe, geometry: ScanGeometry, taken: tuple[str, ...]) -> list[str]:
     """Return a note on the searches that the former result makes needless."""
     skipped = ["thin-sample initial volume"] if start_of(recipe, geometry) == "thin_sample" else []
+    skipped += ["preliminary fits"] if recipe.coarse_levels or recipe.first_propagation else []
     if "probe" in taken and technique_of(geometry).overlapping:
         skipped.append("probe and number of its modes")
     if "positions" in taken:

@@ -41,7 +41,7 @@ def tiles_of_frames(
     """
     full_field = tiles_are_valid(geometry) and not technique_of(geometry).overlapping
     propagations = {plan.propagation, recipe.first_propagation or plan.propagation}
-    whole = {"distance_magnification", "distance_rotation"} & set(recipe.refine.quantities)
+    whole = {"distance_magnification", "distance_rotation"} & set(plan.fit.refinement.quantities)
     if plan.slabs == 1 or not full_field or whole or recipe.fidelity == "intensity" or plan.joint_illumination:
         return None, ""
     if any(name.startswith("finite-difference") for name in propagations):

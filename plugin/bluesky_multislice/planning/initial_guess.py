@@ -31,7 +31,7 @@ def finds_axis(recipe: Recipe, geometry: ScanGeometry) -> bool:
 
 
 def axis_near_edge(recipe: Recipe, scan: Scan) -> tuple[float, list[str]]:
-    """Return the rotation axis of a half acquisition, in pixels of the frames from their middle, and a note.
+    """Return the rotation axis of a half acquisition, in pixels of the frames from the scan's axis, and a note.
 
     The grid depends on it, so some frames are read. 0 if the axis is within the reach of the later search, is given, or
     cannot be told.
@@ -42,8 +42,8 @@ def axis_near_edge(recipe: Recipe, scan: Scan) -> tuple[float, list[str]]:
     if found is None:
         return 0.0, []
     return found, [
-        f"half acquisition: the rotation axis was found {found:+.2f} pixels along x from the middle of the frames, by "
-        f"comparing frames of opposite angles; set scan.axis_pixels to give another"
+        f"half acquisition: the rotation axis was found {found * recipe.frames.binning:+.2f} stored pixels along x "
+        "from the middle of the detector, by comparing frames of opposite angles; set scan.axis_pixels to give another"
     ]
 
 

@@ -119,7 +119,8 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
     check_slabs(plan)
     check_frames(plan, geometry, recipe)
     check_memory(plan, geometry, machine)
-    earlier = earlier_plans(recipe, geometry, plan)
+    # A former volume has the details that coarse fits would remove.
+    earlier = () if "volume" in plan.from_former else earlier_plans(recipe, geometry, plan)
     near = bool(earlier or plan.from_former)
     return replace(plan, earlier=earlier, fit=with_smaller_steps(plan.fit)) if near else plan
 

@@ -70,8 +70,8 @@ class ScanValues(BaseModel):
     )
     axis_pixels: float | None = Field(
         default=None,
-        description="Position of the rotation axis along x from the middle of the oriented frames, pixels, for frames "
-        "of the whole sample. None: found.",
+        description="Position of the rotation axis along x from the middle of the oriented detector, stored pixels, "
+        "for frames of the whole sample. None: found.",
     )
     saturation: float | None = Field(default=None, gt=0, description="Smallest stored value of a saturated pixel.")
     angle_deg: float | None = Field(

@@ -32,7 +32,7 @@ def test_values_per_event_become_values_per_frame():
     [
         ([501, 502, 504], 4, [0, 1, 3]),
         ([0, 2], 4, [0, 2]),
-        ([1, 3], 4, [0, 2]),
+        ([1, 3], 5, [0, 2]),
         (np.array([0, 1, 3], np.uint64), 4, [0, 1, 3]),
     ],
 )
@@ -42,7 +42,12 @@ def test_frame_numbers_tell_the_events(numbers, events, event):
 
 @pytest.mark.parametrize(
     ("numbers", "words"),
-    [([5, 6, 8], "either end may be missing"), ([1, 3, 3], "do not grow"), ([1, 2, 9], "span 9 triggers")],
+    [
+        ([5, 6, 8], "either end may be missing"),
+        ([1, 3, 4], "either end may be missing"),
+        ([1, 3, 3], "do not grow"),
+        ([1, 2, 9], "span 9 triggers"),
+    ],
 )
 def test_frame_numbers_that_do_not_tell_them_are_refused(numbers, words):
     with pytest.raises(FramesError, match=words):
