@@ -71,7 +71,7 @@ def find_axis_near_edge(scan: Scan, saturated: Saturated = "refuse") -> float | 
 
 def move_axis(scan: Scan, pixels: float, pixel_m: float) -> Scan:
     """Return the scan with its axis shifted by this many pixels along x; the positions shift the opposite way."""
-    return replace(scan, geometry=with_moved_axis(scan.geometry, pixels, pixel_m))
+    return replace(scan, geometry=with_moved_axis(scan.geometry, pixels, pixel_m)) if pixels else scan
 
 
 def with_moved_axis(geometry: ScanGeometry, pixels: float, pixel_m: float) -> ScanGeometry:

@@ -10,11 +10,11 @@ import pytest
 from installed_package import installed
 from small_scan import blank, hologram_geometry, hologram_scan, rebuild
 
+from bluesky_multislice.choices import TECHNIQUES_GROUP
 from bluesky_multislice.errors import MultisliceError, RecipeError, ScanError
 from bluesky_multislice.files import read_scan, write_scan
 from bluesky_multislice.models import technique_of, techniques
 from bluesky_multislice.models.techniques import microscopy
-from bluesky_multislice.models.techniques.registry import GROUP
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe, ScanValues, make_recipe, scan_fields
 
@@ -44,7 +44,11 @@ FILTERED = replace(
 @pytest.fixture
 def facility(tmp_path, monkeypatch):
     """A package is installed that offers a technique of its own."""
-    offer = {"module": "facility_technique", "group": GROUP, "points": {"filtered": "facility_technique:FILTERED"}}
+    offer = {
+        "module": "facility_technique",
+        "group": TECHNIQUES_GROUP,
+        "points": {"filtered": "facility_technique:FILTERED"},
+    }
     with installed(tmp_path, monkeypatch, techniques, source=FACILITY, **offer):
         yield
 
