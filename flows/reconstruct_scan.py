@@ -116,9 +116,11 @@ def start_from(
     client: Container, former: str, folder: JobFolder, resolved: catalog.ResolvedScan
 ) -> catalog.ResolvedScan:
     """Write the former result, a file or a node of the catalogue, into the job folder, and add it to the scan."""
+    path = Path(former).expanduser()
+    is_file = path.exists()
     with explain_write_errors(folder):
-        if Path(former).exists():
-            link_result(Path(former), folder.former)
+        if is_file:
+            link_result(path, folder.former)
         else:
             catalog.fetch_result(client, former, folder.former)
         result = read_former(folder.former)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small_scan import VOXEL_M, blank, hologram_geometry, rebuild, relative_error
 
+from bluesky_multislice.files import read_former, write_result
 from bluesky_multislice.measurement import Frames, Scan, VolumeGrid, find_axis_near_edge
 from bluesky_multislice.models import resample
 from bluesky_multislice.parallel import join_mesh
@@ -108,11 +109,19 @@ def half():
     return Scan(replace(geometry, position_m=np.zeros((angles, 2))), Frames(np.array(list(frames)))), axis, delta
 
 
-def test_the_volume_of_a_half_acquisition_is_about_the_axis_that_was_found(half):
-    scan, axis, delta = half
+FEW = {"ranks": 1, "device": "cpu", "epochs": 3, "slices": 3, "align": False}
+
+
+@pytest.fixture(scope="module")
+def found(half):
+    """The plan of the half acquisition, and its result."""
+    plan = make_plan(Recipe(**FEW), half[0])
     with join_mesh("cpu") as mesh:
-        plan = make_plan(Recipe(ranks=1, device="cpu", epochs=3, slices=3, align=False), scan)
-        result = reconstruct(scan, plan, mesh)
+        return plan, reconstruct(half[0], plan, mesh)
+
+
+def test_the_volume_of_a_half_acquisition_is_about_the_axis_that_was_found(half, found):
+    (scan, axis, delta), (plan, result) = half, found
     assert plan.grid.shape == (40, 12, 40)
     assert plan.axis_pixels == pytest.approx(axis, abs=0.25)
     assert any(f"half acquisition: the rotation axis was found {plan.axis_pixels:+.2f}" in note for note in plan.notes)
@@ -122,6 +131,20 @@ def test_the_volume_of_a_half_acquisition_is_about_the_axis_that_was_found(half)
     volume = resample(result.solution.delta, plan.grid, VolumeGrid(delta.shape, (VOXEL_M,) * 3))
     least = relative_error(rebuild(given, epochs=3, slices=3, align=False, find_axis=False).delta, delta)
     assert relative_error(volume, delta) < 1.15 * least < 0.5
+
+
+@pytest.mark.parametrize("find_axis", [None, False])
+def test_a_warm_start_keeps_the_axis_and_the_width_of_the_volume(half, found, tmp_path, find_axis):
+    plan, result = found
+    write_result(tmp_path / "volume.h5", result, provenance={})
+    scan = replace(half[0], former=read_former(tmp_path / "volume.h5"))
+    again = make_plan(Recipe(**FEW, find_axis=find_axis), scan)
+    assert (again.axis_pixels, again.grid.shape) == (0, plan.grid.shape)
+    assert not [note for note in again.notes if note.startswith("half acquisition")]
+    with join_mesh("cpu") as mesh:
+        continued = reconstruct(scan, again, mesh)
+    np.testing.assert_allclose(continued.position_m, result.position_m)
+    assert continued.solution.history[0].loss < 1.1 * result.solution.history[-1].loss
 
 
 def test_the_recipe_may_leave_the_axis_where_it_is(half):

@@ -160,6 +160,7 @@ def _former(file: h5py.File, path: Path) -> FormerResult:
     position_m = _finite(file, "positions", 2).astype(float)
     if not probe.any() or position_m.shape[1] != 2:
         raise ValueError(f"positions of shape {position_m.shape}, and a probe of {np.abs(probe).max()} at most")
+    provenance = json.loads(_dataset(file, "provenance")[()]) if "provenance" in file else None
     attributes = _dataset(file, "probe").attrs
     intensity = attributes.get("frame_intensity")
     return FormerResult(
@@ -174,9 +175,10 @@ def _former(file: h5py.File, path: Path) -> FormerResult:
         position_m=position_m,
         oversampling=int(attributes.get("oversampling", 1)),
         frame_intensity=None if intensity is None else float(intensity),
-        joint_illumination=_fits_illumination(file),
+        joint_illumination=bool(_of(provenance, "plan", "model", "joint_illumination")),
         views=_views(file, len(position_m)),
         refined=_refined(file),
+        frames=_of(provenance, "recipe", "frames") or {},
         origin=file_record(path) if staged is None else staged["origin"],
     )
 
@@ -226,11 +228,11 @@ def _refined(file: h5py.File) -> dict[str, NDArray]:
     return {name: _finite(file, f"refined/{name}") for name in map(str, group)}
 
 
-def _fits_illumination(file: h5py.File) -> bool:
-    if "provenance" not in file:
-        return False
-    provenance = json.loads(_dataset(file, "provenance")[()])
-    return bool(((provenance.get("plan") or {}).get("model") or {}).get("joint_illumination"))
+def _of(provenance: Any, *keys: str) -> Any:
+    """Return a value of the provenance; None if it is not there."""
+    for key in keys:
+        provenance = (provenance or {}).get(key)
+    return provenance
 
 
 def _finite(file: h5py.File, name: str, axes: int | None = None) -> NDArray:

@@ -1,7 +1,7 @@
 """A former result, from which another reconstruction starts."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -45,6 +45,7 @@ class FormerResult:
         views: (view, 4) angle, distance and position (y, x) of the scan in rad and m, before alignment and refinement;
             None if the result does not tell them.
         refined: refined quantities by name, as in ``Solution.differences``.
+        frames: the recipe's table ``frames``, with the part of the detector; empty if the result does not tell it.
     """
 
     name: str
@@ -61,7 +62,12 @@ class FormerResult:
     joint_illumination: bool = False
     views: NDArray[np.float64] | None = None
     refined: Mapping[str, NDArray] = field(default_factory=dict)
+    frames: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def moved(self, geometry: ScanGeometry) -> ScanGeometry:
+        """Return a geometry of the same views with the result's positions, which contain its rotation axis."""
+        return replace(geometry, position_m=self.position_m)
 
     def has_views_of(self, geometry: ScanGeometry) -> bool:
         """Return whether the result was made from the same views: equal angles, distances and positions, in order."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bluesky_multislice.errors import FramesError
 from bluesky_multislice.measurement.direct_beam import find_direct_beam
+from bluesky_multislice.measurement.frame_groups import CombinedFrames
 from bluesky_multislice.measurement.frame_window import FrameWindow, WindowedFrames
 from bluesky_multislice.measurement.frames import Frames, flipped_axes, unorient
 from bluesky_multislice.measurement.geometry import ScanGeometry
@@ -113,7 +114,9 @@ def _correction(
 
 def _averages(scan: Scan) -> bool:
     """Return whether binned pixels are means: holograms that were divided by flats already are no counts."""
-    return scan.geometry.detector.regime == "near_field" and scan.frames.source.dtype.kind == "f"
+    source = scan.frames.source
+    stored = source.stored if isinstance(source, CombinedFrames) else source
+    return scan.geometry.detector.regime == "near_field" and stored.dtype.kind == "f"
 
 
 def _window(scan: Scan, steps: FrameSteps) -> tuple[FrameWindow, list[str]]:

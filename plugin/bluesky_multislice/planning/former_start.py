@@ -122,6 +122,8 @@ def _without_probe(former: FormerResult, recipe: Recipe, scan: Scan, fit: FitPar
         return f"the result is of the {former.regime.replace('_', ' ')}"
     if abs(former.wavelength_m / geometry.beam.wavelength_m - 1) > _SAME_ENERGY:
         return "the energies differ"
+    if _has_other_window(former, recipe):
+        return "frames.region or frames.centre differ"
     if former.joint_illumination != (recipe.illumination == "joint"):
         return "only one of the reconstructions fits the illumination with flats"
     if not (same_views or technique_of(geometry).overlapping or fit.fit.probe_step > 0):
@@ -141,9 +143,16 @@ def _without_quantity(name: Quantity, former: FormerResult, recipe: Recipe, geom
         return "it needs one angle and a depth_um"
     if name in ("angle", "tilt") and not several_angles:
         return "it needs several angles"
+    if name == "background_map" and _has_other_window(former, recipe):
+        return "frames.region or frames.centre differ"
     size = np.size(former.refined[name])
     expected = _sizes(name, geometry)
     return f"{size} values for {expected}" if expected is not None and size != expected else ""
+
+
+def _has_other_window(former: FormerResult, recipe: Recipe) -> bool:
+    """Return whether the former frames may show another part of the detector."""
+    return any(former.frames.get(name) != getattr(recipe.frames, name) for name in ("region", "centre"))
 
 
 def _sizes(name: Quantity, geometry: ScanGeometry) -> int | None:

@@ -75,9 +75,13 @@ class _Subject:
 
     @classmethod
     def of(cls, recipe: Recipe, scan: Scan) -> "_Subject":
-        """Return the subject of a recipe and a scan."""
-        axis_pixels, axis_notes = axis_near_edge(recipe, scan)
-        scan = move_axis(scan, axis_pixels, scan.geometry.object_pixel_m[1]) if axis_pixels else scan
+        """Return the subject of a recipe and a scan, with the positions from which the fit starts."""
+        axis_pixels, axis_notes = 0.0, list[str]()
+        if scan.former is not None and scan.former.has_views_of(scan.geometry):
+            scan = replace(scan, geometry=scan.former.moved(scan.geometry))
+        else:
+            axis_pixels, axis_notes = axis_near_edge(recipe, scan)
+            scan = move_axis(scan, axis_pixels, scan.geometry.object_pixel_m[1])
         geometry = scan.geometry.oversampled(recipe.oversampling)
         fitted, held = split_views(geometry.views, recipe.held_back_every)
         several_angles = len(np.unique(geometry.angle_rad)) > 1

@@ -161,7 +161,7 @@ def reconstruct(
     probe = first_probe(scan, plan, statistics, mesh)
     views = np.sort(np.concatenate([fitted, held]))
     scan, plan, alignment = _aligned(scan, plan, probe, statistics.scale, mesh, views)
-    axis_pixels = None if "positions" in plan.from_former else plan.axis_pixels * plan.oversampling or None
+    axis_pixels = plan.axis_pixels * plan.oversampling or None
     if plan.find_axis:
         axis_pixels = find_axis_pixels(scan, plan, probe, statistics.scale, mesh, views)
         scan = move_axis(scan, axis_pixels or 0.0, plan.grid.voxel_size_m[2])

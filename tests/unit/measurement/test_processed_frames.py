@@ -138,6 +138,8 @@ def test_binned_holograms_without_flats_are_sums_of_counts_and_means_of_normalis
     counts = stored((8, 6))
     sums = counts.reshape(3, 4, 2, 3, 2).sum((2, 4))
     assert np.array_equal(processed(scan_of(counts, regime="near_field"), binning=2).frames.read(ALL), sums)
+    combined = CombinedFrames(np.repeat(counts, 2, axis=0), 2, "mean")
+    assert np.array_equal(processed(scan_of(combined, regime="near_field"), binning=2).frames.read(ALL), sums)
     normalised = processed(scan_of((counts / 500).astype(np.float32), regime="near_field"), binning=2)
     np.testing.assert_allclose(normalised.frames.read(ALL), sums / 2000, rtol=1e-6)
 

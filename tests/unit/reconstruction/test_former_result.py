@@ -210,6 +210,16 @@ def test_searches_that_the_result_makes_needless_are_skipped_and_said(of_hologra
     assert (plan.probe_modes, plan.modes_by_validation) == (2, False)
 
 
+def test_another_part_of_the_detector_leaves_its_probe(of_patterns, patterns):
+    former = changed(of_patterns[1], frames={"centre": "auto"})
+    plan = make_plan(Recipe(ranks=1), replace(patterns, former=former))
+    assert "probe" not in plan.from_former
+    (note,) = [note for note in plan.notes if "frames.region or frames.centre differ" in note]
+    assert "probe" in note
+    recentred = make_plan(Recipe(ranks=1, frames={"centre": "auto"}), replace(patterns, former=former))
+    assert "probe" in recentred.from_former
+
+
 def test_energies_are_converted_or_refused(holograms, of_holograms):
     result, former = of_holograms
     scan = replace(holograms, geometry=replace(holograms.geometry, beam=Beam(1.1 * former.wavelength_m)))

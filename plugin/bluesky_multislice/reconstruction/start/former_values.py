@@ -36,7 +36,7 @@ def with_former_positions(scan: Scan, plan: Plan) -> Scan:
     """Return the scan with the positions of its former result, if the plan takes them over."""
     if scan.former is None or "positions" not in plan.from_former:
         return scan
-    return replace(scan, geometry=replace(scan.geometry, position_m=scan.former.position_m))
+    return replace(scan, geometry=scan.former.moved(scan.geometry))
 
 
 def former_volume(former: FormerResult, geometry: ScanGeometry, plan: Plan, mesh: Mesh) -> list[Tensor]:
