@@ -46,7 +46,8 @@ _VARIATIONS = ("probe_variations", "variation_of_view")
 def with_former_result(fit: FitPart, recipe: Recipe, scan: Scan, grid: VolumeGrid) -> tuple[FitPart, list[str]]:
     """Return the fit as it starts from the scan's former result, and notes on what it takes over and leaves out.
 
-    Refined quantities that the recipe does not refine keep their former values.
+    Refined quantities that the recipe does not refine keep their former values. Alignment and axis search are switched
+    off if the former positions are taken over and the recipe does not ask for them.
 
     Args:
         fit: the fit without a former result.

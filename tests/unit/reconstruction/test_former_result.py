@@ -200,6 +200,9 @@ def test_searches_that_the_result_makes_needless_are_skipped_and_said(of_hologra
     assert (warm.align, warm.find_axis) == (False, False)
     (note,) = [note for note in warm.notes if note.startswith("not searched")]
     assert note.endswith("gives them: thin-sample initial volume, alignment, rotation axis")
+    coarse = make_plan(Recipe(ranks=1, coarse_levels=1), replace(scan, former=former))
+    assert coarse.earlier == ()
+    assert any("preliminary fits" in note for note in coarse.notes)
     asked = make_plan(Recipe(ranks=1, align=True), replace(scan, former=former))
     assert (asked.align, asked.find_axis) == (True, False)
     elsewhere = replace(former, views=views + np.array([0, 0, 0, 3 * VOXEL_M]))
