@@ -1,6 +1,7 @@
 """Reconstructions in Tiled: whole or not at all, never changed."""
 
 import json
+import threading
 
 import h5py
 import numpy as np
@@ -106,6 +107,25 @@ def test_a_result_without_optional_groups_is_complete_too(tiled_client, folder):
     assert "shell_correlation" not in node
     assert "refined" not in node
     assert node.metadata["status"] == "complete"
+
+
+def test_other_threads_can_use_hdf5_while_a_result_is_published(tiled_client, folder):
+    blocked = []
+
+    def read_in_another_thread(request):
+        reader = threading.Thread(target=h5py.File(result).close)
+        reader.start()
+        reader.join(10)
+        blocked.extend([str(request.url)] if reader.is_alive() else [])
+
+    result = write_result(folder / "volume.h5")
+    hooks = tiled_client.context.http_client.event_hooks["request"]
+    hooks.append(read_in_another_thread)
+    try:
+        publish_result(tiled_client, result, "run-read")
+    finally:
+        hooks.remove(read_in_another_thread)
+    assert blocked == []
 
 
 def test_a_rerun_is_a_new_node_that_names_the_former(tiled_client, folder):

@@ -151,9 +151,10 @@ def _fill(node: Container, file: h5py.File) -> None:
     group = file.get("refined")
     if isinstance(group, h5py.Group) and len(group):
         refined = plain_container(node.create_container("refined", metadata=_REFINED))
-        for name, values in group.items():
+        # Not items(): while these are iterated, h5py lets no other thread use HDF5, such as a Tiled server's.
+        for name in list(group):
             # Tiled stores no 0-d arrays.
-            refined.write_array(np.atleast_1d(np.asarray(values)), key=name)
+            refined.write_array(np.atleast_1d(np.asarray(group[name])), key=name)
 
 
 def _metadata(
