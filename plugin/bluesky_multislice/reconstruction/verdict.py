@@ -49,6 +49,9 @@ _MOST_UNFIT = 0.01
 _MOST_LEFT_OUT = 0.1
 """Part of the frames that may be left out in a good reconstruction."""
 
+_FALL = 0.1
+"""Part by which the misfit falls in the last quarter of the epochs of a fit that has not ended."""
+
 _FULL_TURN = 0.97
 """Part of 360° that the angles of a full turn span."""
 
@@ -215,9 +218,28 @@ def _no_better_than_empty(evidence: Evidence) -> str | None:
 
 def _unexplained_contrast(evidence: Evidence) -> str | None:
     unexplained = _unexplained(evidence)
-    if unexplained is None or not _UNEXPLAINED < unexplained <= _EMPTY:
+    if unexplained is None or not _UNEXPLAINED < unexplained <= _EMPTY or _fall(evidence):
         return None
     return f"{_contrast_text(evidence, unexplained)}: the frames contradict each other"
+
+
+def _too_few_epochs(evidence: Evidence) -> str | None:
+    unexplained, fall = _unexplained(evidence), _fall(evidence)
+    if unexplained is None or unexplained <= _UNEXPLAINED or not fall:
+        return None
+    return (
+        f"{_contrast_text(evidence, unexplained)}, and the misfit fell by {fall:.0%} in the last quarter of the epochs"
+    )
+
+
+def _fall(evidence: Evidence) -> float | None:
+    """Return by which part the misfit fell in the last quarter of the epochs; None if the fit had nearly ended."""
+    history = evidence.solution.history
+    if evidence.solution.status != "epochs_spent" or len(history) < 2:
+        return None
+    losses = [epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss for epoch in history]
+    fall = 1 - losses[-1] / losses[-1 - max(1, len(losses) // 4)]
+    return fall if fall > _FALL else None
 
 
 def _half_acquisition(evidence: Evidence) -> str | None:
@@ -225,7 +247,8 @@ def _half_acquisition(evidence: Evidence) -> str | None:
     full_turn = len(angles_rad) > 1 and np.ptp(angles_rad) + np.diff(angles_rad).max() >= _FULL_TURN * 2 * np.pi
     if not full_turn or np.ptp(position_m, axis=0).any():
         return None
-    if not (_no_better_than_empty(evidence) or _unexplained_contrast(evidence) or _stalled(evidence)):
+    unexplained = _no_better_than_empty(evidence) or _unexplained_contrast(evidence) or _too_few_epochs(evidence)
+    if not (unexplained or _stalled(evidence)):
         return None
     return "the angles span a full turn: the rotation axis may be near the edge of the frames (half acquisition)"
 
@@ -300,10 +323,18 @@ RULES = (
         _unexplained_contrast,
     ),
     Rule(
+        "epochs",
+        "doubtful",
+        f"over {_UNEXPLAINED:.0%} of this contrast is not explained, and the misfit fell by over {_FALL:.0%} in the "
+        "last quarter of the epochs; then the rule contrast does not apply",
+        f"use more epochs, also with this result as start_from; if the misfit ends as high, {_SERIES}",
+        _too_few_epochs,
+    ),
+    Rule(
         "half acquisition",
         "doubtful",
-        "the rule stall, empty sample or contrast applies, the angles span a full turn, and no view is translated from "
-        "the others",
+        "the rule stall, empty sample, contrast or epochs applies, the angles span a full turn, and no view is "
+        "translated from the others",
         "check the rotation axis in the notes and warnings; give its position along x from the middle of the frames, "
         "in pixels, as scan.axis_pixels in the recipe (docs/interchange.md, The rotation axis)",
         _half_acquisition,

@@ -78,6 +78,8 @@ def test_a_usual_fit_is_good_and_noise_alone_is_no_fault():
         ({"r_factor": 98.0, "structure": 0.5, "empty": (0.2, 1)}, "failed", "R-factor is 98"),
         ({"structure": 1e-2}, "failed", "99% of the contrast of the validation frames"),
         ({"structure": 6e-3}, "doubtful", "59% of the contrast of the validation frames"),
+        ({"structure": 6e-3, "losses": (1.0, 0.9, 0.8, 0.7), "status": "epochs_spent"}, "doubtful", "use more epochs"),
+        ({"structure": 6e-3, "losses": (1.0, 0.7, 0.68, 0.67), "status": "epochs_spent"}, "doubtful", "contradict"),
         ({"structure": 6e-3, "turn": 2 * np.pi}, "doubtful", "half acquisition"),
         ({"losses": (0.5, *[1.0] * 20), "best_epoch": 1}, "doubtful", "rises from epoch 1"),
         ({"residual": np.where(np.arange(VIEWS) < 10, 0.3, 0.05)}, "doubtful", "consecutive views, 0 to 9"),
