@@ -30,15 +30,20 @@ def end_job(flow: Flow, flow_run: FlowRun, state: State) -> None:
 
 
 def keep_job_for_next_attempt(flow: Flow, flow_run: FlowRun, state: State) -> None:
-    """Keep the job of a crashed flow run for the next attempt; end the job if there will be none.
+    """Keep the job of a crashed flow run for the next attempt; end the job if there will be none and it has no result.
 
-    The reaper schedules the next attempt. This hook cannot: the worker reports the crash again after the hook, which
-    overwrites any other state.
+    The reaper schedules the next attempt, or publishes the result. This hook cannot: the worker reports the crash
+    again after the hook, which overwrites any other state.
     """
+    log = flow_run_logger(flow_run, flow)
     with get_client(sync_client=True) as client:
         if may_run_again(client.read_flow_run(flow_run.id)):
-            flow_run_logger(flow_run, flow).info("The job is kept for the next attempt")
+            log.info("The job is kept for the next attempt")
             return
+    settings = ServiceSettings.from_environment()
+    if JobFolder.under(settings.jobs_root, flow_run.parameters["run_uid"], str(flow_run.id)).result.exists():
+        log.info("The job's result is kept until the reaper publishes it")
+        return
     end_job(flow, flow_run, state)
 
 

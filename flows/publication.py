@@ -1,14 +1,45 @@
-"""Publishes the result of a job as a node in Tiled, once per job folder."""
+"""Publishes the result of a job as a node in Tiled, once per job folder: by its flow, the reaper or a person."""
 
+from contextlib import closing
 from typing import Any
 
 from tiled.client.container import Container
 
 from bluesky_multislice import catalog
+from bluesky_multislice.errors import JobError
 from bluesky_multislice.files import read_provenance
 from bluesky_multislice.jobs import JobFolder
-from bluesky_multislice.recipe import Recipe
+from bluesky_multislice.listener import tiled_key
+from bluesky_multislice.recipe import Recipe, ServiceSettings
 from flows.folder_writes import record_outcome
+
+
+def publish_left_result(settings: ServiceSettings, folder: JobFolder, *, made_by: dict[str, Any]) -> str:
+    """Publish a result that its flow has left in a job folder; see ``publish_once``.
+
+    Args:
+        settings: addresses and paths of the services.
+        folder: the job folder.
+        made_by: provenance that says who published it.
+
+    Returns:
+        Path of the node.
+
+    Raises:
+        JobError: the folder has no result, or its files cannot be read.
+        CatalogError: the server refused the request or does not answer, or the result file is incomplete.
+    """
+    run_uid = folder.read_job()["origin"]["run_uid"]
+    if not folder.result.exists():
+        raise JobError(
+            "Only a job with a result can be published.",
+            got=f"no {folder.result.name} in {folder.path}.",
+            remedy="wait for the end of the job, or run its flow again.",
+        )
+    client = catalog.connect(settings.tiled_uri, tiled_key(settings))
+    with closing(client.context):
+        start = catalog.find_run(client, run_uid).start
+        return publish_once(client, folder, run_uid=run_uid, start=start, made_by=made_by)
 
 
 def publish_once(

@@ -5,10 +5,11 @@ It compares the record in each job folder with the flow run in Prefect, and take
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 from uuid import UUID
@@ -18,23 +19,24 @@ from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
     FlowRunFilter,
+    FlowRunFilterEndTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
-from prefect.states import AwaitingRetry, Cancelled, Crashed
+from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed
 
 from bluesky_multislice import catalog
 from bluesky_multislice.errors import JobError, MultisliceError
-from bluesky_multislice.jobs import JobFolder, JobRecord
+from bluesky_multislice.jobs import JobFolder, JobRecord, RecordState
 from bluesky_multislice.jobs.schedulers import JobState, Scheduler, make_scheduler, read_site
-from bluesky_multislice.listener import tiled_key
 from bluesky_multislice.recipe import FLOW, ServiceSettings
 from flows.folder_writes import record_outcome
 from flows.heartbeat import HEARTBEAT_TIMEOUT_S, has_heartbeat
 from flows.hooks import may_run_again
-from flows.publication import publish_once
+from flows.publication import publish_left_result
 from flows.reaper_table import REAPER_TABLE, Action, Condition, flow_run_state
 
 _log = logging.getLogger(__name__)
@@ -47,6 +49,11 @@ During this time the worker may report the crash again, which overwrites any oth
 Prefect 3.8's worker ends if it gets a flow run that it still holds.
 """
 _ACTIVE_STATES = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+_LOST_STATES = [StateType.CRASHED, StateType.FAILED]
+_LOST_FOR = timedelta(days=7)
+"""How long after its end the reaper still corrects the state of a flow run."""
+_PAGE = 200
+"""Largest number of flow runs that Prefect returns at once."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +100,22 @@ def reap_jobs(settings: ServiceSettings) -> list[ReaperAction]:
     """
     scheduler = make_scheduler(read_site(settings.site))
     active = scheduler.active_jobs()
-    now = _filesystem_time(settings.jobs_root)
+    now = filesystem_time(settings.jobs_root)
     actions = []
     with get_client(sync_client=True) as client:
         reaper = _Reaper(client, scheduler, settings)
+        unsettled = {flow_run.id: flow_run for flow_run in _unsettled_flow_runs(client)}
         for flow_run_id, folder in job_folders(settings.jobs_root):
             try:
-                if folder.read_record().state.ended and str(flow_run_id) not in active:
+                if not _concerns_reaper(folder.read_record(), flow_run_id, active, unsettled):
                     continue
                 action = reaper.handle(flow_run_id, folder, now=now)
-            except JobError as error:  # An unreadable folder must not keep the reaper from the others.
-                _log.warning("Job folder %s is left alone: %s", folder.path, error)
+            except (JobError, OSError, KeyError, ValueError) as error:
+                # An unreadable folder must not keep the reaper from the others.
+                _log.warning("Job folder %s is left alone: %s: %s", folder.path, type(error).__name__, error)
                 continue
             actions += [ReaperAction(flow_run_id, action)] if action else []
-        for flow_run in _flow_runs_without_folder(client, settings):
+        for flow_run in _without_folder(unsettled.values(), settings):
             action = reaper.run_again(flow_run)
             actions += [ReaperAction(flow_run.id, action)] if action else []
     for taken in actions:
@@ -150,6 +159,7 @@ class _Reaper:
             Action.CONFIRM_CANCELLATION: self._confirm_cancellation,
             Action.RECORD_FAILURE: lambda case: self._end(case, lambda record: record.fail(case.message)),
             Action.RECORD_PUBLICATION: self._record_publication,
+            Action.CONFIRM_PUBLICATION: self._confirm_publication,
             Action.END_LEFTOVER: lambda case: self._end(case, lambda record: record),
         }
 
@@ -165,6 +175,8 @@ class _Reaper:
 
     def run_again(self, flow_run: FlowRun) -> str:
         """Mark a flow run whose process has died as crashed, and schedule it again if it has attempts left."""
+        if not self._tiled_answers:  # The flow could only wait for it, too.
+            return ""
         state = flow_run.state
         if state is None or not state.is_crashed():
             state = Crashed(message="Its process sends no heartbeat.")
@@ -174,10 +186,19 @@ class _Reaper:
         self._client.set_flow_run_state(flow_run.id, AwaitingRetry(message=state.message), force=True)
         return "run again"
 
+    @cached_property
+    def _tiled_answers(self) -> bool:
+        found = catalog.answers(self._settings.tiled_uri)
+        if not found:
+            _log.warning("The Tiled server does not answer; flow runs that have crashed wait for it")
+        return found
+
     def _run_again(self, case: _Case) -> str:
         return self.run_again(case.flow_run) if case.flow_run else ""
 
     def _run_again_or_publish(self, case: _Case) -> str:
+        if not self._tiled_answers:
+            return ""
         return self._run_again(case) or self._publish_or_end(case, "its flow run has crashed too often")
 
     def _confirm_cancellation(self, case: _Case) -> str:
@@ -190,18 +211,20 @@ class _Reaper:
         record_outcome(case.folder, lambda record: record.publish(case.message))
         return ""
 
+    def _confirm_publication(self, case: _Case) -> str:
+        self._end(case, lambda record: record)
+        path = case.folder.read_record().message
+        completed = Completed(message=f"Published at {path}; the flow's process had ended before it could tell.")
+        self._client.set_flow_run_state(case.flow_run_id, completed, force=True)
+        return "marked as completed"
+
     def _publish_or_end(self, case: _Case, why: str) -> str:
         """Publish the result of a job without a flow run; end the job if it has no result yet."""
         job = self._scheduler.adopt(case.folder, name=str(case.flow_run_id))
         if job is None or self._scheduler.status(job).state is not JobState.COMPLETED:
             return self._end(case, lambda record: record.cancel(why))
-        run_uid = case.folder.read_job()["origin"]["run_uid"]
         try:
-            client = catalog.connect(self._settings.tiled_uri, tiled_key(self._settings))
-            with closing(client.context):
-                start = catalog.find_run(client, run_uid).start
-                made_by = {"flow_run": {"lost": why}}
-                path = publish_once(client, case.folder, run_uid=run_uid, start=start, made_by=made_by)
+            path = publish_left_result(self._settings, case.folder, made_by={"flow_run": {"lost": why}})
         except MultisliceError as error:
             return f"{why}; its result in {case.folder.path} is not published: {error}"
         return f"{why}; its result is published at {path}"
@@ -231,15 +254,41 @@ def _flow_run_cancelled(record: JobRecord) -> JobRecord:
     return record.cancel("The flow run was cancelled.")
 
 
-def _flow_runs_without_folder(client: SyncPrefectClient, settings: ServiceSettings) -> Iterator[FlowRun]:
-    """Yield flow runs that have been active for a long time without a job folder."""
-    found = client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ACTIVE_STATES))),
-    )
-    for flow_run in found:
-        folder = JobFolder.under(settings.jobs_root, flow_run.parameters["run_uid"], str(flow_run.id))
-        if flow_run.state and _age_s(flow_run.state) > _NO_FOLDER_TIMEOUT_S and not folder.path.exists():
+def _concerns_reaper(record: JobRecord, flow_run_id: UUID, active: Container[str], unsettled: Container[UUID]) -> bool:
+    """Return whether a job has no outcome, still runs, or is published while Prefect says otherwise."""
+    if not record.state.ended or str(flow_run_id) in active:
+        return True
+    return record.state is RecordState.PUBLISHED and flow_run_id in unsettled
+
+
+def _unsettled_flow_runs(client: SyncPrefectClient) -> Iterator[FlowRun]:
+    """Yield the flow runs that are active, and those that crashed or failed recently."""
+    recently = FlowRunFilterEndTime.model_validate({"after_": datetime.now(UTC) - _LOST_FOR})
+    for states, end_time in ((_ACTIVE_STATES, None), (_LOST_STATES, recently)):
+        state = FlowRunFilterState(type=FlowRunFilterStateType(any_=states))
+        found: list[FlowRun] = []
+        while True:
+            page = client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
+                flow_run_filter=FlowRunFilter(state=state, end_time=end_time),
+                sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+                offset=len(found),
+                limit=_PAGE,
+            )
+            found += page
+            if len(page) < _PAGE:
+                break
+        yield from found
+
+
+def _without_folder(flow_runs: Iterable[FlowRun], settings: ServiceSettings) -> Iterator[FlowRun]:
+    """Yield flow runs that died before they had a job folder: crashed, or active for a long time."""
+    for flow_run in flow_runs:
+        if flow_run.state is None or flow_run.state.is_failed():
+            continue
+        limit_s = _CRASH_SETTLING_S if flow_run.state.is_crashed() else _NO_FOLDER_TIMEOUT_S
+        folder = JobFolder.under(settings.jobs_root, str(flow_run.parameters.get("run_uid")), str(flow_run.id))
+        if _age_s(flow_run.state) > limit_s and not folder.path.exists():
             yield flow_run
 
 
@@ -247,7 +296,7 @@ def _age_s(state: State) -> float:
     return (datetime.now(UTC) - state.timestamp).total_seconds()
 
 
-def _filesystem_time(jobs_root: Path) -> float:
+def filesystem_time(jobs_root: Path) -> float:
     """Return the current time of the filesystem's clock, s. The heartbeats have time stamps of the same clock."""
     clock = jobs_root / ".reaper"
     jobs_root.mkdir(parents=True, exist_ok=True)

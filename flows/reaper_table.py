@@ -47,6 +47,7 @@ class Action(StrEnum):
     CONFIRM_CANCELLATION = "end the job, record it as cancelled, and mark the flow run as cancelled"
     RECORD_FAILURE = "end the job and record it as failed"
     RECORD_PUBLICATION = "record the job as published"
+    CONFIRM_PUBLICATION = "end the job if it still runs, and mark the flow run as completed"
     END_LEFTOVER = "end the job if it still runs"
 
 
@@ -71,12 +72,23 @@ _WITHOUT_OUTCOME = {
     FlowRunState.CRASHED: Rule(Action.RUN_AGAIN_OR_PUBLISH, Condition.SETTLED),
     FlowRunState.DELETED: Rule(Action.PUBLISH, Condition.NO_HEARTBEAT),
 }
-_WITH_OUTCOME = Rule(Action.END_LEFTOVER, Condition.NO_HEARTBEAT)
+_WITH_OUTCOME = dict.fromkeys(FlowRunState, Rule(Action.END_LEFTOVER, Condition.NO_HEARTBEAT))
+# A volume in the catalogue is final, whatever happened to its flow afterwards.
+_PUBLISHED = _WITH_OUTCOME | {
+    FlowRunState.RUNNING: Rule(Action.CONFIRM_PUBLICATION, Condition.QUIET),
+    FlowRunState.FAILED: Rule(Action.CONFIRM_PUBLICATION, Condition.QUIET),
+    FlowRunState.CRASHED: Rule(Action.CONFIRM_PUBLICATION, Condition.QUIET),
+}
+_RULES = {
+    RecordState.STAGED: _WITHOUT_OUTCOME,
+    RecordState.SUBMITTED: _WITHOUT_OUTCOME,
+    RecordState.PUBLISHED: _PUBLISHED,
+    RecordState.FAILED: _WITH_OUTCOME,
+    RecordState.CANCELLED: _WITH_OUTCOME,
+}
 
 REAPER_TABLE: dict[tuple[RecordState, FlowRunState], Rule] = {
-    (record, flow_run): _WITH_OUTCOME if record.ended else _WITHOUT_OUTCOME[flow_run]
-    for record in RecordState
-    for flow_run in FlowRunState
+    (record, flow_run): _RULES[record][flow_run] for record in RecordState for flow_run in FlowRunState
 }
 """State of the record, state of the flow run → rule. Every combination is in the table."""
 

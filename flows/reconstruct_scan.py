@@ -15,11 +15,11 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
-from prefect.states import Completed
+from prefect.states import Completed, Crashed
 from tiled.client.container import Container
 
 from bluesky_multislice import catalog
-from bluesky_multislice.errors import MultisliceError
+from bluesky_multislice.errors import CatalogAwayError, MultisliceError
 from bluesky_multislice.files import former_record, link_result, read_former, read_provenance, write_scan
 from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers import SiteProfile, allocate, machine_of, make_scheduler, read_site
@@ -30,9 +30,9 @@ from flows.folder_writes import explain_write_errors, record_outcome
 from flows.heartbeat import heartbeat
 from flows.hooks import end_job, keep_job_for_next_attempt, next_attempt_takes_over
 from flows.owned_job import OwnedJob
-from flows.patience import wait_for_prefect
+from flows.patience import wait_for_prefect, wait_for_tiled
 from flows.publication import publish_once
-from flows.reports import ProgressReport, report_result, report_verdict
+from flows.reports import ProgressReport, report_result
 
 _DEFAULT_RECIPE = Recipe()
 
@@ -52,17 +52,32 @@ def reconstruct_scan(run_uid: str, recipe: Recipe = _DEFAULT_RECIPE) -> State:
         recipe: options of the reconstruction; omitted options are derived from the scan.
     """
     settings, log = ServiceSettings.from_environment(), get_run_logger()
-    client = catalog.connect(settings.tiled_uri, tiled_key(settings))
+    site = read_site(settings.site)
+    folder = JobFolder.under(settings.jobs_root, run_uid, str(_this_run().id)).create(site.readers)
+    with heartbeat(folder):
+        try:
+            with _record_failure(folder):
+                state = _with_catalogue(run_uid, recipe, settings, site, folder)
+        except CatalogAwayError as error:
+            # The record has no outcome, so the reaper runs the flow again when the server is back.
+            state = Crashed(message=str(error))
+        wait_for_prefect(log, settings.patience_s)
+        return state
+
+
+def _with_catalogue(
+    run_uid: str, recipe: Recipe, settings: ServiceSettings, site: SiteProfile, folder: JobFolder
+) -> State:
+    log = get_run_logger()
+    key = tiled_key(settings)
+    client = wait_for_tiled(lambda: catalog.connect(settings.tiled_uri, key), log, settings.patience_s)
     with closing(client.context):
-        if former := _existing_result(client, run_uid, recipe):
+        former = wait_for_tiled(lambda: _existing_result(client, run_uid, recipe), log, settings.patience_s)
+        if former:
             log.info("Nothing to do: %s was made with this recipe", former)
+            record_outcome(folder, lambda record: record.publish(former))
             return Completed(message=f"Already published at {former}")
-        site = read_site(settings.site)
-        folder = JobFolder.under(settings.jobs_root, run_uid, str(_this_run().id)).create(site.readers)
-        with heartbeat(folder), _record_failure(folder):
-            state = _reconstruct_and_publish(client, run_uid, recipe, settings, site, folder)
-            wait_for_prefect(log)
-            return state
+        return _reconstruct_and_publish(client, run_uid, recipe, settings, site, folder)
 
 
 def _reconstruct_and_publish(
@@ -74,14 +89,14 @@ def _reconstruct_and_publish(
     with _timed(seconds, "resolve"):
         resolved = resolve(client, run_uid, recipe, settings)
         if recipe.start_from is not None and not adopted:
-            resolved = start_from(client, recipe.start_from, folder, resolved)
+            resolved = start_from(client, recipe.start_from, folder, resolved, settings.patience_s)
     if adopted:
         plan = Plan.from_dict(folder.read_job()["plan"])
     else:
         with _timed(seconds, "plan"):
             plan = derive_plan(recipe, resolved, site)
         with _timed(seconds, "stage"):
-            stage(folder, recipe, plan, resolved)
+            stage(folder, recipe, plan, resolved, settings.patience_s)
     try:
         with _timed(seconds, "reconstruct"):
             reconstruct(job, site, recipe, plan, resolved.run_uid)
@@ -90,12 +105,10 @@ def _reconstruct_and_publish(
         message = state.message or ""
         record_outcome(folder, lambda record: record.cancel(message) if state.is_cancelled() else record.fail(message))
         return state
-    made_by = _made_by(job, seconds)
+    made_by, provenance = _made_by(job, seconds), read_provenance(folder.result)
     with _timed(seconds, "publish"):
-        path = publish(client, folder, resolved, made_by)
-    provenance = read_provenance(folder.result)
-    report_result(resolved.run_uid, path, tiled_uri=client.uri, figures=provenance["figures"], seconds=seconds)
-    report_verdict(provenance, get_run_logger())
+        path = publish(client, folder, resolved, made_by, settings.patience_s)
+    report_result(resolved.run_uid, path, tiled_uri=client.uri, provenance=provenance, seconds=seconds)
     return Completed(message=f"Published at {path}; verdict: {provenance['figures']['verdict']}")
 
 
@@ -103,8 +116,12 @@ def _reconstruct_and_publish(
 def resolve(client: Container, run_uid: str, recipe: Recipe, settings: ServiceSettings) -> catalog.ResolvedScan:
     """Find the run in Tiled and read its frames and geometry, each value with its source."""
     instrument = read_instrument(settings.instrument) if settings.instrument else None
-    resolved = catalog.resolve_scan(client, run_uid, values=recipe.scan, instrument=instrument, frames=recipe.frames)
     log = get_run_logger()
+    resolved = wait_for_tiled(
+        lambda: catalog.resolve_scan(client, run_uid, values=recipe.scan, instrument=instrument, frames=recipe.frames),
+        log,
+        settings.patience_s,
+    )
     log.info("Scan %s: %d views of %s", resolved.run_uid, resolved.scan.geometry.views, resolved.scan.frames.shape)
     for warning in resolved.scan.warnings:
         log.warning(warning)
@@ -113,18 +130,18 @@ def resolve(client: Container, run_uid: str, recipe: Recipe, settings: ServiceSe
 
 @task(cache_policy=NO_CACHE)
 def start_from(
-    client: Container, former: str, folder: JobFolder, resolved: catalog.ResolvedScan
+    client: Container, former: str, folder: JobFolder, resolved: catalog.ResolvedScan, patience_s: float
 ) -> catalog.ResolvedScan:
     """Write the former result, a file or a node of the catalogue, into the job folder, and add it to the scan."""
-    path = Path(former).expanduser()
+    path, log = Path(former).expanduser(), get_run_logger()
     is_file = path.exists()
     with explain_write_errors(folder):
         if is_file:
             link_result(path, folder.former)
         else:
-            catalog.fetch_result(client, former, folder.former)
+            wait_for_tiled(lambda: catalog.fetch_result(client, former, folder.former), log, patience_s)
         result = read_former(folder.former)
-    get_run_logger().info("Starts from %s", result.name)
+    log.info("Starts from %s", result.name)
     return replace(resolved, scan=replace(resolved.scan, former=result))
 
 
@@ -140,10 +157,12 @@ def derive_plan(recipe: Recipe, resolved: catalog.ResolvedScan, site: SiteProfil
 
 
 @task(cache_policy=NO_CACHE)
-def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.ResolvedScan) -> None:
+def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.ResolvedScan, patience_s: float) -> None:
     """Write the job folder, which contains everything that the job needs. The job uses neither Tiled nor Prefect."""
+    log = get_run_logger()
     with explain_write_errors(folder):
-        write_scan(folder.frames, resolved.scan, files=resolved.files)
+        # Frames that this machine cannot link are read from Tiled.
+        wait_for_tiled(lambda: write_scan(folder.frames, resolved.scan, files=resolved.files), log, patience_s)
         folder.write_job(
             recipe=recipe.model_dump(mode="json"),
             plan=plan.as_dict(),
@@ -154,7 +173,7 @@ def stage(folder: JobFolder, recipe: Recipe, plan: Plan, resolved: catalog.Resol
                 "former_result": former_record(resolved.scan.former),
             },
         )
-    get_run_logger().info("Job folder %s", folder.path)
+    log.info("Job folder %s", folder.path)
 
 
 @task(cache_policy=NO_CACHE)
@@ -176,10 +195,17 @@ def reconstruct(job: OwnedJob, site: SiteProfile, recipe: Recipe, plan: Plan, ru
 
 
 @task(cache_policy=NO_CACHE)
-def publish(client: Container, folder: JobFolder, resolved: catalog.ResolvedScan, made_by: dict[str, Any]) -> str:
+def publish(
+    client: Container, folder: JobFolder, resolved: catalog.ResolvedScan, made_by: dict[str, Any], patience_s: float
+) -> str:
     """Register the volume in Tiled and return its path."""
-    path = publish_once(client, folder, run_uid=resolved.run_uid, start=resolved.start, made_by=made_by)
-    get_run_logger().info("Published at %s", path)
+    log = get_run_logger()
+    path = wait_for_tiled(
+        lambda: publish_once(client, folder, run_uid=resolved.run_uid, start=resolved.start, made_by=made_by),
+        log,
+        patience_s,
+    )
+    log.info("Published at %s", path)
     return path
 
 
@@ -219,9 +245,11 @@ def _existing_result(client: Container, run_uid: str, recipe: Recipe) -> str | N
 
 @contextmanager
 def _record_failure(folder: JobFolder) -> Iterator[None]:
-    """Also write the error that ends the flow into the job folder."""
+    """Also write the error that ends the flow into the job folder, unless the flow will run again."""
     try:
         yield
+    except CatalogAwayError:
+        raise
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
         record_outcome(folder, lambda record: record.fail(message))

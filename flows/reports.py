@@ -14,6 +14,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 import httpx
+from prefect import get_run_logger
 from prefect.artifacts import (
     create_image_artifact,
     create_markdown_artifact,
@@ -130,17 +131,21 @@ def progress_line(record: dict[str, Any], epochs: int, *, ended: bool = False, n
 
 
 def report_result(
-    run_uid: str, path: str, *, tiled_uri: str, figures: dict[str, Any], seconds: dict[str, float]
+    run_uid: str, path: str, *, tiled_uri: str, provenance: dict[str, Any], seconds: dict[str, float]
 ) -> None:
-    """Create a Prefect artifact with the figures of merit of a reconstruction and links to it.
+    """Report a published reconstruction: its warnings, verdict, figures of merit and links to it.
+
+    The reconstruction is published, whether Prefect can be told or not.
 
     Args:
         run_uid: the scan.
         path: path of the reconstruction in Tiled.
         tiled_uri: address of the Tiled server.
-        figures: figures of merit by name.
+        provenance: provenance of the reconstruction; its ``figures`` are the figures of merit by name.
         seconds: duration of each stage.
     """
+    log, figures = get_run_logger(), provenance["figures"]
+    _report_verdict(provenance, log)
     server = tiled_uri.split("/api/v1")[0].rstrip("/")
     page = f"{server}/ui/browse/{quote(path)}/"
     picture = f"{server}/api/v1/array/full/{quote(path)}/preview?format=image/png"
@@ -152,27 +157,27 @@ def report_result(
     }
     rows = [f"| {name.replace('_', ' ')} | {_text(value)} |" for name, value in known.items()]
     rows += [f"| {stage}, s | {_text(duration)} |" for stage, duration in seconds.items()]
-    create_markdown_artifact(
-        "\n".join(
-            [
-                f"# Scan {safe_name(run_uid)}",
-                f"In Tiled: [{quote(path)}]({page}), [picture of δ]({picture}).",
-                "",
-                f"Verdict: **{figures['verdict']}**",
-                "",
-                *findings,
-                "",
-                "| | |",
-                "| --- | --- |",
-                *rows,
-            ]
-        ),
-        key=artifact_key("reconstruction", run_uid),
-        description=f"Reconstruction of {safe_name(run_uid)}",
-    )
+    lines = [
+        f"# Scan {safe_name(run_uid)}",
+        f"In Tiled: [{quote(path)}]({page}), [picture of δ]({picture}).",
+        "",
+        f"Verdict: **{figures['verdict']}**",
+        "",
+        *findings,
+        "",
+        "| | |",
+        "| --- | --- |",
+        *rows,
+    ]
+    with _ignoring_prefect_errors(log):
+        create_markdown_artifact(
+            "\n".join(lines),
+            key=artifact_key("reconstruction", run_uid),
+            description=f"Reconstruction of {safe_name(run_uid)}",
+        )
 
 
-def report_verdict(provenance: dict[str, Any], log: logging.Logger | logging.LoggerAdapter) -> None:
+def _report_verdict(provenance: dict[str, Any], log: logging.Logger | logging.LoggerAdapter) -> None:
     """Write the job's warnings and the verdict into the log."""
     for warning in provenance["warnings"]:
         log.warning(warning)
@@ -195,5 +200,5 @@ def _text(value: object) -> str:
 def _ignoring_prefect_errors(log: logging.Logger | logging.LoggerAdapter) -> Iterator[None]:
     try:
         yield
-    except (httpx.HTTPError, PrefectException) as error:
-        log.warning("The job's progress was not sent to Prefect: %s", type(error).__name__)
+    except (httpx.HTTPError, PrefectException, RuntimeError) as error:  # RuntimeError: the server is away
+        log.warning("The report was not sent to Prefect: %s", type(error).__name__)

@@ -7,6 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 from flow_runs import eventually, log_of
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import StateType
 
 from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.jobs.schedulers.local import JOB_MODULE
@@ -96,7 +99,11 @@ def processes(wanted):
 
 @pytest.fixture
 def reap(monkeypatch):
-    """Looks after what is left as if the flows had been gone for long."""
+    """Looks after what is left as if the flows had been gone for long; what earlier tests left is no part of it."""
+    crashed = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])))
+    with get_client(sync_client=True) as client:
+        for left in client.read_flow_runs(flow_run_filter=crashed):
+            client.delete_flow_run(left.id)
     for patience in ("HEARTBEAT_TIMEOUT_S", "_CRASH_SETTLING_S"):
         monkeypatch.setattr(reap_jobs, patience, 0.0)
     return lambda: {

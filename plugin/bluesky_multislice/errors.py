@@ -60,3 +60,7 @@ class ExtensionError(MultisliceError):
 
 class CatalogError(MultisliceError):
     """The Tiled server refused a request or lacks the requested data."""
+
+
+class CatalogAwayError(CatalogError):
+    """The Tiled server has not answered for as long as it was waited for."""

@@ -6,19 +6,25 @@ The job is held (SIGSTOP) while the fault is made, so that it neither ends befor
 import os
 import shutil
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from flow_runs import QUICK, eventually, log_of, run, served, worker
 from held_flow_runs import LONG, Held, reap
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 from real_services import TILED_KEY
+from relay import Relay
 
 from bluesky_multislice.catalog import find_reconstructions
+from bluesky_multislice.cli.commands import multislice
 from bluesky_multislice.demo.processes import free_port
+from bluesky_multislice.jobs import JobFolder
 from flows.deploy import deploy
 
 pytestmark = pytest.mark.timeout(600)
@@ -117,6 +123,69 @@ def test_a_restart_of_the_prefect_server_costs_nothing(services, take, tiled_cli
             stack.close()
     (only,) = find_reconstructions(tiled_client, held.uid)
     assert only.status == "complete"
+
+
+@pytest.fixture
+def relay(services, tiled_server, monkeypatch):
+    """A relay through which the flow reaches Tiled."""
+    found = Relay(tiled_server.port)
+    monkeypatch.setenv("MULTISLICE_TILED_URI", f"http://127.0.0.1:{found.port}/api/v1")
+    monkeypatch.setattr("flows.patience._PAUSE_S", 1.0)
+    yield found
+    found.close()
+
+
+def while_running(uid, steps):
+    """Run the flow while another thread takes steps, each a condition on the job folder and what happens then."""
+    root = Path(os.environ["MULTISLICE_JOBS_ROOT"]) / uid
+
+    def follow():
+        for condition, happens in steps:
+            eventually(lambda condition=condition: any(map(condition, map(JobFolder, root.glob("*")))), LONG)
+            happens()
+
+    with ThreadPoolExecutor(1) as others:
+        followed = others.submit(follow)
+        state = run(uid)
+        followed.result()
+    (path,) = root.glob("*")
+    return state, JobFolder(path)
+
+
+def test_tiled_may_be_away_when_a_flow_starts_and_when_it_publishes(relay, take, tiled_client):
+    def opens_later():
+        time.sleep(3)
+        relay.open()
+
+    steps = [
+        (lambda folder: folder.path.exists(), opens_later),
+        (lambda folder: folder.job.exists(), relay.close),
+        (lambda folder: folder.result.exists(), opens_later),
+    ]
+    state, folder = while_running(uid := take(), steps)
+    assert state.is_completed(), state.message
+    (only,) = find_reconstructions(tiled_client, uid)
+    assert only.complete
+    assert folder.read_record().state == "published"
+    eventually(lambda: log_of(state.state_details.flow_run_id).count("The Tiled server does not answer") >= 2)
+
+
+def test_a_result_that_tiled_was_away_for_is_published_by_hand(relay, take, reap, monkeypatch, tiled_client):
+    monkeypatch.setenv("MULTISLICE_PATIENCE_S", "1")
+    relay.open()
+    state, folder = while_running(uid := take(), [(lambda folder: folder.job.exists(), relay.close)])
+    assert state.is_crashed()
+    assert "MULTISLICE_PATIENCE_S" in state.message
+    assert folder.read_record().state == "submitted"
+    relay.open()
+    listed = CliRunner().invoke(multislice, ["jobs"], catch_exceptions=False).output
+    assert f"{folder.path}" in listed
+    assert "run the flow run again" in listed
+    done = CliRunner().invoke(multislice, ["publish", str(folder.path)], catch_exceptions=False)
+    (only,) = find_reconstructions(tiled_client, uid)
+    assert only.path in done.output
+    assert only.complete
+    assert reap() == {state.state_details.flow_run_id: "marked as completed"}
 
 
 @pytest.fixture

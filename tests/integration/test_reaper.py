@@ -36,6 +36,7 @@ EXPECTED = {
     FlowRunState.CRASHED: ("run again", "scheduled", None),
     FlowRunState.DELETED: (None, None, ("cancel", "its flow run was deleted")),
 }
+LOST_AFTER_PUBLICATION = (FlowRunState.RUNNING, FlowRunState.FAILED, FlowRunState.CRASHED)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,9 @@ def client(prefect_server):
 
 
 @pytest.fixture
-def jobs_root(tmp_path, monkeypatch):
+def jobs_root(tmp_path, monkeypatch, tiled_server):
     monkeypatch.setenv("MULTISLICE_JOBS_ROOT", str(tmp_path))
-    monkeypatch.setenv("MULTISLICE_TILED_URI", "http://127.0.0.1:1")
+    monkeypatch.setenv("MULTISLICE_TILED_URI", tiled_server.uri)
     monkeypatch.delenv("MULTISLICE_SITE", raising=False)
     return tmp_path
 
@@ -77,6 +78,8 @@ def test_each_flow_run_of_a_silent_flow_gets_the_action_of_the_table(client, job
         record_after = RECORDS[record]
         if record.ended:
             action, state_after = None, None if state is FlowRunState.DELETED else state
+            if record is RecordState.PUBLISHED and state in LOST_AFTER_PUBLICATION:
+                action, state_after = "marked as completed", "completed"
         elif change:
             record_after = getattr(record_after, change[0])(change[1])
         assert actions.get(ids[state]) == action, state
@@ -95,3 +98,21 @@ def test_a_live_flow_is_left_alone_unless_prefect_reports_a_crash(client, jobs_r
         (folder.path / "followed").touch()
     assert reap() == {ids[FlowRunState.CRASHED]: "run again"}
     assert all(folder.read_record() == RECORDS[record] for folder in folders.values())
+
+
+def test_a_crash_before_the_job_folder_is_run_again_once_tiled_answers(client, jobs_root, reap, monkeypatch):
+    crashed, failed = (flow_run_in(client, state) for state in (FlowRunState.CRASHED, FlowRunState.FAILED))
+    with monkeypatch.context() as away:
+        away.setenv("MULTISLICE_TILED_URI", "http://127.0.0.1:1/api/v1?api_key=secret")
+        assert reap() == {}
+    assert reap() == {crashed: "run again"}
+    assert client.read_flow_run(crashed).state.is_scheduled()
+    assert client.read_flow_run(failed).state.is_failed()
+
+
+def test_empty_torn_and_foreign_files_of_a_job_do_not_stop_the_others(client, jobs_root, reap):
+    ids = [flow_run_in(client, FlowRunState.CRASHED) for _ in range(5)]
+    folders = [JobFolder.under(jobs_root, "scan", str(each)).create() for each in ids]
+    for folder, content in zip(folders, ["", '{"version"', "[]", '{"version": 1}'], strict=False):
+        folder.record.write_text(content)
+    assert reap() == {ids[-1]: "run again"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bluesky_multislice.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from bluesky_multislice.catalog.client import connect
+    from bluesky_multislice.catalog.client import answers, connect, is_away
     from bluesky_multislice.catalog.former_nodes import fetch_result, fetch_result_at
     from bluesky_multislice.catalog.run_documents import RunDocuments, find_run
     from bluesky_multislice.catalog.run_inspection import inspect_run
@@ -20,6 +20,7 @@ __all__ = [
     "PublishedReconstruction",
     "ResolvedScan",
     "RunDocuments",
+    "answers",
     "connect",
     "fetch_result",
     "fetch_result_at",
@@ -27,6 +28,7 @@ __all__ = [
     "find_run",
     "ingest",
     "inspect_run",
+    "is_away",
     "publish",
     "resolve_scan",
 ]
@@ -37,6 +39,7 @@ __getattr__ = lazy_names(
         "PublishedReconstruction": "tiled_writer",
         "ResolvedScan": "scan_resolver",
         "RunDocuments": "run_documents",
+        "answers": "client",
         "connect": "client",
         "fetch_result": "former_nodes",
         "fetch_result_at": "former_nodes",
@@ -44,6 +47,7 @@ __getattr__ = lazy_names(
         "find_run": "run_documents",
         "ingest": "scan_ingest",
         "inspect_run": "run_inspection",
+        "is_away": "client",
         "publish": "tiled_writer",
         "resolve_scan": "scan_resolver",
     },

@@ -1,4 +1,4 @@
-"""Connection to a Tiled catalogue, by address or by the name that databroker and Tiled know it by."""
+"""Connection to a Tiled catalogue, by address or by the name that databroker and Tiled know it by, and its absence."""
 
 import os
 
@@ -6,7 +6,7 @@ import httpx
 from tiled.client import from_context, from_profile
 from tiled.client.container import Container
 from tiled.client.context import Context
-from tiled.profiles import ProfileNotFound, list_profiles
+from tiled.profiles import ProfileNotFound, list_profiles, load_profiles
 
 from bluesky_multislice.errors import CatalogError
 
@@ -28,6 +28,42 @@ def connect(address: str, api_key: str | None = None) -> Container:
             "The address must be a catalogue of runs.", got=f"a {type(client).__name__}.", remedy="correct the address."
         )
     return client
+
+
+_BUSY = (429, 502, 503, 504)
+"""HTTP status of a server or proxy that is busy or restarting: too many requests, bad gateway, unavailable, timeout."""
+
+_PROBE_S = 10.0
+
+
+def is_busy(error: BaseException) -> bool:
+    """Return whether a server answered that it is busy or restarting."""
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in _BUSY
+
+
+def is_away(error: BaseException) -> bool:
+    """Return whether an error, or the error that caused it, is that the server does not answer or is restarting."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, httpx.TransportError | ConnectionError) or is_busy(cause):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def answers(address: str) -> bool:
+    """Return whether the server of a catalogue answers now, whatever its answer is.
+
+    Args:
+        address: as for ``connect``. An unknown profile counts as a server that answers: waiting does not help.
+    """
+    if "://" not in address:
+        _, content = load_profiles().get(address, (None, {}))
+        address = str(content.get("uri", ""))
+    try:
+        return not address or httpx.get(address.partition("?")[0], timeout=_PROBE_S).status_code not in _BUSY
+    except httpx.TransportError:
+        return False
 
 
 def _from_address(uri: str, api_key: str | None) -> object:

@@ -15,7 +15,8 @@ from tiled.client.array import ArrayClient
 from tiled.client.utils import TILED_RETRY_TIMEOUT
 from tiled.utils import path_from_uri
 
-from bluesky_multislice.catalog.tiled_rows import fetch_once, fetch_rows, is_busy
+from bluesky_multislice.catalog.client import is_busy
+from bluesky_multislice.catalog.tiled_rows import fetch_once, fetch_rows
 from bluesky_multislice.errors import FramesError
 from bluesky_multislice.files import (
     FrameFile,

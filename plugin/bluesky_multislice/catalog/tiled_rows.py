@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 from tiled.client.array import ArrayClient
 from tiled.client.utils import TILED_RETRY_TIMEOUT, handle_error, retry_context, should_retry
 
+from bluesky_multislice.catalog.client import is_busy
 from bluesky_multislice.errors import FramesError
 
 _SLAB_BYTES = 64 * 2**20
-
-_BUSY = (429, 502, 503, 504)
-"""HTTP status of a server or proxy that is busy or restarting: too many requests, bad gateway, unavailable, timeout."""
 
 
 def fetch_rows(node: ArrayClient, start: int, stop: int, row_shape: tuple[int, ...], part: str = "") -> NDArray:
@@ -78,11 +76,6 @@ def fetch_once(node: ArrayClient, start: int, stop: int) -> httpx.Response:
             # A server that fails on the request drops the connection, so the next request must not reuse it.
             return _get(node, start, stop, Connection="close")
     raise AssertionError  # The last attempt returns or raises.
-
-
-def is_busy(error: Exception) -> bool:
-    """Return whether a server answered that it is busy or restarting."""
-    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in _BUSY
 
 
 def _retry_after_s(error: Exception) -> bool | float:

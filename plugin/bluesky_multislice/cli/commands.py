@@ -182,6 +182,32 @@ def reap(every_s: float | None) -> None:
 
 
 @multislice.command()
+@click.option("--all", "everything", is_flag=True, help="Also show jobs that have an outcome and are left alone.")
+def jobs(everything: bool) -> None:
+    """List the job folders: record of the job, state of its flow run, and what will happen next."""
+    from bluesky_multislice.recipe import ServiceSettings
+    from flows.job_list import list_jobs
+
+    for line in list_jobs(ServiceSettings.from_environment()):
+        if everything or line.next:
+            _CONSOLE.print(f"{line.folder}: {line.record}, flow run {line.flow_run}", soft_wrap=True)
+            _CONSOLE.print(f"    next: {line.next or 'nothing'}", soft_wrap=True)
+
+
+@multislice.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def publish(folder: Path) -> None:
+    """Publish in Tiled the result that a flow has left in a job folder."""
+    from bluesky_multislice.jobs import JobFolder
+    from bluesky_multislice.recipe import ServiceSettings
+    from flows.publication import publish_left_result
+
+    made_by = {"flow_run": {"id": folder.name, "published_by": "multislice publish"}}
+    path = publish_left_result(ServiceSettings.from_environment(), JobFolder(folder.absolute()), made_by=made_by)
+    _CONSOLE.print(f"Published at {path}", soft_wrap=True)
+
+
+@multislice.command()
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),

@@ -172,12 +172,9 @@ class JobFolder:
         """Return the job's record; the record of a staged job if nothing is recorded yet.
 
         Raises:
-            JobError: another version of this package wrote the record.
+            JobError: another version of this package wrote the record, or it cannot be read.
         """
-        try:
-            return JobRecord.from_dict(json.loads(self.record.read_text()))
-        except FileNotFoundError:
-            return JobRecord()
+        return JobRecord.from_dict(_read_json(self.record)) if self.record.exists() else JobRecord()
 
     def write_record(self, record: JobRecord) -> None:
         """Write the job's record atomically."""
@@ -199,14 +196,7 @@ class JobFolder:
         Raises:
             JobError: the file cannot be read, or another version of this package wrote it.
         """
-        try:
-            job = json.loads(self.job.read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise JobError(
-                "A job folder must contain a readable job.json.",
-                got=f"{self.job}: {error}.",
-                remedy=_STAGE_AGAIN,
-            ) from error
+        job = _read_json(self.job)
         if job.get("version") != _VERSION:
             raise JobError(
                 f"A job.json must have version {_VERSION}.",
@@ -243,7 +233,7 @@ class JobFolder:
 
     def read_interrupted(self) -> dict[str, Any] | None:
         """Return ``reason`` and ``epoch`` of a job that stopped early; None for any other job."""
-        return json.loads(self.interrupted.read_text()) if self.interrupted.exists() else None
+        return _read_json(self.interrupted) if self.interrupted.exists() else None
 
     def write_error(self, error: BaseException) -> None:
         """Write the error that ended the job. If several ranks fail, the first error is kept."""
@@ -264,7 +254,7 @@ class JobFolder:
         """Return the error that ended the job; None if there is none."""
         if not self.error.exists():
             return None
-        record = json.loads(self.error.read_text())
+        record = _read_json(self.error)
         kind = getattr(errors, record["kind"], JobError)
         return kind(record["rule"], got=record["got"], remedy=record["remedy"])
 
@@ -277,7 +267,33 @@ class JobFolder:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON file atomically: readers never see part of it."""
+    """Write a JSON file atomically: readers never see part of it, also after a power failure."""
     part = path.with_suffix(f"{path.suffix}.{os.getpid()}.part")
-    part.write_text(json.dumps(record, indent=1))
+    with part.open("w") as file:
+        file.write(json.dumps(record, indent=1))
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        JobError: the file is empty or torn, or cannot be read.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, str(error)) from error
+    if not isinstance(found, dict):
+        raise _unreadable(path, f"a {type(found).__name__} instead of an object")
+    return found
+
+
+def _unreadable(path: Path, problem: str) -> JobError:
+    return JobError(
+        f"A job folder must contain a readable {path.name}.",
+        got=f"{path}: {problem or 'an empty file'}.",
+        remedy=_STAGE_AGAIN,
+    )
