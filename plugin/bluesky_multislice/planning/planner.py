@@ -39,7 +39,7 @@ from bluesky_multislice.planning.memory_advice import check_memory
 from bluesky_multislice.planning.memory_fit import fit_into_memory
 from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.planning.plan_parts import FitPart, MeshPart, ModelPart, StoragePart, VolumePart
-from bluesky_multislice.planning.ranks import check_device, check_places, device_for, mesh_for
+from bluesky_multislice.planning.ranks import check_device, check_places, device_for, mesh_for, prefers_threads
 from bluesky_multislice.planning.stages import earlier_plans, with_smaller_steps
 from bluesky_multislice.planning.step_sizes import step_sizes
 from bluesky_multislice.recipe import Recipe
@@ -102,13 +102,21 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
         ScanError: the views have different object pixels, or do not overlap.
     """
     subject = _Subject.of(recipe, scan)
-    geometry, notes = subject.geometry, _scan_notes(subject)
+    check_device(recipe.device, site)
+    machine = this_machine(recipe.device) if site is None else site.for_device(recipe.device)
+    plan = _plan_on(subject, machine, site, profile)
+    if site is None and prefers_threads(recipe, plan):
+        plan = _plan_on(subject, replace(machine, places=machine.places // 2), site, profile)
+    return plan
+
+
+def _plan_on(subject: _Subject, machine: Machine, site: Machine | None, profile: MachineProfile | None) -> Plan:
+    """Derive the plan on a machine; see ``make_plan``."""
+    recipe, scan, geometry, notes = subject.recipe, subject.scan, subject.geometry, _scan_notes(subject)
     margin = margin_from_recipe(recipe, geometry)
     slices = recipe.slices or slices_of(recipe, geometry, subject.several_angles)
     volume = _volume(subject, margin, slices)
     _check(subject)
-    check_device(recipe.device, site)
-    machine = this_machine(recipe.device) if site is None else site.for_device(recipe.device)
     mesh, slabs = _mesh(subject, machine)
     fit, former_notes = with_former_result(_fit(subject, mesh.lanes), recipe, scan, volume.grid)
     notes += device_notes(recipe.device) if site is None else []

@@ -1,8 +1,19 @@
 """Number of ranks, mesh and device."""
 
+import os
+
 from bluesky_multislice.errors import PlanError
+from bluesky_multislice.parallel import requested_threads
 from bluesky_multislice.planning.machine import Machine
+from bluesky_multislice.planning.plan import Plan
 from bluesky_multislice.recipe import Recipe
+
+_FEW_VIEWS = 100
+"""Views per step up to which one rank with two threads is at least as fast as two ranks on two cores.
+
+Speedups on two cores over one (docs/scale-out.md): two threads 1.2 to 1.4 and two ranks 0.8 to 1.4 at steps of up to 46
+views, 1.46 and 1.53 at 137, 1.09 and 1.75 at 855.
+"""
 
 
 def ranks_for(machine: Machine, fitted: int) -> int:
@@ -37,6 +48,17 @@ def mesh_for(recipe: Recipe, machine: Machine, fitted: int) -> tuple[int, int | 
             remedy="use fewer ranks.",
         )
     return ranks, slabs
+
+
+def prefers_threads(recipe: Recipe, plan: Plan) -> bool:
+    """Return whether half as many ranks, with twice the threads, are faster on the cores of this machine.
+
+    They are where a step has few views, because ranks sum their gradients in every step. A choice of ranks in the
+    recipe, and of threads in the environment, is kept.
+    """
+    chosen = recipe.ranks or recipe.mesh or requested_threads(os.environ)
+    step = plan.lanes * plan.fit.batches_per_lane * plan.fit.batch_views
+    return not chosen and plan.device == "cpu" and plan.ranks > plan.slabs == 1 and step <= _FEW_VIEWS
 
 
 def check_places(recipe: Recipe, machine: Machine, ranks: int) -> None:

@@ -145,3 +145,20 @@ def test_a_fit_takes_as_many_steps_as_are_counted(per_lane, monkeypatch):
         fit(Unknowns(model, probe, plan.fit, mesh.device), data.fitted, data.held_back, mesh, print)
     assert len(steps) == work_of(plan, scan.geometry).steps
     assert exchange_of(plan, scan.geometry).rows == 0
+
+
+@pytest.mark.parametrize(
+    ("positions", "threads", "recipe", "ranks"),
+    [
+        (81, "", {}, 2),
+        (81, "1", {}, 4),
+        (81, "", {"ranks": 3}, 3),
+        (81, "", {"mesh": "4x1"}, 4),
+        (81, "", {"batch_views": 81, "batches_per_step": 4}, 4),
+    ],
+)
+def test_small_steps_take_two_threads_instead_of_two_ranks(monkeypatch, positions, threads, recipe, ranks):
+    monkeypatch.setattr("bluesky_multislice.planning.machine.usable_cores", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    scan = patterns_of(64, angles=24, positions=positions)
+    assert make_plan(Recipe(device="cpu", **recipe), scan).ranks == ranks
