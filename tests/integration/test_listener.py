@@ -1,6 +1,7 @@
 """The listener against a real Tiled server with streaming, a real RunEngine and a real Prefect server."""
 
 import contextvars
+import importlib
 import json
 import threading
 import time
@@ -26,6 +27,7 @@ from bluesky_multislice.recipe import FLOW, Recipe, ServiceSettings, SettingsErr
 from flows.reconstruct_scan import reconstruct_scan
 
 KEY = "secretofthistest"
+listener_module = importlib.import_module("bluesky_multislice.listener.listener")
 LIMIT_S = 40
 
 
@@ -143,7 +145,8 @@ def test_runs_that_do_not_ask_are_left_alone(deployment, settings):
     ]
     asks = take(settings.tiled_uri, auto=True)
     with catalogue(settings.tiled_uri) as client:
-        assert list(finished_runs(client)) == [asks]
+        assert asks in dict(finished_runs(client))
+        assert quiet[0] not in dict(finished_runs(client))
     with listening(settings):
         quiet.append(take(settings.tiled_uri, auto=False))
         late = take(settings.tiled_uri, auto=True)
@@ -154,7 +157,7 @@ def test_runs_that_do_not_ask_are_left_alone(deployment, settings):
 def test_a_run_that_failed_is_handed_over_for_its_error(deployment, settings):
     missed = take(settings.tiled_uri, auto=True, fail=True)
     with catalogue(settings.tiled_uri) as client:
-        assert list(finished_runs(client)) == [missed]
+        assert dict(finished_runs(client)) == {missed: None}
     with listening(settings):
         eventually(lambda: flow_runs(missed))
         seen = take(settings.tiled_uri, auto=True, fail=True)
@@ -211,7 +214,39 @@ def test_edited_metadata_repeats_nothing_but_a_new_recipe_counts(deployment, set
         eventually(lambda: flow_runs(uid, Recipe(epochs=3)))
 
 
-@pytest.mark.parametrize("recipe", [{"epochs": -1}, {"no_such_field": 1}, "thirty epochs"])
+def test_a_recipe_that_was_edited_while_nobody_listened_counts(deployment, settings):
+    with listening(settings):
+        uid = take(settings.tiled_uri, auto=True)
+        eventually(lambda: flow_runs(uid))
+    with catalogue(settings.tiled_uri) as client:
+        client[uid].update_metadata({"start": {"multislice": {"auto": True, "recipe": {"epochs": 3}}}})
+    state = settings.jobs_root / "listener.json"
+    # Without the number of its last event, nothing is replayed.
+    state.write_text(json.dumps(remembered(settings) | {"sequence": None}))
+    with listening(settings):
+        eventually(lambda: flow_runs(uid, Recipe(epochs=3)))
+
+
+def test_a_run_that_cannot_be_read_keeps_no_other(deployment, settings, caplog, monkeypatch):
+    monkeypatch.setattr(listener_module, "_RUN_PAUSE_S", 3.0)
+    request = {"technique": "holography", "multislice": {"auto": True}}
+    stop, bad = {"exit_status": "success"}, "bad\nrun"
+    with catalogue(settings.tiled_uri) as client:
+        first = take(settings.tiled_uri, auto=True)
+        client.create_container(bad, metadata={"start": {"uid": bad} | request, "stop": stop})
+        client.create_container("odd", metadata={"start": {"uid": 7} | request, "stop": stop})
+        last = take(settings.tiled_uri, auto=True)
+        with listening(settings, sweep_s=1):
+            for uid in (first, last):
+                eventually(lambda uid=uid: flow_runs(uid))
+            late = take(settings.tiled_uri, auto=True)
+            eventually(lambda: flow_runs(late))
+    assert caplog.text.count(repr(bad)) <= 1
+
+
+@pytest.mark.parametrize(
+    "recipe", [{"epochs": -1}, {"no_such_field": 1}, "thirty epochs", [], 0], ids=lambda recipe: str(recipe)[:20]
+)
 def test_a_wrong_recipe_is_a_failed_flow_run_and_the_listener_goes_on(deployment, settings, recipe):
     with listening(settings):
         wrong = take(settings.tiled_uri, auto=True, recipe=recipe)

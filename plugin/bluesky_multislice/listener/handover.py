@@ -7,40 +7,49 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.states import Failed
 
-from bluesky_multislice.errors import RecipeError
+from bluesky_multislice.errors import MultisliceError
 from bluesky_multislice.listener.wanted import RequestedRun
 from bluesky_multislice.recipe import DEPLOYMENT, LIVE_QUEUE
 
 AUTOMATIC_TAG = "automatic"
+_LONGEST_TEXT = 4000
+"""Characters of an error that are shown: a request may be megabytes long."""
+
+
+def shortened(text: str) -> str:
+    """Return a text without the middle of a very long one."""
+    half = _LONGEST_TEXT // 2
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:half]} … {text[-half:]}"
 
 
 def start_flow_run(run: RequestedRun) -> UUID:
     """Create the flow run for a Bluesky run and return its id. The same run and recipe always give the same flow run.
 
-    For an invalid recipe, the flow run is created in a failed state with the error, so that it is visible in Prefect.
+    For an invalid request, the flow run is created in a failed state with the error, so that it is visible in Prefect.
 
     Raises:
         ObjectNotFound: Prefect does not have the deployment.
         httpx.HTTPError: Prefect does not answer, or refuses the request.
     """
-    recipe_error = run.recipe if isinstance(run.recipe, RecipeError) else None
-    parameters = {} if isinstance(run.recipe, RecipeError) else {"recipe": run.recipe.model_dump(mode="json")}
+    error = run.recipe if isinstance(run.recipe, MultisliceError) else None
+    parameters = {} if isinstance(run.recipe, MultisliceError) else {"recipe": run.recipe.model_dump(mode="json")}
+    text = shortened(str(error))
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
         flow_run = client.create_flow_run_from_deployment(
             deployment.id,
             parameters={"run_uid": run.uid, **parameters},
-            state=Failed(message=f"{type(recipe_error).__name__}: {recipe_error}") if recipe_error else None,
-            name=f"{run.uid:.8} with an invalid recipe" if recipe_error else None,
+            state=Failed(message=f"{type(error).__name__}: {text}") if error else None,
+            name=f"{run.uid:.8} with an invalid request" if error else None,
             tags=[AUTOMATIC_TAG],
             idempotency_key=run.key,
             work_queue_name=LIVE_QUEUE if deployment.work_pool_name else None,
         )
-        if recipe_error:
+        if error:
             entry = {
                 "name": "multislice.listener",
                 "level": logging.ERROR,
-                "message": str(recipe_error),
+                "message": text,
                 "timestamp": datetime.now(UTC).isoformat(),
                 "flow_run_id": str(flow_run.id),
             }

@@ -8,15 +8,18 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
+from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 from tiled.client.container import Container
 
-from bluesky_multislice.catalog import connect
-from bluesky_multislice.errors import RecipeError
-from bluesky_multislice.listener.handover import start_flow_run
+from bluesky_multislice.catalog import connect, is_away
+from bluesky_multislice.errors import MultisliceError
+from bluesky_multislice.listener.handover import shortened, start_flow_run
 from bluesky_multislice.listener.keys import tiled_key
 from bluesky_multislice.listener.state import ListenerState
 from bluesky_multislice.listener.stream import RunEvent, RunStream
@@ -25,8 +28,14 @@ from bluesky_multislice.recipe import ServiceSettings, SettingsError
 
 _log = logging.getLogger(__name__)
 _MAX_PAUSE_S = 60.0
+_RUN_PAUSE_S, _MAX_RUN_PAUSE_S = 60.0, 3600.0
+"""First and longest pause before a run that could not be handed over is tried again, s."""
+_COMPARISON_S = 3600.0
+"""Seconds between two sweeps that also compare the recipes of the runs that were handed over."""
 _INVALID_REQUEST = (400, 409, 422)
-"""HTTP status codes of an invalid request. It is not repeated, so that it does not block the other runs."""
+"""HTTP status codes by which Prefect refuses one run; the others concern all runs."""
+_KEY_REFUSED = (401, 403)
+"""HTTP status codes by which Tiled refuses the key, which concerns all runs."""
 
 
 def listen(
@@ -45,7 +54,7 @@ def listen(
         stop: event that ends the listener; None: it runs until the process ends.
 
     Raises:
-        SettingsError: ``PREFECT_API_URL`` is not set.
+        SettingsError: ``PREFECT_API_URL`` is not set, or the listener's state cannot be written.
     """
     if not get_current_settings().api.url:
         raise SettingsError(
@@ -55,7 +64,12 @@ def listen(
         )
     stop = stop or threading.Event()
     remembered = ListenerState.load(state or settings.jobs_root / "listener.json")
+    remembered.check_writable()
     _Listener(settings, remembered, sweep_s).run(stop)
+
+
+class _ServiceError(Exception):
+    """Prefect cannot take any run at the moment."""
 
 
 class _Listener:
@@ -63,8 +77,10 @@ class _Listener:
         self._settings, self._state, self._sweep_s = settings, state, sweep_s
         self._events: queue.SimpleQueue[RunEvent] = queue.SimpleQueue()
         self._client: Container | None = None
-        self._next_sweep = time.monotonic()
+        self._next_sweep = self._next_comparison = time.monotonic()
         self._pause_s = 1.0
+        self._not_before: dict[str, tuple[int, float]] = {}
+        """Runs that were not handed over → number of failed attempts, time of the next one."""
 
     def run(self, stop: threading.Event) -> None:
         """Process events and sweeps until ``stop`` is set."""
@@ -89,6 +105,8 @@ class _Listener:
         except Exception as error:  # the services may return later; the next sweep finds the runs again
             _log.warning("%s: %s; next attempt in %g s", type(error).__name__, error, self._pause_s)
         self._disconnect()
+        # An edited recipe may be what could not be handed over.
+        self._next_comparison = time.monotonic()
         self._next_sweep = time.monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S, self._sweep_s)
 
@@ -99,14 +117,23 @@ class _Listener:
             event = self._events.get(timeout=min(0.5, max(0.0, self._next_sweep - time.monotonic())))
         except queue.Empty:
             return
+        self._process_event(event)
+
+    def _process_event(self, event: RunEvent) -> None:
         self._state.record_event(event.sequence)
         if event.stopped:
-            self._process_run(event.uid)
+            self._not_before.pop(event.uid, None)
+            self._attempt_run(event.uid)
 
     def _sweep(self) -> None:
-        for uid in finished_runs(self._catalogue()):
-            if uid not in self._state.handed_over:
-                self._process_run(uid)
+        compares = time.monotonic() >= self._next_comparison
+        for uid, metadata in finished_runs(self._catalogue(), metadata=compares):
+            while not self._events.empty():  # Scans that end now go before old ones.
+                self._process_event(self._events.get())
+            if compares or uid not in self._state.handed_over:
+                self._attempt_run(uid, metadata)
+        if compares:
+            self._next_comparison = time.monotonic() + _COMPARISON_S
         self._next_sweep = time.monotonic() + self._sweep_s
         self._pause_s = 1.0
 
@@ -120,18 +147,41 @@ class _Listener:
             self._client.context.close()
         self._client = None
 
-    def _process_run(self, uid: str) -> None:
-        run = requested_run(uid, self._catalogue()[uid].metadata)
-        if run is None or self._state.handed_over.get(uid) == run.digest:
+    def _attempt_run(self, uid: str, metadata: Mapping[str, Any] | None = None) -> None:
+        """Hand a run over. An error of this run alone is told once, and the run is tried again later."""
+        attempts, due = self._not_before.get(uid, (0, 0.0))
+        if time.monotonic() < due:
             return
-        if isinstance(run.recipe, RecipeError):
-            _log.error("Run %s is not reconstructed. %s", uid, run.recipe)
+        try:
+            self._process_run(uid, metadata)
+        except Exception as error:  # whatever is wrong with one run must not keep the others
+            if isinstance(error, _ServiceError) or is_away(error) or _status(error) in _KEY_REFUSED:
+                raise
+            pause_s = min(_RUN_PAUSE_S * 2**attempts, _MAX_RUN_PAUSE_S)
+            self._not_before[uid] = attempts + 1, time.monotonic() + pause_s
+            level = logging.DEBUG if attempts else logging.ERROR
+            text = "Run %r is not handed over and tried again later: %s: %s"
+            _log.log(level, text, uid, type(error).__name__, shortened(str(error)))
+
+    def _process_run(self, uid: str, metadata: Mapping[str, Any] | None) -> None:
+        run = requested_run(uid, self._catalogue()[uid].metadata if metadata is None else metadata)
+        if run is None:
+            self._not_before[uid] = 0, time.monotonic() + _COMPARISON_S
+            return
+        if self._state.handed_over.get(uid) == run.digest:
+            return
+        if isinstance(run.recipe, MultisliceError):
+            _log.error("Run %s is not reconstructed. %s", uid, shortened(str(run.recipe)))
         try:
             flow_run_id = start_flow_run(run)
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code not in _INVALID_REQUEST:
+        except (httpx.HTTPError, PrefectException, RuntimeError) as error:  # RuntimeError: the server is away
+            if _status(error) in _INVALID_REQUEST:
                 raise
-            _log.error("Prefect refuses run %s: %s", uid, error)
-            return
+            raise _ServiceError(f"{type(error).__name__}: {error}") from error
         self._state.record_handover(uid, run.digest)
         _log.info("Run %s is flow run %s", uid, flow_run_id)
+
+
+def _status(error: Exception) -> int | None:
+    """Return the HTTP status of an error; None if a server did not answer with one."""
+    return error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None

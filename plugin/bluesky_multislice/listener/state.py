@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bluesky_multislice.jobs import write_json
+from bluesky_multislice.recipe import SettingsError
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,21 @@ class ListenerState:
             _log.warning("Starting with an empty state, because %s cannot be read: %s", path, error)
             return cls(path)
 
+    def check_writable(self) -> None:
+        """Write the file.
+
+        Raises:
+            SettingsError: it cannot be written.
+        """
+        try:
+            self._write()
+        except OSError as error:
+            raise SettingsError(
+                "The listener must be able to write its state.",
+                got=f"{error}.",
+                remedy="correct the owner of MULTISLICE_JOBS_ROOT or make room there, or give another file by --state.",
+            ) from error
+
     def record_event(self, sequence: int) -> None:
         """Record an event as processed."""
         self.sequence = sequence
@@ -49,5 +65,12 @@ class ListenerState:
         self._save()
 
     def _save(self) -> None:
+        """Write the file, or tell that it cannot be written: the sweep makes up for what it lacks."""
+        try:
+            self._write()
+        except OSError as error:
+            _log.warning("The listener's state is not saved: %s", error)
+
+    def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, {"sequence": self.sequence, "handed_over": self.handed_over})
