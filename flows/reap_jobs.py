@@ -4,6 +4,7 @@ It compares the record in each job folder with the flow run in Prefect, and take
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
@@ -298,7 +299,8 @@ def _age_s(state: State) -> float:
 
 def filesystem_time(jobs_root: Path) -> float:
     """Return the current time of the filesystem's clock, s. The heartbeats have time stamps of the same clock."""
-    clock = jobs_root / ".reaper"
+    # Reapers of several users may share the jobs root.
+    clock = jobs_root / f".reaper-{os.getuid()}"
     jobs_root.mkdir(parents=True, exist_ok=True)
     clock.touch()
     return clock.stat().st_mtime

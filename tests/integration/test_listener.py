@@ -22,6 +22,7 @@ from tiled.client import from_uri
 from tiled.server import SimpleTiledServer
 
 from bluesky_multislice.demo.processes import free_port
+from bluesky_multislice.errors import CatalogError
 from bluesky_multislice.listener import automatic_key, finished_runs, listen
 from bluesky_multislice.recipe import FLOW, Recipe, ServiceSettings, SettingsError
 from flows.reconstruct_scan import reconstruct_scan
@@ -309,6 +310,18 @@ def test_the_listener_outlives_a_restart_of_prefect(settings, tmp_path, caplog):
             with served(port, tmp_path):
                 eventually(lambda: flow_runs(between))
                 assert len(flow_runs(first)) == 1
+
+
+def test_a_wrong_key_ends_the_listener(deployment, settings, monkeypatch):
+    monkeypatch.setenv("TILED_API_KEY", "another")
+    with pytest.raises(CatalogError, match=r"must accept the listener's key.*5 refusals"):
+        listen(settings, sweep_s=1)
+
+
+def test_a_state_that_cannot_be_written_is_refused(deployment, settings, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="must be able to write its state"):
+        listen(settings, state=tmp_path / "file" / "listener.json")
 
 
 def test_without_a_prefect_server_it_says_so(settings, monkeypatch):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bluesky_multislice.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from bluesky_multislice.catalog.client import answers, connect, is_away
+    from bluesky_multislice.catalog.client import answers, connect, is_away, refuses_key
     from bluesky_multislice.catalog.former_nodes import fetch_result, fetch_result_at
     from bluesky_multislice.catalog.run_documents import RunDocuments, find_run
     from bluesky_multislice.catalog.run_inspection import inspect_run
@@ -30,6 +30,7 @@ __all__ = [
     "inspect_run",
     "is_away",
     "publish",
+    "refuses_key",
     "resolve_scan",
 ]
 
@@ -49,6 +50,7 @@ __getattr__ = lazy_names(
         "inspect_run": "run_inspection",
         "is_away": "client",
         "publish": "tiled_writer",
+        "refuses_key": "client",
         "resolve_scan": "scan_resolver",
     },
 )

@@ -1,6 +1,7 @@
 """Connection to a Tiled catalogue, by address or by the name that databroker and Tiled know it by, and its absence."""
 
 import os
+from collections.abc import Iterator
 
 import httpx
 from tiled.client import from_context, from_profile
@@ -33,6 +34,7 @@ def connect(address: str, api_key: str | None = None) -> Container:
 _BUSY = (429, 502, 503, 504)
 """HTTP status of a server or proxy that is busy or restarting: too many requests, bad gateway, unavailable, timeout."""
 
+_REFUSED = (401, 403)
 _PROBE_S = 10.0
 
 
@@ -41,14 +43,23 @@ def is_busy(error: BaseException) -> bool:
     return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in _BUSY
 
 
+def refuses_key(error: BaseException) -> bool:
+    """Return whether an error, or the error that caused it, is that the server does not accept the key."""
+    answered = (each.response for each in _causes(error) if isinstance(each, httpx.HTTPStatusError))
+    return any(answer.status_code in _REFUSED for answer in answered)
+
+
 def is_away(error: BaseException) -> bool:
     """Return whether an error, or the error that caused it, is that the server does not answer or is restarting."""
+    return any(isinstance(each, httpx.TransportError | ConnectionError) or is_busy(each) for each in _causes(error))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, the error that caused it, and so on."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, httpx.TransportError | ConnectionError) or is_busy(cause):
-            return True
+        yield cause
         cause = cause.__cause__
-    return False
 
 
 def answers(address: str) -> bool:

@@ -17,8 +17,8 @@ from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 from tiled.client.container import Container
 
-from bluesky_multislice.catalog import connect, is_away
-from bluesky_multislice.errors import MultisliceError
+from bluesky_multislice.catalog import connect, is_away, refuses_key
+from bluesky_multislice.errors import CatalogError, MultisliceError
 from bluesky_multislice.listener.handover import shortened, start_flow_run
 from bluesky_multislice.listener.keys import tiled_key
 from bluesky_multislice.listener.state import ListenerState
@@ -34,8 +34,8 @@ _COMPARISON_S = 3600.0
 """Seconds between two sweeps that also compare the recipes of the runs that were handed over."""
 _INVALID_REQUEST = (400, 409, 422)
 """HTTP status codes by which Prefect refuses one run; the others concern all runs."""
-_KEY_REFUSED = (401, 403)
-"""HTTP status codes by which Tiled refuses the key, which concerns all runs."""
+_MOST_REFUSALS = 5
+"""Number of consecutive attempts in which Tiled refuses the key, after which the listener ends."""
 
 
 def listen(
@@ -55,6 +55,7 @@ def listen(
 
     Raises:
         SettingsError: ``PREFECT_API_URL`` is not set, or the listener's state cannot be written.
+        CatalogError: Tiled has refused the key several times.
     """
     if not get_current_settings().api.url:
         raise SettingsError(
@@ -79,6 +80,7 @@ class _Listener:
         self._client: Container | None = None
         self._next_sweep = self._next_comparison = time.monotonic()
         self._pause_s = 1.0
+        self._refusals = 0
         self._not_before: dict[str, tuple[int, float]] = {}
         """Runs that were not handed over → number of failed attempts, time of the next one."""
 
@@ -103,6 +105,13 @@ class _Listener:
             self._step()
             return
         except Exception as error:  # the services may return later; the next sweep finds the runs again
+            self._refusals = self._refusals + 1 if refuses_key(error) else 0
+            if self._refusals >= _MOST_REFUSALS:
+                raise CatalogError(
+                    "Tiled must accept the listener's key.",
+                    got=f"{_MOST_REFUSALS} refusals: {error}",
+                    remedy="correct TILED_API_KEY, then start the listener again.",
+                ) from error
             _log.warning("%s: %s; next attempt in %g s", type(error).__name__, error, self._pause_s)
         self._disconnect()
         # An edited recipe may be what could not be handed over.
@@ -135,7 +144,7 @@ class _Listener:
         if compares:
             self._next_comparison = time.monotonic() + _COMPARISON_S
         self._next_sweep = time.monotonic() + self._sweep_s
-        self._pause_s = 1.0
+        self._pause_s, self._refusals = 1.0, 0
 
     def _catalogue(self) -> Container:
         if self._client is None:
@@ -155,7 +164,7 @@ class _Listener:
         try:
             self._process_run(uid, metadata)
         except Exception as error:  # whatever is wrong with one run must not keep the others
-            if isinstance(error, _ServiceError) or is_away(error) or _status(error) in _KEY_REFUSED:
+            if isinstance(error, _ServiceError) or is_away(error) or refuses_key(error):
                 raise
             pause_s = min(_RUN_PAUSE_S * 2**attempts, _MAX_RUN_PAUSE_S)
             self._not_before[uid] = attempts + 1, time.monotonic() + pause_s
