@@ -12,8 +12,8 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt
 
-# Tests run in three processes, each file in one process. Three suit two cores, because most tests wait for services.
-PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Tests run in four processes, each file in one process. Four suit two cores, because most tests wait for services.
+PYTEST := $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Debian packages that some tests need. Without them these tests are skipped.
 DEBIAN_PACKAGES := chromium g++ slurmctld slurmd slurm-client munge slurmdbd mariadb-server slurm-wlm-mysql-plugin

@@ -104,23 +104,25 @@ def make_plan(recipe: Recipe, scan: Scan, site: Machine | None = None, profile: 
     subject = _Subject.of(recipe, scan)
     check_device(recipe.device, site)
     machine = this_machine(recipe.device) if site is None else site.for_device(recipe.device)
-    plan = _plan_on(subject, machine, site, profile)
+    notes = device_notes(recipe.device) if site is None else []
+    plan = _plan_on(machine, subject, scan, notes, profile)
     if site is None and prefers_threads(recipe, plan):
-        plan = _plan_on(subject, replace(machine, places=machine.places // 2), site, profile)
+        plan = _plan_on(replace(machine, places=machine.places // 2), subject, scan, notes, profile)
     return plan
 
 
-def _plan_on(subject: _Subject, machine: Machine, site: Machine | None, profile: MachineProfile | None) -> Plan:
-    """Derive the plan on a machine; see ``make_plan``."""
-    recipe, scan, geometry, notes = subject.recipe, subject.scan, subject.geometry, _scan_notes(subject)
+def _plan_on(
+    machine: Machine, subject: _Subject, scan: Scan, notes_on_device: list[str], profile: MachineProfile | None
+) -> Plan:
+    """Derive the plan on a machine, for a scan with its stored positions; see ``make_plan``."""
+    recipe, geometry, notes = subject.recipe, subject.geometry, _scan_notes(subject)
     margin = margin_from_recipe(recipe, geometry)
     slices = recipe.slices or slices_of(recipe, geometry, subject.several_angles)
     volume = _volume(subject, margin, slices)
     _check(subject)
     mesh, slabs = _mesh(subject, machine)
     fit, former_notes = with_former_result(_fit(subject, mesh.lanes), recipe, scan, volume.grid)
-    notes += device_notes(recipe.device) if site is None else []
-    notes += schedule_notes(recipe, fit.fit) + level_notes(scan) + former_notes
+    notes += notes_on_device + schedule_notes(recipe, fit.fit) + level_notes(scan) + former_notes
     model = _model(subject, volume.grid, margin, slices, fit)
     storage = StoragePart(
         gradient="stored", memory_bytes=0, checkpoint_every=recipe.checkpoint_every, notes=tuple(notes)
