@@ -1,11 +1,12 @@
 """The listener against a real Tiled server with streaming, a real RunEngine and a real Prefect server."""
 
 import contextvars
-import importlib
-import json
+import sqlite3
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+import uuid
+from contextlib import ExitStack, closing, contextmanager
+from datetime import datetime
 
 import event_model
 import pytest
@@ -23,12 +24,11 @@ from tiled.server import SimpleTiledServer
 
 from bluesky_multislice.demo.processes import free_port
 from bluesky_multislice.errors import CatalogError
-from bluesky_multislice.listener import automatic_key, finished_runs, listen
+from bluesky_multislice.listener import Selection, automatic_key, backfill, finished_runs, intake, listen
 from bluesky_multislice.recipe import FLOW, Recipe, ServiceSettings, SettingsError
 from flows.reconstruct_scan import reconstruct_scan
 
 KEY = "secretofthistest"
-listener_module = importlib.import_module("bluesky_multislice.listener.listener")
 LIMIT_S = 40
 
 
@@ -88,10 +88,11 @@ def scan(client, fail, metadata):
 
 
 @contextmanager
-def listening(settings, *, sweep_s=60.0):
+def listening(settings, *, sweep_s=60.0, **options):
     stop = threading.Event()
     context = contextvars.copy_context()  # carries the settings of the test's Prefect server
-    thread = threading.Thread(target=lambda: context.run(listen, settings, sweep_s=sweep_s, stop=stop), name="listener")
+    options = {"sweep_s": sweep_s, "stop": stop} | options
+    thread = threading.Thread(target=lambda: context.run(listen, settings, **options), name="listener")
     thread.start()
     try:
         yield
@@ -101,8 +102,8 @@ def listening(settings, *, sweep_s=60.0):
         assert not thread.is_alive()
 
 
-def flow_runs(uid, recipe=None):
-    keys = [automatic_key(uid, (recipe or Recipe()).digest())]
+def flow_runs(uid, recipe=None, *, digest=None):
+    keys = [automatic_key(uid, digest or (recipe or Recipe()).digest())]
     with get_client(sync_client=True) as client:
         return client.read_flow_runs(
             flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys))
@@ -118,10 +119,19 @@ def eventually(condition):
 
 
 def remembered(settings):
-    try:
-        return json.loads((settings.jobs_root / "listener.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    """The listener's state, read while the listener writes it."""
+    path = settings.jobs_root / "listener.db"
+    if not path.exists():
         return {"sequence": None, "handed_over": {}}
+    with closing(sqlite3.connect(path)) as database:
+        try:
+            facts = dict(database.execute("SELECT name, value FROM facts"))
+            return {
+                "sequence": facts.get("sequence"),
+                "handed_over": dict(database.execute("SELECT uid, digest FROM runs")),
+            }
+        except sqlite3.DatabaseError:  # its tables are not made yet, or a test has torn it
+            return {"sequence": None, "handed_over": {}}
 
 
 def test_a_finished_run_starts_its_flow_with_its_recipe(deployment, settings):
@@ -197,7 +207,7 @@ def test_losing_the_state_starts_nothing_twice(deployment, settings):
     for _ in range(2):
         with listening(settings):
             eventually(lambda: uid in remembered(settings)["handed_over"])
-        (settings.jobs_root / "listener.json").write_text("{ half a fi")
+        (settings.jobs_root / "listener.db").write_text("half a database")
     assert len(flow_runs(uid)) == 1
 
 
@@ -221,17 +231,17 @@ def test_a_recipe_that_was_edited_while_nobody_listened_counts(deployment, setti
         eventually(lambda: flow_runs(uid))
     with catalogue(settings.tiled_uri) as client:
         client[uid].update_metadata({"start": {"multislice": {"auto": True, "recipe": {"epochs": 3}}}})
-    state = settings.jobs_root / "listener.json"
     # Without the number of its last event, nothing is replayed.
-    state.write_text(json.dumps(remembered(settings) | {"sequence": None}))
+    with closing(sqlite3.connect(settings.jobs_root / "listener.db")) as database, database:
+        database.execute("DELETE FROM facts WHERE name = 'sequence'")
     with listening(settings):
         eventually(lambda: flow_runs(uid, Recipe(epochs=3)))
 
 
 def test_a_run_that_cannot_be_read_keeps_no_other(deployment, settings, caplog, monkeypatch):
-    monkeypatch.setattr(listener_module, "_RUN_PAUSE_S", 3.0)
+    monkeypatch.setattr(intake, "_PAUSE_S", 3.0)
     request = {"technique": "holography", "multislice": {"auto": True}}
-    stop, bad = {"exit_status": "success"}, "bad\nrun"
+    stop, bad = {"exit_status": "success", "time": time.time()}, "bad\nrun"
     with catalogue(settings.tiled_uri) as client:
         first = take(settings.tiled_uri, auto=True)
         client.create_container(bad, metadata={"start": {"uid": bad} | request, "stop": stop})
@@ -321,9 +331,68 @@ def test_a_wrong_key_ends_the_listener(deployment, settings, monkeypatch):
 def test_a_state_that_cannot_be_written_is_refused(deployment, settings, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match="must be able to write its state"):
-        listen(settings, state=tmp_path / "file" / "listener.json")
+        listen(settings, state=tmp_path / "file" / "listener.db")
 
 
 def test_without_a_prefect_server_it_says_so(settings, monkeypatch):
     with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(SettingsError, match="PREFECT_API_URL"):
         listen(settings)
+
+
+def write_run(client, *, ended_s=None, begun_s=None, key=None, **start):
+    """Write a run of the past, as another writer left it; without ``ended_s`` it has no stop document."""
+    uid = key or str(uuid.uuid4())
+    begun_s = begun_s or ended_s - 60.0
+    request = {"technique": "holography", "multislice": {"auto": True}}
+    stop = {"stop": {"exit_status": "success", "time": ended_s}} if ended_s else {}
+    client.create_container(uid, metadata={"start": {"uid": uid, "time": begun_s} | request | start} | stop)
+    return uid
+
+
+def test_history_is_left_to_a_person_and_old_runs_wait_behind_live_ones(deployment, settings):
+    now, hour = time.time(), 3600.0
+    with catalogue(settings.tiled_uri) as client:
+        history = [write_run(client, ended_s=now - days * 24 * hour, plan_name="tomo") for days in (400, 40, 2)]
+        other = write_run(client, ended_s=now - 24 * hour, plan_name="align")
+        with listening(settings, sweep_s=1):
+            live = take(settings.tiled_uri, auto=True)
+            eventually(lambda: flow_runs(live))
+            # An edited comment is an event of the run, but asks for nothing.
+            client[history[2]].update_metadata({"comment": "looks good"})
+            late = write_run(client, ended_s=time.time())
+            eventually(lambda: flow_runs(late))
+        assert set(remembered(settings)["handed_over"]) == {live, late}
+    chosen = Selection(datetime.fromtimestamp(now - 100 * 24 * hour), plan_name="tomo")
+    listed = list(backfill(settings, chosen, dry_run=True))
+    assert [run.uid for run in listed] == [history[2], history[1]]
+    assert {run.outcome for run in listed} == {"would be handed over"}
+    assert not any(flow_runs(uid) for uid in (*history, other))
+    done = list(backfill(settings, chosen, most_waiting=100))
+    assert [run.uid for run in done] == [history[2], history[1]]
+    for uid in history[1:]:
+        (flow_run,) = flow_runs(uid)
+        assert set(flow_run.tags) == {"automatic", "backfill"}
+    assert not flow_runs(history[0])
+    assert not flow_runs(other)
+    with listening(settings, sweep_s=1, since=datetime.fromtimestamp(now - 500 * 24 * hour)):
+        eventually(lambda: set(remembered(settings)["handed_over"]) == {*history, other, live, late})
+    assert all(len(flow_runs(uid)) == 1 for uid in (*history, other, live, late))
+
+
+def test_a_run_that_never_ends_is_told_once(deployment, settings, caplog):
+    with catalogue(settings.tiled_uri) as client:
+        uid = write_run(client, begun_s=time.time() - 300)
+        fresh = write_run(client, begun_s=time.time())
+        for _ in range(2):
+            with listening(settings, sweep_s=1, open_after_h=1 / 60):
+                live = take(settings.tiled_uri, auto=True)
+                eventually(lambda live=live: flow_runs(live))
+                eventually(lambda: flow_runs(uid, digest="no-stop-document"))
+        (flow_run,) = flow_runs(uid, digest="no-stop-document")
+        assert flow_run.state.is_failed()
+        assert "must end with a stop document" in flow_run.state.message
+        assert not flow_runs(fresh, digest="no-stop-document")
+        assert caplog.text.count(f"none of run '{uid}'") == 1
+        with listening(settings, sweep_s=1):
+            client[uid].update_metadata({"stop": {"exit_status": "success", "time": time.time()}})
+            eventually(lambda: flow_runs(uid))

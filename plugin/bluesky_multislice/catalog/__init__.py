@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from bluesky_multislice.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from bluesky_multislice.catalog.client import answers, connect, is_away, refuses_key
+    from bluesky_multislice.catalog.client import (
+        PUBLISHING_SCOPES,
+        STREAM_SCOPES,
+        answers,
+        connect,
+        is_away,
+        missing_scopes,
+        refuses_key,
+    )
     from bluesky_multislice.catalog.former_nodes import fetch_result, fetch_result_at
     from bluesky_multislice.catalog.run_documents import RunDocuments, find_run
     from bluesky_multislice.catalog.run_inspection import inspect_run
@@ -17,6 +25,8 @@ if TYPE_CHECKING:
     from bluesky_multislice.catalog.tiled_writer import PublishedReconstruction, find_reconstructions, publish
 
 __all__ = [
+    "PUBLISHING_SCOPES",
+    "STREAM_SCOPES",
     "PublishedReconstruction",
     "ResolvedScan",
     "RunDocuments",
@@ -29,6 +39,7 @@ __all__ = [
     "ingest",
     "inspect_run",
     "is_away",
+    "missing_scopes",
     "publish",
     "refuses_key",
     "resolve_scan",
@@ -37,6 +48,8 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "PUBLISHING_SCOPES": "client",
+        "STREAM_SCOPES": "client",
         "PublishedReconstruction": "tiled_writer",
         "ResolvedScan": "scan_resolver",
         "RunDocuments": "run_documents",
@@ -49,6 +62,7 @@ __getattr__ = lazy_names(
         "ingest": "scan_ingest",
         "inspect_run": "run_inspection",
         "is_away": "client",
+        "missing_scopes": "client",
         "publish": "tiled_writer",
         "refuses_key": "client",
         "resolve_scan": "scan_resolver",

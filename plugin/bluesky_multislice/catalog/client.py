@@ -1,7 +1,7 @@
 """Connection to a Tiled catalogue, by address or by the name that databroker and Tiled know it by, and its absence."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import httpx
 from tiled.client import from_context, from_profile
@@ -62,6 +62,55 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
+READING_SCOPES = ("read:metadata", "read:data")
+"""Scopes of a key that reads runs."""
+STREAM_SCOPES = ("create:apikeys", "revoke:apikeys")
+"""Scopes of a key that subscribes to a multi-user server's events: its client makes a key for the connection."""
+PUBLISHING_SCOPES = (*READING_SCOPES, "write:metadata", "create:node", "register")
+"""Scopes of a key that reads runs and publishes reconstructions."""
+
+
+def missing_scopes(client: Container, needed: Sequence[str]) -> tuple[str, ...]:
+    """Return the scopes that a client's key lacks; none if the server has a single user or does not tell.
+
+    Args:
+        client: a client of the server.
+        needed: names of scopes.
+
+    Raises:
+        httpx.HTTPError: the server does not answer.
+    """
+    scopes = _scopes(client.context)
+    return () if scopes is None else tuple(each for each in needed if each not in scopes)
+
+
+def _scopes(context: Context) -> set[str] | None:
+    """Return the scopes of a context's key; None if the server has a single user, or the client has no key."""
+    if context.api_key is None or not context.server_info.authentication.links:
+        return None
+    scopes = set((context.which_api_key() or {}).get("scopes", ()))
+    if "inherit" in scopes:
+        scopes.update(*(role["scopes"] for role in (context.whoami() or {}).get("roles", ())))
+    return scopes
+
+
+def _lacking_scopes(context: Context, needed: Sequence[str]) -> tuple[str, ...]:
+    """As ``missing_scopes``, but none if the server does not know the key at all."""
+    try:
+        scopes = _scopes(context)
+    except httpx.HTTPError:
+        return ()
+    return () if scopes is None else tuple(each for each in needed if each not in scopes)
+
+
+def _without_scopes(uri: str, scopes: Sequence[str]) -> CatalogError:
+    return CatalogError(
+        "The API key of the Tiled server must have the scopes to read runs.",
+        got=f"a key without {', '.join(scopes)} for {uri.partition('?')[0]}.",
+        remedy="give TILED_API_KEY a key with these scopes, see `tiled api_key create --help`.",
+    )
+
+
 def answers(address: str) -> bool:
     """Return whether the server of a catalogue answers now, whatever its answer is.
 
@@ -85,8 +134,9 @@ def _from_address(uri: str, api_key: str | None) -> object:
     try:
         return from_context(context, node_path_parts=parts)
     except (httpx.HTTPError, KeyError, RuntimeError) as error:  # RuntimeError: the server needs a key and got none
+        lacking = _lacking_scopes(context, READING_SCOPES) if refuses_key(error) else ()
         context.close()
-        raise _refused(uri, error) from error
+        raise _without_scopes(uri, lacking) if lacking else _refused(uri, error) from error
 
 
 def _from_profile(name: str, api_key: str | None) -> object:

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -157,13 +158,55 @@ def ingest(
     show_default=True,
     help="Time between two sweeps of the catalogue, s.",
 )
-def listen(state: Path | None, sweep_s: float) -> None:
+@click.option(
+    "--since",
+    type=click.DateTime(),
+    envvar="MULTISLICE_SINCE",
+    help="Leave runs alone that ended before this local time. Default: the listener's first start.",
+)
+@click.option(
+    "--open-after-h",
+    type=click.FloatRange(min=0),
+    default=24.0,
+    show_default=True,
+    envvar="MULTISLICE_OPEN_AFTER_H",
+    help="Time after its start at which a run without a stop document is told, h.",
+)
+def listen(state: Path | None, sweep_s: float, since: datetime | None, open_after_h: float) -> None:
     """Start a flow run for every finished scan that requests one. Runs until it is stopped."""
     from bluesky_multislice.listener import listen as listen_for_scans
     from bluesky_multislice.recipe import ServiceSettings
 
     logging.getLogger("bluesky_multislice").setLevel(logging.INFO)
-    listen_for_scans(ServiceSettings.from_environment(), state=state, sweep_s=sweep_s)
+    settings = ServiceSettings.from_environment()
+    listen_for_scans(settings, state=state, sweep_s=sweep_s, since=since, open_after_h=open_after_h)
+
+
+@multislice.command()
+@click.option("--since", type=click.DateTime(), required=True, help="First end of a run, local time.")
+@click.option("--until", type=click.DateTime(), help="Runs ended before this local time. Default: any.")
+@click.option("--plan-name", help="Name of the runs' plan. Default: any.")
+@click.option(
+    "--most-waiting",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Largest number of backfilled flow runs that wait in Prefect.",
+)
+@click.option("--dry-run", is_flag=True, help="Only list what would be done.")
+def backfill(since: datetime, until: datetime | None, plan_name: str | None, most_waiting: int, dry_run: bool) -> None:
+    """Reconstruct scans that requested it before the listener's first start, at low priority, the newest first.
+
+    The command ends when the last flow run is created. It can be stopped and repeated at any time.
+    """
+    from bluesky_multislice.listener import Selection
+    from bluesky_multislice.listener import backfill as backfill_runs
+    from bluesky_multislice.recipe import ServiceSettings
+
+    settings, selection = ServiceSettings.from_environment(), Selection(since, until, plan_name)
+    for run in backfill_runs(settings, selection, most_waiting=most_waiting, dry_run=dry_run):
+        ended = "unknown end" if run.ended is None else f"{run.ended.astimezone():%Y-%m-%d %H:%M}"
+        _CONSOLE.print(f"{run.uid}: {ended}, {run.outcome}", soft_wrap=True, markup=False)
 
 
 @multislice.command()

@@ -1,6 +1,7 @@
 """Creates the Prefect flow run that reconstructs a Bluesky run."""
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -22,10 +23,15 @@ def shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_TEXT else f"{text[:half]} … {text[-half:]}"
 
 
-def start_flow_run(run: RequestedRun) -> UUID:
+def start_flow_run(run: RequestedRun, *, queue: str = LIVE_QUEUE, tags: Sequence[str] = ()) -> UUID:
     """Create the flow run for a Bluesky run and return its id. The same run and recipe always give the same flow run.
 
     For an invalid request, the flow run is created in a failed state with the error, so that it is visible in Prefect.
+
+    Args:
+        run: the run.
+        queue: the pool's queue in which the flow run waits.
+        tags: tags of the flow run beside ``automatic``.
 
     Raises:
         ObjectNotFound: Prefect does not have the deployment.
@@ -41,9 +47,9 @@ def start_flow_run(run: RequestedRun) -> UUID:
             parameters={"run_uid": run.uid, **parameters},
             state=Failed(message=f"{type(error).__name__}: {text}") if error else None,
             name=f"{run.uid:.8} with an invalid request" if error else None,
-            tags=[AUTOMATIC_TAG],
+            tags=[AUTOMATIC_TAG, *tags],
             idempotency_key=run.key,
-            work_queue_name=LIVE_QUEUE if deployment.work_pool_name else None,
+            work_queue_name=queue if deployment.work_pool_name else None,
         )
         if error:
             entry = {

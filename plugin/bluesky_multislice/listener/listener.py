@@ -1,41 +1,53 @@
 """Starts flow runs on scan-completion events. The event is a hint, the catalogue is the truth.
 
-Events only reduce the latency. Periodic sweeps of the catalogue find runs that the events missed, and runs that could
-not be handed over because Prefect did not answer.
+Events only reduce the latency. Periodic sweeps of the catalogue find runs that the events missed. A run that was seen
+is pending until Prefect has it.
 """
 
 import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 from tiled.client.container import Container
 
-from bluesky_multislice.catalog import connect, is_away, refuses_key
-from bluesky_multislice.errors import CatalogError, MultisliceError
-from bluesky_multislice.listener.handover import shortened, start_flow_run
+from bluesky_multislice.catalog import PUBLISHING_SCOPES, connect, is_away, missing_scopes, refuses_key
+from bluesky_multislice.errors import CatalogError
+from bluesky_multislice.listener.intake import Intake
 from bluesky_multislice.listener.keys import tiled_key
 from bluesky_multislice.listener.state import ListenerState
 from bluesky_multislice.listener.stream import RunEvent, RunStream
-from bluesky_multislice.listener.wanted import finished_runs, requested_run
+from bluesky_multislice.listener.sweep_periods import sweep_periods
+from bluesky_multislice.listener.wanted import Period, finished_runs, open_runs
 from bluesky_multislice.recipe import ServiceSettings, SettingsError
 
 _log = logging.getLogger(__name__)
 _MAX_PAUSE_S = 60.0
-_RUN_PAUSE_S, _MAX_RUN_PAUSE_S = 60.0, 3600.0
-"""First and longest pause before a run that could not be handed over is tried again, s."""
 _COMPARISON_S = 3600.0
 """Seconds between two sweeps that also compare the recipes of the runs that were handed over."""
-_INVALID_REQUEST = (400, 409, 422)
-"""HTTP status codes by which Prefect refuses one run; the others concern all runs."""
+_COMPARED_S = 30 * 86400.0
+"""How long after its end a run's recipe is compared, s."""
+_LATE_S = 3600.0
+"""How much later than its stop document says a run may appear in the catalogue, s; the hourly sweep finds others."""
 _MOST_REFUSALS = 5
 """Number of consecutive attempts in which Tiled refuses the key, after which the listener ends."""
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """Times of the listener: between two sweeps, s; first end of a run, s since 1970; until a run counts as open, h."""
+
+    sweep_s: float
+    since_s: float
+    open_after_h: float
 
 
 def listen(
@@ -43,6 +55,8 @@ def listen(
     *,
     state: Path | None = None,
     sweep_s: float = 60.0,
+    since: datetime | None = None,
+    open_after_h: float = 24.0,
     stop: threading.Event | None = None,
 ) -> None:
     """Hand every finished run that requests a reconstruction over to Prefect. Runs until ``stop`` is set.
@@ -51,11 +65,13 @@ def listen(
         settings: addresses and paths of the services.
         state: file with the listener's state; None: a file in the jobs root.
         sweep_s: seconds between two sweeps of the catalogue.
+        since: runs that ended before this time are history and left alone; None: the listener's first start.
+        open_after_h: hours after its start at which it is told that a run has no stop document.
         stop: event that ends the listener; None: it runs until the process ends.
 
     Raises:
         SettingsError: ``PREFECT_API_URL`` is not set, or the listener's state cannot be written.
-        CatalogError: Tiled has refused the key several times.
+        CatalogError: Tiled has refused the key several times, or the key may not read runs.
     """
     if not get_current_settings().api.url:
         raise SettingsError(
@@ -64,31 +80,30 @@ def listen(
             remedy="set it to the Prefect server with the deployment, such as http://HOST:4200/api.",
         )
     stop = stop or threading.Event()
-    remembered = ListenerState.load(state or settings.jobs_root / "listener.json")
-    remembered.check_writable()
-    _Listener(settings, remembered, sweep_s).run(stop)
-
-
-class _ServiceError(Exception):
-    """Prefect cannot take any run at the moment."""
+    with closing(ListenerState.open(state or settings.jobs_root / "listener.db")) as remembered:
+        since_s = remembered.first_start_s if since is None else since.timestamp()
+        _Listener(settings, remembered, _Timing(sweep_s, since_s, open_after_h)).run(stop)
 
 
 class _Listener:
-    def __init__(self, settings: ServiceSettings, state: ListenerState, sweep_s: float) -> None:
-        self._settings, self._state, self._sweep_s = settings, state, sweep_s
+    def __init__(self, settings: ServiceSettings, state: ListenerState, timing: _Timing) -> None:
+        self._settings, self._state, self._timing = settings, state, timing
+        self._intake = Intake(state, timing.since_s)
         self._events: queue.SimpleQueue[RunEvent] = queue.SimpleQueue()
         self._client: Container | None = None
+        self._scopes_checked = False
         self._next_sweep = self._next_comparison = time.monotonic()
         self._pause_s = 1.0
         self._refusals = 0
-        self._not_before: dict[str, tuple[int, float]] = {}
-        """Runs that were not handed over → number of failed attempts, time of the next one."""
 
     def run(self, stop: threading.Event) -> None:
         """Process events and sweeps until ``stop`` is set."""
         stream = RunStream(self._connect, sequence=self._state.sequence, on_event=self._events.put)
         stream.start()
-        _log.info("Listening to %s", self._settings.tiled_uri)
+        begin = datetime.fromtimestamp(self._timing.since_s, UTC).astimezone()
+        _log.info(
+            "Listening to %s for runs that end after %s", self._settings.tiled_uri, begin.isoformat(" ", "minutes")
+        )
         try:
             while not stop.is_set():
                 self._attempt()
@@ -114,12 +129,14 @@ class _Listener:
                 ) from error
             _log.warning("%s: %s; next attempt in %g s", type(error).__name__, error, self._pause_s)
         self._disconnect()
-        # An edited recipe may be what could not be handed over.
+        # The stream may have missed an edited recipe.
         self._next_comparison = time.monotonic()
         self._next_sweep = time.monotonic() + self._pause_s
-        self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S, self._sweep_s)
+        self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S, self._timing.sweep_s)
 
     def _step(self) -> None:
+        if not self._scopes_checked:
+            self._check_scopes()
         if time.monotonic() >= self._next_sweep:
             self._sweep()
         try:
@@ -128,23 +145,67 @@ class _Listener:
             return
         self._process_event(event)
 
+    def _check_scopes(self) -> None:
+        """Warn if flows that use the listener's key could not publish: otherwise each would find out at its end."""
+        missing = missing_scopes(self._catalogue(), PUBLISHING_SCOPES)
+        if missing:
+            text = "The Tiled key lacks the scopes %s: flows that use this key cannot publish"
+            _log.warning(text, ", ".join(missing))
+        self._scopes_checked = True
+
     def _process_event(self, event: RunEvent) -> None:
-        self._state.record_event(event.sequence)
+        self._state.record_event(event.sequence, ended_run=event.uid if event.stopped else None)
         if event.stopped:
-            self._not_before.pop(event.uid, None)
-            self._attempt_run(event.uid)
+            self._intake.renew(event.uid)
+            self._intake.attempt(self._catalogue(), event.uid)
+
+    def _process_waiting_events(self) -> None:
+        """Process the events that have arrived: scans that end now go before old ones."""
+        while not self._events.empty():
+            self._process_event(self._events.get())
 
     def _sweep(self) -> None:
         compares = time.monotonic() >= self._next_comparison
-        for uid, metadata in finished_runs(self._catalogue(), metadata=compares):
-            while not self._events.empty():  # Scans that end now go before old ones.
-                self._process_event(self._events.get())
-            if compares or uid not in self._state.handed_over:
-                self._attempt_run(uid, metadata)
+        now_s = time.time()
+        for uid in self._state.pending():
+            self._process_waiting_events()
+            self._intake.attempt(self._catalogue(), uid)
+        since_s = self._begin_of_sweep(now_s, compares)
+        for period in sweep_periods(since_s, now_s):
+            for uid, metadata in self._runs(period, compares):
+                self._process_waiting_events()
+                if compares or not self._state.knows(uid):
+                    self._intake.attempt(self._catalogue(), uid, metadata)
+        self._state.record_sweep(self._timing.since_s, now_s)
         if compares:
+            self._tell_open_runs(now_s)
             self._next_comparison = time.monotonic() + _COMPARISON_S
-        self._next_sweep = time.monotonic() + self._sweep_s
+        self._next_sweep = time.monotonic() + self._timing.sweep_s
         self._pause_s, self._refusals = 1.0, 0
+
+    def _begin_of_sweep(self, now_s: float, compares: bool) -> float:
+        """Return the end of the oldest run that a sweep must look at, s since 1970."""
+        swept = self._state.swept
+        if swept is None or self._timing.since_s < swept[0]:
+            return self._timing.since_s
+        begin_s = min(swept[1], now_s) - _LATE_S
+        return max(self._timing.since_s, min(begin_s, now_s - _COMPARED_S) if compares else begin_s)
+
+    def _runs(self, period: Period, compares: bool) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+        """Yield the runs that ended in a period; with their metadata, if the client can read it of all of them."""
+        try:
+            return iter(list(finished_runs(self._catalogue(), ended=period, metadata=compares)))
+        except Exception as error:
+            if not compares or is_away(error) or refuses_key(error) or isinstance(error, httpx.HTTPError):
+                raise
+            _log.warning("Reading runs one by one, because %s: %s", type(error).__name__, error)
+            return iter(list(finished_runs(self._catalogue(), ended=period)))
+
+    def _tell_open_runs(self, now_s: float) -> None:
+        hours = self._timing.open_after_h
+        begun = Period(max(self._timing.since_s, now_s - _COMPARED_S), now_s - hours * 3600)
+        for uid in open_runs(self._catalogue(), begun=begun):
+            self._intake.tell_open(uid, hours)
 
     def _catalogue(self) -> Container:
         if self._client is None:
@@ -155,42 +216,3 @@ class _Listener:
         if self._client is not None:
             self._client.context.close()
         self._client = None
-
-    def _attempt_run(self, uid: str, metadata: Mapping[str, Any] | None = None) -> None:
-        """Hand a run over. An error of this run alone is told once, and the run is tried again later."""
-        attempts, due = self._not_before.get(uid, (0, 0.0))
-        if time.monotonic() < due:
-            return
-        try:
-            self._process_run(uid, metadata)
-        except Exception as error:  # whatever is wrong with one run must not keep the others
-            if isinstance(error, _ServiceError) or is_away(error) or refuses_key(error):
-                raise
-            pause_s = min(_RUN_PAUSE_S * 2**attempts, _MAX_RUN_PAUSE_S)
-            self._not_before[uid] = attempts + 1, time.monotonic() + pause_s
-            level = logging.DEBUG if attempts else logging.ERROR
-            text = "Run %r is not handed over and tried again later: %s: %s"
-            _log.log(level, text, uid, type(error).__name__, shortened(str(error)))
-
-    def _process_run(self, uid: str, metadata: Mapping[str, Any] | None) -> None:
-        run = requested_run(uid, self._catalogue()[uid].metadata if metadata is None else metadata)
-        if run is None:
-            self._not_before[uid] = 0, time.monotonic() + _COMPARISON_S
-            return
-        if self._state.handed_over.get(uid) == run.digest:
-            return
-        if isinstance(run.recipe, MultisliceError):
-            _log.error("Run %s is not reconstructed. %s", uid, shortened(str(run.recipe)))
-        try:
-            flow_run_id = start_flow_run(run)
-        except (httpx.HTTPError, PrefectException, RuntimeError) as error:  # RuntimeError: the server is away
-            if _status(error) in _INVALID_REQUEST:
-                raise
-            raise _ServiceError(f"{type(error).__name__}: {error}") from error
-        self._state.record_handover(uid, run.digest)
-        _log.info("Run %s is flow run %s", uid, flow_run_id)
-
-
-def _status(error: Exception) -> int | None:
-    """Return the HTTP status of an error; None if a server did not answer with one."""
-    return error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None

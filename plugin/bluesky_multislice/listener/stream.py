@@ -9,9 +9,15 @@ from dataclasses import dataclass
 from tiled.client.container import Container
 from tiled.client.stream import LiveChildCreated, LiveChildMetadataUpdated
 
+from bluesky_multislice.catalog import STREAM_SCOPES, missing_scopes
+from bluesky_multislice.errors import CatalogError
+
 _log = logging.getLogger(__name__)
 _MAX_MESSAGE_BYTES = 64 * 2**20
 """Largest message, bytes. A larger message ends the subscription. Some start documents exceed Tiled's default, 1 MB."""
+
+
+_MAX_PAUSE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class RunStream(threading.Thread):
         connect: returns a client of the catalogue.
         sequence: number of the last event that the caller processed; None: start with new events.
         on_event: called with each event, in this thread.
-        retry_s: seconds between two connection attempts.
+        retry_s: seconds from a failure to the next attempt; doubled with each further failure, at most a minute.
     """
 
     def __init__(
@@ -54,14 +60,21 @@ class RunStream(threading.Thread):
         self._subscription = None
 
     def run(self) -> None:
-        """Subscribe, and subscribe again whenever the connection is lost."""
+        """Subscribe, and subscribe again whenever the connection is lost. A lasting failure is told once."""
+        pause_s, told = self._retry_s, ""
         while not self._stopping.is_set():
+            before = self._sequence
             try:
                 self._subscribe()
             except Exception as error:  # any server or network error may be temporary
-                if not self._stopping.is_set():
-                    _log.warning("Tiled's event stream failed (%s); next attempt in %g s", error, self._retry_s)
-            self._stopping.wait(self._retry_s)
+                text = f"{type(error).__name__}: {error}"
+                if text != told and not self._stopping.is_set():
+                    _log.warning("Tiled's event stream failed (%s); only sweeps find runs until it works", text)
+                told = text
+            if self._sequence != before:
+                pause_s, told = self._retry_s, ""
+            self._stopping.wait(pause_s)
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
     def stop(self) -> None:
         """End the thread."""
@@ -74,13 +87,26 @@ class RunStream(threading.Thread):
     def _subscribe(self) -> None:
         client = self._connect()
         with closing(client.context):
+            _check_scopes(client)
             subscription = client.subscribe()
             subscription.child_created.add_callback(self._receive)
             subscription.child_metadata_updated.add_callback(self._receive)
             self._subscription = subscription
+            if self._stopping.is_set():
+                return  # ``stop`` did not see this subscription
             start = None if self._sequence is None else self._sequence + 1
             subscription.start(start, max_size=_MAX_MESSAGE_BYTES)  # blocks until the connection ends
 
     def _receive(self, update: LiveChildCreated | LiveChildMetadataUpdated) -> None:
         self._sequence = update.sequence
         self._on_event(RunEvent(update.key, update.sequence, bool((update.metadata or {}).get("stop"))))
+
+
+def _check_scopes(client: Container) -> None:
+    missing = missing_scopes(client, STREAM_SCOPES)
+    if missing:
+        raise CatalogError(
+            "A key that subscribes to the events of a multi-user Tiled server must be allowed to create keys.",
+            got=f"a key without {', '.join(missing)}.",
+            remedy="give TILED_API_KEY a key with these scopes; without them only sweeps find runs.",
+        )
