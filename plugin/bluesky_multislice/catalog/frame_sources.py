@@ -27,7 +27,7 @@ from bluesky_multislice.files import (
     open_detector_file,
     open_frames,
 )
-from bluesky_multislice.measurement import Combination, FrameSource, combined_frames, read_part
+from bluesky_multislice.measurement import Combination, FrameSource, combined_frames
 
 _FRAME_NUMBERS = "/entry/instrument/NDAttributes/NDArrayUniqueId"
 """Dataset of areaDetector's HDF5 plugin with the number of each frame."""
@@ -136,44 +136,6 @@ class TiledFrames:
             return frames.reshape(-1, *shape)[start - first * self._per_event :][: max(0, stop - start)]
         except httpx.HTTPError as error:
             raise _unreadable(self._node, error) from error
-
-
-class JoinedFrames:
-    """Concatenated frames of several sources.
-
-    Args:
-        sources: the sources.
-
-    Raises:
-        FramesError: the frames differ in shape.
-    """
-
-    def __init__(self, sources: Sequence[FrameSource]) -> None:
-        self._sources = tuple(sources)
-        shapes = [tuple(source.shape[1:]) for source in sources]
-        if len(set(shapes)) != 1:
-            raise FramesError(
-                "Darks, flats and frames of a scan must have one shape.",
-                got=" and ".join(str(shape) for shape in dict.fromkeys(shapes)) + ".",
-                remedy="take darks and flats with the region of interest and binning of the frames, or omit them.",
-            )
-        self._starts = np.cumsum([0, *(source.shape[0] for source in sources)])
-        self.shape: tuple[int, ...] = (int(self._starts[-1]), *shapes[0])
-        self.dtype: np.dtype = np.result_type(*(source.dtype for source in sources))
-
-    def __getitem__(self, rows: slice, /) -> NDArray:
-        """Return frames (row, y, x) of consecutive rows."""
-        return self.read_part(rows, *_whole(self.shape))
-
-    def read_part(self, rows: slice, y: slice, x: slice) -> NDArray:
-        """Return a rectangle (row, y, x) of consecutive rows."""
-        start, stop, _ = rows.indices(self.shape[0])
-        parts = [np.empty((0, y.stop - y.start, x.stop - x.start), self.dtype)]
-        for source, begin in zip(self._sources, self._starts, strict=False):
-            low, high = max(start - begin, 0), min(stop - begin, source.shape[0])
-            if low < high:
-                parts.append(read_part(source, slice(low, high), y, x).astype(self.dtype))
-        return np.concatenate(parts)
 
 
 def find_frames(

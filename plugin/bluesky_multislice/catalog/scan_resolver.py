@@ -20,7 +20,7 @@ from bluesky_multislice.catalog.calibration_frames import (
     find_calibrations,
     stored_rows,
 )
-from bluesky_multislice.catalog.frame_sources import DetectorFiles, JoinedFrames
+from bluesky_multislice.catalog.frame_sources import DetectorFiles
 from bluesky_multislice.catalog.run_documents import find_run, require_success
 from bluesky_multislice.catalog.run_fields import RunLookup
 from bluesky_multislice.catalog.run_frames import frames_key, frames_of_run
@@ -30,6 +30,7 @@ from bluesky_multislice.measurement import (
     CombinedFrames,
     Frames,
     FrameSource,
+    JoinedFrames,
     Scan,
     ScanGeometry,
     check_exposures,

@@ -7,31 +7,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_multislice.errors import FramesError, ScanError
+from bluesky_multislice.errors import FramesError
 from bluesky_multislice.files.detector_files import open_detector_file
 from bluesky_multislice.files.hdf5_lookup import Hdf5Lookup
 from bluesky_multislice.files.mask_file import PIXELS_CHECKED, recipe_mask
+from bluesky_multislice.files.scan_of_values import paired_frames, probe_modes, scan_of_values
 from bluesky_multislice.files.stored_frames import StoredFrames, open_frames
-from bluesky_multislice.measurement import (
-    CombinedFrames,
-    FrameRows,
-    Frames,
-    FrameSource,
-    Scan,
-    check_exposures,
-    combined_frames,
-    detector_position_m,
-    good_pixels,
-    group_detector_positions,
-    image_keys,
-    mask_bad_pixels,
-    orientation_of_frames,
-    per_row,
-    rows_by_number,
-    rows_of_stack,
-    scan_geometry,
-    single_number,
-)
+from bluesky_multislice.measurement import FrameSource, Scan, good_pixels, mask_bad_pixels
 
 
 def open_scan(path: Path) -> h5py.File:
@@ -63,7 +45,8 @@ def scan_with_frames(path: Path, look_up: Callable[[h5py.File], Hdf5Lookup]) -> 
         path, lambda file: look_up(file).frames_paths(), lambda file: look_up(file).announced_frames()
     )
     lookup = look_up(file)
-    scan = _read(lookup, frame_source(lookup, data))
+    source = frame_source(lookup, data)
+    scan = scan_of_values(lookup, source, mask_of(lookup), _probe(lookup))
     return scan if _pixels_checked(lookup) else mask_bad_pixels(scan)
 
 
@@ -82,19 +65,7 @@ def frame_source(lookup: Hdf5Lookup, data: StoredFrames | None) -> FrameSource:
         )
     lookup.find("frames")
     data.check_mask(mask_of(lookup))
-    announced, combination, stored = lookup.announced_frames(), lookup.combination, data.shape[0]
-    views = announced or stored // data.per_view
-    if data.per_view == 1 and (combination is None or not announced):
-        numbers = lookup.find("frame_numbers") if stored < announced else None
-        known = numbers is not None and np.size(numbers.value) == stored
-        dropped = rows_by_number(np.ravel(numbers.value), announced) if numbers is not None and known else None
-        lookup.pair(dropped or FrameRows(np.arange(stored), stored))
-        return data
-    saturation = single_number(lookup, "saturation")
-    source = combined_frames(data, views, combination, origin=f"views in {lookup.scan_name}", saturation=saturation)
-    rows = source.shape[0]
-    lookup.pair(rows_of_stack(rows, views) if combination == "stack" else FrameRows(np.arange(rows), rows))
-    return source
+    return paired_frames(lookup, data, per_view=data.per_view)
 
 
 def scan_without_frames(lookup: Hdf5Lookup) -> Scan:
@@ -109,28 +80,8 @@ def scan_without_frames(lookup: Hdf5Lookup) -> Scan:
     rows = [np.size(found.value) for name in ("image_key", "position_x", "angle") if (found := lookup.find(name))]
     if not rows:
         raise lookup.missing("angle")
-    return _read(lookup, np.broadcast_to(np.zeros(1, np.float32), (max(rows), *mask.shape)))
-
-
-def _read(lookup: Hdf5Lookup, data: FrameSource) -> Scan:
-    key = image_keys(lookup, data.shape[0])
-    technique = lookup.technique()
-    geometry = scan_geometry(lookup, technique, key, data.shape)
-    check_exposures(per_row(lookup.find("exposure"), key), key)
-    frames = Frames(
-        data,
-        rows=np.flatnonzero(key == 0),
-        dark_rows=np.flatnonzero(key == 2).tolist(),
-        flat_rows=np.flatnonzero(key == 1).tolist(),
-        mask=mask_of(lookup),
-        orientation=orientation_of_frames(lookup),
-        saturation=data.saturation if isinstance(data, CombinedFrames) else single_number(lookup, "saturation"),
-        when=_frame_times(lookup, key),
-        detector_position_m=group_detector_positions(detector_position_m(lookup, key), key, geometry),
-    )
-    return Scan(
-        geometry, frames, _probe(lookup), lookup.sources, tuple(lookup.warnings), absent=frozenset(lookup.absent)
-    )
+    source = np.broadcast_to(np.zeros(1, np.float32), (max(rows), *mask.shape))
+    return scan_of_values(lookup, source, mask_of(lookup), _probe(lookup))
 
 
 def mask_of(lookup: Hdf5Lookup) -> NDArray[np.bool_] | None:
@@ -157,20 +108,8 @@ def _pixels_checked(lookup: Hdf5Lookup) -> bool:
     return mask is not None and PIXELS_CHECKED in mask.attrs
 
 
-def _frame_times(lookup: Hdf5Lookup, key: NDArray[np.intp]) -> NDArray[np.float64] | None:
-    """Return the time of every stored frame; None if only their order is known."""
-    found = lookup.find("frame_times")
-    return found.value if found is not None and found.value.shape == key.shape else None
-
-
 def _probe(lookup: Hdf5Lookup) -> NDArray[np.complex64] | None:
     probe = lookup.dataset("probe")
     if probe is None:
         return None
-    if probe.ndim not in (2, 3):
-        raise ScanError(
-            "A probe must be (mode, y, x) or (y, x).",
-            got=f"an array {probe.shape} at {lookup.sources['probe']}.",
-            remedy="correct it there, or omit it: the initial guess is then derived from the frames.",
-        )
-    return np.asarray(probe[()], np.complex64).reshape(-1, *probe.shape[-2:])
+    return probe_modes(np.asarray(probe), lookup.sources["probe"])

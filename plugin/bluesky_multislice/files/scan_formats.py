@@ -10,6 +10,7 @@ import h5py
 from bluesky_multislice.errors import FramesError
 from bluesky_multislice.extensions import with_extensions
 from bluesky_multislice.files.cxi_scan import inspect_cxi, read_cxi
+from bluesky_multislice.files.described_scan import inspect_described, is_description, is_npz, read_described
 from bluesky_multislice.files.nxtomo_scan import inspect_nxtomo, is_nxtomo, read_nxtomo
 from bluesky_multislice.files.scan_inspection import ScanInspection, inspection_of_scan
 from bluesky_multislice.measurement import Scan, process_frames
@@ -38,6 +39,8 @@ class ScanFormat:
 
 
 _FORMATS = (
+    ScanFormat("described TIFF or NumPy", is_description, read_described, inspect_described),
+    ScanFormat("NumPy archive", is_npz, read_described, inspect_described),
     ScanFormat("NXtomo", is_nxtomo, read_nxtomo, inspect_nxtomo),
     ScanFormat("CXI", h5py.is_hdf5, read_cxi, inspect_cxi),
 )

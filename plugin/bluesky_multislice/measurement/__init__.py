@@ -21,6 +21,7 @@ from bluesky_multislice.measurement.half_acquisition import (
     move_axis,
     with_moved_axis,
 )
+from bluesky_multislice.measurement.joined_frames import JoinedFrames
 from bluesky_multislice.measurement.masks import MaskSense, good_pixels
 from bluesky_multislice.measurement.monochromator import bragg_energy_ev, lattice_spacing_m
 from bluesky_multislice.measurement.outlier_frames import OUTLIER_FACTOR, outlier_frames
@@ -69,6 +70,7 @@ __all__ = [
     "FrameSource",
     "FrameSteps",
     "Frames",
+    "JoinedFrames",
     "MaskSense",
     "Orientation",
     "PlaceKind",

@@ -216,6 +216,10 @@ class Frames:
         flat = np.where(self._good, self._field.flat(int(self.rows[view])), 0)
         return np.ascontiguousarray(orient(flat / flat[self._good].mean(), self.orientation), dtype=np.float32)
 
+    def dark(self, row: int) -> NDArray[np.float32]:
+        """Return the dark (y, x) at the time of a row of the source, in the stored orientation; zero without darks."""
+        return self._field.dark(row)
+
     @cached_property
     def _good(self) -> NDArray[np.bool_]:
         good = self._field.good(self.stored_mask)

@@ -1,7 +1,8 @@
-"""Crops, centres, pads and bins the frames of a scan, and removes zingers, while frames are read.
+"""Crops, centres, pads and bins the frames of a scan, and removes zingers and rings, while frames are read.
 
 Order: zingers are removed from the stored frame; then the window is cropped, padded and binned; darks and flats are
-processed alike and applied; the orientation comes last. Region and centre therefore count stored pixels.
+processed alike; gain errors of pixels are corrected; darks and flats are applied; the orientation comes last. Region
+and centre therefore count stored pixels.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from bluesky_multislice.measurement.frame_groups import CombinedFrames
 from bluesky_multislice.measurement.frame_window import FrameWindow, WindowedFrames
 from bluesky_multislice.measurement.frames import Frames, flipped_axes, unorient
 from bluesky_multislice.measurement.geometry import ScanGeometry
+from bluesky_multislice.measurement.pixel_gains import correct_gains
 from bluesky_multislice.measurement.scan import Scan
 from bluesky_multislice.measurement.zingers import ZingerFilter, photon_gain
 
@@ -34,6 +36,7 @@ class FrameSteps:
         size: pixels (rows, columns) around ``centre``; None: as many as the detector has.
         binning: stored pixels per pixel and axis.
         zingers: whether zingers are removed; None: from holograms that have them.
+        rings: whether gain errors of pixels are corrected; None: in holographic tomograms that have them.
     """
 
     region: tuple[tuple[int, int], tuple[int, int]] | None = None
@@ -41,6 +44,7 @@ class FrameSteps:
     size: tuple[int, int] | None = None
     binning: int = 1
     zingers: bool | None = None
+    rings: bool | None = None
 
 
 def process_frames(scan: Scan, steps: FrameSteps) -> Scan:
@@ -61,12 +65,14 @@ def process_frames(scan: Scan, steps: FrameSteps) -> Scan:
     window, of_centre = _window(scan, steps)
     detector = scan.frames.stored_mask.shape
     whole = window == FrameWindow((0, 0), detector)
-    if zingers is None and whole:
+    frames = scan.frames if zingers is None and whole else _windowed(scan, window, zingers)
+    frames, of_gains = correct_gains(frames, scan.geometry, steps.rings)
+    if frames is scan.frames:
         return replace(scan, warnings=(*scan.warnings, *of_centre)) if of_centre else scan
     notes += of_centre
     if not whole:
         notes.append(_window_note(window, scan))
-    frames = _windowed(scan, window, zingers)
+    notes += of_gains
     geometry, of_position = _geometry(scan.geometry, frames, window, detector)
     probe, of_probe = (scan.probe, []) if whole else _probe(scan, geometry)
     notes += of_position

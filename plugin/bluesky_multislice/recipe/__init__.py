@@ -5,6 +5,7 @@ from bluesky_multislice.recipe.instrument import FieldPlace, Instrument, Samples
 from bluesky_multislice.recipe.recipe import Recipe, ScanValues, Start, Support, make_recipe, read_recipe
 from bluesky_multislice.recipe.refine import Refine, Schedules
 from bluesky_multislice.recipe.resources import Gpus, Minutes, Nodes, Resources
+from bluesky_multislice.recipe.scan_description import FRAME_FILES, ScanDescription, read_description
 from bluesky_multislice.recipe.service_settings import (
     DEPLOYMENT,
     FLOW,
@@ -20,6 +21,7 @@ from bluesky_multislice.recipe.unit_conversion import convert, to_field_unit
 __all__ = [
     "DEPLOYMENT",
     "FLOW",
+    "FRAME_FILES",
     "LIVE_QUEUE",
     "POOL",
     "RERUN_QUEUE",
@@ -33,6 +35,7 @@ __all__ = [
     "Refine",
     "Resources",
     "Samples",
+    "ScanDescription",
     "ScanValues",
     "Schedules",
     "ServiceSettings",
@@ -41,6 +44,7 @@ __all__ = [
     "Support",
     "convert",
     "make_recipe",
+    "read_description",
     "read_instrument",
     "read_recipe",
     "scan_fields",

@@ -1,4 +1,4 @@
-"""Processing of the frames while they are read: region, centre, binning, zingers."""
+"""Processing of the frames while they are read: region, centre, binning, zingers, rings."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -57,6 +57,11 @@ class FrameProcessing(BaseModel):
         description="Replace single pixels of a frame that are over four times as bright as their neighbours. None: in "
         "holograms that have them.",
     )
+    rings: bool | None = Field(
+        default=None,
+        description="Correct gain errors of single pixels that flats do not know, which make rings. None: in "
+        "holographic tomograms where they are found with certainty.",
+    )
 
     @model_validator(mode="after")
     def _one_region(self) -> "FrameProcessing":
@@ -82,6 +87,7 @@ class FrameProcessing(BaseModel):
             size=None if self.size is None else _pair(_numbers(self.size)),
             binning=self.binning,
             zingers=self.zingers,
+            rings=self.rings,
         )
 
 

@@ -83,6 +83,7 @@ VALUES = {
     "frames_size": "64x32",
     "frames_binning": 2,
     "frames_zingers": False,
+    "frames_rings": True,
     "technique": "holography",
     "regime": "near_field",
     "energy_ev": 700.0,

@@ -36,7 +36,13 @@ def test_a_format_of_another_package_is_read(facility, tmp_path):
     write_scan(tmp_path / "scan.cxi", hologram_scan(angles=4))
     (tmp_path / "scan.pointer").write_text("scan.cxi")
     assert read_scan(tmp_path / "scan.pointer").geometry.views == 4
-    assert [scan_format.name for scan_format in scan_formats()] == ["pointer", "NXtomo", "CXI"]
+    assert [scan_format.name for scan_format in scan_formats()] == [
+        "pointer",
+        "described TIFF or NumPy",
+        "NumPy archive",
+        "NXtomo",
+        "CXI",
+    ]
 
 
 def test_a_format_that_only_reads_is_inspected_by_what_it_reads_or_refuses(facility, tmp_path):
@@ -52,5 +58,7 @@ def test_a_format_that_only_reads_is_inspected_by_what_it_reads_or_refuses(facil
 
 
 def test_a_file_of_no_format_is_refused_with_the_formats(tmp_path):
-    with pytest.raises(FramesError, match=r"formats NXtomo, CXI.*does not exist"):
+    with pytest.raises(
+        FramesError, match=r"formats described TIFF or NumPy, NumPy archive, NXtomo, CXI.*does not exist"
+    ):
         read_scan(tmp_path / "absent.cxi")
