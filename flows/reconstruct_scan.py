@@ -72,6 +72,8 @@ def _with_catalogue(
     key = tiled_key(settings)
     client = wait_for_tiled(lambda: catalog.connect(settings.tiled_uri, key), log, settings.patience_s)
     with closing(client.context):
+        # A key that cannot publish is refused before the reconstruction, not after it.
+        wait_for_tiled(lambda: catalog.check_scopes(client, catalog.PUBLISHING_SCOPES), log, settings.patience_s)
         former = wait_for_tiled(lambda: _existing_result(client, run_uid, recipe), log, settings.patience_s)
         if former:
             log.info("Nothing to do: %s was made with this recipe", former)

@@ -44,7 +44,7 @@ def is_busy(error: BaseException) -> bool:
 
 
 def refuses_key(error: BaseException) -> bool:
-    """Return whether an error, or the error that caused it, is that the server does not accept the key."""
+    """Return whether an error, or the error that caused it, is that the server does not accept the key for a request."""
     answered = (each.response for each in _causes(error) if isinstance(each, httpx.HTTPStatusError))
     return any(answer.status_code in _REFUSED for answer in answered)
 
@@ -66,8 +66,8 @@ READING_SCOPES = ("read:metadata", "read:data")
 """Scopes of a key that reads runs."""
 STREAM_SCOPES = ("create:apikeys", "revoke:apikeys")
 """Scopes of a key that subscribes to a multi-user server's events: its client makes a key for the connection."""
-PUBLISHING_SCOPES = (*READING_SCOPES, "write:metadata", "create:node", "register")
-"""Scopes of a key that reads runs and publishes reconstructions."""
+PUBLISHING_SCOPES = (*READING_SCOPES, "write:metadata", "write:data", "create:node")
+"""Scopes of a key that reads runs and publishes reconstructions; without ``register``, volumes are copied."""
 
 
 def missing_scopes(client: Container, needed: Sequence[str]) -> tuple[str, ...]:
@@ -94,6 +94,18 @@ def _scopes(context: Context) -> set[str] | None:
     return scopes
 
 
+def check_scopes(client: Container, needed: Sequence[str]) -> None:
+    """Check that a client's key has scopes, as far as the server tells.
+
+    Raises:
+        CatalogError: it lacks some.
+        httpx.HTTPError: the server does not answer.
+    """
+    missing = missing_scopes(client, needed)
+    if missing:
+        raise _without_scopes(str(client.context.api_uri), missing)
+
+
 def _lacking_scopes(context: Context, needed: Sequence[str]) -> tuple[str, ...]:
     """As ``missing_scopes``, but none if the server does not know the key at all."""
     try:
@@ -105,9 +117,9 @@ def _lacking_scopes(context: Context, needed: Sequence[str]) -> tuple[str, ...]:
 
 def _without_scopes(uri: str, scopes: Sequence[str]) -> CatalogError:
     return CatalogError(
-        "The API key of the Tiled server must have the scopes to read runs.",
+        "The API key of the Tiled server must have the scopes that the service needs.",
         got=f"a key without {', '.join(scopes)} for {uri.partition('?')[0]}.",
-        remedy="give TILED_API_KEY a key with these scopes, see `tiled api_key create --help`.",
+        remedy="make a key with these scopes (`tiled api_key create --help`), and set TILED_API_KEY to it.",
     )
 
 

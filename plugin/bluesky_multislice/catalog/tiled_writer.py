@@ -16,6 +16,7 @@ import numpy as np
 from tiled.client.container import Container
 from tiled.client.utils import ClientError
 
+from bluesky_multislice.catalog.client import refuses_key
 from bluesky_multislice.catalog.result_nodes import can_read, register_array, upload_array
 from bluesky_multislice.catalog.run_documents import plain_container
 from bluesky_multislice.errors import CatalogError
@@ -132,15 +133,11 @@ def _fill_or_fail(node: Container, file: h5py.File) -> None:
 
 
 def _fill(node: Container, file: h5py.File) -> None:
-    write = register_array
+    registers = True
     for name in (name for name, array in result_arrays().items() if array.required or name in file):
         metadata = {key: np.asarray(value).tolist() for key, value in file[name].attrs.items()}
-        array = write(node, file, name, metadata)
-        if write is register_array and not can_read(array, file, name):
-            node.delete_contents(name)
-            write = upload_array
-            array = write(node, file, name, metadata)
-        if not can_read(array, file, name):
+        registers = registers and _register(node, file, name, metadata)
+        if not registers and not can_read(upload_array(node, file, name, metadata), file, name):
             raise OSError(f"the server does not return the {name} that was written")
     for picture in RESULT_PICTURES:
         node.write_array(picture.values(file), key=picture.name, dims=picture.axes)
@@ -155,6 +152,20 @@ def _fill(node: Container, file: h5py.File) -> None:
         for name in list(group):
             # Tiled stores no 0-d arrays.
             refined.write_array(np.atleast_1d(np.asarray(group[name])), key=name)
+
+
+def _register(node: Container, file: h5py.File, name: str, metadata: dict[str, Any]) -> bool:
+    """Register an array where it lies. Return whether the server can read it, and the key may register files."""
+    try:
+        array = register_array(node, file, name, metadata)
+    except ClientError as error:
+        if not refuses_key(error):
+            raise
+        return False
+    if not can_read(array, file, name):
+        node.delete_contents(name)
+        return False
+    return True
 
 
 def _metadata(

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from tiled.client.container import Container
 from tiled.client.stream import LiveChildCreated, LiveChildMetadataUpdated
 
-from bluesky_multislice.catalog import STREAM_SCOPES, missing_scopes
-from bluesky_multislice.errors import CatalogError
+from bluesky_multislice.catalog import STREAM_SCOPES, check_scopes
 
 _log = logging.getLogger(__name__)
 _MAX_MESSAGE_BYTES = 64 * 2**20
@@ -87,7 +86,7 @@ class RunStream(threading.Thread):
     def _subscribe(self) -> None:
         client = self._connect()
         with closing(client.context):
-            _check_scopes(client)
+            check_scopes(client, STREAM_SCOPES)
             subscription = client.subscribe()
             subscription.child_created.add_callback(self._receive)
             subscription.child_metadata_updated.add_callback(self._receive)
@@ -100,13 +99,3 @@ class RunStream(threading.Thread):
     def _receive(self, update: LiveChildCreated | LiveChildMetadataUpdated) -> None:
         self._sequence = update.sequence
         self._on_event(RunEvent(update.key, update.sequence, bool((update.metadata or {}).get("stop"))))
-
-
-def _check_scopes(client: Container) -> None:
-    missing = missing_scopes(client, STREAM_SCOPES)
-    if missing:
-        raise CatalogError(
-            "A key that subscribes to the events of a multi-user Tiled server must be allowed to create keys.",
-            got=f"a key without {', '.join(missing)}.",
-            remedy="give TILED_API_KEY a key with these scopes; without them only sweeps find runs.",
-        )
