@@ -44,7 +44,7 @@ def is_busy(error: BaseException) -> bool:
 
 
 def refuses_key(error: BaseException) -> bool:
-    """Return whether an error, or the error that caused it, is that the server does not accept the key for a request."""
+    """Return whether an error, or the error that caused it, is that the server refuses the key for a request."""
     answered = (each.response for each in _causes(error) if isinstance(each, httpx.HTTPStatusError))
     return any(answer.status_code in _REFUSED for answer in answered)
 
