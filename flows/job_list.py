@@ -1,5 +1,6 @@
 """What will happen to the jobs: record, flow run and the reaper's rule of each job folder."""
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from bluesky_multislice.errors import JobError
 from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.recipe import ServiceSettings
 from flows.heartbeat import has_heartbeat
-from flows.reap_jobs import filesystem_time, job_folders
+from flows.reap_jobs import job_folders
 from flows.reaper_table import REAPER_TABLE, Action, Condition, flow_run_state
 
 
@@ -37,7 +38,7 @@ class JobLine:
 
 def list_jobs(settings: ServiceSettings) -> Iterator[JobLine]:
     """Yield every job folder of the jobs root. Without Prefect, the states of flow runs are unknown."""
-    now = filesystem_time(settings.jobs_root)
+    now = time.time()
     with get_client(sync_client=True) as client:
         for flow_run_id, folder in job_folders(settings.jobs_root):
             yield _line(client, flow_run_id, folder, now)

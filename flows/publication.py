@@ -1,5 +1,6 @@
 """Publishes the result of a job as a node in Tiled, once per job folder: by its flow, the reaper or a person."""
 
+import time
 from contextlib import closing
 from typing import Any
 
@@ -12,6 +13,19 @@ from bluesky_multislice.jobs import JobFolder
 from bluesky_multislice.listener import tiled_key
 from bluesky_multislice.recipe import Recipe, ServiceSettings
 from flows.folder_writes import record_outcome
+from flows.heartbeat import has_heartbeat
+
+
+def publish_by_hand(settings: ServiceSettings, folder: JobFolder) -> str:
+    """Publish a result that its flow has left, for a person; see ``publish_left_result``."""
+    if has_heartbeat(folder, now=time.time()):
+        raise JobError(
+            "A result can be published by hand only after its flow has ended.",
+            got=f"a flow that follows {folder.path}.",
+            remedy="let the flow publish it, or cancel the flow run and wait for a minute.",
+        )
+    made_by = {"flow_run": {"id": folder.path.name, "published_by": "multislice publish"}}
+    return publish_left_result(settings, folder, made_by=made_by)
 
 
 def publish_left_result(settings: ServiceSettings, folder: JobFolder, *, made_by: dict[str, Any]) -> str:
@@ -26,15 +40,16 @@ def publish_left_result(settings: ServiceSettings, folder: JobFolder, *, made_by
         Path of the node.
 
     Raises:
-        JobError: the folder has no result, or its files cannot be read.
+        JobError: the folder has no result of a run in Tiled, a flow follows it, or its files cannot be read.
         CatalogError: the server refused the request or does not answer, or the result file is incomplete.
     """
-    run_uid = folder.read_job()["origin"]["run_uid"]
-    if not folder.result.exists():
+    run_uid = folder.read_job()["origin"].get("run_uid")
+    if run_uid is None or not folder.result.exists():
+        problem = "the scan of a file" if run_uid is None else f"no {folder.result.name}"
         raise JobError(
-            "Only a job with a result can be published.",
-            got=f"no {folder.result.name} in {folder.path}.",
-            remedy="wait for the end of the job, or run its flow again.",
+            "Only the result of a run in Tiled can be published.",
+            got=f"{problem} in {folder.path}.",
+            remedy="wait for the end of the job, or run its flow again; for a file, use `multislice ingest` first.",
         )
     client = catalog.connect(settings.tiled_uri, tiled_key(settings))
     with closing(client.context):

@@ -101,7 +101,7 @@ def reap_jobs(settings: ServiceSettings) -> list[ReaperAction]:
     """
     scheduler = make_scheduler(read_site(settings.site))
     active = scheduler.active_jobs()
-    now = filesystem_time(settings.jobs_root)
+    now = _filesystem_time(settings.jobs_root)
     actions = []
     with get_client(sync_client=True) as client:
         reaper = _Reaper(client, scheduler, settings)
@@ -297,7 +297,7 @@ def _age_s(state: State) -> float:
     return (datetime.now(UTC) - state.timestamp).total_seconds()
 
 
-def filesystem_time(jobs_root: Path) -> float:
+def _filesystem_time(jobs_root: Path) -> float:
     """Return the current time of the filesystem's clock, s. The heartbeats have time stamps of the same clock."""
     # Reapers of several users may share the jobs root.
     clock = jobs_root / f".reaper-{os.getuid()}"

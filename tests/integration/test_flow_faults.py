@@ -24,8 +24,11 @@ from relay import Relay
 from bluesky_multislice.catalog import find_reconstructions
 from bluesky_multislice.cli.commands import multislice
 from bluesky_multislice.demo.processes import free_port
+from bluesky_multislice.errors import JobError
 from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.recipe import ServiceSettings
 from flows.deploy import deploy
+from flows.publication import publish_by_hand
 
 pytestmark = pytest.mark.timeout(600)
 __all__ = ["reap"]
@@ -170,6 +173,37 @@ def test_tiled_may_be_away_when_a_flow_starts_and_when_it_publishes(relay, take,
     eventually(lambda: log_of(state.state_details.flow_run_id).count("The Tiled server does not answer") >= 2)
 
 
+def test_a_flow_that_tiled_was_away_from_for_long_goes_on_when_it_is_back(client, relay, take, reap, monkeypatch):
+    monkeypatch.setenv("MULTISLICE_PATIENCE_S", "1")
+    relay.open()
+    with worker():
+        held = Held(client, take())
+        held.hold()
+        relay.close()
+        held.release()
+        held.is_reported_as_crashed()
+        assert held.folder.result.exists()
+        assert reap() == {}, "the flow could only wait"
+        relay.open()
+        assert reap() == {held.id: "run again"}
+        held.completes()
+    assert held.folder.read_record().state == "published"
+
+
+def test_a_result_whose_flow_has_no_attempt_left_is_published(relay, take, reap, monkeypatch, tiled_client):
+    monkeypatch.setenv("MULTISLICE_PATIENCE_S", "1")
+    relay.open()
+    # This flow run has no deployment that could start it again.
+    state, folder = while_running(uid := take(), [(lambda folder: folder.job.exists(), relay.close)])
+    assert state.is_crashed()
+    relay.open()
+    (only,) = reap().items()
+    assert only[0] == state.state_details.flow_run_id
+    assert "its result is published at" in only[1]
+    assert [found.complete for found in find_reconstructions(tiled_client, uid)] == [True]
+    assert folder.read_record().state == "published"
+
+
 def test_a_result_that_tiled_was_away_for_is_published_by_hand(relay, take, reap, monkeypatch, tiled_client):
     monkeypatch.setenv("MULTISLICE_PATIENCE_S", "1")
     relay.open()
@@ -178,6 +212,10 @@ def test_a_result_that_tiled_was_away_for_is_published_by_hand(relay, take, reap
     assert "MULTISLICE_PATIENCE_S" in state.message
     assert folder.read_record().state == "submitted"
     relay.open()
+    (folder.path / "followed").touch()
+    with pytest.raises(JobError, match="only after its flow has ended"):
+        publish_by_hand(ServiceSettings.from_environment(), folder)
+    (folder.path / "followed").unlink()
     listed = CliRunner().invoke(multislice, ["jobs"], catch_exceptions=False).output
     assert f"{folder.path}" in listed
     assert "run the flow run again" in listed

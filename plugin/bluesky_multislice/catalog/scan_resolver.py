@@ -172,9 +172,8 @@ def mask_of_run(lookup: RunLookup) -> NDArray[np.bool_] | None:
     Raises:
         FramesError: the mask cannot be read, is no mask, or excludes most pixels.
     """
-    given = recipe_mask(lookup.values)
+    given = recipe_mask(lookup.values, lookup.sources)
     if given is not None:
-        lookup.sources["mask"] = f"recipe scan.mask: {lookup.values.mask}"
         return given
     found = lookup.find("mask")
     if found is None:

@@ -243,10 +243,9 @@ def publish(folder: Path) -> None:
     """Publish in Tiled the result that a flow has left in a job folder."""
     from bluesky_multislice.jobs import JobFolder
     from bluesky_multislice.recipe import ServiceSettings
-    from flows.publication import publish_left_result
+    from flows.publication import publish_by_hand
 
-    made_by = {"flow_run": {"id": folder.name, "published_by": "multislice publish"}}
-    path = publish_left_result(ServiceSettings.from_environment(), JobFolder(folder.absolute()), made_by=made_by)
+    path = publish_by_hand(ServiceSettings.from_environment(), JobFolder(folder.absolute()))
     _CONSOLE.print(f"Published at {path}", soft_wrap=True)
 
 

@@ -90,9 +90,8 @@ def mask_of(lookup: Hdf5Lookup) -> NDArray[np.bool_] | None:
     Raises:
         FramesError: the mask cannot be read, is no mask, or excludes most pixels.
     """
-    given = recipe_mask(lookup.values)
+    given = recipe_mask(lookup.values, lookup.sources)
     if given is not None:
-        lookup.sources["mask"] = f"recipe scan.mask: {lookup.values.mask}"
         return given
     mask = lookup.dataset("mask")
     if mask is None:

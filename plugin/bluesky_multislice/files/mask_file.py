@@ -50,14 +50,19 @@ def read_mask(name: str) -> NDArray:
         ) from error
 
 
-def recipe_mask(values: ScanValues) -> NDArray[np.bool_] | None:
+def recipe_mask(values: ScanValues, sources: dict[str, str]) -> NDArray[np.bool_] | None:
     """Return (y, x) True for good pixels, from the mask file of the recipe; None if it names none.
+
+    Args:
+        values: the recipe's values.
+        sources: field → source of its value, to which that of the mask is added.
 
     Raises:
         FramesError: the file cannot be read, or excludes most pixels.
     """
     if values.mask is None:
         return None
+    sources["mask"] = f"recipe scan.mask: {values.mask}"
     return good_pixels(read_mask(values.mask), origin=values.mask, sense=values.mask_sense)
 
 

@@ -16,6 +16,7 @@ from bluesky_multislice.recipe.service_settings import (
     SettingsError,
 )
 from bluesky_multislice.recipe.technique_names import technique_names
+from bluesky_multislice.recipe.toml_file import read_toml
 from bluesky_multislice.recipe.unit_conversion import convert, to_field_unit
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "read_description",
     "read_instrument",
     "read_recipe",
+    "read_toml",
     "scan_fields",
     "technique_names",
     "to_field_unit",

@@ -4,7 +4,6 @@ Values are looked up in the recipe's ``[scan]`` table, the scan itself and the i
 value keeps its source.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.measurement import SCAN_FIELDS, Combination, ScanField, lattice_spacing_m
+from bluesky_multislice.recipe.toml_file import read_toml
 
 Samples = Literal["mean", "interpolate"]
 """How several recorded samples per frame become one value."""
@@ -99,11 +99,5 @@ def read_instrument(path: Path) -> Instrument:
     Raises:
         ScanError: the file is missing, is not valid TOML, or has unknown fields.
     """
-    try:
-        return Instrument.model_validate(tomllib.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise ScanError(
-            "An instrument file must be readable TOML with known fields.",
-            got=f"{path}: {error}.",
-            remedy="correct it; see the examples in deploy/instruments/.",
-        ) from error
+    rule = "An instrument file must be readable TOML with known fields."
+    return read_toml(path, Instrument, ScanError, rule=rule, remedy="correct it; deploy/instruments/ has examples.")

@@ -3,7 +3,6 @@
 Its fields are those of the instrument file, which describes all scans of a beamline; this one describes one scan.
 """
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bluesky_multislice.errors import ScanError
 from bluesky_multislice.measurement import Combination
 from bluesky_multislice.recipe.instrument import scan_fields
+from bluesky_multislice.recipe.toml_file import read_toml
 
 FRAME_FILES = ("frames", "darks", "flats")
 """Fields whose paths name files with frames."""
@@ -76,11 +76,6 @@ def read_description(path: Path) -> ScanDescription:
     Raises:
         ScanError: the file is missing, is not valid TOML, or has unknown fields.
     """
-    try:
-        return ScanDescription.model_validate(tomllib.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise ScanError(
-            "The description of a scan must be readable TOML with known fields.",
-            got=f"{path}: {error}.",
-            remedy="correct it; docs/how-to/describe-a-scan.md has examples.",
-        ) from error
+    rule = "The description of a scan must be readable TOML with known fields."
+    remedy = "correct it; docs/how-to/describe-a-scan.md has examples."
+    return read_toml(path, ScanDescription, ScanError, rule=rule, remedy=remedy)

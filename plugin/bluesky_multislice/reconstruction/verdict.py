@@ -59,8 +59,8 @@ _RISE, _EARLY = 1.5, 0.1
 """Ratio of validation misfits, last to best epoch, and the part of the epochs after which it counts as early."""
 
 _SERIES = (
-    "check that frames, angles and positions belong together, the alignment of the frames, the rotation axis, and the "
-    "energy and the distance"
+    "check that frames, angles and positions belong together, the orientation and the alignment of the frames, the "
+    "rotation axis, and the energy and the distance"
 )
 
 

@@ -66,11 +66,13 @@ def write(folder, kind):
 
 @pytest.mark.parametrize("kind", ["npy", "tif", "tiff", "png", "edf", "edf-big", "h5"])
 def test_formats(tmp_path, kind):
-    assert_array_equal(recipe_mask(ScanValues(mask=write(tmp_path, kind))), ~BAD)
+    path, sources = write(tmp_path, kind), {}
+    assert_array_equal(recipe_mask(ScanValues(mask=path), sources), ~BAD)
+    assert sources == {"mask": f"recipe scan.mask: {path}"}
 
 
 def test_no_mask_file():
-    assert recipe_mask(ScanValues()) is None
+    assert recipe_mask(ScanValues(), {}) is None
 
 
 @pytest.mark.parametrize("name", ["gone.npy", "gone.h5::/mask", "text.tif", "text.edf", "text.npy", "mask.xyz", "mask"])
@@ -78,7 +80,7 @@ def test_a_file_that_is_no_mask_is_named(tmp_path, name):
     if "gone" not in name:
         (tmp_path / name).write_text("no mask")
     with pytest.raises(FramesError, match=name.partition("::")[0]):
-        recipe_mask(ScanValues(mask=str(tmp_path / name)))
+        recipe_mask(ScanValues(mask=str(tmp_path / name)), {})
 
 
 @pytest.fixture

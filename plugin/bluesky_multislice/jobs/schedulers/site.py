@@ -1,7 +1,6 @@
 """Site profile: the machine that runs the jobs, the resources of a job, and the limits for a recipe."""
 
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -11,7 +10,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
-    ValidationError,
     create_model,
     field_validator,
     model_validator,
@@ -21,7 +19,7 @@ from bluesky_multislice.errors import PlanError, RecipeError, SchedulerError
 from bluesky_multislice.jobs.schedulers.environment import holds_secret
 from bluesky_multislice.parallel import requested_threads
 from bluesky_multislice.planning import Machine
-from bluesky_multislice.recipe import Gpus, Minutes, Nodes, Resources
+from bluesky_multislice.recipe import Gpus, Minutes, Nodes, Resources, read_toml
 
 _SCRIPT_OPTIONS = frozenset(
     "array chdir error export job-name no-requeue nodes ntasks ntasks-per-node open-mode output requeue signal".split()
@@ -194,14 +192,8 @@ def read_site(path: Path | None) -> SiteProfile:
     """
     if path is None:
         return SiteProfile()
-    try:
-        return SiteProfile.model_validate(tomllib.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise SchedulerError(
-            "A site profile must be readable TOML with known fields and values in range.",
-            got=f"{path}: {_error_text(error)}.",
-            remedy="correct the file; deploy/slurm/ contains examples.",
-        ) from error
+    rule = "A site profile must be readable TOML with known fields and values in range."
+    return read_toml(path, SiteProfile, SchedulerError, rule=rule, remedy="correct it; deploy/slurm/ has examples.")
 
 
 def with_overrides(profile: SiteProfile, resources: Resources) -> SiteProfile:
@@ -283,9 +275,3 @@ def allocate(profile: SiteProfile, resources: Resources, *, ranks: int, device: 
 def _ranks_on_cores(site: SiteProfile) -> int:
     """Return the largest number of ranks per node if the GPUs are not used."""
     return site.cpus_per_task or site.most_ranks_per_node
-
-
-def _error_text(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    return "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
