@@ -37,7 +37,7 @@ def packages_of_a_compute_node(folder):
     names = {line.partition("==")[0].lower().replace("-", "_") for line in lines if "==" in line}
     offered = packages_distributions().items()
     allowed = [module for module, by in offered if names & {name.lower().replace("-", "_") for name in by}]
-    assert {"torch", "h5py", "algotom"} < set(allowed)
+    assert {"torch", "h5py", "numba"} < set(allowed)
     text = ONLY_THESE.format(allowed=sorted(allowed), refused=str(folder / "refused"))
     (folder / "sitecustomize.py").write_text(text)
     return str(folder)

@@ -65,7 +65,7 @@ def test_a_job_needs_only_the_packages_of_a_compute_node(done):
     refused = (done.path.parent / "startup" / "refused").read_text().split()
     assert refused, "optional packages of others are looked for"
     assert not [name for name in refused if name.startswith(SERVICES)]
-    assert done.read_job()["plan"]["fit"]["start"] == "thin_sample", "algotom must have been imported"
+    assert done.read_job()["plan"]["fit"]["start"] == "thin_sample", "SciPy must have been imported"
 
 
 def picture(folder):

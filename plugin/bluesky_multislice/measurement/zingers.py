@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 _EXCESS = 3.0
 """Excess of a zinger over the mean of its eight neighbours, relative to it.
@@ -19,9 +20,12 @@ _LEAST_PHOTONS = 4.0
 """Mean number of photons for the noise of pixels with fewer, whose distribution has a longer tail than a Gaussian."""
 
 
+_NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.float32) / 8
+
+
 @dataclass(frozen=True)
 class ZingerFilter:
-    """Replaces zingers by the mean of their neighbours, with algotom's ``remove_zinger``.
+    """Replaces zingers by the mean of their eight neighbours.
 
     Attributes:
         gain: variance of the counting noise over the mean: the stored value of one photon.
@@ -36,17 +40,15 @@ class ZingerFilter:
             frame: (y, x) stored frame.
             good: (y, x) True for good pixels; others are never zingers, nor are pixels that are not finite.
         """
-        # Imported here because algotom takes time and 180 MB.
-        from algotom.prep.removal import remove_zinger
-
         values = frame.astype(np.float32)
         good = good & np.isfinite(values)
         if min(values.shape) < 3:
             return np.zeros(values.shape, bool), values
-        cleaned = np.asarray(remove_zinger(np.where(good, values, 0), _EXCESS, size=1), np.float32)
-        mean_counts = np.maximum(cleaned / self.gain, _LEAST_PHOTONS)
-        found = good & (values - cleaned > _SIGMAS * self.gain * np.sqrt(mean_counts))
-        return found, np.where(found, cleaned, values)
+        mean = ndimage.convolve(np.where(good, values, 0), _NEIGHBOURS, mode="wrap")
+        noise = self.gain * np.sqrt(np.maximum(mean / self.gain, _LEAST_PHOTONS))
+        excess = values - mean
+        found = good & (excess > _EXCESS * mean) & (excess > _SIGMAS * noise)
+        return found, np.where(found, mean, values)
 
 
 def photon_gain(frame: NDArray, good: NDArray[np.bool_]) -> float | None:

@@ -57,17 +57,18 @@ def choose_kernels(asked: Kernels, mesh: Mesh) -> KernelChoice:
 
 
 def _choice(asked: Kernels, device: torch.device, largest: Callable[[float], float]) -> KernelChoice:
-    missing = _missing(device)
     if asked == "general":
         return KernelChoice(asked, (), "asked for", device.type)
-    if missing or (asked == "auto" and device.type == "cpu"):
+    if asked == "auto" and device.type == "cpu":
+        return KernelChoice(asked, (), "the job computes on processors", device.type)
+    if missing := _missing(device):
         if asked == "fused":
             raise JobError(
                 "Fused kernels need Triton and an accelerator that it supports.",
                 got=f"{missing}.",
                 remedy="use kernels auto or general, or install the triton version of torch's accelerator build.",
             )
-        return KernelChoice(asked, (), missing or "the job computes on processors", device.type)
+        return KernelChoice(asked, (), missing, device.type)
     own = cached_or_measured_differences(device, _measure_differences)
     # The maximum over the ranks gives all ranks the same choice.
     return choice_from_differences(asked, {part: largest(difference) for part, difference in own.items()}, device.type)

@@ -1,4 +1,6 @@
-"""Filtered back-projection of all rows at once, with the filter of algotom."""
+"""Filtered back-projection of all rows at once."""
+
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,14 +33,8 @@ def back_project(
 
     Source: Kak & Slaney, Principles of Computerized Tomographic Imaging (1988), ch. 3.
     """
-    # Imported here because algotom takes time and 180 MB.
-    from algotom.rec.reconstruction import apply_ramp_filter
-
     angles, rows, width = projections.shape
-    lines = (projections * weights_rad[:, None, None]).reshape(-1, width)
-    filtered = (
-        apply_ramp_filter(lines, filter_name="hann", pad=width // 2).astype(np.float32).reshape(angles, rows, width)
-    )
+    filtered = ramp_filtered(projections) * weights_rad.astype(np.float32)[:, None, None]
     place = torch.device(device)
     volume = torch.zeros((width, width, rows), device=place)
     at_once = max(1, _AT_ONCE // (2 * width**2))
@@ -46,6 +42,29 @@ def back_project(
         some = slice(first, first + at_once)
         volume += _back_projected(on_device(filtered[some], place), on_device(angles_rad[some], place))
     return volume.mT
+
+
+def ramp_filtered(
+    projections: NDArray[np.floating], *, beyond: Literal["edge", "constant"] = "edge"
+) -> NDArray[np.floating]:
+    """Return projections (angle, y, x), filtered along x by the band-limited ramp and a Hann window.
+
+    Args:
+        projections: (angle, y, x) line integrals.
+        beyond: values beyond the borders: those at the borders, or zero; a mode of ``numpy.pad``.
+
+    Source: Kak & Slaney (1988), ch. 3, eq. 61.
+    """
+    width = projections.shape[-1]
+    pad = width // 2
+    number = width + 2 * pad
+    distance = np.minimum(np.arange(number), number - np.arange(number))
+    kernel = np.where(distance % 2 == 1, -1 / (np.pi * np.maximum(distance, 1)) ** 2, 0)
+    kernel[0] = 1 / 4
+    window = (1 + np.cos(2 * np.pi * np.fft.rfftfreq(number))) / 2
+    transfer = (np.fft.rfft(kernel).real * window).astype(np.float32)
+    padded = np.pad(projections.astype(np.float32), ((0, 0), (0, 0), (pad, pad)), mode=beyond)
+    return np.fft.irfft(np.fft.rfft(padded) * transfer, number)[..., pad : pad + width]
 
 
 def _back_projected(projections: Tensor, angles_rad: Tensor) -> Tensor:

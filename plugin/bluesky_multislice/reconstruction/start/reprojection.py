@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
 from bluesky_multislice.optics.conventions import centred
-from bluesky_multislice.reconstruction.start.back_projection import angle_weights
+from bluesky_multislice.reconstruction.start.back_projection import angle_weights, ramp_filtered
 
 _EDGE = 4
 """Projections are padded on each side by their width over this number. No shift is larger."""
@@ -135,7 +135,7 @@ class Projections:
     def _reprojected(self, details: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return the projections (angle, y, x) of the filtered back-projection of all other angles."""
         angles, rows, width = details.shape
-        filtered = (_ramp_filtered(details) * self._weights_rad).transpose(0, 2, 1)
+        filtered = (ramp_filtered(details, beyond="constant") * self._weights_rad).transpose(0, 2, 1)
         lines = np.ascontiguousarray(filtered).reshape(angles * width, rows)
         projected = (self._projection @ (self._projection.T @ lines)).reshape(angles, width, rows)
         return np.ascontiguousarray((projected - self._own @ filtered).transpose(0, 2, 1))
@@ -165,14 +165,6 @@ def _projection_matrices(angles_rad: NDArray[np.float64], width: int) -> tuple[s
         parts.append(sparse.csr_array((weight[inside].astype(np.float32), places), shape=(width, width**2)))
         own.append((parts[-1] @ parts[-1].T).toarray())
     return sparse.csr_array(sparse.vstack(parts, format="csr")), np.stack(own)
-
-
-def _ramp_filtered(projections: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return projections (angle, y, x) filtered for back-projection by a ramp with a Hann window."""
-    width = projections.shape[-1]
-    frequency = np.fft.rfftfreq(2 * width)
-    ramp = (frequency * (1 + np.cos(2 * np.pi * frequency))).astype(np.float32)
-    return np.fft.irfft(np.fft.rfft(projections, 2 * width) * ramp, 2 * width)[..., :width]
 
 
 def _centres_of_mass(values: NDArray[np.floating]) -> NDArray[np.float64]:

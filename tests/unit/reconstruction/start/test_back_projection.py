@@ -8,10 +8,12 @@ import tempfile
 import numpy as np
 import pytest
 import torch
+from algotom.rec.reconstruction import apply_ramp_filter
 from small_scan import ball
 
 from bluesky_multislice.optics import rotate
 from bluesky_multislice.reconstruction.start import angle_weights, back_project, back_projection
+from bluesky_multislice.reconstruction.start.back_projection import ramp_filtered
 
 
 def projections(volume, angles):
@@ -49,24 +51,34 @@ def test_it_is_the_back_projection_of_algotom_in_one_thread(volume, angles):
     script = """
 import sys
 import numpy as np
-from algotom.rec.reconstruction import apply_ramp_filter, back_projection_cpu
-seen, angles, weights = (np.load(f"{sys.argv[1]}/{name}.npy") for name in ("seen", "angles", "weights"))
-found = np.empty((seen.shape[2], *seen.shape[1:]), np.float32)
-for row in range(seen.shape[1]):
-    filtered = apply_ramp_filter(seen[:, row] * weights[:, None], filter_name="hann", pad=seen.shape[2] // 2)
-    found[:, row] = back_projection_cpu(np.float32(filtered), np.float32(-angles), np.float32(seen.shape[2] - 1) / 2)
+from algotom.rec.reconstruction import back_projection_cpu
+filtered, angles = (np.load(f"{sys.argv[1]}/{name}.npy") for name in ("filtered", "angles"))
+found = np.empty((filtered.shape[2], *filtered.shape[1:]), np.float32)
+for row in range(filtered.shape[1]):
+    sinogram = np.ascontiguousarray(filtered[:, row])
+    found[:, row] = back_projection_cpu(sinogram, np.float32(-angles), np.float32(filtered.shape[2] - 1) / 2)
 np.save(f"{sys.argv[1]}/found.npy", found)
 """
     # No pixel is seen right at the rim, where rounding tells whether it counts.
     angles = angles + 0.013
     seen, weights = projections(volume, angles), angle_weights(angles)
+    filtered = np.float32(ramp_filtered(seen) * weights[:, None, None])
     with tempfile.TemporaryDirectory() as folder:
-        for name, array in (("seen", seen), ("angles", angles), ("weights", weights)):
+        for name, array in (("filtered", filtered), ("angles", angles)):
             np.save(f"{folder}/{name}.npy", array)
         environment = os.environ | {"NUMBA_NUM_THREADS": "1"}
         subprocess.run([sys.executable, "-c", script, folder], check=True, env=environment)
         theirs = np.load(f"{folder}/found.npy")
     np.testing.assert_allclose(back_project(seen, angles, weights).numpy(), theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("width", [31, 32, 256])
+def test_the_ramp_filter_is_that_of_algotom(width):
+    """Its Hann window is not symmetric in frequency by half a sample, so that both differ by 1/width."""
+    x, uneven = np.arange(width) / width - 0.5, np.random.default_rng(0).uniform(0.9, 1.1, (5, width))
+    seen = np.exp(-((6 * x) ** 2)) * uneven + 0.2
+    theirs = apply_ramp_filter(seen, filter_name="hann", pad=width // 2)
+    np.testing.assert_allclose(ramp_filtered(seen[None])[0], theirs, rtol=0, atol=np.abs(theirs).max() / width)
 
 
 def test_threads_and_parts_of_the_angles_change_nothing(monkeypatch, volume, angles):
