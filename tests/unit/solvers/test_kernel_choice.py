@@ -41,12 +41,12 @@ def test_fused_kernels_without_triton_are_refused_and_auto_does_without():
         "import sys, torch; sys.modules['triton'] = None\n"
         "from bluesky_multislice.parallel import Mesh\n"
         "from bluesky_multislice.solvers import choose_kernels\n"
-        "mesh = Mesh(0, 1, torch.device('cpu'))\n"
-        "print(choose_kernels('auto', mesh))\n"
-        "choose_kernels('fused', mesh)\n"
+        "for device in ('cpu', 'cuda'):\n"
+        "    print(choose_kernels('auto', Mesh(0, 1, torch.device(device))))\n"
+        "choose_kernels('fused', Mesh(0, 1, torch.device('cpu')))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout == "general: Triton is not installed\n"
+    assert done.stdout == "general: the job computes on processors\ngeneral: Triton is not installed\n"
     assert "JobError" in done.stderr
     assert "Triton is not installed" in done.stderr
 
