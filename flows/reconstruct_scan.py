@@ -6,7 +6,7 @@ run adopts the job, or publishes its result.
 
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,15 @@ from tiled.client.container import Container
 from bluesky_multislice import catalog
 from bluesky_multislice.errors import CatalogAwayError, MultisliceError
 from bluesky_multislice.files import former_record, link_result, read_former, read_provenance, write_scan
-from bluesky_multislice.jobs import JobFolder
-from bluesky_multislice.jobs.schedulers import SiteProfile, allocate, machine_of, make_scheduler, read_site
+from bluesky_multislice.jobs import EarlyRanks, JobFolder
+from bluesky_multislice.jobs.schedulers import (
+    LocalScheduler,
+    SiteProfile,
+    allocate,
+    machine_of,
+    make_scheduler,
+    read_site,
+)
 from bluesky_multislice.listener import automatic_key, tiled_key
 from bluesky_multislice.planning import Plan, make_plan
 from bluesky_multislice.recipe import FLOW, Recipe, ServiceSettings, read_instrument
@@ -79,15 +86,16 @@ def _with_catalogue(
             log.info("Nothing to do: %s was made with this recipe", former)
             record_outcome(folder, lambda record: record.publish(former))
             return Completed(message=f"Already published at {former}")
-        return _reconstruct_and_publish(client, run_uid, recipe, settings, site, folder)
+        with _early_ranks(folder, site) as early:
+            job = _owned_job(folder, site, early)
+            return _reconstruct_and_publish(client, run_uid, recipe, settings, site, job)
 
 
 def _reconstruct_and_publish(
-    client: Container, run_uid: str, recipe: Recipe, settings: ServiceSettings, site: SiteProfile, folder: JobFolder
+    client: Container, run_uid: str, recipe: Recipe, settings: ServiceSettings, site: SiteProfile, job: OwnedJob
 ) -> State:
     seconds: dict[str, float] = {}
-    job = _owned_job(folder, site)
-    adopted = job.find()
+    folder, adopted = job.folder, job.find()
     with _timed(seconds, "resolve"):
         resolved = resolve(client, run_uid, recipe, settings)
         if recipe.start_from is not None and not adopted:
@@ -225,9 +233,16 @@ def _made_by(job: OwnedJob, seconds: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _owned_job(folder: JobFolder, site: SiteProfile) -> OwnedJob:
+def _early_ranks(folder: JobFolder, site: SiteProfile) -> AbstractContextManager[EarlyRanks | None]:
+    """Start the process that imports the job while the scan is read, unless there is a job or it has its own Python."""
+    has_job = bool(folder.read_record().job_id)
+    return nullcontext() if has_job or not site.own_environment else EarlyRanks(folder)
+
+
+def _owned_job(folder: JobFolder, site: SiteProfile, early: EarlyRanks | None) -> OwnedJob:
     name, log = str(_this_run().id), get_run_logger()
-    return OwnedJob(make_scheduler(site), folder, name=name, most_restarts=site.most_restarts, log=log)
+    scheduler = LocalScheduler(site, early=early) if early else make_scheduler(site)
+    return OwnedJob(scheduler, folder, name=name, most_restarts=site.most_restarts, log=log)
 
 
 def _this_run() -> FlowRun:

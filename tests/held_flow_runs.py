@@ -12,12 +12,12 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, Fl
 from prefect.client.schemas.objects import StateType
 
 from bluesky_multislice.jobs import JobFolder
-from bluesky_multislice.jobs.schedulers.local import JOB_MODULE
 from bluesky_multislice.recipe import DEPLOYMENT, Recipe, ServiceSettings
 from flows import reap_jobs
 
 RECIPE = Recipe(epochs=30, ranks=1, held_back_every=0)
 LONG = 240
+LAUNCHER = "bluesky_multislice.parallel.start_ranks"
 
 
 class Held:
@@ -38,10 +38,11 @@ class Held:
         return processes(lambda process: process.cmdline()[-1:] == [str(self.folder.path)])
 
     def ranks(self):
-        job = self.job()
+        # Before it is submitted, a process that has imported the job waits.
+        job = self.job() if self.folder.read_record().job_id else []
         own = {process.pid for process in job}
         # A single rank on this machine has no launcher.
-        return [process for process in job if process.ppid() in own or is_module(process, JOB_MODULE)]
+        return [process for process in job if process.ppid() in own or not is_module(process, LAUNCHER)]
 
     def hold(self):
         eventually(self.ranks, LONG)

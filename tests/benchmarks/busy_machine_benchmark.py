@@ -15,8 +15,8 @@ from memory_benchmark import holograms
 
 from bluesky_multislice.files import read_scan, write_scan
 from bluesky_multislice.jobs import JobFolder
+from bluesky_multislice.jobs.environment import SPIN_COUNT
 from bluesky_multislice.jobs.schedulers import Allocation, LocalScheduler, run_and_wait
-from bluesky_multislice.jobs.schedulers.environment import SPIN_COUNT
 from bluesky_multislice.planning import make_plan
 from bluesky_multislice.recipe import Recipe
 

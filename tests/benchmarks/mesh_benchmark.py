@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bluesky_multislice.jobs.schedulers.environment import SPIN_COUNT
+from bluesky_multislice.jobs.environment import SPIN_COUNT
 from bluesky_multislice.measurement import Beam, Detector, Frames, Scan, ScanGeometry
 from bluesky_multislice.parallel import Mesh, Slab, end_process, join_mesh
 from bluesky_multislice.planning import Plan, exchange_of, make_plan

@@ -68,14 +68,20 @@ def reconstruct(
     **options: Any,
 ) -> None:
     """Reconstruct the interchange file SCAN. No services are needed."""
-    from bluesky_multislice.cli.reconstruct_file import JobPlace, reconstruct_file
-    from bluesky_multislice.jobs.schedulers import read_site
+    from bluesky_multislice.cli.job_place import job_place
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the exception also ends the job's ranks
     recipe, instrument = collect_recipe(recipe_file, options), _read_instrument(instrument_file)
-    place = JobPlace(read_site(site_file), job_folder)
-    with ProgressDisplay(_CONSOLE) as display:
-        provenance = reconstruct_file(scan, output, recipe, instrument=instrument, place=place, display=display)
+    with job_place(output, job_folder, own_environment=site_file is None) as place:
+        # These imports take seconds. The process of the place imports the job at the same time.
+        from bluesky_multislice.cli.reconstruct_file import reconstruct_file
+        from bluesky_multislice.jobs.schedulers import read_site
+
+        site = read_site(site_file)
+        with ProgressDisplay(_CONSOLE) as display:
+            provenance = reconstruct_file(
+                scan, output, recipe, instrument=instrument, site=site, place=place, display=display
+            )
     for line in summary_lines(output, provenance):
         _CONSOLE.print(line)
 

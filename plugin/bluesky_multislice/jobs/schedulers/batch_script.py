@@ -5,7 +5,7 @@ import shlex
 import sys
 from importlib.resources import files
 
-from bluesky_multislice.jobs.schedulers.environment import SECRET_NAMES, SPIN_COUNT
+from bluesky_multislice.jobs.environment import SECRET_NAMES, SPIN_COUNT
 from bluesky_multislice.jobs.schedulers.site import Allocation, SiteProfile
 
 _FIELD = re.compile(r"\{\{(\w+)\}\}")

@@ -4,7 +4,6 @@ The scheduler finds a job's processes by their command line, which contains the 
 launcher was killed, and from another process. A single rank needs no launcher.
 """
 
-import os
 import shlex
 import subprocess
 import sys
@@ -14,14 +13,14 @@ from typing import ClassVar
 
 import psutil
 
+from bluesky_multislice.jobs.early_ranks import JOB_MODULE, EarlyRanks
+from bluesky_multislice.jobs.environment import local_environment
 from bluesky_multislice.jobs.job_folder import JobFolder
-from bluesky_multislice.jobs.schedulers.environment import SPIN_COUNT, without_secrets
 from bluesky_multislice.jobs.schedulers.scheduler import Job, JobState, JobStatus
 from bluesky_multislice.jobs.schedulers.site import Allocation, SiteProfile
 from bluesky_multislice.parallel import THREADS, requested_threads
 from bluesky_multislice.planning import usable_cores
 
-JOB_MODULE = "bluesky_multislice.jobs.job"
 _LAUNCHER = "bluesky_multislice.parallel.start_ranks"
 
 
@@ -33,6 +32,7 @@ class LocalScheduler:
         module: module that every rank runs, with the job folder as its argument.
         grace_s: seconds between asking a cancelled job to end and killing it.
         poll_s: seconds between two status checks.
+        early: process that has imported the next job; None: submission starts one.
     """
 
     on_this_machine: ClassVar[bool] = True
@@ -44,9 +44,10 @@ class LocalScheduler:
         module: str = JOB_MODULE,
         grace_s: float = 20.0,
         poll_s: float = 0.5,
+        early: EarlyRanks | None = None,
     ) -> None:
         self._profile = profile or SiteProfile()
-        self._module, self._grace_s, self.poll_s = module, grace_s, poll_s
+        self._module, self._grace_s, self.poll_s, self._early = module, grace_s, poll_s, early
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def submit(self, folder: JobFolder, *, name: str, allocation: Allocation) -> Job:
@@ -54,15 +55,9 @@ class LocalScheduler:
         job = Job(str(folder.path), folder)
         folder.prepare_submission()
         folder.write_submission(name=name, job_id=job.id)
-        with folder.log.open("ab") as log:
-            self._children[job.id] = subprocess.Popen(
-                self._command(folder, allocation),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment(allocation.ranks_per_node),
-                start_new_session=True,
-            )
+        ranks = allocation.ranks_per_node
+        early = self._early.start(ranks, self._environment(ranks)) if self._early else None
+        self._children[job.id] = early or self._start(folder, allocation)
         return job
 
     def status(self, job: Job) -> JobStatus:
@@ -123,15 +118,22 @@ class LocalScheduler:
         # Without a buffer: the log shows what a rank printed before it was killed.
         return [*python, "-u", *launcher, "-m", self._module, str(folder.path)]
 
+    def _start(self, folder: JobFolder, allocation: Allocation) -> subprocess.Popen[bytes]:
+        with folder.log.open("ab") as log:
+            return subprocess.Popen(
+                self._command(folder, allocation),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(allocation.ranks_per_node),
+                start_new_session=True,
+            )
+
     def _environment(self, ranks: int) -> dict[str, str]:
-        """Return the job's environment: ranks share the cores and communicate over the loopback interface."""
-        environment = without_secrets(os.environ)
+        """Return the job's environment, in which the ranks share the cores."""
+        environment = local_environment()
         if requested_threads(environment) is None:
             environment[THREADS] = str(max(1, usable_cores() // ranks))
-        # By default SIGUSR1 kills the launcher but not its ranks. With this setting the launcher forwards the signal.
-        environment.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-        environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
         return environment | dict(self._profile.environment)
 
     def _processes(self, job_id: str) -> list[psutil.Process]:

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from bluesky_multislice.errors import PlanError, RecipeError, SchedulerError
-from bluesky_multislice.jobs.schedulers.environment import holds_secret
+from bluesky_multislice.jobs.environment import holds_secret
 from bluesky_multislice.parallel import requested_threads
 from bluesky_multislice.planning import Machine
 from bluesky_multislice.recipe import Gpus, Minutes, Nodes, Resources, read_toml
@@ -141,6 +141,11 @@ class SiteProfile(Resources, frozen=True):
     def on_this_machine(self) -> bool:
         """Whether the scheduler runs jobs on this machine."""
         return _schedulers()[self.scheduler].on_this_machine
+
+    @property
+    def own_environment(self) -> bool:
+        """Whether jobs are processes of this machine with this Python and its environment."""
+        return self.scheduler == "local" and not (self.python or self.container or self.environment)
 
     @property
     def accelerator(self) -> bool:

@@ -4,7 +4,7 @@ import os
 import subprocess
 
 from bluesky_multislice.errors import SchedulerError
-from bluesky_multislice.jobs.schedulers.environment import slurm_environment
+from bluesky_multislice.jobs.environment import slurm_environment
 
 _LIMIT_S = 60.0
 _NO_ANSWER = (

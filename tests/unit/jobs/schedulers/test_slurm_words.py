@@ -2,8 +2,8 @@
 
 import pytest
 
+from bluesky_multislice.jobs.environment import slurm_environment, without_secrets
 from bluesky_multislice.jobs.schedulers import JobState, JobStatus
-from bluesky_multislice.jobs.schedulers.environment import slurm_environment, without_secrets
 from bluesky_multislice.jobs.schedulers.slurm_states import (
     can_never_start,
     exit_detail,

@@ -1,6 +1,8 @@
 """Environment variables of jobs: secrets that are removed, and the spin count of OpenMP threads."""
 
+import os
 import re
+import sys
 from collections.abc import Mapping
 
 SECRET_NAMES = "KEY|TOKEN|SECRET|PASSW|CREDENTIAL|^PREFECT_|^TILED_"
@@ -24,6 +26,16 @@ def holds_secret(variable: str) -> bool:
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without secrets and service settings. A job needs neither."""
     return {name: value for name, value in environment.items() if not holds_secret(name)}
+
+
+def local_environment() -> dict[str, str]:
+    """Return the environment of a job on this machine, whose ranks communicate over the loopback interface."""
+    environment = without_secrets(os.environ)
+    # By default SIGUSR1 kills the launcher but not its ranks. With this setting the launcher forwards the signal.
+    environment.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
+    environment.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    return environment
 
 
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
