@@ -38,10 +38,13 @@ _STALL_RATIO = 0.9
 """Ratio of misfits, best epoch to empty initial guess, above which a fit counts as stalled."""
 
 _DIVERGENCE_RATIO = 4.0
-"""Ratio of misfits, best epoch to initial guess, above which a fit counts as diverged.
+"""Ratio of misfits, an epoch to the initial guess, above which the epoch counts as diverged.
 
 Noise alone raised the misfit by at most a factor of 1.7.
 """
+
+_MOST_RETREATS = 8
+"""Number of diverged epochs after which a fit counts as diverged. Until then, each halves the steps."""
 
 _BACKTRACK_RATIO = 1.5
 """Ratio of misfits, this epoch to the best, above which weighted descent restores the best unknowns.
@@ -157,23 +160,27 @@ class _Loop:
             seconds = time.monotonic() - began
             progress.history.append(Epoch(number, loss, validation_loss, seconds, self._fitted.coarseness))
             report(progress.history[-1])
-            measure = loss if validation_loss is None else validation_loss
-            if not (math.isfinite(measure) and unknowns.finite()):
+            measure = _measure(progress.history[-1])
+            diverged = not unknowns.finite() or _diverged(measure, progress)
+            if diverged and sum(_diverged(_measure(epoch), progress) for epoch in progress.history) > _MOST_RETREATS:
                 progress.status = "diverged"
                 break
             if measure < progress.best_loss:
                 if measure < progress.initial_loss:
                     self.best = unknowns.copy(over=self.best)
                 progress.best_epoch, progress.best_loss = number, measure
-            elif number - progress.best_epoch >= patience:
+            elif number - progress.best_epoch >= patience and not diverged:
                 best_fitted_loss = progress.history[progress.best_epoch - 1].loss
                 overfits = validation_loss is not None and loss < _OVERFITTING_RATIO * best_fitted_loss
                 progress.status = "overfitting_stopped" if overfits else "converged"
                 break
             unknowns.end_epoch()
-            if measure > _BACKTRACK_RATIO * progress.best_loss and settings.optimiser == "weighted":
+            too_long = measure > _BACKTRACK_RATIO * progress.best_loss and settings.optimiser == "weighted"
+            if diverged or too_long:
                 unknowns.restore(self.best)
                 unknowns.halve_steps()
+            if diverged:
+                unknowns.reset_refinement()
             if journal:
                 journal.end_epoch(progress, self._state)
 
@@ -267,6 +274,15 @@ class _CheckpointVote:
             here: whether this rank does.
         """
         return here if self._alone else self._number.read(ranks) > 0
+
+
+def _measure(epoch: Epoch) -> float:
+    """Return the misfit by which an epoch is judged: of the validation frames, or of the fitted ones without any."""
+    return epoch.loss if epoch.held_back_loss is None else epoch.held_back_loss
+
+
+def _diverged(measure: float, progress: FitProgress) -> bool:
+    return not measure <= _DIVERGENCE_RATIO * progress.initial_loss
 
 
 def _set_status(progress: FitProgress) -> None:

@@ -302,9 +302,13 @@ class Unknowns:
         self._refinement.fix_windows(self._model)
 
     def halve_steps(self) -> None:
-        """Reset the momentum and halve the step lengths."""
+        """Reset the momentum and halve the step lengths of object and probe."""
         self.optimiser.halve_steps()
         self._probe_optimiser.halve_steps()
+
+    def reset_refinement(self) -> None:
+        """Reset the moments of the refined quantities, which may not be finite."""
+        self._refinement.reset()
 
     def finite(self) -> bool:
         """Return whether every unknown is finite."""

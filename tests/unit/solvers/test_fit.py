@@ -1,6 +1,7 @@
 """The fit on scans whose answer is known: what it reaches, when it stops and what it then gives back."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -55,7 +56,17 @@ def test_fit_without_held_back_frames_judges_itself_by_the_fitted_ones(few_photo
 
 
 @pytest.mark.parametrize("held_back_every", [0, 3])
-def test_a_step_too_long_diverges_with_advice_and_a_finite_volume(held_back_every):
+def test_a_step_too_long_is_halved_until_the_fit_goes_on(held_back_every):
+    solution = rebuild(hologram_scan(), step=100, positivity=False, held_back_every=held_back_every)
+    losses = [epoch.loss for epoch in solution.history]
+    assert not max(losses) < 10 * losses[-1], "the first epochs diverge"
+    assert solution.status != "diverged"
+    assert solution.r_factor < 0.005  # 0.003 was measured, 0.0004 with the planned step
+
+
+@pytest.mark.parametrize("held_back_every", [0, 3])
+def test_a_fit_that_diverges_again_and_again_ends_with_advice_and_a_finite_volume(monkeypatch, held_back_every):
+    monkeypatch.setattr(sys.modules["bluesky_multislice.solvers.fit"], "_MOST_RETREATS", 1)
     solution = rebuild(hologram_scan(), step=100, positivity=False, held_back_every=held_back_every)
     assert solution.status == "diverged"
     assert "smaller step" in solution.advice

@@ -67,6 +67,11 @@ class _ScheduledQuantity:
         self._steps += 1
         self.quantity.apply_constraints()
 
+    def reset(self) -> None:
+        """Reset the moments. The next step is like the first."""
+        self._adam.reset()
+        self._steps = 0
+
     def state(self, name: str) -> dict[str, Tensor]:
         """Return the state by name, with the quantity's name as prefix."""
         own = named_numbers(name, self.STATE_VERSION, steps=self._steps, floor=self._adam.floor)
@@ -195,6 +200,11 @@ class Refinement:
         """Take a step along the negative gradients, and set the gradients to zero."""
         for each in self._active.values():
             each.step(self._relative_step(self._epochs_done))
+
+    def reset(self) -> None:
+        """Reset the moments of the active quantities."""
+        for each in self._active.values():
+            each.reset()
 
     def end_epoch(self) -> None:
         """Shorten the steps, and activate the quantities that start in the next epoch."""
