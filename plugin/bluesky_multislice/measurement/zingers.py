@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 _EXCESS = 3.0
 """Excess of a zinger over the mean of its eight neighbours, relative to it.
@@ -40,6 +39,8 @@ class ZingerFilter:
             frame: (y, x) stored frame.
             good: (y, x) True for good pixels; others are never zingers, nor are pixels that are not finite.
         """
+        from scipy import ndimage
+
         values = frame.astype(np.float32)
         good = good & np.isfinite(values)
         if min(values.shape) < 3:

@@ -29,6 +29,7 @@ from bluesky_multislice.planning.defaults import (
     fit_settings,
     modes_of,
     smoothing_candidates,
+    way_to_detector,
 )
 from bluesky_multislice.planning.former_start import with_former_result
 from bluesky_multislice.planning.frame_storage import check_frames
@@ -190,7 +191,7 @@ def _model(subject: _Subject, grid: VolumeGrid, margin: int, slices: int, fit: F
         interpolation=recipe.interpolation,
         oversampling=recipe.oversampling,
         point_spread_pixels=recipe.point_spread_pixels,
-        way_to_detector=recipe.way_to_detector,
+        way_to_detector=recipe.way_to_detector or way_to_detector(geometry),
         tiles=tiles,
         halo=halo,
         probe_modes=modes,

@@ -152,10 +152,10 @@ class Recipe(BaseModel):
     point_spread_pixels: float = Field(
         default=0.0, ge=0, le=64, description="σ of the detector's Gaussian point spread, detector pixels; 0: none."
     )
-    way_to_detector: Kernel = Field(
-        default="fresnel",
-        description="Propagator from the sample to a near-field detector. angular_spectrum is exact, for a parallel "
-        "beam only; use it for details near the wavelength.",
+    way_to_detector: Kernel | None = Field(
+        default=None,
+        description="Propagator from the sample to a near-field detector. None: angular_spectrum, which is exact, "
+        "for a parallel beam; fresnel for a cone beam, whose scaling theorem is paraxial.",
     )
     slices: int | None = Field(
         default=None, ge=1, le=4096, description="Number of slices along the beam. None: derived from accuracy."
@@ -230,11 +230,11 @@ class Recipe(BaseModel):
         "ptychography, otherwise adam. None at several: nesterov, or adam for ptychography without planned l1.",
     )
     step: float = Field(default=1.0, gt=0, le=100, description="Factor on the planned step. Reduce if fits diverge.")
-    momentum: float = Field(
-        default=0.95,
+    momentum: float | None = Field(
+        default=None,
         ge=0,
         lt=1,
-        description="Momentum of the nesterov optimiser. 0.97 improves long fits of holograms.",
+        description="Momentum of the nesterov optimiser. None: 0.97 for holograms of one magnification, else 0.95.",
     )
     refine_probe: bool | None = Field(default=None, description="Refine the probe. None: only in ptychography.")
     probe_modes: int | None = Field(
@@ -269,12 +269,12 @@ class Recipe(BaseModel):
     total_variation_z: float = Field(
         default=1.0, ge=0, le=100, description="Factor on differences along the beam in total variation."
     )
-    total_variation_first: float = Field(
-        default=1.0,
+    total_variation_first: float | None = Field(
+        default=None,
         ge=1,
         le=100,
-        description="Factor on the weight of total variation in the first epoch; it decreases to 1. Try 3 for "
-        "sharp samples measured at few angles.",
+        description="Factor on the weight of total variation in the first epoch; it decreases to 1. None: 3 for "
+        "holograms, else 1.",
     )
     total_variation_floor: float = Field(
         default=1.0,

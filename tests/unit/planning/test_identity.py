@@ -18,7 +18,7 @@ CHANGED = {
     "propagation": "projection",
     "edges": "outgoing",
     "interpolation": "cubic",
-    "way_to_detector": "angular_spectrum",
+    "way_to_detector": "fresnel",
     "tiles": (2, 2),
     "saturated": "mask",
     "start": "nothing",
