@@ -231,8 +231,10 @@ def test_frames_of_several_magnifications_share_the_finest_pixel():
     delta = sample(28)[4:24]
     frames = list(simulate_frames(blank(cone), delta, 0 * delta, voxel_size_m=(VOXEL_M,) * 3))
     for view, coarser in enumerate((1.0, 1.4)):
+        # A source so far away that its beam is parallel, of which the scaling theorem is as paraxial as the cone's.
         parallel = replace(
             one.select(np.array([0])),
+            beam=Beam(1e-9, focus_distance_m=1.0),
             distance_m=cone.effective_distance_m[[view]],
             detector=replace(one.detector, shape=(28, 28)),
         )

@@ -4,7 +4,7 @@ from bluesky_multislice.models.adjustments import NO_ADJUSTMENTS, Adjustments
 from bluesky_multislice.models.forward import ForwardModel
 from bluesky_multislice.models.frame_tiles import FrameTiles, even_tiles, tiles_are_valid
 from bluesky_multislice.models.illumination import downsample, embed, upsample
-from bluesky_multislice.models.options import ModelOptions
+from bluesky_multislice.models.options import ModelOptions, way_to_detector
 from bluesky_multislice.models.resampling import resample
 from bluesky_multislice.models.rotated_object import RotatedObject
 from bluesky_multislice.models.techniques import (
@@ -37,4 +37,5 @@ __all__ = [
     "techniques",
     "tiles_are_valid",
     "upsample",
+    "way_to_detector",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from bluesky_multislice.choices import Edges, Interpolation, Kernel
+from bluesky_multislice.measurement import ScanGeometry
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,9 @@ class ModelOptions:
     point_spread_pixels: float = 0.0
     way_to_detector: Kernel = "fresnel"
     precision: torch.dtype = torch.float32
+
+
+def way_to_detector(geometry: ScanGeometry) -> Kernel:
+    """Return the most accurate propagator to the detector: exact for a parallel beam, paraxial for a cone beam."""
+    parallel = geometry.detector.regime == "near_field" and (geometry.magnification == 1).all()
+    return "angular_spectrum" if parallel else "fresnel"

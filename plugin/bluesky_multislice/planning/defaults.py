@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bluesky_multislice.choices import Kernel, OptimiserName
+from bluesky_multislice.choices import OptimiserName
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.measurement import Scan, ScanGeometry, Scheduled
 from bluesky_multislice.models import FitDefaults, technique_of
@@ -33,12 +33,6 @@ _WEIGHTED_MODES = 3
 
 _MOMENTUM_OF_SEVERAL = 0.95
 """Momentum for several magnifications. With 0.97, two magnifications ended at an error of 0.172 instead of 0.087."""
-
-
-def way_to_detector(geometry: ScanGeometry) -> Kernel:
-    """Return the planned propagator to the detector: exact for a parallel beam, paraxial for a cone beam."""
-    parallel = geometry.detector.regime == "near_field" and (geometry.magnification == 1).all()
-    return "angular_spectrum" if parallel else "fresnel"
 
 
 def fit_settings(
@@ -72,7 +66,7 @@ def fit_settings(
         seed=recipe.seed,
         refinement=_refinement(recipe.refine, epochs, optimiser),
         fidelity=recipe.fidelity,
-        priors=_priors(recipe, technique_defaults, smoothing, vacuum),
+        priors=_priors(recipe, smoothing, vacuum),
         beta_over_delta_min=recipe.beta_over_delta_min,
         beta_over_delta_max=recipe.beta_over_delta_max,
     )
@@ -85,13 +79,13 @@ def _momentum(recipe: Recipe, geometry: ScanGeometry) -> float:
     return _MOMENTUM_OF_SEVERAL if several else technique_of(geometry).fit.momentum
 
 
-def _priors(recipe: Recipe, defaults: FitDefaults, total_variation: float, vacuum: float) -> Priors:
+def _priors(recipe: Recipe, total_variation: float, vacuum: float) -> Priors:
     """Return the priors with planned weights, and those that the recipe names."""
     planned = {
         "total_variation": {
             "weight": total_variation,
             "along_z": recipe.total_variation_z,
-            "first": recipe.total_variation_first or defaults.total_variation_first,
+            "first": recipe.total_variation_first,
             "floor": recipe.total_variation_floor,
         },
         "l1": {"weight": recipe.l1 or 0.0},

@@ -13,7 +13,7 @@ from bluesky_multislice.measurement import (
     move_axis,
     position_warnings,
 )
-from bluesky_multislice.models import technique_of
+from bluesky_multislice.models import technique_of, way_to_detector
 from bluesky_multislice.planning.checks import (
     check_depth,
     check_detector_propagation,
@@ -29,7 +29,6 @@ from bluesky_multislice.planning.defaults import (
     fit_settings,
     modes_of,
     smoothing_candidates,
-    way_to_detector,
 )
 from bluesky_multislice.planning.former_start import with_former_result
 from bluesky_multislice.planning.frame_storage import check_frames

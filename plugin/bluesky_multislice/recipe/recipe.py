@@ -269,12 +269,12 @@ class Recipe(BaseModel):
     total_variation_z: float = Field(
         default=1.0, ge=0, le=100, description="Factor on differences along the beam in total variation."
     )
-    total_variation_first: float | None = Field(
-        default=None,
+    total_variation_first: float = Field(
+        default=1.0,
         ge=1,
         le=100,
-        description="Factor on the weight of total variation in the first epoch; it decreases to 1. None: 3 for "
-        "holograms, else 1.",
+        description="Factor on the weight of total variation in the first epoch; it decreases to 1. Try 3 for "
+        "sharp samples measured at few angles.",
     )
     total_variation_floor: float = Field(
         default=1.0,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from bluesky_multislice.choices import Propagation
 from bluesky_multislice.errors import PlanError
 from bluesky_multislice.measurement import Scan, ScanGeometry, VolumeGrid
-from bluesky_multislice.models import ForwardModel, ModelOptions, embed, technique_of
+from bluesky_multislice.models import ForwardModel, ModelOptions, embed, technique_of, way_to_detector
 from bluesky_multislice.planning import window_margin
 
 
@@ -43,6 +43,7 @@ def simulate_frames(
             slices=slices or delta.shape[0],
             propagation=propagation,
             margin=window_margin(scan.geometry, 1e-3, most=1.0),
+            way_to_detector=way_to_detector(scan.geometry),
             precision=torch.float64,
         ),
     )

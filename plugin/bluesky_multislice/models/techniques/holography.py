@@ -30,5 +30,5 @@ HOLOGRAPHY = Technique(
     first_probe=plane_wave,
     # Errors on two thick phantoms: 0.134 and 0.167 with 50 epochs, 0.165 and 0.216 with 25 epochs, 0.185 and 0.233
     # with 25 epochs and half the total-variation weight.
-    fit=FitDefaults(total_variation=0.002, total_variation_first=3.0, momentum=0.97, epochs=40),
+    fit=FitDefaults(total_variation=0.002, momentum=0.97, epochs=40),
 )

@@ -39,7 +39,6 @@ class FitDefaults:
     Attributes:
         refine_probe: whether the probe is refined.
         total_variation: weight of the total variation for several angles.
-        total_variation_first: factor on this weight in the first epoch, which decreases to 1.
         momentum: momentum of accelerated descent for several angles of one magnification.
         constrain_vacuum: whether noise in vacuum is suppressed for several angles.
         gradient_floor: fraction of the first step's largest gradient below which Adam reduces its steps.
@@ -50,7 +49,6 @@ class FitDefaults:
 
     refine_probe: bool = False
     total_variation: float = 0.001
-    total_variation_first: float = 1.0
     momentum: float = 0.95
     constrain_vacuum: bool = False
     gradient_floor: float = 0.0

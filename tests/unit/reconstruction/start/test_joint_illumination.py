@@ -17,7 +17,7 @@ from bluesky_multislice.reconstruction import simulate_frames
 from bluesky_multislice.reconstruction.start import empty_beam, probe_of_flats
 
 N = 24
-LIGHT = {"wavelength_m": 0.5e-9, "pixel_size_m": (VOXEL_M, VOXEL_M), "kernel": "fresnel"}
+LIGHT = {"wavelength_m": 0.5e-9, "pixel_size_m": (VOXEL_M, VOXEL_M), "kernel": "angular_spectrum"}
 
 
 def structured_beam():
